@@ -122,10 +122,14 @@ def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits, shar
         subject = principal.token or principal.name
         deployment.database.change(lambda session: events.record_denial(session, action, subject, principal, error))
 
-    many = Admission("bodies", slots=limits.bodies, queue=limits.queue * 8, timeout=limits.queue_time)
-    few = Admission("computed bodies", slots=limits.computed, queue=limits.queue, timeout=limits.queue_time)
+    def by_thread(what: str) -> ThreadAdmission:
+        return ThreadAdmission(what, slots=limits.computed, timeout=limits.thread_queue_time, place=shared)
+
+    wait = limits.queue_time
+    many = Admission("bodies", slots=limits.bodies, queue=limits.queue * 8, timeout=wait, place=shared)
+    few = Admission("computed bodies", slots=limits.computed, queue=limits.queue, timeout=wait, place=shared)
     bodies = BodySender(
-        threads=limits.bodies + limits.computed,
+        threads=(limits.bodies + limits.computed) * (1 if shared is None else shared.workers),
         stall=limits.stall_time,
         admissions={"copied": many, "computed": few},
     )
@@ -143,9 +147,9 @@ def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits, shar
         limits=limits,
         metrics=Metrics(partial(of_registry, deployment), partial(of_process, deployment), memory.use, shared),
         memory=memory,
-        truncations=ThreadAdmission("truncations", slots=limits.computed, timeout=limits.thread_queue_time),
-        tables=ThreadAdmission("base models to analyse", slots=limits.computed, timeout=limits.thread_queue_time),
-        looks=ThreadAdmission("tensors to look at", slots=limits.computed, timeout=limits.thread_queue_time),
+        truncations=by_thread("truncations"),
+        tables=by_thread("base models to analyse"),
+        looks=by_thread("tensors to look at"),
         runner=runner,
         heartbeat=Heartbeat(
             deployment.database,

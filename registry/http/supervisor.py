@@ -47,9 +47,9 @@ def serve_with_workers(front: Front, given: Work, count: int) -> None:
     """
     log_to_stderr()
     with tempfile.TemporaryDirectory(prefix="registry-workers-") as folder, _signals() as signals:
-        supervisor = _Supervisor(front, given, Path(folder), signals)
+        supervisor = _Supervisor(front, given, Path(folder), signals, count)
         try:
-            supervisor.run(count)
+            supervisor.run()
         finally:
             supervisor.close()
 
@@ -67,10 +67,11 @@ class _Worker:
 
 
 class _Supervisor:
-    def __init__(self, front: Front, given: Work, folder: Path, signals: Connection) -> None:
+    def __init__(self, front: Front, given: Work, folder: Path, signals: Connection, count: int) -> None:
         self._front = front
         self._given = given
         self._folder = folder
+        self._count = count
         self._signals = signals
         self._spawn = multiprocessing.get_context("spawn")  # a fork would share connections and threads
         self._announced = False
@@ -79,8 +80,8 @@ class _Supervisor:
         self._due: dict[int, tuple[float, int]] = {}  # when the worker of a number is started, and its failures
         self._workers: dict[int, _Worker] = {}
 
-    def run(self, count: int) -> None:
-        for number in range(1, count + 1):
+    def run(self) -> None:
+        for number in range(1, self._count + 1):
             self._workers[number] = self._start(number, 0)
         while self._workers or self._due:
             self._wait()
@@ -97,7 +98,9 @@ class _Supervisor:
     def _start(self, number: int, failures: int) -> _Worker:
         ours, theirs = Pipe()
         process = self._spawn.Process(
-            target=work, args=(self._given, SharedValues(self._folder, number), theirs), name=f"worker-{number}"
+            target=work,
+            args=(self._given, SharedValues(self._folder, number, self._count), theirs),
+            name=f"worker-{number}",
         )
         process.start()
         theirs.close()  # so that the end of either process is the end of the connection

@@ -33,6 +33,7 @@ COMMIT: Final = "X-Repo-Commit"
 _HOW_TO_ASK: Final = " Hub clients read the token from HF_TOKEN."
 _NAMING: Final = frozenset({"name", "path"})  # path parameters of routes that may name a repo
 _MOST_TOPIC: Final = 256  # characters
+_STATUSES: Final = {"busy": 429}  # a client that downloads waits on that, and fails at once on 503
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ async def error_answer(request: Request, error: RegistryError) -> Response:
     if isinstance(error, NotAllowedError):
         await anyio.to_thread.run_sync(service_of(request).denials.note, request, error)
     id_ = context_of(request.scope).request
-    told = problem(error, id_, status=404 if isinstance(error, MissingError) else None)
+    told = problem(error, id_, status=404 if isinstance(error, MissingError) else _STATUSES.get(error.code))
     if told.status == 500:
         log.error("%s", error, extra={"request": id_, "code": told.code})
     if told.code == "bad_token":

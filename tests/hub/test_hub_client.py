@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -10,6 +12,7 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile, RepoFolder
 
+from registry.http.wire.admission import Share
 from registry.schemas.protocol import VIEWS
 from tests.hub.conftest import WEIGHTS
 from tests.kit.library import Library
@@ -95,3 +98,16 @@ def test_downloads_are_what_fetch_gives(api: HfApi, service: str, view: str, lib
     computed = {WEIGHTS[view]} if view != "hf-published" else set()  # nobody knows their hash before they are made
     assert {one["path"] for one in checked.mismatches} == computed
     assert checked.checked_count == len(wanted)
+
+
+def test_it_comes_back_to_a_service_that_has_too_much_to_do(
+    api: HfApi, view: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as it is told when; on a 503 it would end."""
+    waited: list[float] = []
+    unhurried = SimpleNamespace(**{**vars(time), "sleep": waited.append})  # and no other thread's
+    monkeypatch.setattr(huggingface_hub.utils._http, "time", unhurried)
+    free, told = Share.is_free.fget, iter([False, False])  # type: ignore[attr-defined]
+    monkeypatch.setattr(Share, "is_free", property(lambda share: next(told, True) and free(share)))
+    assert Path(api.hf_hub_download("tiny/a.x", WEIGHTS[view])).stat().st_size
+    assert waited == [2.0, 2.0]  # it adds a second to ours

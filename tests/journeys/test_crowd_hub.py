@@ -89,7 +89,7 @@ def test_two_hundred_clients(folder_service: Watched, models: Models, paths: int
         answers = list(pool.map(one, range(200)))
     print(f"{paths} paths: {sum(status == 206 for status, _, _ in answers)} served")
     for status, right, retry in answers:
-        assert (status, right, retry) == (206, True, None) or (status, right, retry) == (503, False, "1")
+        assert (status, right, retry) == (206, True, None) or (status, right, retry) == (429, False, "1")
     assert sum(status == 206 for status, _, _ in answers) >= SEATS
     print(f"memory {before / MIB:.0f} -> at most {service.memory() / MIB:.0f} MiB, files {files} -> {service.files()}")
     assert service.memory() - before < CACHE + 64 * MIB * SEATS

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import signal
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -14,10 +16,11 @@ from sqlalchemy import create_engine, text
 
 from registry import connect
 from registry.schemas.protocol import API
-from tests.journeys.fault_hub import PATIENCE, Models, Watched, reading, rest
+from tests.journeys.fault_hub import PATIENCE, Models, Watched, reading, rest, watched
 from tests.kit.servers import S3Place
+from tests.kit.servers_home import Home
 from tests.kit.servers_service import ServiceProcess, create_token
-from tests.kit.servers_workers import each_worker
+from tests.kit.servers_workers import answered_by, each_worker
 
 pytestmark = pytest.mark.slow
 StartService = Callable[..., ServiceProcess]
@@ -40,6 +43,30 @@ def test_bodies_of_all_workers_end_before_the_service_does(
         for reader in readers:
             assert rest(reader, len(whole)) == whole
         assert service.process.process.wait(PATIENCE) == 0
+
+
+def test_one_worker_uses_what_the_other_leaves_free(models: Models, own_home: Home) -> None:
+    """All clients are connected to one of two: none is told that it is busy, until both would be."""
+    limits = {"computed": 4, "queue": 4, "queue_time": PATIENCE}  # of the service: each has half
+    service = watched(own_home, {"REGISTRY_URL": str(models.registry)}, *TWO, limits=limits)
+    address = urlsplit(service.address("p0"))
+    with contextlib.ExitStack() as stack:
+        stack.callback(service.process.close)
+        first: list[http.client.HTTPConnection] = []
+        while len(first) < 9:
+            wire = http.client.HTTPConnection(address.hostname or "", address.port, timeout=PATIENCE)
+            stack.callback(wire.close)
+            wire.request("GET", "/healthz")
+            answer = wire.getresponse()
+            answer.read()
+            if answered_by(service.process, answer.headers["X-Request-Id"]) == 1:
+                first.append(wire)
+        for wire in first[:8]:
+            wire.request("GET", address.path)
+        assert [wire.getresponse().status for wire in first[:8]] == [200] * 8  # and nobody reads on
+        first[8].request("GET", address.path)
+        full = first[8].getresponse()
+        assert (full.status, full.headers["Retry-After"]) == (429, "1")
 
 
 def _wait_until_nobody_listens(address: str) -> None:

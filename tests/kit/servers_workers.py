@@ -67,12 +67,12 @@ def each_worker(service: ServiceProcess, count: int, secret: str | None = None) 
             wire.request("GET", "/healthz")
             answer = wire.getresponse()
             answer.read()
-            number = _answered_by(service, answer.headers["X-Request-Id"])
+            number = answered_by(service, answer.headers["X-Request-Id"])
             found.setdefault(number, Worker(number, wire, headers))
         yield [found[number] for number in sorted(found)]
 
 
-def _answered_by(service: ServiceProcess, request: str) -> int:
+def answered_by(service: ServiceProcess, request: str) -> int:
     """The line of a request is written after its answer is out."""
     deadline = time.monotonic() + _PATIENCE
     while not (found := lines(service, event="request", request=request)):

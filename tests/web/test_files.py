@@ -257,7 +257,8 @@ def test_nobody_looks_when_too_many_do(visitor: Visitor, service: str, monkeypat
 
     monkeypatch.setattr(ThreadAdmission, "slot", full)
     answer = visitor.get("/tensors/tiny/a/x?kind=merged&tensor=body.two.weight")
-    assert (answer.status_code, answer.headers["retry-after"] != "") == (503, True)
+    assert (answer.status_code, answer.headers["retry-after"], answer.headers["refresh"]) == (503, "1", "3")
+    assert "asks again by itself" in answer.text
     assert visitor.get("/tensors/tiny/a/x?kind=merged").status_code == 200
 
 

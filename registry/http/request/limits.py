@@ -49,7 +49,10 @@ class Limits:
         return self.header_bytes + self.query + (16 << 10)
 
     def divided(self, workers: int) -> Limits:
-        """The share of one of so many workers: what is refused or waits beyond a number, but at least one of each."""
+        """The share of one of so many workers: what is refused or waits beyond a number, but at least one of each.
+
+        Of slots and queues it may have more while others have less: see `registry.http.wire.admission.Share`.
+        """
         parts = ("bodies", "parts", "computed", "queue", "denials", "denials_of_one", "jobs")
         return replace(self, **{name: max(1, getattr(self, name) // workers) for name in parts})
 

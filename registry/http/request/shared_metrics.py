@@ -19,10 +19,11 @@ from prometheus_client.registry import Collector
 
 @dataclass(frozen=True)
 class SharedValues:
-    """Where the workers of a service keep their values: a folder, and which of them this process is."""
+    """Where the workers of a service keep their values: a folder, which of them this process is, and their number."""
 
     folder: Path
-    worker: int
+    worker: int  # from 1
+    workers: int
 
 
 class SharedMetrics:

@@ -14,6 +14,7 @@ from registry.web.frame.environment import rendered
 from registry.web.frame.signed_in import FormTokens, forget_session, session_of
 from registry.web.frame.visit import HEADERS, HTML, frame_values
 
+_COMES_BACK: Final = 3  # seconds, after which a browser asks again by itself for what the service was too busy for
 _PROGRAMS: Final = ("/healthz", "/readyz", "/metrics", API)
 
 
@@ -29,15 +30,17 @@ def error_page(scope: Scope, told: Problem, headers: Mapping[str, str]) -> Respo
     """A problem as a page."""
     request = Request(scope)
     signing_in = told.status == 401
+    comes_back = told.code == "busy" and request.method == "GET"
     tokens = FormTokens(request, ended=signing_in)
     values = {
         **frame_values(request.app),
         "told": told,
         "title": "Sign in" if signing_in else told.title,
         "form_token": tokens.value,
+        "comes_back": comes_back,
         "next": f"{request.url.path}?{request.url.query}".rstrip("?") if request.method == "GET" else "/",
     }
-    every = {**headers_of(told), **HEADERS, **headers}
+    every = {**headers_of(told), **HEADERS, **({"Refresh": str(_COMES_BACK)} if comes_back else {}), **headers}
     template = "sign_in.html" if signing_in else "error.html"
     response = Response(rendered(template, values), status_code=told.status, headers=every, media_type=HTML)
     if signing_in and session_of(request) is not None:

@@ -24,7 +24,7 @@ metrics = Metrics(
     lambda: {"operations": {"open": 7.0}},
     lambda: {"pool": {"in_use": float(in_use)}},
     lambda: {"plan": cache},
-    SharedValues(folder, number),
+    SharedValues(folder, number, 2),
 )
 for _ in range(requests):
     metrics.note("GET", "/tree", RequestContext("request", status=200))
