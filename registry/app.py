@@ -378,13 +378,14 @@ def hub_settings(url: str | PathLike[str] | None, view: ArtifactKind) -> dict[st
             "--url."
         )
     from registry.client.http.address import Address
+    from registry.client.http.transport import for_hub_clients
     from registry.schemas.kinds import KINDS
     from registry.schemas.protocol import HUB_ORIGIN
 
     token = _token_for(place.address, settings)
     found = {"HF_ENDPOINT": f"{Address.parse(place.address).url}/{KINDS[view].view}"}
     if token is not None:
-        found["HF_TOKEN"] = token
+        found["HF_TOKEN"] = for_hub_clients(place.address, token)
     # The token that somebody has for another Hub must not be sent to this one.
     found["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1" if token is None else "0"
     found["HF_HUB_DISABLE_XET"] = "1"  # large files are pushed by LFS; clients with hf_xet would insist on Xet

@@ -53,6 +53,11 @@ class Access:
         self._has_tokens = has_tokens
         self._anonymous = anonymous
 
+    @property
+    def reads_are_open(self) -> bool:
+        """Whether everybody who reaches the service may read all of it."""
+        return self._anonymous == "read"
+
     def principal(self, request: Request) -> Principal:
         """The principal of a request.
 

@@ -15,7 +15,7 @@ from registry.hub.requests import RepoQuery
 from registry.services.hub_repos import Pinned
 
 Entry = dict[str, Any]
-_POINTER: Final = 134  # bytes of a git LFS pointer file; clients expect some number
+_POINTER: Final = 134  # bytes of a pointer of git LFS, about; clients expect some number
 
 
 def files_of(query: RepoQuery, pinned: Pinned) -> tuple[ListedFile, ...]:
@@ -29,7 +29,7 @@ def sibling(file: ListedFile, *, blobs: bool) -> Entry:
     """A file in the form of model info's ``siblings``."""
     if not blobs:
         return {"rfilename": file.path}
-    lfs = {"lfs": {"sha256": hex_of(file.digest), "size": file.size, "pointerSize": _POINTER}} if file.digest else {}
+    lfs = _lfs(file, "sha256")
     return {"rfilename": file.path, "size": file.size, "blobId": _oid(file)} | lfs
 
 
@@ -50,11 +50,30 @@ def inside(entries: Mapping[str, Entry], folder: str, *, recursive: bool) -> lis
     return [entry for entry in below if recursive or "/" not in entry["path"].removeprefix(prefix)]
 
 
+def with_commit(entries: Iterable[Entry], pinned: Pinned) -> list[Entry]:
+    """The same with the commit that they are of: which one had a file first is not asked, and bytes are of each.
+
+    Clients make of it the time of a file, and the folder of their cache.
+    """
+    title = "The base model" if pinned.revision is None else title_of(pinned.revision.message, pinned.revision.number)
+    last = {"id": pinned.commit, "title": title, "date": hub_time(pinned.at)}
+    return [entry | {"lastCommit": last} for entry in entries]
+
+
+def title_of(message: str, number: int | None) -> str:
+    """The title of a commit: a revision without a message is named by its number."""
+    return message.partition("\n")[0] or f"r{number}"
+
+
 def _file(file: ListedFile) -> Entry:
-    entry: Entry = {"type": "file", "oid": _oid(file), "size": file.size, "path": file.path}
-    if file.digest is not None:  # else unknown until the bytes are computed, and clients would check a wrong one
-        entry["lfs"] = {"oid": hex_of(file.digest), "size": file.size, "pointerSize": _POINTER}
-    return entry
+    return {"type": "file", "oid": _oid(file), "size": file.size, "path": file.path} | _lfs(file, "oid")
+
+
+def _lfs(file: ListedFile, key: str) -> Entry:
+    """The digest of a file, under this key; of one that is computed it is not known, and clients would check it."""
+    if file.digest is None:
+        return {}
+    return {"lfs": {key: hex_of(file.digest), "size": file.size, "pointerSize": _POINTER}}
 
 
 def _oid(file: ListedFile) -> str:
@@ -78,3 +97,8 @@ def _folders(path: str) -> Iterable[str]:
 def hub_time(at: datetime) -> str:
     """A time in the only format that clients parse."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def id_of(repo_id: str) -> str:
+    """What clients in JavaScript take for the identity of a repo, which is its id."""
+    return hashlib.sha1(repo_id.encode(), usedforsecurity=False).hexdigest()[:24]

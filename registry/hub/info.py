@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.tree import browse, cards
 from registry.catalogue.tree.revisions import RevisionRow
-from registry.hub.entries import files_of, hub_time, sibling
+from registry.hub.entries import files_of, hub_time, id_of, sibling
 from registry.hub.errors import EmptyRepoError
 from registry.hub.requests import RepoQuery, RepoQueryParam, renamed_warning
 from registry.reference import MAIN
@@ -42,6 +42,7 @@ def _model_info(query: RepoQuery) -> JSONResponse:
     known = {"library_name": card.library, "pipeline_tag": card.pipeline_tag}
     return JSONResponse(
         {
+            "_id": id_of(repo_id),
             "id": repo_id,
             "modelId": repo_id,
             "author": repo_id.partition("/")[0],

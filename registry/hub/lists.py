@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse
 from registry.errors import NotAllowedError, UsageError
 from registry.http.payloads import JSON, check_depth, check_keys
 from registry.http.request.errors import MalformedError
-from registry.hub.entries import all_entries, files_of, hub_time, inside
+from registry.hub.entries import all_entries, files_of, hub_time, inside, title_of, with_commit
 from registry.hub.errors import EmptyRepoError, MissingError, as_missing
-from registry.hub.requests import RepoQueryParam, RequestRegistry
+from registry.hub.requests import RepoQueryParam, RequestRegistry, is_true
 from registry.services import hub_repos
 from registry.services.hub_repos import Commit, Ref
 
@@ -66,7 +66,7 @@ def tree(query: RepoQueryParam) -> JSONResponse:
     found = found if after is None else [entry for entry in found if entry["path"] > after]
     page = found[:limit]
     headers = query.next_page(page[-1]["path"], commit=pinned.commit) if len(found) > limit else {}
-    return JSONResponse(page, headers=headers)
+    return JSONResponse(with_commit(page, pinned) if query.flag("expand") else page, headers=headers)
 
 
 async def _body(request: Request) -> bytes:
@@ -76,26 +76,31 @@ async def _body(request: Request) -> bytes:
 def paths_info(query: RepoQueryParam, body: Annotated[bytes, Depends(_body)]) -> JSONResponse:
     """Those of some paths that are there."""
     pinned = query.pinned()
-    wanted = _paths(query.request.headers.get("content-type", ""), body)
+    paths, expand = _paths(query.request.headers.get("content-type", ""), body)
     entries = all_entries(files_of(query, pinned), pinned.commit)
-    return JSONResponse([entries[path] for path in dict.fromkeys(wanted) if path in entries])
+    found = [entries[path] for path in dict.fromkeys(paths) if path in entries]
+    return JSONResponse(with_commit(found, pinned) if expand else found)
 
 
-def _paths(kind: str, body: bytes) -> list[str]:
-    """The paths of a form or a JSON document."""
+def _paths(kind: str, body: bytes) -> tuple[list[str], bool]:
+    """The paths of a form or a JSON document, and whether more is to be said of each."""
     try:
         if kind.partition(";")[0].strip().lower() == JSON:
             check_depth(body)
             check_keys(body)
-            paths: object = json.loads(body)["paths"]
+            document = json.loads(body)
+            paths: object = document["paths"]
+            expand = document.get("expand") is True
         else:
-            paths = parse_qs(body.decode(), keep_blank_values=True, errors="strict").get("paths", [])
-    except (ValueError, TypeError, KeyError, RecursionError, MalformedError):
-        paths = None
+            form = parse_qs(body.decode(), keep_blank_values=True, errors="strict")
+            paths = form.get("paths", [])
+            expand = is_true(form.get("expand", [""])[-1])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, MalformedError):
+        paths, expand = None, False
     found = [paths] if isinstance(paths, str) else paths
     if not isinstance(found, list) or not all(isinstance(path, str) for path in found):
         raise UsageError("The body is malformed: a form or a JSON document with the field paths is expected.")
-    return [path.strip("/") for path in found]
+    return [path.strip("/") for path in found], expand
 
 
 def refs(query: RepoQueryParam) -> JSONResponse:
@@ -124,17 +129,17 @@ def commits(query: RepoQueryParam) -> JSONResponse:
         repo = query.repo(session)
         with as_missing("RevisionNotFound"):
             found = hub_repos.history(session, repo, query.revision, below=below, limit=limit + 1)
+            total = hub_repos.count_commits(session, repo, query.revision)
     page = found[:limit]
-    headers = query.next_page(str(page[-1].number)) if len(found) > limit else {}
+    headers = {"X-Total-Count": str(total)} | (query.next_page(str(page[-1].number)) if len(found) > limit else {})
     return JSONResponse([_commit(one) for one in page], headers=headers)
 
 
 def _commit(commit: Commit) -> dict[str, Any]:
-    title, _, rest = commit.message.partition("\n")
     return {
         "id": commit.id,
-        "title": title or f"r{commit.number}",
-        "message": rest.strip(),
+        "title": title_of(commit.message, commit.number),
+        "message": commit.message.partition("\n")[2].strip(),
         "authors": [] if commit.author is None else [{"user": commit.author}],
         "date": hub_time(commit.at),
     }

@@ -12,7 +12,7 @@ from registry.catalogue.tree import bases, repo_rows
 from registry.catalogue.tree.repo_rows import Listed
 from registry.digest import StoredFile
 from registry.errors import UsageError
-from registry.hub.entries import hub_time
+from registry.hub.entries import hub_time, id_of
 from registry.hub.requests import RepoQuery, RequestRegistry
 from registry.schemas.texts import is_plain
 from registry.services.hub_cards import ListedRepo, listed_repo
@@ -80,6 +80,7 @@ def _is_wanted(request: Request, repo: ListedRepo) -> bool:
 def _entry(repo: ListedRepo) -> dict[str, Any]:
     known = {"library_name": repo.card.library, "pipeline_tag": repo.card.pipeline_tag}
     return {
+        "_id": id_of(repo.repo_id),
         "id": repo.repo_id,
         "modelId": repo.repo_id,
         "author": repo.base,

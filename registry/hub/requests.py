@@ -23,6 +23,7 @@ from registry.services.local import LocalRegistry
 from registry.services.pushing.place import pending_commit
 
 _REVISION: Final = "{revision}"
+_HEAD: Final = "HEAD"  # of git: clients in JavaScript ask for it where no revision is given
 _IN_A_HEADER: Final = "/%:@!$&'()*+,;=~"  # safe in an encoded path, without what would end the URL in the header
 _TRUE: Final = frozenset({"true", "1"})
 
@@ -88,7 +89,7 @@ class RepoQuery:
                 "before them must not be encoded."
             )
             raise MissingError(sentence, "RevisionNotFound")
-        return found
+        return MAIN if found == _HEAD else found
 
     def repo(self, session: Session) -> Repo:
         """The repo.
@@ -118,7 +119,7 @@ class RepoQuery:
 
     def flag(self, name: str) -> bool:
         """A boolean parameter, in the spellings of different clients."""
-        return self.request.query_params.get(name, "").lower() in _TRUE
+        return is_true(self.request.query_params.get(name, ""))
 
     def limit(self, most: int) -> int:
         """The page size: the ``limit`` parameter, at most ``most``."""
@@ -142,6 +143,11 @@ class RepoQuery:
         query = self.request.url.include_query_params(cursor=cursor).query
         address = f"{address_of(self.request)}{prefix_of(self.request.app)}"
         return {"Link": f'<{address}{quote("/".join(segments), safe=_IN_A_HEADER)}?{query}>; rel="next"'}
+
+
+def is_true(text: str) -> bool:
+    """A boolean as clients spell it."""
+    return text.lower() in _TRUE
 
 
 def renamed_warning(repo: Repo) -> dict[str, str]:

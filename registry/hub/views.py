@@ -14,7 +14,7 @@ from registry.http.request.errors import Face
 from registry.http.request.limits import is_below_view
 from registry.hub.browsers import page_of
 from registry.hub.errors import MissingError, view_response, warning
-from registry.hub.files import resolve
+from registry.hub.files import raw, resolve
 from registry.hub.info import auth_check, model_info
 from registry.hub.lists import commits, harnesses, paths_info, refs, tree, whoami
 from registry.hub.models import models
@@ -23,7 +23,7 @@ from registry.hub.upstream.answers import RepoRoute
 from registry.hub.writing.commits import commit, preupload
 from registry.hub.writing.lfs import batch, complete, part
 from registry.hub.writing.refusals import WriteRoute
-from registry.hub.writing.repos import branches, create, no_discussions, no_removal, settings, validate_yaml
+from registry.hub.writing.repos import branches, create, no_discussions, no_removal, no_xet, settings, validate_yaml
 from registry.hub.writing.tags import create_tag, delete_tag
 from registry.schemas.protocol import VIEWS, Problem
 
@@ -88,6 +88,7 @@ def _nothing_at(request: Request) -> str:
 
 _ROUTES: Final[tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...]] = (
     (_READ, "/{namespace}/{name}/resolve/{revision}/{path:rest}", resolve),
+    (_READ, "/{namespace}/{name}/raw/{revision}/{path:rest}", raw),
     (_READ, "/api/agent-harnesses", harnesses),
     (_READ, "/api/models", models),
     (_READ, _MODEL, model_info),
@@ -102,6 +103,7 @@ _ROUTES: Final[tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...]] = (
     (("POST",), "/api/datasets/{namespace}/{name}/paths-info/{revision:rest}", no_paths),
     (_READ, _MODEL + "/commits/{revision:rest}", commits),
     (_READ, "/{name}/resolve/{revision}/{path:rest}", resolve),
+    (_READ, "/{name}/raw/{revision}/{path:rest}", raw),
     (_READ, _BARE, model_info),
     (_READ, _BARE + "/revision/{revision:rest}", model_info),
     (_READ, _BARE + "/tree/{revision}", tree),
@@ -129,6 +131,7 @@ _WRITES: Final[tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...]] = (
     (("POST",), _MODEL + "/super-squash/{revision:rest}", no_removal),
     (("POST",), _MODEL + "/lfs-files/batch", no_removal),
     (("POST",), _MODEL + "/discussions", no_discussions),
+    (_READ, _MODEL + "/xet-write-token/{revision:rest}", no_xet),
 )
 _NOT_HERE: Final = ((_CHANGES, "", no_writing), (_CHANGES, "/{path:rest}", no_writing))
 

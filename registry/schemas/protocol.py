@@ -19,6 +19,10 @@ AGENT: Final = "adapter-registry/"
 """How the ``User-Agent`` of a client begins; its version follows."""
 HUB_ORIGIN: Final = "adapter-registry"
 """What Hub clients add to their ``User-Agent`` in the environment that `registry env` prints."""
+TOKEN_PREFIX: Final = "reg_"  # noqa: S105 - a prefix
+"""How the secret of a token begins, for secret scanners."""
+HUB_TOKEN_PREFIX: Final = "hf_"  # noqa: S105 - a prefix
+"""How it begins once more in the form for Hub clients: some send nothing that begins otherwise."""
 API: Final = "/api/v1"
 VIEWS: Final[dict[str, ArtifactKind]] = {kind.view: kind.name for kind in KINDS.values()}
 """The Hub-compatible views: where each is below the service's address, and what it hands out of a path."""
@@ -51,3 +55,16 @@ class Page(Schema, Generic[T]):
 
     items: tuple[T, ...]
     next: str | None  # None: there are no more
+
+
+def hub_form(secret: str) -> str:
+    """The secret of a token as all Hub clients take it: ``hf_reg_...``, which services take for the same secret.
+
+    After ``hf_`` a secret of the Hub has letters and digits only, so no scanner takes this one for it.
+    """
+    return f"{HUB_TOKEN_PREFIX}{secret}" if secret.startswith(TOKEN_PREFIX) else secret
+
+
+def own_form(secret: str) -> str:
+    """The secret of a token as it was created, from either form."""
+    return secret.removeprefix(HUB_TOKEN_PREFIX) if secret.startswith(HUB_TOKEN_PREFIX + TOKEN_PREFIX) else secret

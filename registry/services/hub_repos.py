@@ -218,6 +218,14 @@ def history(session: Session, repo: Repo, name: str, *, below: int | None, limit
     )
 
 
+def count_commits(session: Session, repo: Repo, name: str) -> int:
+    """How many commits there are from a revision back to the first; raises as `history`."""
+    if repo.path.is_base:
+        _check_base_name(session, repo, name)
+        return 1
+    return repo_rows.count_up_to(session, repo.path, revisions.find(session, reference_of(session, repo, name)).number)
+
+
 class _Makings:
     """The commits of a repo's revisions: as this machine renders them, or as another machine materialised them."""
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from registry.app import hub_settings
+from registry.schemas.protocol import HUB_ORIGIN
 from registry.services.pushing.chosen import LEAST_BY_LFS
 from tests.clients import contract
 from tests.clients.conftest import NewMachine
-from tests.clients.machines import Machine
+from tests.clients.machines import Machine, step
 from tests.clients.tree import Tree
 from tests.kit import write_adapter
+from tests.kit.servers_home import Home
+from tests.kit.servers_service import SERVE, ServiceProcess
 from tests.kit.shim import Shim
 
 pytestmark = pytest.mark.slow
+SMALL = (
+    "from registry.services.pushing import chosen; chosen.MOST_INLINE = 100; from registry.cli.main import main; main()"
+)
+"""A service for which weights of a few hundred bytes are as 500 MB are."""
 
 
 def pushed(tree: Tree, wire: Shim, writer: Machine, name: str, *, seed: int) -> tuple[bool, int]:
@@ -29,6 +38,36 @@ def pushed(tree: Tree, wire: Shim, writer: Machine, name: str, *, seed: int) -> 
     weights = "adapter_model.safetensors"
     assert (writer.folder / f"{name}-back" / weights).read_bytes() == (folder / weights).read_bytes()
     return any("/info/lfs/" in one.target for one in asked), sum(one.sent for one in asked)
+
+
+@pytest.fixture
+def small(tree: Tree, own_home: Home) -> Iterator[str]:
+    """The address of another service of the tree, to which all weights are large."""
+    place = {"REGISTRY_URL": str(tree.folder / "registry")}
+    service = ServiceProcess.started(own_home, place, command=(sys.executable, "-c", SMALL, *SERVE[3:]))
+    yield service.url
+    service.close()
+
+
+def test_large_weights_of_a_client_that_insists_on_xet_end_in_a_sentence(
+    tree: Tree, small: str, machine: NewMachine
+) -> None:
+    writer = machine("hf", token=tree.token("writer")[1])
+    writer.endpoint = f"{small}/hf"
+    write_adapter(writer.folder / "made", tree.bases["llama"], ["q_proj", "v_proj"], r=2, seed=73)
+    if writer.clients.version("huggingface_hub") < (1, 20):
+        writer.shell("hf upload llama/plainly made")
+        return
+    assert writer.run(step("xet")) == [True]
+    push = "python -c \"import huggingface_hub as h; h.upload_folder(repo_id='llama/plainly', folder_path='made')\""
+    for command in ("hf upload llama/plainly made", push):
+        said = writer.shell(f"({command}) 2>&1", exit_code=1)
+        assert "this client may insist on Xet, which is not served here" in said
+        assert "HF_HUB_DISABLE_XET=1 and HF_HUB_USER_AGENT_ORIGIN=adapter-registry" in said
+        assert "xet-write-token" not in said
+    writer.settings = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_USER_AGENT_ORIGIN": HUB_ORIGIN}
+    writer.shell("hf upload llama/plainly made")
+    assert [one.number for one in tree.registry.log("llama/plainly").revisions] == [1]
 
 
 def test_lfs_is_used_where_it_is_known_to_work(

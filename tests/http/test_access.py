@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
-from registry.app import service_app
+from registry.app import connect, service_app
 from registry.catalogue.team.tokens import create
 from registry.http.request.limits import Limits
 from registry.rights import UNLIMITED, Principal
 from registry.schemas.protocol import API
 from registry.services.local import LocalRegistry
 from tests.kit.library import Library, Lines, assert_problem, running
+from tests.kit.pages import Visitor
 
 
 @pytest.fixture
@@ -120,6 +122,29 @@ def test_refusals_are_events_and_can_not_fill_the_database(empty: LocalRegistry,
     assert noted[0]["tried"] == f"POST {API}/gc"
     assert sum(line["status"] == 403 for line in log.requests) == 60
     assert secret not in str(log.lines)
+
+
+def test_a_token_in_the_form_for_hub_clients_is_taken_everywhere_and_shown_nowhere(
+    empty: LocalRegistry, log: Lines
+) -> None:
+    secret = empty.create_token("reader", name="js").secret
+    form = f"hf_{secret}"
+    told = ""
+    with running(service_app(empty)) as url:
+        for token, status in ((form, 200), (f"hf_{form}", 401), ("hf_reg_guessed", 401)):
+            headers = {"Authorization": f"Bearer {token}"}
+            for place in (f"{API}/whoami", "/hf/api/whoami-v2", "/hf-lora/api/models"):
+                answer = httpx.get(f"{url}{place}", headers=headers)
+                assert answer.status_code == status, place
+                told += answer.text + str(answer.headers)
+        with Visitor(url) as browser:
+            assert browser.sign_in(form).status_code == 303
+            assert browser.sign_in("hf_reg_guessed").status_code == 401
+        with closing(connect(url, token=form)) as remote:
+            assert remote.whoami().name == "js"
+    assert {one["code"] for one in refusals(empty)} == {"bad_token"}
+    for word in (secret, "hf_reg_guessed", secret.removeprefix("reg_")):
+        assert word not in told + str(refusals(empty)) + str(log.lines)
 
 
 def test_a_wrong_token_is_noted_and_not_shown(empty: LocalRegistry, log: Lines) -> None:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from registry.app import service_app
+from registry.hub import files
 from registry.schemas.protocol import VIEWS
 from tests.hub.conftest import WEIGHTS, assert_missing, sha
 from tests.kit import plain_base, write_chain
@@ -41,6 +42,66 @@ def test_model_info(reader: httpx.Client, view: str) -> None:
     for sibling in detailed["siblings"]:
         assert {"size", "blobId"} <= set(sibling)
         assert set(sibling.get("lfs", {})) in (set(), {"sha256", "size", "pointerSize"})
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_head_is_the_newest_commit(reader: httpx.Client, view: str) -> None:
+    """What clients in JavaScript ask for where no revision is given."""
+    for repo in ("tiny/a", "tiny/_"):
+        for address in ("revision/{}", "tree/{}", "commits/{}"):
+            by_main, by_head = (reader.get(f"/{view}/api/models/{repo}/{address.format(n)}") for n in ("main", "HEAD"))
+            assert by_head.status_code == 200
+            assert by_head.json() == by_main.json()
+        answer = reader.get(f"/{view}/{repo}/resolve/HEAD/README.md" if repo == "tiny/a" else f"/{view}/{repo}")
+        assert answer.headers.get("x-repo-commit") == (sha(reader, view, repo) if repo == "tiny/a" else None)
+    for other in ("head", "refs%2Fheads%2Fmain", "HEAD~1"):
+        assert_missing(reader.get(f"/{view}/api/models/tiny/a/revision/{other}"), "RevisionNotFound")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_raw_files_are_as_git_keeps_them(
+    service: str, library: Library, view: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Documents are themselves; weights whose hash is known are the pointer of LFS, and others themselves, too."""
+    headers = library.headers("reader")
+    with httpx.Client(base_url=service, headers=headers, timeout=120, follow_redirects=True) as reader:
+        for repo in ("tiny/a.x", "tiny/_"):
+            commit = sha(reader, view, repo)
+            for entry in reader.get(f"/{view}/api/models/{repo}/tree/{commit}?recursive=true").json():
+                if entry["type"] != "file":
+                    continue
+                name = quote(entry["path"])
+                data = reader.get(f"/{view}/{repo}/resolve/{commit}/{name}").content
+                pointed = "lfs" in entry and name.endswith(".safetensors")
+                lines = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
+                wanted = lines.format(hashlib.sha256(data).hexdigest(), len(data)).encode() if pointed else data
+                for revision in ("main", "HEAD", commit):
+                    whole = reader.get(f"/{view}/{repo}/raw/{revision}/{name}")
+                    assert (whole.status_code, whole.content) == (200, wanted)
+                    head = reader.head(f"/{view}/{repo}/raw/{revision}/{name}")
+                    assert (head.status_code, head.content) == (200, b"")
+                    assert head.history == []
+                    for header in ("etag", "content-length", "x-repo-commit"):
+                        assert head.headers[header] == whole.headers[header]
+                if wanted:
+                    part = reader.get(f"/{view}/{repo}/raw/main/{name}", headers={"Range": "bytes=0-0"})
+                    assert (part.status_code, part.content) == (206, wanted[:1])
+                    assert part.headers["content-range"] == f"bytes 0-0/{len(wanted)}"
+        main = sha(reader, view, "tiny/a.x")
+        for missing in ("none.json", "", "deep", "..%2Fx"):
+            answer = reader.get(f"/{view}/tiny/a.x/raw/main/{missing}")
+            assert_missing(answer, "EntryNotFound", commit=main)
+        assert_missing(reader.get(f"/{view}/tiny/a.x/raw/none/config.json"), "RevisionNotFound")
+        assert_missing(reader.get(f"/{view}/tiny/none/raw/main/config.json"), "RepoNotFound")
+        assert_missing(httpx.get(f"{reader.base_url}/{view}/tiny/a.x/raw/main/README.md"), "RepoNotFound", status=401)
+        if view == "hf":
+            base = sha(reader, view, "tiny/_")
+            for method in ("GET", "HEAD"):
+                answer = reader.request(method, "/hf/tiny/_/raw/main/adapter_config.json")
+                assert_missing(answer, "EntryNotFound", commit=base)
+        monkeypatch.setattr(files, "_MOST_IN_GIT", 10)  # bytes
+        assert reader.get(f"/{view}/tiny/_/raw/main/extra/words.txt").content == b"words"
+        assert reader.get(f"/{view}/tiny/_/raw/main/config.json").text.startswith("version https://git-lfs")
 
 
 def test_names_mean_revisions_and_commits_differ_between_views(reader: httpx.Client) -> None:
@@ -191,6 +252,9 @@ def test_history(reader: httpx.Client) -> None:
     assert commits[1]["message"] == "more of it"
     assert all(TIME.fullmatch(one["date"]) and set(one["authors"][0]) == {"user"} for one in commits)
     assert reader.get("/hf-published/api/models/tiny/a/commits/prod").json() == commits[1:]
+    for name, total in (("tiny/a/commits/main", 2), ("tiny/a/commits/prod", 1), ("tiny/_/commits/main", 1)):
+        answer = reader.get(f"/hf-published/api/models/{name}?limit=1")
+        assert answer.headers["x-total-count"] == str(total)
     base = reader.get("/hf/api/models/tiny/_/commits/main").json()
     assert [one["id"] for one in base] == [sha(reader, "hf", "tiny/_")]
 

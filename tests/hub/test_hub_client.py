@@ -46,6 +46,10 @@ def test_what_it_asks_about_a_repo(api: HfApi, view: str) -> None:
     tree = {one.path: one for one in api.list_repo_tree("tiny/a.x", recursive=True, expand=True)}
     assert {path: one.size for path, one in tree.items() if isinstance(one, RepoFile)} == sizes
     assert WEIGHTS[view] in sizes
+    assert {(one.last_commit.oid, one.last_commit.title) for one in tree.values() if one.last_commit} == {
+        (info.sha, "r1")
+    }
+    assert all(one.last_commit is None for one in api.list_repo_tree("tiny/a.x", recursive=True))
     assert sorted(api.list_repo_files("tiny/a.x")) == sorted(sizes)
     refs = api.list_repo_refs("tiny/a.x", include_pull_requests=True)
     assert [one.target_commit for one in refs.branches] == [info.sha]
@@ -54,6 +58,7 @@ def test_what_it_asks_about_a_repo(api: HfApi, view: str) -> None:
     assert [(one.title, one.message) for one in commits] == [("first", "more of it")]
     assert len(api.list_repo_commits("tiny/a")) == 2
     paths = api.get_paths_info("tiny/_", ["config.json", "extra", "nothing"], expand=True)
+    assert {one.last_commit.title for one in paths if one.last_commit} == {"The base model"}
     assert [(type(one), one.path) for one in paths] == [(RepoFile, "config.json"), (RepoFolder, "extra")]
     assert api.file_exists("tiny/a.x", WEIGHTS[view])
     assert not api.file_exists("tiny/a.x", "nothing.json")

@@ -137,6 +137,7 @@ def test_a_range_is_a_range(client: httpx.Client) -> None:
     assert (whole.content, whole.headers["content-type"]) == (b"{}", "application/octet-stream")
     assert whole.headers["content-disposition"] == "attachment"
     assert "set-cookie" not in whole.headers
+    assert client.get("/Some-Org/Net/raw/main/config.json").content == b"{}"
     head = client.head("/Some-Org/Net/resolve/main/config.json")
     assert (head.status_code, head.headers["content-length"], head.headers["etag"]) == (200, "2", whole.headers["etag"])
 
@@ -153,6 +154,7 @@ def test_names_of_ours_never_leave(service: str, library: Library, client: httpx
             for name in OWN:
                 for address in (
                     f"/api/models/{name}", f"/api/models/{name}/tree/main", f"/{name}/resolve/main/config.json",
+                    f"/{name}/raw/main/config.json",
                     f"/api/datasets/{name}", f"/datasets/{name}/resolve/main/config.json",
                 ):  # fmt: skip
                     for method in ("GET", "HEAD"):
@@ -174,7 +176,7 @@ ELSEWHERE = [
     "/Some-Org/Net/resolve/main/..%2F..%2F..%2Fapi", "/Some-Org/Net/resolve/main/%2e%2e/x",
     "/Some-Org/Net/resolve/main/",
     "/Some-Org/%2e%2e/resolve/main/x", "/api/models/Some-Org%2FNet", "/api/models/Some-Org/Net/tree/main/a%0Ab",
-    "/spaces/a/b/resolve/main/x", "/Some-Org/Net", "/api/models/Some-Org/N@t", "/Some-Org/Net/raw/main/config.json",
+    "/spaces/a/b/resolve/main/x", "/Some-Org/Net", "/api/models/Some-Org/N@t",
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from tests.kit.hub_server import HubAnswers, HubServer
 
 _WORD = "revision|tree|refs|paths-info"
 _API = re.compile(rf"/hub/api/((?:models|datasets)/[^/]+(?:/(?!{_WORD})[^/]+)?)(?:/({_WORD})(?:/([^/]+)(/.*)?)?)?")
-_FILE = re.compile(r"/hub/((?:datasets/)?(?:[^/]+/)?[^/]+)/resolve(-cache)?/([^/]+)/(.+)")
+_FILE = re.compile(r"/hub/((?:datasets/)?(?:[^/]+/)?[^/]+)/(?:resolve|raw)(-cache)?/([^/]+)/(.+)")
 _LARGE = 1000
 
 
@@ -105,7 +105,7 @@ class _Answers(HubAnswers["OtherHub"]):
             hub.store.files[etag.strip('"')] = data
             return self._send(302, {**known, "Location": f"{hub.store.url}/{etag.strip(chr(34))}"}, b"moved")
         if asked[2] is None or hub.odd == "circle":  # as to its cache: by a path, and the rest is said there
-            there = self.path.replace("/resolve/", "/resolve-cache/", 1)
+            there = re.sub("/(resolve|raw)/", r"/\1-cache/", self.path, count=1)
             return self._send(307, {"Location": there, "Set-Cookie": "seen=1; Path=/"}, b"moved")
         range_ = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if range_ is None:

@@ -308,7 +308,10 @@ class Collecting:
                     for entry in answer.json():
                         if entry["type"] == "directory":  # its id is made of the commit and its path
                             self.names.hex(entry["oid"], f"folder {entry['path']}")
-                told = [answer.status_code, answer.json(), answer.headers.get("x-error-code")]
+                found = answer.json()
+                if isinstance(found, dict):
+                    found.pop("_id", None)  # of a later version
+                told = [answer.status_code, found, answer.headers.get("x-error-code")]
                 self._is(f"view {view} {repo}{route}", self.names.document(told))
 
     def ranges(self) -> None:

@@ -20,9 +20,9 @@ from registry.errors import ConflictError, NotAllowedError, NotFoundError, Unava
 from registry.reference import Path
 from registry.rights import ROLES, Principal, Rights, Role
 from registry.schemas import Token, TokenCreated
+from registry.schemas.protocol import TOKEN_PREFIX, own_form
 from registry.schemas.texts import check_text
 
-SECRET_PREFIX: Final = "reg_"  # noqa: S105 - prefix of all secrets, for secret scanners
 MAX_NAME: Final = 128  # characters
 MAX_LIFETIME: Final = 100 * 365 * 86400  # seconds
 _NOTED_EVERY: Final = timedelta(minutes=1)
@@ -65,7 +65,7 @@ def create(
         raise UsageError(f"The token's name has {len(name)} characters: at most {MAX_NAME} are expected.")
     if expires_in is not None and not 0 < expires_in <= MAX_LIFETIME:
         raise UsageError(f"A token can't expire in {expires_in} seconds: 1 to {MAX_LIFETIME} are expected.")
-    secret = SECRET_PREFIX + secrets.token_urlsafe(32)
+    secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     now = datetime.now(UTC)
     seed = secrets.token_bytes(7) if form is None else hashlib.sha256(form.encode()).digest()[:7]
     token_id = "tok_" + base64.b32encode(seed).decode().lower()[:10]
@@ -213,8 +213,8 @@ def any_exist(session: Session) -> bool:
 
 
 def digest_of(secret: str) -> str:
-    """What is kept of a secret. Secrets are random, so that a slow hash would protect nothing."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+    """What is kept of a secret, in either of its forms. Secrets are random: a slow hash would protect nothing."""
+    return hashlib.sha256(own_form(secret).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def check(row: _Token | None) -> _Token:

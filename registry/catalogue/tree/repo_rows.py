@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import BindParameter, ColumnElement, Row, Select, bindparam, select, union
+from sqlalchemy import BindParameter, ColumnElement, Row, Select, bindparam, func, select, union
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.prepared import Prepared, reading
@@ -76,6 +76,12 @@ def numbered(
     if below is not None:
         query = query.where(Revision.number < below)
     return session.execute(query.order_by(Revision.number.desc()).limit(limit)).all()
+
+
+def count_up_to(session: Session, path: Path, newest: int) -> int:
+    """How many revisions an adapter has, up to a number."""
+    query = select(func.count()).where(Revision.adapter_id == _key_of(str(path)), Revision.number <= newest)
+    return session.scalar(query) or 0
 
 
 def _key_of(path: str | BindParameter[str]) -> ColumnElement[int]:

@@ -34,12 +34,14 @@ from registry.client.http.retry import Attempts, RetryPolicy, retry_after
 from registry.errors import RegistryError, UnavailableError, UsageError
 from registry.schemas import Schema
 from registry.schemas.bundles import ArtifactPlan, Bundle
-from registry.schemas.protocol import AGENT, API, PROTOCOL, PROTOCOL_HEADER, USE_HEADER
+from registry.schemas.protocol import AGENT, API, PROTOCOL, PROTOCOL_HEADER, USE_HEADER, hub_form
 from registry.schemas.use import Interface
 from registry.version import __version__
 
 LANES: Final = 8
 """Concurrent transfers of files or parts."""
+
+_ASKED_WITHIN: Final = 3.0  # seconds
 
 EXACT: Final = (Bundle, ArtifactPlan)
 """Answers by which weights are made and described: an unknown field may mean other weights, so it is refused."""
@@ -200,6 +202,22 @@ class Transport:
         self.lanes.shutdown(wait=True, cancel_futures=True)
         self._http.close()
         self._downloads.close()
+
+
+def for_hub_clients(url: str, token: str) -> str:
+    """A token in the form that all Hub clients send, unless the service at ``url`` says that it knows only the other.
+
+    Clients are upgraded before services, and one of before takes ``reg_...`` alone. A service that can't be asked now
+    is taken for one that is not older.
+    """
+    form = hub_form(token)
+    headers = {PROTOCOL_HEADER: str(PROTOCOL), "Authorization": f"Bearer {_checked(form)}"}
+    try:
+        with open_client(timeout=_ASKED_WITHIN, follow_redirects=False) as http:
+            status = http.get(f"{Address.parse(url).url}{API}/whoami", headers=headers).status_code
+    except (httpx.HTTPError, RegistryError):
+        return form
+    return token if status == httpx.codes.UNAUTHORIZED else form
 
 
 def _query(params: Params) -> dict[str, str]:

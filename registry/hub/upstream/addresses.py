@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 _PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _LISTS: Final = frozenset({"revision", "tree", "refs", "commits", "auth-check"})
 _ASKED_BY_POST: Final = "paths-info"
-_FILES: Final = "resolve"
+_FILES: Final = frozenset({"resolve", "raw"})
 _READ: Final = frozenset({"GET", "HEAD"})
 
 
@@ -50,9 +50,9 @@ def _metadata(method: str, kind: list[str], rest: list[str]) -> Wanted | None:
 
 
 def _file(method: str, kind: list[str], rest: list[str]) -> Wanted | None:
-    parts = 1 if rest[1:2] == [_FILES] else 2
+    parts = 1 if _FILES & set(rest[1:2]) else 2
     repo, below = rest[:parts], rest[parts:]
-    if below[:1] != [_FILES] or len(below) < 3 or method not in _READ:
+    if not _FILES & set(below[:1]) or len(below) < 3 or method not in _READ:
         return None
     return _made(repo, [*kind, *repo, *below], is_file=True)
 

@@ -18,7 +18,15 @@ def uses_lfs(user_agent: str) -> bool:
 
     Version 1.20 and later say nothing of whether they will; those whose shell has what `registry env` prints will.
     """
-    version = _VERSION.search(user_agent)
-    if version is None:
-        return False
-    return (int(version[1]), int(version[2])) < _INSISTS or _ORIGIN.search(user_agent) is not None
+    version = _version(user_agent)
+    return version is not None and (version < _INSISTS or _ORIGIN.search(user_agent) is not None)
+
+
+def may_insist_on_xet(user_agent: str) -> bool:
+    """Whether a client may send a large file by Xet though it is told otherwise, and then shows no sentence of ours."""
+    return _version(user_agent) is not None and not uses_lfs(user_agent)
+
+
+def _version(user_agent: str) -> tuple[int, int] | None:
+    found = _VERSION.search(user_agent)
+    return None if found is None else (int(found[1]), int(found[2]))

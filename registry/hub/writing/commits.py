@@ -20,7 +20,7 @@ from registry.http.request.context import context_of
 from registry.http.request.errors import MalformedError
 from registry.hub.errors import EmptyRepoError, MissingError, warning
 from registry.hub.requests import RepoQuery, RepoQueryParam
-from registry.hub.writing.clients import uses_lfs
+from registry.hub.writing.clients import may_insist_on_xet, uses_lfs
 from registry.hub.writing.documents import Announcement, Body, Header, LargePushed, PushedFile, parsed
 from registry.hub.writing.ndjson import Line, lines
 from registry.hub.writing.refusals import said_in
@@ -40,7 +40,10 @@ def preupload(query: RepoQueryParam, asked: Annotated[Announcement, Depends(Body
     path = _place(query)
     sizes = {file.path: file.size for file in asked.files}
     waiting = waiting_for(query.deployment, path, superseded=tuple(sizes))
-    chosen = choose(query.repo_id, sizes, waiting, uses_lfs=uses_lfs(query.request.headers.get("user-agent", "")))
+    client = query.request.headers.get("user-agent", "")
+    chosen = choose(
+        query.repo_id, sizes, waiting, uses_lfs=uses_lfs(client), may_insist_on_xet=may_insist_on_xet(client)
+    )
     files = [
         # Without an oid clients send everything again, so that a commit is whole.
         {

@@ -25,6 +25,15 @@ class NewRepo(Document):
     type: str | None = None
     private: bool | None = None
     visibility: str | None = None
+    files: tuple[Any, ...] | None = Field(None, strict=False)  # of the first commit
+
+
+class RepoSettings(Document):
+    """``update_repo_settings``."""
+
+    private: bool | None = None
+    visibility: str | None = None
+    gated: bool | str | None = None
 
 
 class CardText(Document):

@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from registry.errors import InvalidAdapterError, UnavailableError
+from registry.errors import InvalidAdapterError, UnavailableError, UsageError
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, README
 from registry.schemas.cards import MAX_CARD
+from registry.schemas.protocol import HUB_ORIGIN
 from registry.transfer.adapter_folder import MAX_CONFIG
 
 STATE: Final = "trainer_state.json"
@@ -43,7 +44,7 @@ class Chosen:
     taken: frozenset[str]
     declined: tuple[str, ...]
     by_lfs: bool = False  # the weights go by LFS
-    warned: bool = False  # which not every client will do
+    warned: bool = False  # which this client may not do
 
     @property
     def sentences(self) -> Iterator[str]:
@@ -66,12 +67,21 @@ class Chosen:
         )
 
 
-def choose(repo_id: str, sizes: Mapping[str, int], waiting: Collection[str] = (), *, uses_lfs: bool = False) -> Chosen:
+def choose(
+    repo_id: str,
+    sizes: Mapping[str, int],
+    waiting: Collection[str] = (),
+    *,
+    uses_lfs: bool = False,
+    may_insist_on_xet: bool = False,
+) -> Chosen:
     """Choose among the files that a client is about to send, by name and size; ``waiting``: what was sent before.
 
-    ``uses_lfs``: the client is known to send files by LFS where it is told to.
+    ``uses_lfs``: the client is known to send files by LFS where it is told to; ``may_insist_on_xet``: it may not, and
+    would hash all of them before it fails without a reason.
 
     Raises:
+        UsageError: the weights have to go by LFS, and this client may insist on Xet.
         InvalidAdapterError: ``pickle``, or ``missing_file``: nothing of what it sends is an adapter that can be taken,
             though it looks like weights.
         UnavailableError: ``too_large``.
@@ -84,6 +94,12 @@ def choose(repo_id: str, sizes: Mapping[str, int], waiting: Collection[str] = ()
     declined = tuple(sorted(name for name in sizes if name not in TAKEN))
     weights = sizes.get(ADAPTER_WEIGHTS, 0)
     large = weights > MOST_INLINE
+    if large and may_insist_on_xet:
+        raise UsageError(
+            f"{ADAPTER_WEIGHTS} has {weights} bytes: from {MOST_INLINE >> 20} MiB on weights go by LFS, and this "
+            'client may insist on Xet, which is not served here. Run eval "$(registry env)" before Python starts, or '
+            f"set HF_HUB_DISABLE_XET=1 and HF_HUB_USER_AGENT_ORIGIN={HUB_ORIGIN} as it does, or use `registry publish`."
+        )
     return Chosen(
         taken, declined, by_lfs=large or (uses_lfs and weights >= LEAST_BY_LFS), warned=large and not uses_lfs
     )

@@ -13,11 +13,12 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
-from registry.catalogue.team import tokens
+from registry.catalogue.team import sessions, tokens
 from registry.errors import ConflictError, NotAllowedError, NotFoundError, UsageError
 from registry.reference import Path
 from registry.rights import Principal, Rights
 from registry.schemas import Token, TokenCreated
+from registry.schemas.protocol import hub_form
 from tests.catalogue.rows import BOB, ON_SQLITE, TESTER
 
 SUPPORT = Path.parse("llama/support")
@@ -50,6 +51,25 @@ def test_a_token_says_who_it_is(database: Database, made: TokenCreated) -> None:
         assert tokens.authenticate(session, made.secret) == Principal("ci", rights, made.token.id)
     nameless = database.change(lambda session: tokens.create(session, TESTER, "reader"))
     assert tokens.sign_in(database, nameless.secret).name == nameless.token.id
+
+
+def test_the_form_for_hub_clients_is_the_same_token(database: Database, made: TokenCreated) -> None:
+    form = hub_form(made.secret)
+    assert form == f"hf_{made.secret}"
+    assert tokens.sign_in(database, form) == tokens.sign_in(database, made.secret)
+    # After hf_ a secret of the Hub has letters and digits only, by which scanners know it and send it there.
+    assert re.search(r"hf_[A-Za-z0-9]{34}", form) is None
+    assert hub_form(form) == form
+    session, _ = database.change(lambda session: sessions.open_session(session, made.token.id))
+    assert sessions.principal_of(database, session).token == made.token.id
+    for wrong in (f"hf_{form}", f"hf_{made.secret[4:]}", "hf_", "hf_reg_", f"hf_{made.token.id}", f"hf_{session}"):
+        with pytest.raises(NotAllowedError, match="The token is unknown or was revoked"):
+            tokens.sign_in(database, wrong)
+    with pytest.raises(NotAllowedError):
+        sessions.principal_of(database, f"hf_{session}")
+    database.change(lambda session: tokens.revoke(session, made.token.id, BOB))
+    with pytest.raises(NotAllowedError, match="is unknown or was revoked"):
+        tokens.sign_in(database, form)
 
 
 @pytest.mark.parametrize("secret", ["", "reg_", "reg_" + "x" * 43, "\ud800", "ü" * 1000])

@@ -7,6 +7,8 @@ import os
 import pty
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from tests.cli.conftest import Run
 from tests.kit.servers_service import clean_environ
 
-URL = "https://models.example.org/team"
+URL = "http://127.0.0.1:9/team"  # where nothing answers
 ODD = "it's$(x)`y`\"\\"  # whatever a token is made of, a shell must take it as it is
 
 
@@ -30,27 +32,47 @@ def test_names_the_view_and_the_token_of_the_host(run: Run, monkeypatch: pytest.
     for options, view in (((), "hf"), (("--lora",), "hf-lora"), (("--published",), "hf-published")):
         assert run("env", *options).out.splitlines() == [
             f"export HF_ENDPOINT={URL}/{view}",
-            "export HF_TOKEN=reg_secret",
+            "export HF_TOKEN=hf_reg_secret",
             "export HF_HUB_DISABLE_IMPLICIT_TOKEN=0",
             "export HF_HUB_DISABLE_XET=1",
             "export HF_HUB_USER_AGENT_ORIGIN=adapter-registry",
         ]
     assert json.loads(run("env", "--json").out) == {
         "HF_ENDPOINT": f"{URL}/hf",
-        "HF_TOKEN": "reg_secret",
+        "HF_TOKEN": "hf_reg_secret",
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0",
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_USER_AGENT_ORIGIN": "adapter-registry",
     }
-    other = run("env", "--url", "http://localhost:8321")
+    other = run("env", "--url", "http://127.0.0.1:10")
     assert "reg_secret" not in other.out
     # without a token of this registry, that of another Hub is not sent to it either
     assert other.out.splitlines() == [
-        "export HF_ENDPOINT=http://localhost:8321/hf",
+        "export HF_ENDPOINT=http://127.0.0.1:10/hf",
         "export HF_HUB_DISABLE_IMPLICIT_TOKEN=1",
         "export HF_HUB_DISABLE_XET=1",
         "export HF_HUB_USER_AGENT_ORIGIN=adapter-registry",
     ]
+
+
+class _Older(BaseHTTPRequestHandler):
+    """A service that knows tokens in one form only, as before."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.headers["Authorization"] == "Bearer reg_secret" else 401)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_service_of_before_is_given_the_form_that_it_knows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGISTRY_TOKEN", "reg_secret")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Older) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("REGISTRY_URL", f"http://127.0.0.1:{server.server_port}")
+        assert "export HF_TOKEN=reg_secret" in run("env").out.splitlines()
+        server.shutdown()
 
 
 def test_a_folder_and_two_views_are_refused(run: Run, tmp_path: Path) -> None:

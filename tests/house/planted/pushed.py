@@ -189,4 +189,32 @@ PUSHED: Final = (
         "PushedFileRecord.expires_at > datetime.min.replace(tzinfo=UTC),",
         "test_what_was_left_is_dropped_after_a_day",
     ),
+    Mutant(
+        "private-for-everybody",
+        "repos:_visible",
+        "if private and is_open:",
+        "if private and not is_open and False:",
+        "test_what_everybody_would_read_is_not_called_private",
+    ),
+    Mutant(
+        "a-gate-that-is-none",
+        "repos:settings",
+        "if asked.gated:",
+        "if False:",
+        "test_calls_that_are_refused[update_repo_settings(gated)]",
+    ),
+    Mutant(
+        "privacy-that-is-not-noted",
+        "repos:settings",
+        "headers=_visible(query.request, query.repo_id, asked)",
+        "headers={}",
+        "test_what_does_nothing_is_warned_of",
+    ),
+    Mutant(
+        "large-weights-of-clients-that-insist-on-xet",
+        "pushing:choose",
+        "if large and may_insist_on_xet:",
+        "if False:",
+        "test_lfs_is_for_clients_that_are_known_to_use_it",
+    ),
 )

@@ -52,7 +52,7 @@ USES: Final = (
     Mutant(
         "looking-at-a-model-is-a-use",
         "files:_bytes",
-        'query.path.endswith(".safetensors")',
+        "query.path.endswith(_WEIGHTS)",
         "True",
         "test_a_download_is_one_use[hf]",
     ),

@@ -18,6 +18,7 @@ from huggingface_hub import HfApi
 from registry.app import service_app
 from registry.errors import NotFoundError
 from registry.schemas import RevisionSummary
+from registry.schemas.protocol import HUB_ORIGIN
 from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_adapter
 from tests.kit.bases import Base
@@ -25,6 +26,12 @@ from tests.kit.library import running
 from tests.kit.shelf import Shelf
 
 PAIR = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def _told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client says what it does in a shell that has what `registry env` prints."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_USER_AGENT_ORIGIN", HUB_ORIGIN)
 
 
 @dataclass

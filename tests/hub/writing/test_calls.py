@@ -6,12 +6,15 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import LFSFileInfo
 
+from registry.app import service_app
 from tests.hub.writing.conftest import PAIR, Pushing, repo_of
+from tests.kit.library import running
 from tests.kit.shim import Shim
 
 ADD = (CommitOperationAdd("README.md", b"x"),)
@@ -59,6 +62,9 @@ REFUSED: dict[str, tuple[Call, int, str]] = {
     ),
     "update_repo_settings": (
         lambda api, _: api.update_repo_settings("tiny/nothing", private=True), 422, "There is no adapter tiny/nothing.",
+    ),
+    "update_repo_settings(gated)": (
+        lambda api, repo: api.update_repo_settings(repo, gated="auto"), 422, "This registry has no gates",
     ),
     "create_tag": (lambda api, _: api.create_tag("tiny/nothing", tag="best"), 422, "There is no adapter tiny/nothing."),
     "create_tag(base)": (lambda api, _: api.create_tag("tiny/_", tag="best"), 422, "tiny/_ is a base model, which has"),
@@ -138,8 +144,67 @@ def test_settings_of_a_repo_are_those_of_who_may_push_to_it(pushing: Pushing) ->
     begun = repo_of(pushing.name())
     pushing.api().create_repo(begun)
     for repo in ("tiny/a", begun):
-        pushing.api().update_repo_settings(repo, private=True)  # nothing to do
+        for given in ({"private": True}, {"private": False}, {"gated": False}):
+            pushing.api().update_repo_settings(repo, **given)
     for who, status in (("reader", 403), ("nobody", 401)):
         with pytest.raises(HfHubHTTPError) as caught:
             pushing.api(who).update_repo_settings("tiny/a", private=True)
         assert caught.value.response.status_code == status
+
+
+ASKED = [
+    ({"visibility": "private"}, "is seen by whoever has a token whose scopes cover it, and by nobody else"),
+    ({"private": True}, "is seen by whoever has a token whose scopes cover it, and by nobody else"),
+    ({"visibility": "public"}, "stays hidden from who has no token"),
+    ({"private": False}, "stays hidden from who has no token"),
+    ({"gated": False}, ""),
+    ({}, ""),
+]
+"""Settings, and what clients print of them where nobody reads without a token."""
+
+
+@pytest.mark.parametrize(("given", "words"), ASKED, ids=[str(given) for given, _ in ASKED])
+def test_what_does_nothing_is_warned_of(pushing: Pushing, given: dict[str, object], words: str) -> None:
+    with pushing.client() as client:
+        answer = client.put("/api/models/tiny/a/settings", json=given)
+        assert answer.status_code == 200
+        warned = answer.headers.get("x-hf-warning", "")
+        assert (words in warned) if words else not warned
+        name = pushing.name().replace("/", ".").removeprefix("tiny.")
+        made = client.post("/api/repos/create", json={"organization": "tiny", "name": name, **given})
+        assert (made.status_code, made.json()["id"]) == (200, f"tiny/{name}")
+        warned = made.headers.get("x-hf-warning", "")
+        assert ("by nobody else" in warned) == ("by nobody else" in words)
+
+
+def test_what_everybody_would_read_is_not_called_private(pushing: Pushing) -> None:
+    """Trainers ask for it (hub_private_repo) before they push anything."""
+    begun = repo_of(pushing.name())
+    with running(service_app(pushing.registry, anonymous="read")) as address:
+        api = HfApi(endpoint=f"{address}/hf", token=pushing.secrets["writer"])
+        for call in (
+            lambda: api.create_repo(begun, private=True, exist_ok=True),
+            lambda: api.create_repo("tiny/a", private=True, exist_ok=True),
+            lambda: api.update_repo_settings("tiny/a", private=True),
+        ):
+            with pytest.raises(HfHubHTTPError, match="everybody who reaches it reads all of it") as caught:
+                call()
+            assert caught.value.response.status_code == 422
+        with pytest.raises(HfHubHTTPError):
+            api.model_info(begun)
+        api.create_repo(begun, private=False)
+        for given in ({"private": False}, {"visibility": "public"}, {"gated": False}):
+            answer = httpx.put(
+                f"{address}/hf/api/models/tiny/a/settings",
+                json=given,
+                headers={"Authorization": f"Bearer {pushing.secrets['writer']}"},
+            )
+            assert (answer.status_code, answer.headers.get("x-hf-warning")) == (200, None)
+
+
+def test_a_repo_does_not_begin_with_files_that_would_be_lost(pushing: Pushing) -> None:
+    with pushing.client() as client:
+        files = [{"path": "README.md", "encoding": "base64", "content": ""}]
+        answer = client.post("/api/repos/create", json={"organization": "tiny", "name": "a.files", "files": files})
+        assert answer.status_code == 422
+        assert "A repo begins empty here" in answer.json()["error"]

@@ -17,6 +17,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.team_tables import PushedFileRecord, UploadRecord
+from registry.schemas.protocol import HUB_ORIGIN
 from registry.services.intake import uploads
 from registry.services.pushing import chosen
 from tests.hub.writing import pusher
@@ -42,6 +43,7 @@ class Scene:
             "HF_HOME": str(self.pushing.root / "home"),
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_USER_AGENT_ORIGIN": HUB_ORIGIN,
         }
         command = [sys.executable, pusher.__file__, how, repo_of(path), str(adapter)]
         with subprocess.Popen(
