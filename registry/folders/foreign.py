@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from registry.figures import command
+from registry.folders.contents import head_of
 
 Head = Callable[[str], bytes]
 """Reads the header of a safetensors file by name."""
@@ -14,8 +18,77 @@ Head = Callable[[str], bytes]
 _MODEL: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin")
 _MLX: Final = "adapters.safetensors"
 _DIFFUSERS: Final = "pytorch_lora_weights.safetensors"
-_KOHYA: Final = re.compile(rb'"lora_(unet|te\d?|transformer)_')
 _IN_PEFT: Final = "base_model.model.MODULE.lora_A.weight"
+
+_RENAME: Final = (
+    f"Write its tensors as PEFT names them, down to {_IN_PEFT} and up to lora_B, in one folder for each model that it "
+    "is of, with an adapter_config.json that has r, lora_alpha and target_modules; and each module's alpha, where the "
+    "file has one, in alpha_pattern: left out, the weights are wrong."
+)
+_CONVERT: Final = "It is no pair of two factors a module, so convert it to a plain LoRA first."
+_FUSE: Final = (
+    f"Write its tensors as PEFT does, MODULE.lora_a transposed as {_IN_PEFT} and MODULE.lora_b transposed as lora_B, "
+    "with r and lora_alpha = scale * rank; or publish what mlx_lm.fuse makes of it with "
+    f"{command('registry', 'publish', '--full', 'DIR', 'PATH')}."
+)
+_FROM_ONE_FILE: Final = (
+    "Write it as a folder with diffusers, PIPELINE.from_single_file(FILE).save_pretrained(DIR), and add DIR/unet or "
+    "DIR/transformer, on which its LoRAs were trained."
+)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Weights that are named as another program names them."""
+
+    what: str  # behind "holds FILE, "
+    remedy: str
+    every: re.Pattern[str]
+    """Matches the name of each tensor."""
+    some: re.Pattern[str]
+    """Matches that of at least one, and of no other dialect above."""
+    adapter: bool = True
+
+
+_OF_A_LORA: Final = re.compile(
+    r".*lora.*|.*\.(hada|lokr|oft)_.*|.*\.(alpha|diff|diff_b|dora_scale|magnitude|scale|w_norm|b_norm|set_weight)(\.weight)?"
+)
+DIALECTS: Final = (
+    Dialect("an adapter of LyCORIS", _CONVERT, _OF_A_LORA, re.compile(r".*\.(hada_w|lokr_w|oft_).*")),
+    Dialect(
+        "a LoRA as kohya's scripts write them", _RENAME, _OF_A_LORA, re.compile(r"lora_(unet|te\d?|transformer)_.*")
+    ),
+    Dialect(
+        "a LoRA as ComfyUI and ai-toolkit write them",
+        _RENAME,
+        _OF_A_LORA,
+        re.compile(r"(diffusion_model|text_encoders)\..*lora.*"),
+    ),
+    Dialect(
+        "a LoRA as diffusers writes them",
+        _RENAME,
+        _OF_A_LORA,
+        re.compile(r"(unet|transformer(_2)?|text_encoder(_[23])?)\..*lora.*|.*\.processor\..*_lora\d?\..*"),
+    ),
+    Dialect("an adapter of mlx-lm", _FUSE, _OF_A_LORA, re.compile(r".*\.lora_[ab]")),
+    Dialect("a LoRA with factors called down and up", _RENAME, _OF_A_LORA, re.compile(r".*[._](down|up)\.weight")),
+    Dialect(
+        "a checkpoint of an image model in one file",
+        _FROM_ONE_FILE,
+        re.compile(r".+"),
+        re.compile(r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner\.embedders)\..+"),
+        adapter=False,
+    ),
+)
+"""From the narrowest to the widest."""
+
+
+def dialect_of(names: Collection[str]) -> Dialect | None:
+    """How all these tensors are named, where that is certainly neither PEFT's way nor a model's."""
+    for dialect in DIALECTS:
+        if any(map(dialect.some.fullmatch, names)) and all(map(dialect.every.fullmatch, names)):
+            return dialect
+    return None
 
 
 def what_it_is(
@@ -34,7 +107,7 @@ def what_it_is(
         _mlx(where, names)
         or _adapters_below(where, others)
         or _model(where, {*names, *left_out})
-        or _kohya(where, names, head)
+        or _foreign(where, names, head)
         or _gguf(where, names)
         or (
             None
@@ -45,13 +118,7 @@ def what_it_is(
 
 
 def _mlx(where: str, names: Collection[str]) -> str | None:
-    if _MLX not in names:
-        return None
-    return (
-        f"{where} was written by mlx-lm: it holds {_MLX}. Write its tensors as PEFT does, MODULE.lora_a transposed as "
-        f"{_IN_PEFT} and MODULE.lora_b transposed as lora_B, with r and lora_alpha = scale * rank; or publish what "
-        f"mlx_lm.fuse makes of it with {command('registry', 'publish', '--full', 'DIR', 'PATH')}."
-    )
+    return f"{where} holds {_MLX}, an adapter of mlx-lm. {_FUSE}" if _MLX in names else None
 
 
 def _adapters_below(where: str, others: Sequence[str]) -> str | None:
@@ -75,17 +142,33 @@ def _model(where: str, names: Collection[str]) -> str | None:
     )
 
 
-def _kohya(where: str, names: Collection[str], head: Head | None) -> str | None:
+def _foreign(where: str, names: Collection[str], head: Head | None) -> str | None:
     for name in sorted(names):
         if "/" in name or not name.endswith(".safetensors"):
             continue
-        if name == _DIFFUSERS or (head is not None and _KOHYA.search(head(name))):
-            return (
-                f"{where} holds {name}, a LoRA as kohya's scripts and diffusers write them. Rename its tensors as PEFT "
-                f"does, lora_down to {_IN_PEFT} and lora_up to lora_B, in one folder for each model that it is of, and "
-                "write an adapter_config.json with r, lora_alpha and target_modules."
-            )
+        if head is not None and (found := dialect_of(_tensors(head(name)))) is not None:
+            return f"{where} holds {name}, {found.what}. {found.remedy}"
+        if name == _DIFFUSERS:
+            return f"{where} holds {name}, a LoRA as diffusers writes them. {_RENAME}"
     return None
+
+
+def what_files_are(folder: Path) -> str | None:
+    """What the weights at the top of a folder are and what to do, where they are of another program.
+
+    Raises:
+        UnavailableError: one can't be read.
+    """
+    return _foreign(str(folder), [file.name for file in folder.iterdir()], lambda name: head_of(folder / name))
+
+
+def _tensors(head: bytes) -> Collection[str]:
+    """The names in the header of a safetensors file; none where it is not whole."""
+    try:
+        found = json.loads(head[8:])  # behind its length
+    except ValueError:
+        return ()
+    return [name for name in found if name != "__metadata__"] if isinstance(found, dict) else ()
 
 
 def _gguf(where: str, names: Collection[str]) -> str | None:

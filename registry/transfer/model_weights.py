@@ -14,6 +14,7 @@ from registry.files.quantised import is_quantised
 from registry.files.source import FileSource
 from registry.files.strict_json import shown
 from registry.folders.errors import telling_unreadable
+from registry.folders.foreign import dialect_of
 from registry.folders.scan import Folder, FoundFile, scan
 from registry.schemas import LeftOut
 from registry.transfer.model_files import INDEX, ModelListing, adapter_as_base
@@ -56,10 +57,10 @@ def check_model(listing: ModelListing, header: Callable[[str], Header]) -> Check
     """Check the headers of the weight files against each other and the index.
 
     Raises:
-        InvalidBaseError: ``bad_safetensors``, ``bad_index``, ``missing_file``, ``quantised_base``.
+        InvalidBaseError: ``bad_safetensors``, ``bad_index``, ``missing_file``, ``quantised_base``, ``adapter_as_base``.
     """
     headers = {path: header(path) for path in listing.shards}
-    _check_tensors(headers, listing.weight_map)
+    _check_tensors(headers, listing.weight_map, has_config=listing.config is not None)
     return CheckedModel(listing, headers)
 
 
@@ -108,7 +109,7 @@ def _header(folder: Folder, path: str) -> Header:
         return read_header(source, what=path, error=InvalidBaseError)
 
 
-def _check_tensors(headers: Mapping[str, Header], weight_map: Mapping[str, str] | None) -> None:
+def _check_tensors(headers: Mapping[str, Header], weight_map: Mapping[str, str] | None, *, has_config: bool) -> None:
     places: dict[str, str] = {}
     for path, header in headers.items():
         for entry in header.entries.values():
@@ -126,6 +127,13 @@ def _check_tensors(headers: Mapping[str, Header], weight_map: Mapping[str, str] 
                 )
     if not places:
         raise InvalidBaseError("The weight files contain no tensors.", code="missing_file")
+    if (dialect := dialect_of(places)) is not None and (dialect.adapter or not has_config):
+        first = next(name for name in sorted(places) if dialect.some.fullmatch(name))
+        raise InvalidBaseError(
+            f"{places[first]} holds {shown(first)}, so it is {dialect.what}, and the folder of a model that adapters "
+            f"are trained on is expected. {dialect.remedy}",
+            code="adapter_as_base" if dialect.adapter else "missing_file",
+        )
     if all(_ADAPTER_TENSOR.search(name) for name in places):
         first = min(places)
         raise adapter_as_base(f"{places[first]} holds {shown(first)}, and only weights of an adapter")

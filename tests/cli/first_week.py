@@ -113,7 +113,16 @@ def _foreign(folder: Path) -> None:
     (folder / "mlx" / "adapter_config.json").write_text(json.dumps({"fine_tune_type": "lora", "num_layers": 1}))
     lead = "lora_unet_down_blocks_0_attentions_0_proj_in"
     factors = {f"{lead}.lora_down.weight": ones, f"{lead}.lora_up.weight": ones}
-    write_tensors(folder / "kohya" / "style.safetensors", factors)
+    write_tensors(folder / "kohya" / "style.safetensors", factors | {f"{lead}.alpha": RawTensor.of(np.ones(()), "F32")})
+    lead = "diffusion_model.double_blocks.0.img_attn.qkv"
+    write_tensors(folder / "flux" / "flux.safetensors", {f"{lead}.lora_A.weight": ones, f"{lead}.lora_B.weight": ones})
+    lead = "lora_unet_mid_block_attentions_0_proj_in"
+    write_tensors(folder / "lokr" / "lokr.safetensors", {f"{lead}.lokr_w1": ones, f"{lead}.lokr_w2": ones})
+    checkpoint = {
+        "model.diffusion_model.input_blocks.0.0.weight": ones,
+        "first_stage_model.encoder.conv_in.weight": ones,
+    }
+    write_tensors(folder / "one-file" / "dreams.safetensors", checkpoint)
 
 
 def _pickled(folder: Path) -> None:

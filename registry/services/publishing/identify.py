@@ -8,7 +8,8 @@ from typing import Final
 from registry.errors import InvalidAdapterError
 from registry.folders.contents import read_start
 from registry.folders.errors import telling_unreadable
-from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder
+from registry.folders.foreign import what_files_are
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, adapter_folder
 from registry.progress import Progress
 from registry.schemas.parents import Identified, MergedFrom
 from registry.services.lineage import LoadedPath
@@ -46,6 +47,8 @@ def identify(where: Searchable, folder: Path, look_in: tuple[Path, ...], progres
             "config.json and the *.safetensors of a model. `registry import` looks through folders of such folders.",
             code="missing_file",
         )
+    if not (folder / MODEL_CONFIG).is_file() and (foreign := what_files_are(folder)) is not None:
+        raise InvalidAdapterError(foreign, code="missing_file")
     return _model(where, folder, folder, progress)
 
 

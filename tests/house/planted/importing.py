@@ -15,6 +15,20 @@ IMPORTING: Final = (
         "test_an_old_root_needs_two_folders_that_show_it",
     ),
     Mutant(
+        "bases-of-what-kohya-wrote",
+        "_check_tensors",
+        "if (dialect := dialect_of(places)) is not None and",
+        "if (dialect := dialect_of(())) is not None and",
+        "test_a_mistake_gets_the_answer_that_helps[base add char kohya]",
+    ),
+    Mutant(
+        "models-with-a-scale-are-adapters",
+        "dialect_of",
+        "if any(map(dialect.some.fullmatch, names)) and all(map(dialect.every.fullmatch, names)):",
+        "if all(map(dialect.every.fullmatch, names)):",
+        "test_what_may_be_a_model_is_none",
+    ),
+    Mutant(
         "imports-not-looked-at-again",
         "Settling._look_again",
         "if len({one.weights for one in fitting}) > 1:",
