@@ -6,13 +6,13 @@ import asyncio
 import socket
 import struct
 import sys
-from typing import Any
+from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from registry.errors import RegistryError, UnavailableError, UsageError
-from registry.http.request.context import ABORT, KEY, SOCKET_WRITER, context_of
+from registry.http.request.context import ABORT, KEY, SOCKET_WRITER, Scope, context_of
 from registry.http.request.errors import headers_of, problem
 from registry.http.request.limits import Limits
 from registry.http.wire.socket_writer import SocketWriter
@@ -97,7 +97,7 @@ class Connection(H11Protocol):
         told = problem(error)
         if cycle is not None and not cycle.response_complete:
             if KEY in cycle.scope:
-                context_of(cycle.scope).breaks(told.status)
+                context_of(cast("Scope", cycle.scope)).breaks(told.status)
             cycle.disconnected = True
             cycle.message_event.set()
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:  # a response has begun: abort it

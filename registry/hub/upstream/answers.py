@@ -181,7 +181,7 @@ async def _pieces(response: httpx.Response, until: AsyncExitStack) -> AsyncItera
         async for chunk in response.aiter_raw(_CHUNK):
             yield chunk
     except httpx.HTTPError as error:
-        raise ResponseAbortedError(f"A response was aborted: the other Hub's broke off ({error}).") from error
+        raise ResponseAbortedError(f"A response was aborted: the other Hub's broke off ({error}).", 502) from error
     finally:
         with anyio.CancelScope(shield=True):
             await until.aclose()
