@@ -6,6 +6,19 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from registry import errors
+from registry.errors import (
+    AccuracyError,
+    ConflictError,
+    IntegrityError,
+    InvalidAdapterError,
+    InvalidBaseError,
+    NotAllowedError,
+    NotFoundError,
+    RegistryError,
+    RetractedError,
+    UnavailableError,
+    UsageError,
+)
 from registry.version import __version__
 
 if TYPE_CHECKING:
@@ -30,21 +43,32 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AccuracyError",
     "BaseSummary",
+    "ConflictError",
     "Event",
     "Fetched",
+    "IntegrityError",
+    "InvalidAdapterError",
+    "InvalidBaseError",
     "Log",
+    "NotAllowedError",
+    "NotFoundError",
     "Progress",
     "Published",
     "ReadableArtifact",
     "ReadableFile",
     "Registry",
+    "RegistryError",
     "Resolved",
+    "RetractedError",
     "RevisionSummary",
     "SearchResult",
     "Shown",
     "Tree",
     "TreeNode",
+    "UnavailableError",
+    "UsageError",
     "Verified",
     "__version__",
     "connect",
@@ -96,4 +120,4 @@ if not TYPE_CHECKING:  # type checkers know the names by the imports above, and 
         return found
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -28,6 +28,14 @@ def asked(schema: type[S], **given: object) -> S:
         first = problem.errors()[0]
         name = str(first["loc"][0])
         raise UsageError(f"{name} is {given[name]!r}: {first['msg'].lower()}.") from None
+
+
+_DTYPES: Final = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
+
+
+def dtype_name(given: object) -> object:
+    """``"bf16"`` for ``"bfloat16"`` and for torch's ``torch.bfloat16``, and so on; anything else as it is given."""
+    return _DTYPES.get(str(given).removeprefix("torch."), given)
 
 
 def check_limit(limit: int | None) -> int | None:

@@ -120,6 +120,10 @@ class Registry(
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def __dir__(self) -> list[str]:
+        """What users call, for the completion of shells: not what the parts of this program call of each other."""
+        return [name for name in dir(Registry) if not name.startswith("_") or name.startswith("__")]
+
     def __repr__(self) -> str:
         where = "over HTTP" if self.url.startswith(("http://", "https://")) else "in this process"
         return f"<registry at {self.url}, {where}>"

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from registry.bars.shown import shown
 from registry.operations import table
-from registry.operations.arguments import asked
+from registry.operations.arguments import asked, dtype_name
 from registry.operations.methods.table_calls import TableCalls
 from registry.progress import Progress
 from registry.schemas.artifacts import EngineCheck
@@ -69,7 +69,9 @@ class Analysis(TableCalls):
             True
         """
         with shown(progress) as sink:
-            return self._do(table.STATS, asked(StatisticsRequest, ref=ref, since=since, fidelity=fidelity), sink)
+            return self._do(
+                table.STATS, asked(StatisticsRequest, ref=ref, since=since, fidelity=dtype_name(fidelity)), sink
+            )
 
     def dense_stats(self, ref: str, *, since: str | None = None, progress: Progress | bool = False) -> DenseStatistics:
         """What a path changed of the base model's weights, which are read for it: also DoRA and what is replaced.

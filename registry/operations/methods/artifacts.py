@@ -12,7 +12,7 @@ from registry.errors import UsageError
 from registry.folders.receipts import receipt_in
 from registry.folders.scan import ADAPTER_WEIGHTS, RECEIPT
 from registry.operations import table
-from registry.operations.arguments import asked
+from registry.operations.arguments import asked, dtype_name
 from registry.operations.methods.table_calls import TableCalls
 from registry.operations.readable import ReadableArtifact
 from registry.progress import Progress
@@ -79,7 +79,8 @@ class Artifacts(TableCalls):
             rank: truncate each module to this rank at most.
             max_error: truncate as far as the relative Frobenius error over all modules stays below it.
             uniform: fill up with zeros to one rank.
-            dtype: ``"bf16"``, ``"fp16"`` or ``"fp32"``, for all float tensors. None: as they are stored.
+            dtype: ``"bf16"``, ``"fp16"`` or ``"fp32"``, for all float tensors; torch's names and dtypes are taken, too.
+                None: as they are stored.
 
         Returns:
             The artifact. Close it, or use it in a ``with`` block.
@@ -98,7 +99,9 @@ class Artifacts(TableCalls):
             >>> tensors["model.layers.0.self_attn.q_proj.weight"].shape
             torch.Size([16, 16])
         """
-        options = asked(Options, kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
+        options = asked(
+            Options, kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype_name(dtype)
+        )
         return self._artifact(ref, options)
 
     def fetch(
@@ -151,7 +154,9 @@ class Artifacts(TableCalls):
             >>> team.fetch("llama/support@prod", "./support-r2", rank=2).truncation.total.relative_frobenius < 1
             True
         """
-        options = asked(Options, kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
+        options = asked(
+            Options, kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype_name(dtype)
+        )
         if engine is not None:
             ref, options = self._for_engine(ref, options, engine, max_lora_rank)
         elif max_lora_rank is not None:

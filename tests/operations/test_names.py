@@ -1,0 +1,55 @@
+"""What stands at the top of the package, what completion offers, and the names of float types."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+import registry
+from registry.operations.arguments import dtype_name
+from registry.services.local import LocalRegistry
+from tests.kit import plain_base, write_adapter
+
+
+def test_all_errors_are_in_the_package() -> None:
+    errors = {name for name, one in vars(registry.errors).items() if inspect.isclass(one) and name.endswith("Error")}
+    assert errors <= set(registry.__all__)
+    assert all(getattr(registry, name) is getattr(registry.errors, name) for name in errors)
+
+
+def test_completion_offers_what_users_call(tmp_path: Path) -> None:
+    assert {name for name in dir(registry) if not name.startswith("__")} == set(registry.__all__) - {"__version__"}
+    with closing(LocalRegistry.open(tmp_path, create=True)) as team:
+        offered = {name for name in dir(team) if not name.startswith("__")}
+        assert {"publish", "fetch", "tree", "url", "close"} <= offered
+        assert not offered & {"do", "begin_upload", "commit_publish", "with_principal", "deployment", "open_blob"}
+        assert all(inspect.getdoc(getattr(type(team), name)) for name in offered)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("bf16", "bf16"),
+        ("bfloat16", "bf16"),
+        (torch.bfloat16, "bf16"),
+        ("torch.float16", "fp16"),
+        (torch.float32, "fp32"),
+    ],
+)
+def test_a_float_type_has_torch_s_names_too(given: object, name: str) -> None:
+    assert dtype_name(given) == name
+
+
+def test_weights_are_read_in_the_float_type_that_is_named(tmp_path: Path) -> None:
+    base = plain_base(tmp_path / "base")
+    with closing(LocalRegistry.open(tmp_path / "registry", create=True)) as team:
+        team.add_base("tiny", base.folder)
+        team.publish(write_adapter(tmp_path / "a", base, list(base.modules)[:1], r=2), "tiny/a")
+        with team.artifact("tiny/a", kind="merged", dtype=torch.bfloat16) as artifact:  # type: ignore[arg-type]
+            assert {tensor.dtype for _, tensor in artifact.tensors()} == {torch.bfloat16}
+        with pytest.raises(registry.UsageError, match="dtype is 'int8'"):
+            team.artifact("tiny/a", dtype="int8")  # type: ignore[arg-type]
