@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -144,7 +145,8 @@ def test_settings_of_a_repo_are_those_of_who_may_push_to_it(pushing: Pushing) ->
     begun = repo_of(pushing.name())
     pushing.api().create_repo(begun)
     for repo in ("tiny/a", begun):
-        for given in ({"private": True}, {"private": False}, {"gated": False}):
+        settings: tuple[dict[str, Any], ...] = ({"private": True}, {"private": False}, {"gated": False})
+        for given in settings:
             pushing.api().update_repo_settings(repo, **given)
     for who, status in (("reader", 403), ("nobody", 401)):
         with pytest.raises(HfHubHTTPError) as caught:
