@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 from registry.errors import UnavailableError, UsageError
 from registry.folders.errors import reason
+
+_PICTURES: Final = {".png", ".jpg", ".jpeg", ".pdf", ".webp", ".gif"}
 
 
 def check_file(option: str, file: str, out: str | None = None) -> None:
     """Check the path that an option (``--report``) names before any work is done.
 
     Raises:
-        UsageError: it is a folder, is inside the output folder (``out``), which contains nothing but the artifact, is
-            above that folder, or its own folder does not exist.
+        UsageError: it is called as another kind of picture, is a folder, is inside the output folder (``out``), which
+            contains nothing but the artifact, is above that folder, or its own folder does not exist.
     """
     place = Path(file).absolute()
+    if option == "--plot" and place.suffix.lower() in _PICTURES:
+        named = place.with_suffix(".svg").name
+        raise UsageError(f"{option} writes SVG, which {file!r} is not the name of: call it {named}, and convert that.")
     if place.is_dir():
         raise UsageError(f"{option} {file!r} is a folder; name a file.")
     # Links are resolved: the file is written through one.

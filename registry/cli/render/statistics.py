@@ -46,12 +46,14 @@ def _row(name: Span, delta: DeltaStatistics) -> Row:
 
 def _enough(path: DeltaStatistics) -> list[Line]:
     """What the ranks mean for ``fetch --rank``."""
-    told = [
-        f"rank {getattr(path, f'rank{share}')} holds {share} % of the energy: an error of "
-        f"{100 * math.sqrt(1 - share / 100):.0f} %"
-        for share in (90, 95, 99)
-    ]
-    return [(Span(one, QUIET),) for one in told]
+    told: dict[int, str] = {}
+    for share in (90, 95, 99):
+        rank = getattr(path, f"rank{share}")
+        error = f"an error of {100 * math.sqrt(1 - share / 100):.0f} %"
+        told[rank] = f"rank {rank} " + (
+            f"holds {share} % of the energy: {error}" if rank < path.rank else "is all of it"
+        )
+    return [(Span(one, QUIET),) for one in told.values()]
 
 
 def _groups(groups: Sequence[GroupStatistics], width: int | None) -> list[Line]:

@@ -43,6 +43,13 @@ def stats(with_path: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return lambda *words: run("stats", *words)
 
 
+def test_the_whole_rank_is_no_error(stats: Run) -> None:
+    """Of two links of rank 3 the path has rank 6, which 99 % of the energy needs."""
+    held = [line for line in stats("llama/a/b").out.splitlines() if line.startswith("rank ")]
+    assert held[-1] == "rank 6 is all of it"
+    assert len({line.split()[1] for line in held}) == len(held)
+
+
 def test_a_row_for_each_link_and_the_path(stats: Run) -> None:
     ended = stats("llama/a/b")
     assert (ended.code, ended.err) == (0, "")
