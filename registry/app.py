@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -256,7 +256,12 @@ def serve(
             if count == 1:
                 serve_registry(
                     registry.with_memory(_memory(settings, 1)),
-                    partial(service_app, public_url=settings.public_url, upstream=settings.upstream),
+                    partial(
+                        service_app,
+                        public_url=settings.public_url,
+                        upstream=settings.upstream,
+                        networks=settings.outgoing_networks,
+                    ),
                     host=host,
                     port=port,
                     anonymous=anonymous,
@@ -289,7 +294,15 @@ def _service_of_worker(
     settings = read_settings(os.environ)
     with closing(_in_process(place, settings, create=False)) as registry:
         kept = registry.with_memory(_memory(settings, count))
-        yield service_app(kept, access, limits, shared, public_url=settings.public_url, upstream=settings.upstream)
+        yield service_app(
+            kept,
+            access,
+            limits,
+            shared,
+            public_url=settings.public_url,
+            upstream=settings.upstream,
+            networks=settings.outgoing_networks,
+        )
 
 
 def _memory(settings: Settings, workers: int) -> MemoryCache:
@@ -307,11 +320,12 @@ def service_app(
     *,
     public_url: str | None = None,
     upstream: str | None = None,
+    networks: Sequence[str] = (),
 ) -> FastAPI:
     """What answers over HTTP: every face of a registry; ``shared`` if this process is one of several workers.
 
     ``public_url`` is the address that users reach it by, None for the one that it listens on; ``upstream`` that of a
-    Hub which the Hub views ask for what is not here.
+    Hub which the Hub views ask for what is not here, and ``networks`` those that are asked beside public ones.
     """
     from registry.api.routes import ROUTERS
     from registry.http.service import build
@@ -321,7 +335,7 @@ def service_app(
 
     faces = (HUB, PAGES)
     app = build(registry, ROUTERS, faces, public_url=public_url, anonymous=anonymous, limits=limits, shared=shared)
-    app.state.upstream = None if upstream is None else Upstream(upstream)
+    app.state.upstream = None if upstream is None else Upstream(upstream, networks)
     return app
 
 

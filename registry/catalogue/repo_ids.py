@@ -44,11 +44,13 @@ def is_private(session: Session, repo_id: str) -> bool:
     return any(on_the_hub(source) is None for source in sources)
 
 
-def begins_with_a_base(session: Session, repo_id: str) -> bool:
-    """Whether the first part of a repo id is the name of a base model, seen or not, deleted ones included."""
+def begins_with_a_base(session: Session, repo_id: str, *, seen: bool = False) -> bool:
+    """Whether the first part of a repo id is the name of a base model, deleted ones included; ``seen`` by this session,
+    or by nobody.
+    """
     first = repo_id.partition("/")[0].lower()
     query = select(BaseModelRecord.id).where(BaseModelRecord.name == first).limit(1)
-    return session.scalar(query, execution_options=_EVERYTHING) is not None
+    return session.scalar(query, execution_options=INCLUDE_DELETED if seen else _EVERYTHING) is not None
 
 
 def given_to(session: Session, base_id: int) -> tuple[str, ...]:

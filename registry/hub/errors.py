@@ -117,6 +117,8 @@ async def error_answer(request: Request, error: RegistryError) -> Response:
     told = problem(error, id_, status=404 if isinstance(error, MissingError) else _STATUSES.get(error.code))
     if told.status == 500:
         log.error("%s", error, extra={"request": id_, "code": told.code})
+    elif error.outside is not None:
+        log.warning("%s", error, extra={"request": id_, "code": told.code})
     if told.code == "bad_token":
         told = told.model_copy(update={"detail": told.detail + _HOW_TO_ASK})
     headers = _warning(request, told) if _has_reason(error) else {}

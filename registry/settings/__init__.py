@@ -29,6 +29,7 @@ from registry.settings.parsers import (
     parse_kept,
     parse_metric,
     parse_networks,
+    parse_open_networks,
     parse_parents,
     parse_path,
     parse_rank,
@@ -79,6 +80,7 @@ class Settings:
     store_public_url: str | None = field(default=None, repr=False)
     public_url: str | None = field(default=None, repr=False)
     upstream: str | None = None
+    outgoing_networks: tuple[str, ...] = ()
     proxy_blobs: bool = False
     gc_grace: int | None = None  # seconds
     parents: Literal["any", "stated", "proven"] = "any"
@@ -186,6 +188,14 @@ SETTINGS: Final[dict[str, Setting]] = {
         default="none: the views have what the registry has",
         parse=parse_address,
         redact=redact_url,
+    ),
+    "outgoing_networks": Setting(
+        name="REGISTRY_OUTGOING_NETWORKS",
+        meaning="Networks that are not public and in which the service may ask other machines, as REGISTRY_UPSTREAM "
+        "names one; an address in that setting itself counts as listed.",
+        form="addresses or networks of /8 (IPv6: /7) at most, such as 10.20.0.0/16,fd12:3456::/32",
+        default="none: only public addresses are asked",
+        parse=parse_open_networks,
     ),
     "proxy_blobs": Setting(
         name="REGISTRY_PROXY_BLOBS",

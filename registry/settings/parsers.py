@@ -6,6 +6,7 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from registry.errors import UsageError
 from registry.reference import Path as TreePath
@@ -27,6 +28,7 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DATABASE: Final = re.compile(r"postgresql(\+psycopg)?://.+|sqlite:///.+", re.DOTALL)
 _BUCKET: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#]*)?")
 _METRIC: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63}")
+_WIDEST: Final = {4: 8, 6: 7}  # bits of 10.0.0.0/8 and fc00::/7
 _ADDRESS: Final = re.compile(r"https?://[^/?#@]+(/[^?#]*)?", re.IGNORECASE)
 
 
@@ -106,7 +108,10 @@ def parse_store(text: str) -> str:
 
 def parse_address(text: str) -> str:
     """http(s)://HOST without a slash at its end."""
-    if not _ADDRESS.fullmatch(text):
+    if not _ADDRESS.fullmatch(text) or not text.isprintable() or " " in text:
+        raise ValueError(text)
+    found = urlsplit(text)  # raises for brackets that are not closed, and of a port that is none when it is read
+    if not found.hostname or found.port == 0:
         raise ValueError(text)
     return text.rstrip("/")
 
@@ -190,3 +195,12 @@ def parse_parents(text: str) -> str:
 def parse_networks(text: str) -> tuple[str, ...]:
     """Addresses or networks, separated by commas."""
     return tuple(str(ipaddress.ip_network(part.strip())) for part in text.split(","))
+
+
+def parse_open_networks(text: str) -> tuple[str, ...]:
+    """Like `parse_networks`, without one that is wider than a private one can be: it would open all there are."""
+    found = parse_networks(text)
+    for network in map(ipaddress.ip_network, found):
+        if network.prefixlen < _WIDEST[network.version]:
+            raise ValueError(text)
+    return found

@@ -59,7 +59,7 @@ def test_modules_and_tests_that_move_into_a_folder_deeper_take_their_mutants_alo
     package = moved(ROOT / "registry", tmp_path / "registry", deeper)
     tests = moved(ROOT / "tests", tmp_path / "tests", deeper)
     for mutant in MUTANTS:
-        assert "/moved/" in planted(mutant, package)[0].as_posix()
+        assert "moved" in planted(mutant, package)[0].parts
         assert "/moved/" in selection(mutant.tests, tests)
 
 

@@ -249,7 +249,13 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "DELETE /api/v1/retention ",
         "POST /api/v1/retention/run ",
     ),
-    "settings": ("REGISTRY_WORKERS: ", "REGISTRY_PUBLIC_URL: ", "REGISTRY_PUBLISH_", "REGISTRY_UPSTREAM: "),
+    "settings": (
+        "REGISTRY_WORKERS: ",
+        "REGISTRY_PUBLIC_URL: ",
+        "REGISTRY_PUBLISH_",
+        "REGISTRY_UPSTREAM: ",
+        "REGISTRY_OUTGOING_NETWORKS: ",
+    ),
     "schemas": (
         "Fitting.weights",
         "FolderCompared.near",

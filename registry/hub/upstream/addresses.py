@@ -1,6 +1,7 @@
 """Which requests another Hub could answer: reads of one repo, of models or of data sets.
 
-Its address there is written anew from the parts, so that nothing but a name, a revision and a file gets into it.
+Its address there is written anew from the parts, so that nothing but a name, a revision and a file gets into it. The
+next page of a list, which that Hub names, has an address of the view that is made in the same way.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 _PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _LISTS: Final = frozenset({"revision", "tree", "refs", "commits", "auth-check"})
 _ASKED_BY_POST: Final = "paths-info"
 _FILES: Final = frozenset({"resolve", "raw"})
 _READ: Final = frozenset({"GET", "HEAD"})
+_MOST_QUERY: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,45 @@ class Wanted:
     """What is read of a repo."""
 
     repo_id: str
-    path: str  # below the Hub's address, encoded
+    repo: str  # the beginning of its path, which names the repo
+    below: str  # the rest of it
     is_file: bool
+
+    @property
+    def path(self) -> str:
+        """The path below the Hub's address, encoded."""
+        return self.repo + self.below
+
+
+def stand_in(asked: Wanted, word: str) -> Wanted:
+    """The same of a repo that nobody has, for one whose name is not to leave: ``word`` is drawn anew each time."""
+    kind = asked.repo.removesuffix(quoted(asked.repo_id.split("/")))
+    _, *below = asked.below.split("/")
+    known = [*below[:1], *(["main"] if below[1:] else []), *(["config.json"] if asked.is_file else [])]
+    return Wanted(asked.repo_id, f"{kind}/{word}/none", quoted(known), asked.is_file)
+
+
+def next_page(asked: Wanted, below: str) -> str | None:
+    """The path and the query of the next page of a list, by what the Hub says of it below its address; None: no such.
+
+    The repo stays the one that was asked for, since a Hub may know it by another name.
+    """
+    found = urlsplit(below)
+    told = wanted("GET", b"/view" + found.path.encode("ascii", "replace"))
+    plain = below.isascii() and below.isprintable() and not {*'<>"\\ '} & {*below} and len(found.query) <= _MOST_QUERY
+    if told is None or told.is_file or found.netloc or not plain or _list_of(told) != _list_of(asked):
+        return None
+    return f"{asked.repo}{told.below}?{found.query}"
+
+
+def _list_of(asked: Wanted) -> tuple[str, str]:
+    """Which list of a repo it is, and of what kind of repo."""
+    return asked.repo.split("/")[2], asked.below.partition("/")[2].partition("/")[0]
+
+
+def quoted(segments: Sequence[str]) -> str:
+    """Segments as a path."""
+    return "".join(f"/{quote(segment, safe='')}" for segment in segments)
 
 
 def wanted(method: str, raw_path: bytes) -> Wanted | None:
@@ -46,7 +85,7 @@ def _metadata(method: str, kind: list[str], rest: list[str]) -> Wanted | None:
     if kind not in (["models"], ["datasets"]) or (below and below[0] not in words):
         return None
     methods = {"POST"} if below[:1] == [_ASKED_BY_POST] else _READ
-    return _made(repo, ["api", *kind, *repo, *below], is_file=False) if method in methods else None
+    return _made(["api", *kind], repo, below, is_file=False) if method in methods else None
 
 
 def _file(method: str, kind: list[str], rest: list[str]) -> Wanted | None:
@@ -54,14 +93,13 @@ def _file(method: str, kind: list[str], rest: list[str]) -> Wanted | None:
     repo, below = rest[:parts], rest[parts:]
     if not _FILES & set(below[:1]) or len(below) < 3 or method not in _READ:
         return None
-    return _made(repo, [*kind, *repo, *below], is_file=True)
+    return _made(kind, repo, below, is_file=True)
 
 
-def _made(repo: Sequence[str], segments: Sequence[str], *, is_file: bool) -> Wanted | None:
+def _made(kind: Sequence[str], repo: Sequence[str], below: Sequence[str], *, is_file: bool) -> Wanted | None:
     if not repo or not all(map(_PART.fullmatch, repo)):
         return None
-    path = "".join(f"/{quote(segment, safe='')}" for segment in segments)
-    return Wanted("/".join(repo), path, is_file)
+    return Wanted("/".join(repo), quoted([*kind, *repo]), quoted(below), is_file)
 
 
 def _is_plain(segment: str) -> bool:

@@ -7,9 +7,11 @@ elsewhere, as large files at its store, is fetched from there, which clients do 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import re
+import secrets
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
-from typing import Final, cast, get_args
+from typing import Final, Literal, cast
 from urllib.parse import urlsplit
 
 import anyio
@@ -20,18 +22,22 @@ from fastapi.responses import StreamingResponse
 
 from registry.catalogue import repo_ids
 from registry.errors import NotAllowedError, RegistryError, UnavailableError
-from registry.http.addresses import prefix_of
-from registry.http.dependencies import address_of, service_of
+from registry.http.addresses import host_of, prefix_of
+from registry.http.dependencies import address_of, registry_for, service_of
 from registry.http.payloads import JSON
-from registry.http.request.context import context_of
+from registry.http.request.context import Scope, context_of, source_of
 from registry.http.request.errors import in_a_header, problem
-from registry.http.request.middleware import ResponseAbortedError
+from registry.http.request.middleware import Receive, ResponseAbortedError, Send
 from registry.http.wire.bodies import OCTETS
-from registry.hub.errors import COMMIT, HubRoute, MissingError, What, error_answer, view_response
-from registry.hub.upstream.addresses import Wanted, wanted
-from registry.hub.upstream.client import MOST_PASSED_ON, PASSED_ON, Upstream
+from registry.hub.errors import COMMIT, HubRoute, MissingError, What, view_response
+from registry.hub.upstream.addresses import Wanted, next_page, stand_in, wanted
+from registry.hub.upstream.client import FILES, METADATA, MOST_PASSED_ON, PASSED_ON, Upstream
+from registry.outgoing.guard import Answer
+from registry.outgoing.networks import target_of
 
 _CODE: Final = "X-Error-Code"
+_PARTS: Final = frozenset({"RevisionNotFound", "EntryNotFound"})
+"""What a repo has not: it is there itself, and may be known by its commit."""
 _GATED: Final = frozenset({"GatedRepo", "DisabledRepo"})
 _SENT: Final = ("Range", "If-Range")
 _KEPT: Final = (
@@ -40,7 +46,8 @@ _KEPT: Final = (
 _TRUSTED_BY_CLIENTS: Final = frozenset({"huggingface.co", "hf.co", "hub-ci.huggingface.co"})
 """Hosts to which clients send their token on redirects, whatever Hub they use; some also to other ports of its host."""
 _MOST_SENTENCE: Final = 512
-_CHUNK: Final = 1 << 18
+_RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+_PART: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
 class RepoRoute(HubRoute):
@@ -50,44 +57,57 @@ class RepoRoute(HubRoute):
         if isinstance(error, MissingError) and error.what == "RepoNotFound":
             upstream: Upstream | None = getattr(request.app.state, "upstream", None)
             asked = None if upstream is None else wanted(request.method, request.scope["raw_path"])
-            if upstream is not None and asked is not None and not await _is_private(request, asked):
+            place = None if asked is None else await _place_of(request, asked)
+            if upstream is not None and asked is not None and place != "here":
                 try:
-                    return await _answer(request, upstream, asked)
+                    return await _answer(request, upstream, asked, hidden=place == "hidden")
                 except RegistryError as failed:
                     error = failed
         return await super().refusal(request, error)
 
 
-async def _is_private(request: Request, asked: Wanted) -> bool:
-    database = service_of(request).registry.deployment.database
+async def _place_of(request: Request, asked: Wanted) -> Literal["here", "hidden", "elsewhere"]:
+    """Where a repo could be: below a base model that the principal sees, one that it does not see, or elsewhere."""
+    whole = service_of(request).registry.deployment.database
+    seen = registry_for(request, request.state.principal).deployment
 
-    def look() -> bool:
-        with database.read() as session:
-            return repo_ids.is_private(session, asked.repo_id)
+    def look() -> Literal["here", "hidden", "elsewhere"]:
+        with whole.read() as session:
+            if not repo_ids.is_private(session, asked.repo_id):
+                return "elsewhere"
+        with seen.read() as session:
+            return "here" if repo_ids.begins_with_a_base(session, asked.repo_id, seen=True) else "hidden"
 
     return await anyio.to_thread.run_sync(look)
 
 
-async def _answer(request: Request, upstream: Upstream, asked: Wanted) -> Response:
+async def _answer(request: Request, upstream: Upstream, asked: Wanted, *, hidden: bool) -> Response:
+    """What the other Hub has. The name of what is ``hidden`` does not leave, nor show by an answer that is quicker, or
+    that comes while that Hub does not answer: a repo that nobody has is asked for in its place.
+    """
+    told = stand_in(asked, f"none-{secrets.token_hex(16)}") if hidden else asked
     async with AsyncExitStack() as until:
-        response = await until.enter_async_context(
+        answer = await until.enter_async_context(
             upstream.asking(
                 request.method,
-                asked.path,
+                told.path,
+                who=context_of(request.scope).token or source_of(request.scope) or "",
+                bounds=FILES if asked.is_file else METADATA,
                 headers=_headers(request, asked),
                 query="" if asked.is_file else request.url.query,
                 body=await request.body() if request.method == "POST" else None,
             )
         )
-        if response.status_code >= httpx.codes.BAD_REQUEST:
-            return await _refusal(request, upstream, asked, response)
+        if hidden and answer.status < httpx.codes.BAD_REQUEST:
+            raise _nowhere(upstream, asked)
+        if answer.status >= httpx.codes.BAD_REQUEST:
+            return _refusal(request, upstream, asked, answer)
         if not asked.is_file:
-            return await _metadata(request, upstream, response)
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise UnavailableError(f"{upstream.host} packs a file that was to be sent as it is.")
-        if response.is_redirect:
-            return Response(status_code=302, headers=_to_their_store(request, upstream, response))
-        return _file(response, until.pop_all())
+            return await _metadata(request, upstream, asked, answer)
+        if answer.is_redirect:
+            return Response(status_code=302, headers=_to_their_store(request, upstream, answer))
+        _check_part(request, upstream, answer)
+        return _FileResponse(answer, until.pop_all())
 
 
 def _headers(request: Request, asked: Wanted) -> dict[str, str]:
@@ -96,92 +116,119 @@ def _headers(request: Request, asked: Wanted) -> dict[str, str]:
     if passed >= MOST_PASSED_ON:
         raise UnavailableError("REGISTRY_UPSTREAM leads in a circle: registries ask one another for the same repo.")
     found = {"Via": ", ".join([f"1.1 {PASSED_ON}"] * (passed + 1))}
-    if asked.is_file:
-        found["Accept-Encoding"] = "identity"
+    if asked.is_file and _RANGE.fullmatch(request.headers.get("range", "")):
         found |= {name: request.headers[name] for name in _SENT if name in request.headers}
     elif request.method == "POST":
         found["Content-Type"] = request.headers.get("content-type", JSON)
     return found
 
 
-async def _refusal(request: Request, upstream: Upstream, asked: Wanted, response: httpx.Response) -> Response:
-    code, status = response.headers.get(_CODE, ""), response.status_code
-    said = in_a_header(response.headers.get("x-error-message", ""))[:_MOST_SENTENCE]
+def _refusal(request: Request, upstream: Upstream, asked: Wanted, answer: Answer) -> Response:
+    code, status = answer.headers.get(_CODE, ""), answer.status
+    said = in_a_header(answer.headers.get("x-error-message", ""))[:_MOST_SENTENCE]
     sentence = f"{upstream.host} has no such thing in {asked.repo_id}: {said or f'status {status}'}"
     if code in _GATED:
         told = problem(NotAllowedError(sentence), context_of(request.scope).request, status=403)
         return view_response(told, {_CODE: code})
     if status in {401, 403, 404}:
-        known = code in get_args(What) and status == httpx.codes.NOT_FOUND
-        if not known:
-            sentence = f"Neither this registry nor {upstream.host} shows {asked.repo_id} without a token of that Hub."
-        what = cast(What, code) if known else "RepoNotFound"
-        return await error_answer(request, MissingError(sentence, what, commit=response.headers.get(COMMIT)))
-    if status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-        return Response(status_code=status, headers=_kept(response))
+        if code in _PARTS and status == httpx.codes.NOT_FOUND:
+            raise MissingError(sentence, cast(What, code), commit=_kept(answer).get(COMMIT))
+        raise _nowhere(upstream, asked)
+    if status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and asked.is_file:
+        return Response(status_code=status, headers=_kept(answer, without={"Content-Length"}))
     raise UnavailableError(
-        f"{upstream.host}, which REGISTRY_UPSTREAM names, answers {status} to what is asked of {asked.repo_id}: "
-        f"{said or 'it says no more'}"
+        f"{upstream.guard.asked} answers {status} to what is asked of {asked.repo_id}: {said or 'it says no more'}"
     )
 
 
-async def _metadata(request: Request, upstream: Upstream, response: httpx.Response) -> Response:
-    if response.is_redirect or response.headers.get("content-type", "").partition(";")[0].strip() != JSON:
+def _nowhere(upstream: Upstream, asked: Wanted) -> MissingError:
+    """The error for a repo that neither has, and for one that is hidden here: they are not to be told apart."""
+    sentence = f"Neither this registry nor {upstream.host} shows {asked.repo_id} without a token of that Hub."
+    return MissingError(sentence, "RepoNotFound")
+
+
+async def _metadata(request: Request, upstream: Upstream, asked: Wanted, answer: Answer) -> Response:
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip()
+    if answer.status != httpx.codes.OK or kind != JSON:
         raise UnavailableError(
-            f"{upstream.host}, which REGISTRY_UPSTREAM names, answers with something that is no document of a Hub: "
-            "the address of a Hub is expected."
+            f"{upstream.guard.asked} answers with something that is no document of a Hub: the address of a Hub is "
+            "expected."
         )
-    headers = {COMMIT: response.headers[COMMIT]} if COMMIT in response.headers else {}
-    if (following := response.links.get("next")) is not None:
-        headers["Link"] = f'<{_here(request, upstream, str(following.get("url", "")))}>; rel="next"'
-    body = b"" if request.method == "HEAD" else await upstream.metadata(response)
+    headers = _kept(answer, only={COMMIT})
+    if (following := answer.links.get("next")) is not None:
+        headers["Link"] = f'<{_here(request, upstream, asked, str(following.get("url", "")))}>; rel="next"'
+    body = b"" if request.method == "HEAD" else await answer.read()
     return Response(body, status_code=200, headers=headers, media_type=JSON)
 
 
-def _here(request: Request, upstream: Upstream, url: str) -> str:
-    """The address of the next page at this service; a list that went on elsewhere would be cut."""
+def _here(request: Request, upstream: Upstream, asked: Wanted, url: str) -> str:
+    """The address of the next page in this view; a list that went on elsewhere would be cut."""
     below = url.removeprefix(upstream.url)
-    if below == url or not below.startswith("/") or not below.isascii() or not below.isprintable() or ">" in below:
-        raise UnavailableError(f"{upstream.host} has a list whose next page is not at {upstream.url}.")
+    found = None if below == url else next_page(asked, below)
+    if found is None:
+        raise UnavailableError(f"{upstream.host} has a list whose next page is not one of that list at {upstream.url}.")
     view = request.scope["raw_path"].decode("ascii", "replace").split("/")[1]
-    return f"{address_of(request)}{prefix_of(request.app)}/{view}{below}"
+    return f"{address_of(request)}{prefix_of(request.app)}/{view}{found}"
 
 
-def _to_their_store(request: Request, upstream: Upstream, response: httpx.Response) -> dict[str, str]:
+def _to_their_store(request: Request, upstream: Upstream, answer: Answer) -> dict[str, str]:
     """The headers of a redirect to where the other Hub keeps a file."""
-    target = response.headers["location"]
-    found = urlsplit(target)
-    if found.scheme not in {"http", "https"} or found.hostname in {*_TRUSTED_BY_CLIENTS, request.url.hostname}:
+    place = answer.headers["location"]
+    target = target_of(place)
+    own = {host_of(request.headers.get("host", "")), urlsplit(request.app.state.public_url or "").hostname}
+    if target.host in _TRUSTED_BY_CLIENTS | own:
         raise UnavailableError(
-            f"{upstream.host}, which REGISTRY_UPSTREAM names, leads to {found.netloc}, and clients would send their "
-            "token there: set REGISTRY_UPSTREAM to that Hub itself, or give this registry a host name of its own."
+            f"{upstream.guard.asked} leads to {target.netloc}, and clients would send their token there: set "
+            "REGISTRY_UPSTREAM to that Hub itself, or give this registry a host name of its own."
         )
-    kept = {name: value for name, value in _kept(response).items() if name != "Content-Length"}
-    return {**kept, "Location": target, "Cache-Control": "no-store"}
+    return {**_kept(answer, without={"Content-Length"}), "Location": place, "Cache-Control": "no-store"}
 
 
-def _kept(response: httpx.Response) -> dict[str, str]:
-    return {name: in_a_header(response.headers[name]) for name in _KEPT if name in response.headers}
+def _check_part(request: Request, upstream: Upstream, answer: Answer) -> None:
+    """Refuse bytes that are not those that were asked for: a client would put them where they do not belong."""
+    if answer.status == httpx.codes.OK:
+        return
+    asked = _RANGE.fullmatch(request.headers.get("range", ""))
+    part = _PART.fullmatch(answer.headers.get("content-range", ""))
+    if answer.status != httpx.codes.PARTIAL_CONTENT or asked is None or part is None or int(part[1]) > int(part[2]):
+        raise UnavailableError(f"{upstream.guard.asked} answers {answer.status} to what asks for a file.")
+    length = int(part[2]) - int(part[1]) + 1
+    if asked[1]:
+        fits = int(part[1]) == int(asked[1]) and int(part[2]) <= int(asked[2] or part[2])
+    else:  # the last bytes
+        fits = length <= int(asked[2] or 0) and part[3] in {"*", str(int(part[2]) + 1)}
+    if not fits or answer.headers.get("content-length", str(length)) != str(length):
+        raise UnavailableError(f"{upstream.guard.asked} sends another part of a file than was asked for.")
 
 
-def _file(response: httpx.Response, until: AsyncExitStack) -> Response:
-    """The bytes of a file, as they come. ``until`` is left when they are sent."""
-    # Whatever kind of document it is at the other Hub, no browser shows it as one of this service.
-    headers = {
-        **_kept(response), "Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "no-store",
-    }  # fmt: skip
-    return StreamingResponse(
-        _pieces(response, until), status_code=response.status_code, headers=headers, media_type=OCTETS
-    )
+def _kept(answer: Answer, *, only: Collection[str] = _KEPT, without: Collection[str] = ()) -> dict[str, str]:
+    return {name: in_a_header(answer.headers[name]) for name in only if name in answer.headers and name not in without}
 
 
-async def _pieces(response: httpx.Response, until: AsyncExitStack) -> AsyncIterator[bytes]:
+class _FileResponse(StreamingResponse):
+    """The bytes of a file, as they come. ``until`` is left when they are sent, and when nobody wants them any more."""
+
+    def __init__(self, answer: Answer, until: AsyncExitStack) -> None:
+        # Whatever kind of document it is at the other Hub, no browser shows it as one of this service.
+        other = set() if answer.status == httpx.codes.PARTIAL_CONTENT else {"Content-Range"}
+        headers = {
+            **_kept(answer, without=other), "Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "no-store",
+        }  # fmt: skip
+        super().__init__(_pieces(answer), status_code=answer.status, headers=headers, media_type=OCTETS)
+        self._until = until
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._until.aclose()
+
+
+async def _pieces(answer: Answer) -> AsyncIterator[bytes]:
     try:
-        async for chunk in response.aiter_raw(_CHUNK):
-            yield chunk
-    except httpx.HTTPError as error:
-        raise ResponseAbortedError(f"A response was aborted: the other Hub's broke off ({error}).", 502) from error
-    finally:
-        with anyio.CancelScope(shield=True):
-            await until.aclose()
+        async for piece in answer.pieces():
+            yield piece
+    except UnavailableError as error:
+        raise ResponseAbortedError(f"A response was aborted: {error}", httpx.codes.BAD_GATEWAY) from error

@@ -17,8 +17,8 @@ NAMES: Final = (
     Mutant(
         "hidden-names-told-to-another-hub",
         "begins_with_a_base",
-        "execution_options=_EVERYTHING",
-        "execution_options={}",
+        "if seen else _EVERYTHING",
+        "if seen else {}",
         "test_what_other_hubs_are_not_asked_about[sqlite]",
     ),
 )
