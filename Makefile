@@ -70,6 +70,7 @@ format: $(VENV)/.dev ## Format the code, apply the safe fixes, and write the lis
 	$(PY) -m tests.house.module_map
 	$(PY) -m tests.house.route_table
 	$(PY) -m tests.house.python_page
+	$(PY) -m tests.house.indexes
 
 screenshots: $(VENV)/.dev ## Write pictures of every web page into screenshots/: light and dark, wide and narrow (needs Chromium).
 	$(TEST_ENV) $(PY) -m tests.web.screenshots screenshots $(ARGS)

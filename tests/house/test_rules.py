@@ -11,7 +11,7 @@ from statistics import quantiles
 
 import pytest
 
-from tests.house import module_map, python_page, route_table
+from tests.house import indexes, module_map, python_page, route_table
 from tests.house.rooms import circles, imports_between_rooms
 from tests.root import ROOT
 
@@ -112,6 +112,14 @@ def test_the_page_on_http_lists_every_operation_as_the_table_has_it() -> None:
     assert page == route_table.with_table(page), "run `make format`, which writes the list"
 
 
+def test_commands_and_decisions_are_listed() -> None:
+    page = indexes.CLI.read_text(encoding="utf-8")
+    assert page == indexes.with_commands(page), "run `make format`, which writes the list"
+    listed = {line.split("`")[1] for line in page.splitlines() if line.startswith("| [`registry ")}
+    assert listed == {name for name, _ in indexes.commands()}
+    assert indexes.DECISIONS.read_text(encoding="utf-8") == indexes.decisions(), "run `make format`, which writes it"
+
+
 def test_the_page_on_python_says_what_the_docstrings_say() -> None:
     page = python_page.PAGE.read_text(encoding="utf-8")
     assert page == python_page.with_reference(page), "run `make format`, which writes the reference"
@@ -126,7 +134,7 @@ def test_the_architecture_page_draws_every_layer() -> None:
 
 
 def test_decisions_are_numbered_without_gaps_and_fit_a_page() -> None:
-    files = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    files = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
     assert [int(path.name[:4]) for path in files] == list(range(1, len(files) + 1))
     for path in files:
         words = len(path.read_text().split())
