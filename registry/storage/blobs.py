@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,10 +22,11 @@ from registry.files.sha256 import Fill
 from registry.files.source import ByteSource
 from registry.storage.blocks import Digests, digest_pass, list_size
 from registry.storage.checking import Advance, Watch, check_blob, digest_object, read_back
+from registry.storage.confirming import Otherwise, agreed, keeps, lost
 from registry.storage.driver import Commit, ObjectInfo, ObjectWriter
 from registry.storage.layout import BLOBS, BLOCKS, blob_key_of, blocks_key, new_blob_key
-from registry.storage.reading import BlobReader, load_list, stored_list
-from registry.storage.staging import Staging, StagingDriver
+from registry.storage.reading import BlobReader, StagedReader, load_list, stored_list
+from registry.storage.staging import Staging, StagingDriver, staging_gone
 from registry.storage.streams import BytesStream, ChunkStream, FileStream, Patient
 
 T = TypeVar("T")
@@ -80,6 +81,11 @@ class StagedBlob:
         """Make the blob visible and durable; see `BlobStore.commit`."""
         return self._store.commit([self], {} if known is None else {known.digest: known})[0]
 
+    def open(self) -> BlobReader:
+        """Open the bytes for verified reads, once nothing is written to them any more."""
+        blob = BlobRef(self.digest, self.size, self.blocks_digest, self.key)
+        return self._store.open_staged(self.writer, blob, self._digests.block_list)
+
     def close(self) -> None:
         """Release the bytes, and discard them if they were not committed. Idempotent."""
         self._open.close()
@@ -131,8 +137,9 @@ class BlobStore:
 
         ``watch`` and ``advance`` as for `stage`; if ``watch`` raises, a copy is removed and the upload kept. The
         commit drops the upload. Raises `IntegrityError` (``upload_mismatch``) if the bytes are not ``digest``, whatever
-        ``watch`` raised; then nothing is left, not even the upload, since a client would resume it. Raises what
-        `read_back` and `StagingDriver.take_staging` raise.
+        ``watch`` raised; then nothing is left, not even the upload, since a client would resume it. If the store is
+        known to have made others of the parts, raises `UnavailableError` for a copy, and `NotFoundError` where they
+        were joined in place, with nothing left either. Raises what `read_back` and `StagingDriver.take_staging` raise.
         """
         key = staging.joined or new_blob_key(digest)
         with ExitStack() as undo:
@@ -140,7 +147,14 @@ class BlobStore:
             patient = None if watch is None else Patient(watch)
             digests = read_back(self._driver, writer, digest, patient, advance)
             if (digests.digest, digests.size) != (digest, staging.size):
+                with keeps(self.place):
+                    changed = self._driver.made_other(staging, writer)
+                if changed and staging.joined is None:
+                    raise lost(self.place)  # the upload is still there, and may be copied again
                 self._drop_taken(staging)
+                if changed:
+                    log.warning("the store %s made something else of %s than it was sent", self.place, staging.joined)
+                    raise staging_gone(staging)
                 raise IntegrityError(
                     f"The upload does not match its announcement: {digest} of {staging.size} bytes was expected, "
                     f"{digests.digest} of {digests.size} bytes was received; upload it again.",
@@ -222,6 +236,10 @@ class BlobStore:
         """
         return BlobReader(self._driver, blob, at_once=at_once)
 
+    def open_staged(self, writer: ObjectWriter, blob: BlobRef, block_list: bytes) -> BlobReader:
+        """Open what a writer has taken as the blob that it is to become; see `StagedBlob.open`."""
+        return StagedReader(self._driver, blob, block_list, opened=writer.open())
+
     def size(self, key: str) -> int | None:
         """Bytes of the blob under a key, or None if there is none."""
         return self._driver.size(key)
@@ -255,16 +273,18 @@ class BlobStore:
         return self._driver.begin_staging(size, part_size, digest)
 
     def read_upload(self, staging: Staging, digest: str, read: Callable[[ByteSource], T]) -> T:
-        """What ``read`` makes of the bytes of a complete upload, which nothing has checked yet.
+        """What ``read`` makes of the bytes of a complete upload, which nothing has checked yet: twice the same.
 
-        Raises what `StagingDriver.take_staging` raises.
+        Raises what `StagingDriver.take_staging` raises, and `UnavailableError` if the store does not return the bytes,
+        or returns other ones each time.
         """
-        with self._driver.take_staging(staging, staging.joined or new_blob_key(digest)) as writer:
-            reader = writer.open()
-            try:
-                return read(reader)
-            finally:
-                reader.close()
+        with self._driver.take_staging(staging, staging.joined or new_blob_key(digest)) as writer, keeps(self.place):
+
+            def look(number: int) -> T:
+                with closing(writer.open()) as reader:
+                    return read(Otherwise(reader, number))
+
+            return agreed(look, self.place)
 
     def sign_part(self, staging: Staging, number: int, expires: int) -> str | None:
         return self._driver.sign_part(staging, number, expires)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from registry.digest import BlobRef
-from registry.errors import IntegrityError, NotFoundError, UnavailableError
+from registry.errors import IntegrityError, NotFoundError
 from registry.storage.blocks import Digests, digest_pass, list_size
-from registry.storage.confirming import Finding, confirmed, lost
+from registry.storage.confirming import Finding, Otherwise, confirmed, keeps, otherwise_each_time, told_of
 from registry.storage.driver import ObjectDriver, ObjectReader, ObjectWriter
 from registry.storage.reading import stored_list
 from registry.storage.streams import ObjectStream
@@ -16,8 +16,8 @@ Watch = Callable[[int, memoryview], None]
 Advance = Callable[[int], None]
 
 
-def digest_object(reader: ObjectReader, watch: Watch | None, advance: Advance | None) -> Digests:
-    """Hash an object in one pass, and close it."""
+def digest_object(reader: ObjectReader, watch: Watch | None, advance: Advance | None, look: int = 0) -> Digests:
+    """Hash an object in one pass, and close it; ``look`` as for `Otherwise`."""
 
     def each(offset: int, chunk: memoryview) -> None:
         if watch is not None:
@@ -25,32 +25,36 @@ def digest_object(reader: ObjectReader, watch: Watch | None, advance: Advance | 
         if advance is not None:
             advance(len(chunk))
 
-    with ObjectStream(reader) as stream:
+    with ObjectStream(Otherwise(reader, look)) as stream:
         return digest_pass(stream.fill, each)
 
 
 def check_blob(driver: ObjectDriver, blob: BlobRef, advance: Advance | None) -> None:
     """Verify the sha256 and the block list of a whole blob; raises what `confirmed` raises."""
     advances = iter([advance])  # progress counts the first read only
-    confirmed(lambda: _why_wrong(driver, blob, next(advances, None)), blob.digest, driver.place)
+    confirmed(lambda look: _why_wrong(driver, blob, next(advances, None), look), blob.digest, driver.place)
 
 
-def _why_wrong(driver: ObjectDriver, blob: BlobRef, advance: Advance | None) -> Finding | None:
+def _why_wrong(driver: ObjectDriver, blob: BlobRef, advance: Advance | None, look: int) -> Finding | None:
+    found: Digests | Finding
     try:
         reader = driver.open(blob.key)
-        if reader.size != blob.size:
+        if reader.size == blob.size:
+            found = digest_object(reader, None, advance, look)
+        else:
             reader.close()
-            return Finding(f"it has {reader.size} bytes instead of {blob.size}")
-        found = digest_object(reader, None, advance)
+            found = Finding(f"it has {reader.size} bytes instead of {blob.size}")
     except NotFoundError:  # it may be removed while it is being read
-        return Finding("its file is missing")
+        found = Finding("its file is missing")
     except IntegrityError:
-        return Finding(f"it ends before byte {blob.size}")
+        found = Finding(f"it ends before byte {blob.size}")
+    if isinstance(found, Finding):
+        return told_of(driver, blob.key, blob.size, found, look)
     if found.digest != blob.digest:
         return Finding(f"the digest of its bytes is {found.digest}")
     if found.blocks_digest != blob.blocks_digest:
         return Finding(f"the digest of its blocks is {found.blocks_digest}, not {blob.blocks_digest}")
-    known = stored_list(driver, blob) if list_size(blob.size) else b""
+    known = stored_list(driver, blob, look) if list_size(blob.size) else b""
     return known if isinstance(known, Finding) else None
 
 
@@ -62,14 +66,9 @@ def read_back(
     Raises:
         UnavailableError: the store does not return what it took, or returns other bytes each time.
     """
-    try:
+    with keeps(driver.place):
         found = digest_object(writer.open(), watch, advance)
-        again = found if found.digest == digest else digest_object(writer.open(), None, None)
-    except (NotFoundError, IntegrityError) as error:
-        raise lost(driver.place) from error
+        again = found if found.digest == digest else digest_object(writer.open(), None, None, 1)
     if again != found:
-        raise UnavailableError(
-            f"The store {driver.place} returns different bytes each time an upload is read back: check it and the "
-            "network between it and this machine, and run this again."
-        )
+        raise otherwise_each_time(driver.place)
     return found

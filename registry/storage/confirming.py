@@ -1,15 +1,20 @@
-"""Confirms damage by a second read: one answer may be corrupted or lost although the blob is intact.
+"""Tells damage where bytes lie from bytes that change on their way, by looking again in another way.
 
-If a store answers differently each time, neither is shown: the fault is transient, or lies between store and client.
+Two looks in a row that find the same are damage. The second one asks otherwise than the first: for the same bytes by
+other ranges (`Otherwise`), and for what is missing or has another size by another kind of request (`told_of`). A bit
+that is wrong on the disk is wrong in every cut; one that a network or a proxy turns is at another place in another
+answer. Where the looks differ, the blob is not called damaged: the store can't be read now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from registry.errors import IntegrityError, UnavailableError
+from registry.errors import IntegrityError, NotFoundError, UnavailableError
+from registry.storage.driver import ObjectDriver, ObjectReader
 
 T = TypeVar("T")
 
@@ -25,7 +30,46 @@ class Finding:
     bytes_found: str = ""  # their digest, since the same damage means the same bytes
 
 
-Look = Callable[[], "T | Finding"]
+Look = Callable[[int], "T | Finding"]
+"""Is told how many looks there were before."""
+
+
+class Otherwise:
+    """An open object whose reads are divided, at another place for each look; the first one reads as it is asked."""
+
+    def __init__(self, reader: ObjectReader, look: int) -> None:
+        self._reader = reader
+        self._look = look
+
+    @property
+    def size(self) -> int:
+        return self._reader.size
+
+    @property
+    def ahead(self) -> int:
+        return self._reader.ahead
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        middle = len(buffer) * self._look // (_LOOKS + 1)
+        for at, piece in ((0, buffer[:middle]), (middle, buffer[middle:])):
+            if piece or not buffer:
+                self._reader.read_into(offset + at, piece)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def told_of(driver: ObjectDriver, key: str, size: int, found: Finding, look: int) -> Finding:
+    """What to think of an object that is ``found`` missing or too short: the store may say elsewhere that it is there.
+
+    The first look is believed, as a second one follows. A store that contradicts itself has no finding twice.
+    """
+    if look == 0:
+        return found
+    listed = (one.size for one in driver.objects(key) if one.key == key)
+    if size in {driver.size(key), next(listed, None)}:
+        return Finding(f"{found.what}, while the store says that all of it is there", str(look))
+    return found
 
 
 def confirmed(look: Look[T], digest: str, place: str, *, first: Finding | None = None) -> T:
@@ -35,11 +79,11 @@ def confirmed(look: Look[T], digest: str, place: str, *, first: Finding | None =
         IntegrityError: ``corrupt``, two looks in a row had the same finding.
         UnavailableError: each look had another finding; or what ``look`` raises.
     """
-    before: T | Finding = look() if first is None else first
-    for _ in range(_LOOKS - 1):
+    before: T | Finding = look(0) if first is None else first
+    for number in range(1, _LOOKS):
         if not isinstance(before, Finding):
             return before
-        now = look()
+        now = look(number)
         if now == before:
             raise corrupt(digest, place, before.what)
         before = now
@@ -54,6 +98,38 @@ def confirmed(look: Look[T], digest: str, place: str, *, first: Finding | None =
 def corrupt(digest: str, place: str, what: str) -> IntegrityError:
     """The error for a blob that is not what was stored; ``what`` completes "The blob ... is damaged: "."""
     return IntegrityError(f"The blob {digest} in {place} is damaged: {what}; {_ADVICE}.", code="corrupt")
+
+
+def agreed(look: Callable[[int], T], place: str) -> T:
+    """What two looks in a row found at bytes whose digest nobody has computed yet.
+
+    Raises:
+        UnavailableError: each look found something else; or what ``look`` raises.
+    """
+    before = look(0)
+    for number in range(1, _LOOKS):
+        now = look(number)
+        if now == before:
+            return now
+        before = now
+    raise otherwise_each_time(place)
+
+
+@contextmanager
+def keeps(place: str) -> Iterator[None]:
+    """For objects that the store has acknowledged: if one is missing, too short or another, the store lost it."""
+    try:
+        yield
+    except (NotFoundError, IntegrityError) as error:
+        raise lost(place) from error
+
+
+def otherwise_each_time(place: str) -> UnavailableError:
+    """The error for a store that gives back other bytes each time."""
+    return UnavailableError(
+        f"The store {place} returns different bytes each time an upload is read back: check it and the network between "
+        "it and this machine, and run this again."
+    )
 
 
 def lost(place: str) -> UnavailableError:

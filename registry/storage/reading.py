@@ -1,4 +1,4 @@
-"""Reads blobs by range; no byte is returned before its block is verified. Damage is confirmed by reading again."""
+"""Reads blobs by range; no byte is returned before its block is verified. Damage is confirmed by reading otherwise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from registry.digest import BlobRef, sha256_digest
 from registry.errors import IntegrityError, NotFoundError
 from registry.files.sha256 import CHUNK
 from registry.storage.blocks import BLOCK, DIGEST_SIZE, block_digest, block_digests, list_size
-from registry.storage.confirming import Finding, Look, T, confirmed
+from registry.storage.confirming import Finding, Look, Otherwise, T, confirmed, keeps, told_of
 from registry.storage.driver import ObjectDriver, ObjectReader
 from registry.storage.layout import blocks_key
 from registry.storage.streams import ObjectStream
@@ -30,10 +30,17 @@ class BlobReader:
     of a read are verified in a separate buffer, and the last few are kept, because neighbouring reads share them.
 
     With ``at_once`` the blob is read right away, so that the first read may be what tells that it is missing.
+    ``opened`` is an object that has no key yet.
     """
 
     def __init__(
-        self, driver: ObjectDriver, blob: BlobRef, block_list: bytes | None = None, *, at_once: bool = False
+        self,
+        driver: ObjectDriver,
+        blob: BlobRef,
+        block_list: bytes | None = None,
+        *,
+        at_once: bool = False,
+        opened: ObjectReader | None = None,
     ) -> None:
         self._driver = driver
         self._known_size = blob.size if at_once else None
@@ -42,7 +49,7 @@ class BlobReader:
         self._list = block_list
         self._edges: OrderedDict[int, bytearray] = OrderedDict()
         self._lock = threading.Lock()
-        self._object = self._open_object()
+        self._object = opened or self._confirmed(self._try_to_open)
         # A few blocks stay in the CPU cache while they are verified; where each read is a request, read more at once.
         self._step = max(_AT_ONCE, self._object.ahead // BLOCK * BLOCK)
 
@@ -97,17 +104,14 @@ class BlobReader:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _open_object(self) -> ObjectReader:
-        return self._confirmed(self._try_to_open)
-
-    def _try_to_open(self) -> ObjectReader | Finding:
+    def _try_to_open(self, look: int) -> ObjectReader | Finding:
         try:
             opened = self._driver.open(self._blob.key, self._known_size)
         except NotFoundError:
-            return _MISSING
+            return self._told_of(_MISSING, look)
         if opened.size != self._size:
             opened.close()
-            return Finding(f"it has {opened.size} bytes instead of {self._size}")
+            return self._told_of(Finding(f"it has {opened.size} bytes instead of {self._size}"), look)
         return opened
 
     def _read(self, offset: int, stop: int, buffer: memoryview) -> None:
@@ -141,7 +145,7 @@ class BlobReader:
         return block
 
     def _read_blocks(self, start: int, blocks: memoryview) -> None:
-        self._confirmed(lambda: self._fill(start, blocks))
+        self._confirmed(partial(self._fill, start, blocks))
         self._check_blocks(start, blocks)
 
     def _check_blocks(self, start: int, blocks: memoryview) -> None:
@@ -153,17 +157,20 @@ class BlobReader:
             if wrong is not None:
                 self._confirmed(partial(self._read_again, first, block), wrong)
 
-    def _read_again(self, start: int, block: memoryview) -> Finding | None:
-        return self._fill(start, block) or self._why_wrong(start, block)
+    def _read_again(self, start: int, block: memoryview, look: int) -> Finding | None:
+        return self._fill(start, block, look) or self._why_wrong(start, block)
 
-    def _fill(self, start: int, blocks: memoryview) -> Finding | None:
+    def _fill(self, start: int, blocks: memoryview, look: int) -> Finding | None:
         try:
-            self._object.read_into(start, blocks)
+            Otherwise(self._object, look).read_into(start, blocks)
         except IntegrityError:
-            return Finding(f"it ends before byte {start + len(blocks)} of {self._size}")
+            return self._told_of(Finding(f"it ends before byte {start + len(blocks)} of {self._size}"), look)
         except NotFoundError:
-            return _MISSING
+            return self._told_of(_MISSING, look)
         return None
+
+    def _told_of(self, found: Finding, look: int) -> Finding:
+        return told_of(self._driver, self._blob.key, self._size, found, look)
 
     def _why_wrong(self, start: int, block: memoryview) -> Finding | None:
         found = block_digest(block)
@@ -188,23 +195,31 @@ class BlobReader:
         return self._list
 
 
+class StagedReader(BlobReader):
+    """A reader of bytes that were hashed and have no name yet: what the store has of them is its own fault."""
+
+    def _confirmed(self, look: Look[T], first: Finding | None = None) -> T:
+        with keeps(self._driver.place):
+            return super()._confirmed(look, first)
+
+
 def load_list(driver: ObjectDriver, blob: BlobRef) -> bytes:
     """The stored, verified block list of a blob of several blocks; raises what `confirmed` raises."""
-    return confirmed(lambda: stored_list(driver, blob), blob.digest, driver.place)
+    return confirmed(partial(stored_list, driver, blob), blob.digest, driver.place)
 
 
-def stored_list(driver: ObjectDriver, blob: BlobRef) -> bytes | Finding:
+def stored_list(driver: ObjectDriver, blob: BlobRef, look: int = 0) -> bytes | Finding:
     """`load_list` by a single read, returning a finding instead of raising."""
-    data = bytearray(list_size(blob.size))
+    data, key = bytearray(list_size(blob.size)), blocks_key(blob.key)
     wrong = "the list of its block digests is not the one that was stored"
     try:
-        with closing(driver.open(blocks_key(blob.key))) as opened:
+        with closing(driver.open(key)) as opened:
             if opened.size != len(data):
-                return Finding(wrong)
-            opened.read_into(0, memoryview(data))
+                return told_of(driver, key, len(data), Finding(wrong), look)
+            Otherwise(opened, look).read_into(0, memoryview(data))
     except NotFoundError:
-        return Finding("the list of its block digests is missing")
+        return told_of(driver, key, len(data), Finding("the list of its block digests is missing"), look)
     except IntegrityError:
-        return Finding(wrong)
+        return told_of(driver, key, len(data), Finding(wrong), look)
     found = sha256_digest(data)
     return bytes(data) if found == blob.blocks_digest else Finding(wrong, found)

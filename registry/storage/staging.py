@@ -102,6 +102,13 @@ class StagingDriver(ObjectDriver, Protocol):
         if the upload is gone (a store that can't know this of an upload of one part reports the part as missing).
         """
 
+    def made_other(self, staging: Staging, taken: ObjectWriter) -> bool:
+        """Whether what was taken is known not to be what the store acknowledged of the parts.
+
+        Asked where the bytes are not those that were announced: then either the client sent others, or the store made
+        others of them.
+        """
+
     def drop_staging(self, staging: Staging) -> None:
         """Remove an upload and its parts. Idempotent.
 

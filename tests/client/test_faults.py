@@ -267,12 +267,17 @@ def test_what_an_interrupted_download_wrote_is_taken_only_where_it_is_right(plac
 @pytest.mark.slow
 def test_wrong_bytes_of_the_right_length_are_not_handed_out(place: Place, tmp_path: Path) -> None:
     place.team.local.publish(place.adapter, "net/one")
-    place.bytes.faults.append(Fault(method="GET", target=place.file, times=1, change_answer=flip_first_byte))
+    wrong_once = Fault(method="GET", target=place.file, times=1, change_answer=flip_first_byte)
+    place.bytes.faults.append(wrong_once)
     client = place.client("client")
+    assert client.fetch("net/one", tmp_path / "once", kind="published").fresh
+    assert wrong_once.times == 0
+    place.bytes.faults[:] = [Fault(method="GET", target=place.file, change_answer=flip_first_byte)]
     with pytest.raises(IntegrityError, match=r"notes\.dat") as wrong:
         client.fetch("net/one", tmp_path / "out", kind="published")
     assert wrong.value.code == "corrupt"
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+    place.bytes.faults.clear()
     assert client.fetch("net/one", tmp_path / "out", kind="published").fresh
     client.close()
 

@@ -108,11 +108,8 @@ class Intake:
         if staged is None:
             yield self._reader(self._there[digest])
             return
-        source = staged.writer.open()
-        try:
+        with staged.open() as source:
             yield source
-        finally:
-            source.close()
 
     def commit(self) -> tuple[StoredBlob, ...]:
         """Make all staged bytes visible in the store; the catalogue gets them by `record`."""

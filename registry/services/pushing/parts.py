@@ -12,7 +12,7 @@ from registry.catalogue.store import uploads as upload_rows
 from registry.catalogue.store.pushed_files import PushedRow
 from registry.catalogue.store.uploads import UploadRow
 from registry.digest import BlobRef, sha256_digest
-from registry.errors import UsageError
+from registry.errors import NotFoundError, UsageError
 from registry.files.header import MAX_HEADER
 from registry.files.source import ByteSource, FileSource, read_range
 from registry.folders.contents import head_of
@@ -93,7 +93,10 @@ def part_of(deployment: Deployment, name: str, sent: Sent) -> Part:
 def is_complete(deployment: Deployment, row: UploadRow) -> bool:
     """Whether all parts of an upload are there."""
     staging = staging_of(row)
-    there = deployment.blobs.parts(staging)
+    try:
+        there = deployment.blobs.parts(staging)
+    except NotFoundError:
+        return False
     return all(there.get(number) == staging.part_length(number) for number in range(1, staging.part_count + 1))
 
 

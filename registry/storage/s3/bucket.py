@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from registry.errors import IntegrityError, NotFoundError, RegistryError, UsageError
-from registry.storage.confirming import lost
+from registry.errors import NotFoundError, RegistryError, UsageError
+from registry.storage.confirming import keeps
 from registry.storage.driver import ObjectInfo
 from registry.storage.s3.connection import Connection
 from registry.storage.s3.errors import is_missing, malformed, no_bucket, store_error
@@ -78,13 +78,9 @@ class Bucket:
         except (ResponseParserError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise malformed(error, self.place, self.connection.endpoint) from error
 
-    @contextmanager
-    def keeps(self) -> Iterator[None]:
-        """For objects that the store has acknowledged: if one is missing or incomplete, the store lost it."""
-        try:
-            yield
-        except (NotFoundError, IntegrityError) as error:
-            raise lost(self.place) from error
+    def keeps(self) -> AbstractContextManager[None]:
+        """For objects that the store has acknowledged: see `registry.storage.confirming.keeps`."""
+        return keeps(self.place)
 
     def ping(self) -> None:
         """Raise if the bucket doesn't exist, can't be used, or doesn't answer within seconds."""
@@ -113,6 +109,12 @@ class Bucket:
         if size is None:
             self._require(self.client)
         return size
+
+    def tags_are_digests(self, key: str) -> bool:
+        """Whether the ETags of the parts of an object are the MD5 of their bytes: not with keys of a key service."""
+        with self.told(key):
+            answer = self.client.head_object(**self.at(key))
+            return answer.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in answer
 
     def put(self, key: str, body: Any, length: int) -> None:
         """Write an object by one request."""

@@ -19,6 +19,7 @@ _CREDENTIALS: Final = frozenset(
 _FULL: Final = frozenset(
     {"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
 )
+_CHANGED: Final = frozenset({"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"})
 
 
 def code_of(error: Exception) -> str:
@@ -55,8 +56,12 @@ def store_error(error: Exception, place: str, endpoint: str, key: str | None, *,
             "again; nothing half-written is left.",
             code="disk_full",
         )
-    what = "can't answer now" if status >= 500 or status == 429 else "refused a request"
-    advice = "run this again later" if status >= 500 or status == 429 else "check its address and its settings"
+    if code in _CHANGED:
+        what, advice = "received other bytes than were sent", "check the network between, and run this again"
+    elif status >= 500 or status == 429:
+        what, advice = "can't answer now", "run this again later"
+    else:
+        what, advice = "refused a request", "check its address and its settings"
     return UnavailableError(f"The store {place} at {endpoint} {what} ({status} {code}): {advice}.")
 
 

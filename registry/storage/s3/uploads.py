@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from datetime import datetime
+from hashlib import md5
 from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import quote
 
-from registry.errors import NotFoundError
+from registry.errors import IntegrityError, NotFoundError
 from registry.folders.errors import telling_unusable
 from registry.storage.confirming import lost
-from registry.storage.driver import ObjectWriter, check_key
+from registry.storage.driver import ObjectReader, ObjectWriter, check_key
 from registry.storage.layout import BLOBS, STAGING, new_blob_key
 from registry.storage.s3.bucket import Bucket
 from registry.storage.s3.copying import copy_object
+from registry.storage.s3.reading import open_object
 from registry.storage.s3.writing import S3Object
 from registry.storage.staging import Staging, new_staging, require_parts, staging_gone, whole_part
 
 _IN_MEMORY: Final = 16 << 20
+_STEP: Final = 8 << 20
+_MD5: Final = re.compile(r'"?[0-9a-f]{32}"?')
 
 
 class S3Uploads:
@@ -72,10 +77,9 @@ class S3Uploads:
 
     def take_staging(self, staging: Staging, key: str) -> ObjectWriter:
         check_key(key)
-        if staging.upload is not None:
-            self._join(staging, *staging.upload)
+        tags = {} if staging.upload is None else self._join(staging, *staging.upload)
         if staging.joined is not None:
-            return S3Object(self._bucket, staging.joined, staging.size, ours=False)
+            return S3Object(self._bucket, staging.joined, staging.size, ours=False, tags=tags)
         try:
             copy_object(self._bucket, staging.key, key, staging.size)
         except NotFoundError as error:
@@ -90,6 +94,22 @@ class S3Uploads:
                 require_parts(staging, {1: size})
             undo.pop_all()
         return copy
+
+    def made_other(self, staging: Staging, taken: ObjectWriter) -> bool:
+        if not isinstance(taken, S3Object):
+            raise TypeError(f"a {type(taken).__name__} is no upload of this driver")
+        with closing(taken.open()) as made:
+            if staging.joined is None:
+                with suppress(NotFoundError, IntegrityError), closing(open_object(self._bucket, staging.key)) as sent:
+                    return _digest(made, 0, staging.size) != _digest(sent, 0, staging.size)
+                return False
+            if not all(map(_MD5.fullmatch, taken.tags.values())) or not self._bucket.tags_are_digests(staging.joined):
+                return False
+            starts = {number: (number - 1) * staging.part_size for number in taken.tags}
+            return any(
+                _digest(made, starts[number], staging.part_length(number)) != tag.strip('"')
+                for number, tag in taken.tags.items()
+            )
 
     def drop_staging(self, staging: Staging) -> None:
         if staging.upload is not None:
@@ -124,18 +144,28 @@ class S3Uploads:
         except NotFoundError as error:
             raise staging_gone(staging) from error
 
-    def _join(self, staging: Staging, key: str, upload: str) -> None:
-        """Complete a multipart upload, after checking that no part is missing."""
+    def _join(self, staging: Staging, key: str, upload: str) -> dict[int, str]:
+        """Complete a multipart upload, after checking that no part is missing; the tags of its parts, where known."""
         found = self._bucket.parts(key, upload)
         if found is None:
             self.parts(staging)  # joined already, or it raises
-            return
+            return {}
         require_parts(staging, {number: part.size for number, part in found.items()})
         tags = {number: part.tag for number, part in found.items()}
         try:
             self._bucket.join(key, upload, tags, staging.size)
         except NotFoundError as error:
             raise staging_gone(staging) from error
+        return tags
+
+
+def _digest(reader: ObjectReader, start: int, length: int) -> str:
+    found, stop = md5(usedforsecurity=False), start + length
+    for at in range(start, stop, _STEP):
+        piece = memoryview(bytearray(min(_STEP, stop - at)))
+        reader.read_into(at, piece)
+        found.update(piece)
+    return found.hexdigest()
 
 
 def abort_uploads(bucket: Bucket, prefix: str, older_than: datetime) -> int:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from blake3 import blake3
 
-from registry.errors import IntegrityError, UnavailableError
+from registry.errors import UnavailableError
+from registry.storage.confirming import Otherwise
 from registry.storage.driver import ObjectReader, StoredBy, key_taken
 from registry.storage.layout import INCOMING
 from registry.storage.memory import MemoryReader
@@ -72,7 +74,7 @@ class S3Writer:
                     self._finish(self._incoming)
                     copy_object(self._bucket, self._incoming.key, key, self._size)
                 first = self._read_back(key)
-                again = first if first == self._digest.digest() else self._read_back(key)
+                again = first if first == self._digest.digest() else self._read_back(key, 1)
             self._compare(key, first, again)
         except BaseException:
             self._bucket.tidy(key)
@@ -101,10 +103,10 @@ class S3Writer:
             self._rest = bytearray()
         incoming.join()
 
-    def _read_back(self, key: str) -> bytes:
+    def _read_back(self, key: str, look: int = 0) -> bytes:
         found = blake3()
         scratch = memoryview(bytearray(_CHUNK))
-        with ObjectStream(open_object(self._bucket, key)) as stream:
+        with ObjectStream(Otherwise(open_object(self._bucket, key), look)) as stream:
             while count := stream.fill(scratch):
                 found.update(scratch[:count])
         return bytes(found.digest())
@@ -119,7 +121,7 @@ class S3Writer:
                 f"The store {place} returns different bytes each time {key} is read back, so it was removed again: "
                 "check the store and the network between it and this machine, and run this again."
             )
-        raise IntegrityError(
+        raise UnavailableError(
             f"The store {place} holds other bytes than were sent, so {key} was removed again: check the store and the "
             "network between it and this machine, and run this again."
         )
@@ -133,9 +135,13 @@ class S3Object:
         key: its own.
         size: its bytes.
         ours: whether it is removed unless it is committed; one that was joined in place may be that of another commit.
+        tags: the ETags of the parts that it was just joined of.
     """
 
-    def __init__(self, bucket: Bucket, key: str, size: int, *, ours: bool) -> None:
+    def __init__(
+        self, bucket: Bucket, key: str, size: int, *, ours: bool, tags: Mapping[int, str] | None = None
+    ) -> None:
+        self.tags = tags or {}
         self._bucket = bucket
         self._key = key
         self._size = size

@@ -108,7 +108,7 @@ REGISTRY: Final = (
     Mutant(
         "damage-at-first-sight",
         "confirmed",
-        "now = look()",
+        "now = look(number)",
         "now = before",
         "storage:test_one_wrong_answer_is_no_damage",
     ),
@@ -292,6 +292,6 @@ REGISTRY: Final = (
         "_folded",
         'unicodedata.normalize("NFD", name).casefold()',
         'unicodedata.normalize("NFD", name)',
-        "folders:test_names.py",
+        "test_names.py",
     ),
 )

@@ -14,6 +14,7 @@ import pytest
 from registry.digest import sha256_digest
 from registry.errors import IntegrityError, NotFoundError, UnavailableError
 from registry.storage.blobs import BlobStore
+from registry.storage.layout import blocks_key
 from registry.storage.s3 import connection, copying, writing
 from registry.storage.s3.reading import S3Reader
 from tests.kit.servers import S3Place
@@ -170,15 +171,15 @@ def test_a_read_goes_on_after_a_refusal_that_broke_off(make_s3: MakeS3, shim: Sh
 
 @pytest.mark.parametrize(("kind", "what"), [("blobs", "its file"), ("blocks", "the list of its block digests")])
 def test_what_goes_between_its_size_and_its_bytes_is_missing(
-    make_s3: MakeS3, shim: Shim, tmp_path: Path, kind: str, what: str
+    make_s3: MakeS3, shim: Shim, s3_settings: S3Place, tmp_path: Path, kind: str, what: str
 ) -> None:
     store = BlobStore(make_s3(shim.url))
     blob = store.put_bytes(bytes(2 * BLOCK))
-    gone = Fault(method="GET", target=f"{kind}/", times=2, status=404)
-    shim.faults = [gone]
+    (file,) = s3_settings.folder.rglob(blob.key if kind == "blobs" else blocks_key(blob.key))
+    shim.faults = [Fault(method="GET", target=f"{kind}/", times=1, then=file.unlink)]
     with pytest.raises(IntegrityError, match=f"{what} is missing"):
         store.check(blob)
-    gone.times = 2
+    assert shim.faults[0].times == 0
     (tmp_path / "file").write_bytes(bytes(2 * BLOCK))
     kept = store.keep(tmp_path / "file", blob.digest, known=blob)
     assert (kept.stored_by, kept.key != blob.key) == ("copy", True)

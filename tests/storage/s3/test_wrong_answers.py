@@ -12,16 +12,20 @@ from pathlib import Path
 import pytest
 
 from registry.digest import sha256_digest
-from registry.errors import IntegrityError, UnavailableError
+from registry.errors import IntegrityError, NotFoundError, UnavailableError
+from registry.files.source import ByteSource, read_range
 from registry.storage.blobs import BlobStore, StoredBlob
 from registry.storage.driver import Commit
+from registry.storage.layout import blocks_key
 from registry.storage.s3 import reading, writing
+from registry.storage.staging import Staging
 from tests.kit.servers import S3Place
 from tests.kit.shim import Asked, Fault, Shim, flip_first_byte
 from tests.storage.conftest import MakeS3, everything
 
 BLOCK = 256 * 1024
 SIZES = [1000, 3 * BLOCK + 17]
+OWN = r"/blobs/[^?]*$"  # of an object, and not of the parts of an upload
 XML = {"Content-Type": "application/xml"}
 
 
@@ -93,17 +97,52 @@ def test_one_wrong_answer_is_no_damage(
         assert fault.times == (0 if target == "/blobs/" or size > BLOCK else 1)
 
 
-@pytest.mark.parametrize("action", [read_whole, check])
-@pytest.mark.parametrize("fault", ["a flipped bit", "a shorter answer", "no such object"])
-def test_what_is_wrong_twice_is_damage(
-    make_s3: MakeS3, shim: Shim, action: Callable[[BlobStore, StoredBlob], bytes], fault: str
+def flip_last_byte(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+SLOWLY = [pytest.param(action, marks=pytest.mark.slow) for action in (read_edge, find)]
+
+
+@pytest.mark.parametrize("action", [read_whole, check, *SLOWLY])
+def test_what_stays_wrong_on_its_way_is_no_damage(
+    make_s3: MakeS3, shim: Shim, action: Callable[[BlobStore, StoredBlob], bytes]
 ) -> None:
+    """The same bit of each answer, or a request that is never answered: the blob lies there as it was stored."""
     store = BlobStore(make_s3(shim.url))
     blob = store.put_bytes(noise(SIZES[1]))
-    shim.faults = [Fault(**{**vars(ONCE[fault]), "target": "/blobs/", "times": None})]
-    with pytest.raises(IntegrityError, match="is damaged") as caught:
-        action(store, blob)
-    assert caught.value.code == "corrupt"
+    last_bit = Fault(method="GET", change_answer=flip_last_byte)
+    for target in ("/blobs/", "/blocks/"):
+        for fault in (*ONCE.values(), last_bit):
+            shim.faults = [Fault(**{**vars(fault), "target": target, "times": None})]
+            with pytest.raises(UnavailableError) as caught:
+                action(store, blob)
+            assert caught.value.code == "unavailable"
+    shim.faults = []
+    assert action(store, blob) == noise(SIZES[1])
+
+
+@pytest.mark.parametrize("action", [read_whole, check])
+def test_what_is_wrong_where_it_lies_is_damage(
+    make_s3: MakeS3, s3_settings: S3Place, action: Callable[[BlobStore, StoredBlob], bytes]
+) -> None:
+    store = BlobStore(make_s3())
+    for size in SIZES:
+        blob = store.put_bytes(noise(size))
+        for key in (blob.key, blocks_key(blob.key))[: 1 + (size > BLOCK)]:
+            (file,) = s3_settings.folder.rglob(key)
+            whole = file.read_bytes()
+            file.chmod(0o644)
+            for damaged in (flip_first_byte(whole), flip_last_byte(whole), whole[:-1], whole + b"x", None):
+                if damaged is None:
+                    file.unlink()
+                else:
+                    file.write_bytes(damaged)
+                with pytest.raises(IntegrityError, match=r"is damaged.*restore this file") as caught:
+                    action(store, blob)
+                assert caught.value.code == "corrupt"
+            file.write_bytes(whole)
+        assert action(store, blob) == noise(size)
 
 
 @pytest.mark.parametrize("action", [read_whole, check])
@@ -148,10 +187,12 @@ def test_an_upload_is_kept_where_an_answer_is_wrong(make_s3: MakeS3, shim: Shim)
         with pytest.raises(UnavailableError):
             store.adopt(staging, sha256_digest(data))
     shim.faults = [Fault(method="GET", target="/blobs/", change_answer=flip_first_byte)]
-    assert store.parts(staging) == {1: len(data)}
-    with pytest.raises(IntegrityError) as caught:
+    with pytest.raises(UnavailableError):
         store.adopt(staging, sha256_digest(data))
-    assert caught.value.code == "upload_mismatch"
+    shim.faults = []
+    assert store.parts(staging) == {1: len(data)}
+    with store.adopt(staging, sha256_digest(data)) as staged:
+        assert staged.size == len(data)
 
 
 # ------------------------------------------------------------------ what was acknowledged, and is not there
@@ -200,6 +241,157 @@ def test_a_copy_that_was_acknowledged_and_lost_is_the_stores_fault(make_s3: Make
     assert "blobs/" not in str(caught.value)
     with store.adopt(staging, sha256_digest(data)) as staged:  # the same again: the upload is still there
         assert read_whole(store, staged.commit()) == data
+
+
+JOINED = b"<CompleteMultipartUploadResult><ETag>&quot;1-2&quot;</ETag></CompleteMultipartUploadResult>"
+REFUSED = b"<Error><Code>InternalError</Code><Message>no</Message></Error>"
+
+
+def sent(store: BlobStore, data: bytes) -> Staging:
+    """An upload whose parts are there, to be joined in place."""
+    staging = store.begin_staging(len(data), BLOCK, sha256_digest(data))
+    for number in range(1, staging.part_count + 1):
+        store.put_part(staging, number, [data[(number - 1) * BLOCK : number * BLOCK]])
+    assert staging.joined is not None
+    return staging
+
+
+@pytest.mark.parametrize("body", [REFUSED, JOINED, b""], ids=["a refusal", "a lie", "nothing"])
+def test_parts_that_are_said_to_be_joined_and_are_not_are_the_stores_fault(
+    make_s3: MakeS3, shim: Shim, body: bytes
+) -> None:
+    driver, data = make_s3(shim.url), noise(SIZES[1])
+    store = BlobStore(driver)
+    staging = sent(store, data)
+    shim.faults = [Fault(method="POST", target="uploadId=", status=200, headers=XML, body=body)]
+    for action in (
+        lambda: store.adopt(staging, sha256_digest(data)),
+        lambda: store.read_upload(staging, sha256_digest(data), lambda source: read_range(source, 0, 8)),
+    ):
+        with pytest.raises(UnavailableError) as caught:
+            action()
+        assert caught.value.code == "unavailable"
+    assert [name for name in everything(driver, Path()) if "unfinished" not in name] == []
+    shim.faults = []
+    with store.adopt(staging, sha256_digest(data)) as staged:  # the same again: the parts are still there
+        assert read_whole(store, staged.commit()) == data
+
+
+def test_parts_that_were_joined_to_something_else_are_the_stores_fault(make_s3: MakeS3, shim: Shim) -> None:
+    """Nothing is left, so that the client sends them again, and does not hear that it had sent others."""
+    direct, driver, data = make_s3(), make_s3(shim.url), noise(SIZES[1])
+    store = BlobStore(driver)
+    staging = sent(store, data)
+    key, upload = staging.upload or ("", "")
+
+    def joined(_: Asked) -> tuple[int, bytes]:
+        direct._bucket.abort(key, upload)
+        direct._bucket.put(key, flip_last_byte(data), len(data))
+        return 200, JOINED
+
+    shim.faults = [Fault(method="POST", target="uploadId=", times=1, headers=XML, answer=joined)]
+    with pytest.raises(NotFoundError, match="start the upload again"):
+        store.adopt(staging, sha256_digest(data))
+    assert everything(driver, Path()) == []
+
+
+def test_what_a_client_sent_wrong_is_no_fault_of_the_store(make_s3: MakeS3, shim: Shim) -> None:
+    for size, part in ((SIZES[1], BLOCK), (1000, BLOCK)):
+        store, data = BlobStore(make_s3(shim.url)), noise(size)
+        staging = store.begin_staging(size, part, sha256_digest(data))
+        for number in range(1, staging.part_count + 1):
+            store.put_part(staging, number, [flip_first_byte(data[(number - 1) * BLOCK : number * BLOCK])])
+        with pytest.raises(IntegrityError) as caught:
+            store.adopt(staging, sha256_digest(data))
+        assert caught.value.code == "upload_mismatch"
+
+
+def test_a_copy_of_something_else_is_the_stores_fault(make_s3: MakeS3, shim: Shim) -> None:
+    direct, driver, data = make_s3(), make_s3(shim.url), noise(1000)
+    store = BlobStore(driver)
+    staging = store.begin_staging(len(data), BLOCK, sha256_digest(data))
+    store.put_part(staging, 1, [data])
+
+    def copied(asked: Asked) -> tuple[int, bytes]:
+        key = asked.target.partition("?")[0].partition("/blobs/")[2]
+        direct._bucket.put(f"blobs/{key}", flip_last_byte(data), len(data))
+        return acknowledged(asked)
+
+    shim.faults = [Fault(method="PUT", target="/blobs/", times=1, answer=copied, headers=XML)]
+    with pytest.raises(UnavailableError, match="does not have what it acknowledged"):
+        store.adopt(staging, sha256_digest(data))
+    assert everything(driver, Path()) == [staging.key]
+    with store.adopt(staging, sha256_digest(data)) as staged:
+        assert read_whole(store, staged.commit()) == data
+
+
+def test_an_etag_of_something_else_says_nothing_about_the_bytes(make_s3: MakeS3, shim: Shim) -> None:
+    """They are read back anyway."""
+    store, data = BlobStore(make_s3(shim.url)), noise(SIZES[1])
+    staging = sent(store, data)
+    shim.faults = [
+        Fault(method="POST", target="uploadId=", times=1, lose_answer=True, status=200, headers=XML, body=JOINED)
+    ]
+    with store.adopt(staging, sha256_digest(data)) as staged:
+        assert read_whole(store, staged.commit()) == data
+
+
+# ------------------------------------------------------------------ bytes that are not published yet
+
+
+def flip_at_random(data: bytes) -> bytes:
+    """Another bit of each answer."""
+    at = random.randrange(8 * len(data))
+    return bytes([*data[: at // 8], data[at // 8] ^ 1 << at % 8, *data[at // 8 + 1 :]])
+
+
+@pytest.mark.parametrize("part", [BLOCK, 4 * BLOCK], ids=["joined", "copied"])
+def test_what_is_read_of_an_upload_is_what_was_sent(make_s3: MakeS3, shim: Shim, part: int) -> None:
+    """Its header, before anything has hashed it; and after that whatever a publish reads."""
+    store, data = BlobStore(make_s3(shim.url)), noise(SIZES[1])
+    staging = store.begin_staging(len(data), part, sha256_digest(data))
+    for number in range(1, staging.part_count + 1):
+        store.put_part(staging, number, [data[(number - 1) * part : number * part]])
+
+    def head(source: ByteSource) -> bytes:
+        return bytes(read_range(source, 0, 100_000))
+
+    def flipping(change: Callable[[bytes], bytes], times: int | None) -> Fault:
+        shim.faults = [Fault(method="GET", target=OWN, times=times, change_answer=change)]
+        return shim.faults[0]
+
+    changes = (flip_first_byte, flip_last_byte, flip_at_random)
+    for change in changes:
+        flipping(change, 1)
+        assert store.read_upload(staging, sha256_digest(data), head) == data[:100_000]
+        flipping(change, None)
+        with pytest.raises(UnavailableError, match="different bytes each time"):
+            store.read_upload(staging, sha256_digest(data), head)
+    shim.faults = []
+    with store.adopt(staging, sha256_digest(data)) as staged:
+        for change in changes:
+            with staged.open() as source:
+                once = flipping(change, 1)
+                assert bytes(read_range(source, 5, len(data) - 5)) == data[5:-5]
+                assert once.times == 0
+            flipping(change, None)
+            with staged.open() as source, pytest.raises(UnavailableError):
+                read_range(source, 5, len(data) - 5)
+        shim.faults = []
+        assert read_whole(store, staged.commit()) == data
+
+
+def test_bytes_that_the_store_changed_before_they_had_a_name_are_its_fault(
+    make_s3: MakeS3, s3_settings: S3Place
+) -> None:
+    """Nothing can be restored of what was never published."""
+    store, data = BlobStore(make_s3()), noise(SIZES[1])
+    with store.adopt(sent(store, data), sha256_digest(data)) as staged:
+        (file,) = s3_settings.folder.rglob(staged.key)
+        file.chmod(0o644)
+        file.write_bytes(flip_first_byte(data))
+        with staged.open() as source, pytest.raises(UnavailableError, match="does not have what it acknowledged"):
+            read_range(source, 0, 100)
 
 
 @pytest.mark.parametrize("parts", [1, 3])
