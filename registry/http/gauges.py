@@ -10,6 +10,7 @@ from registry.errors import RegistryError
 from registry.memory import MemoryCache
 from registry.schemas.jobs import ReplicaFigures
 from registry.services.deployment import Deployment
+from registry.services.upkeep.health import damage, successes
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,11 @@ def of_registry(deployment: Deployment) -> Mapping[str, Mapping[str, float]]:
     """Values by name and label that every process reads alike."""
     try:
         with deployment.database.read() as session:
-            return {"operations": {"open": pending(session)}}
+            return {
+                "operations": {"open": pending(session)},
+                "last_success_timestamp_seconds": successes(session),
+                "damage": damage(session),
+            }
     except RegistryError as error:
-        log.warning("operations can't be counted: %s", error)
+        log.warning("operations can't be counted, nor the last upkeep found: %s", error)
         return {}

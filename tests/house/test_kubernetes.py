@@ -36,17 +36,25 @@ from registry.tensors.table.architecture import MEMORY_LIMIT
 from registry.web.routes import PAGES
 from tests.house.command_lines import parse
 from tests.house.kustomized import Manifest, containers, env_file, manifests, pod_spec, pod_template
+from tests.house.promql import Sample, evaluate, sample
 from tests.root import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+CA = "/etc/registry-ca"
 APPLIED = ("migrate", "command", "base", "monitoring")
-FROM_ELSEWHERE = {"up", "kube_job_failed"}  # Prometheus itself, and kube-state-metrics
+FROM_ELSEWHERE = {
+    "up",
+    "kube_job_failed",
+    "kube_job_status_start_time",
+    "kube_cronjob_status_last_successful_time",
+}  # Prometheus itself, and kube-state-metrics
 OF_THE_SCRAPE = {
     "namespace",
     "pod",
     "job",
     "job_name",
+    "cronjob",
     "condition",
     "le",
 }  # labels that no metric of ours has by itself
@@ -93,6 +101,7 @@ def test_every_manifest_fits_the_schemas_of_the_oldest_kubernetes_and_the_newest
         assert kubernetes_validate.validate(manifest, version, strict=True)
     assert {one["kind"] for one in of_kubernetes} == {
         "Deployment", "Service", "PodDisruptionBudget", "CronJob", "Job", "Pod", "ServiceAccount", "ConfigMap",
+        "NetworkPolicy",
     }  # fmt: skip
 
 
@@ -144,14 +153,17 @@ def test_pods_fit_the_strictest_pod_security_standard_and_the_image() -> None:
         expected = {"runAsNonRoot": True, "runAsUser": int(uid), "seccompProfile": {"type": "RuntimeDefault"}}
         assert spec["securityContext"] == expected
         assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & set(spec)
-        assert all(set(volume) == {"name", "emptyDir"} for volume in spec["volumes"])
+        (ca,) = (volume for volume in spec["volumes"] if "configMap" in volume)
+        assert ca == {"name": "ca", "configMap": {"name": "registry-ca", "optional": True}}
+        assert all(set(volume) == {"name", "emptyDir"} for volume in spec["volumes"] if volume != ca)
         (container,) = spec["containers"]
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
-        assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp", *volumes}
+        assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp", CA, *volumes}
+        assert [mount["mountPath"] for mount in container["volumeMounts"] if mount.get("readOnly")] == [CA]
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
         assert {"cpu", "memory"} <= set(container["resources"]["requests"])
         assert "memory" in container["resources"]["limits"]
@@ -207,11 +219,13 @@ def test_what_stands_in_comments_of_the_settings_is_one_each() -> None:
     text = (FOLDER / "site" / "settings.env").read_text(encoding="utf-8")
     given = env_file(text) | secrets_of_the_page()
     offered = dict(re.findall(r"^#([A-Z_]+)=(\S+)$", text, flags=re.MULTILINE))
-    assert len(offered) == 5
+    assert len(offered) == 8
+    assert {value for name, value in offered.items() if "CA_BUNDLE" in name or "CERT" in name} == {f"{CA}/ca.pem"}
     for name, value in offered.items():
         read_settings({**given, name: value})
     assert {name for name in {**given, **offered} if not name.startswith("REGISTRY_")} == {
         "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_EC2_METADATA_DISABLED",
+        "SSL_CERT_FILE", "AWS_CA_BUNDLE", "PGSSLROOTCERT",
     }  # fmt: skip
 
 
@@ -306,6 +320,48 @@ def test_cron_jobs_run_at_the_times_of_the_page_and_one_at_a_time() -> None:
     assert made == said
 
 
+def test_every_job_ends_and_goes_away() -> None:
+    page = " ".join(PAGE.split())
+    assert "3 hours, 24 for `registry-fsck-deep`, one for `registry-migrate`" in page
+    deadlines = {"registry-gc": 3, "registry-fsck": 3, "registry-fsck-deep": 24, "registry-migrate": 1}
+    jobs = [one for one in all_manifests() if one["kind"] in {"Job", "CronJob"}]
+    assert {job["metadata"]["name"] for job in jobs} == set(deadlines)
+    for job in jobs:
+        spec = job["spec"]["jobTemplate"]["spec"] if job["kind"] == "CronJob" else job["spec"]
+        assert spec["activeDeadlineSeconds"] == 3600 * deadlines[job["metadata"]["name"]]
+        assert spec["ttlSecondsAfterFinished"] == 86400 * (7 if job["kind"] == "CronJob" else 1)
+
+
+def test_a_backup_holds_the_collector_between_the_dump_and_the_copy() -> None:
+    section = PAGE.partition("## Backup")[2].partition("\n## ")[0]
+    (block,) = re.findall(r"```\n(.*?)```", section, flags=re.DOTALL)
+    lines = block.splitlines()
+    held, waited, dumped, copied, freed = (
+        next(number for number, line in enumerate(lines) if part in line)
+        for part in ('"suspend": true', ".status.active", "pg_dump", "rclone copy", '"suspend": false')
+    )
+    assert held < waited < dumped < copied < freed
+    assert lines[0] == "umask 077"
+    for line in (lines[held], lines[freed]):
+        words = shlex.split(line)
+        assert words[:4] == ["kubectl", "patch", "cronjob", the("CronJob", "registry-gc")["metadata"]["name"]]
+        patched = {**the("CronJob", "registry-gc"), "spec": {**the("CronJob", "registry-gc")["spec"]}}
+        patched["spec"] |= json.loads(words[words.index("--patch") + 1])["spec"]
+        assert kubernetes_validate.validate(patched, "1.30", strict=True)
+
+
+def test_what_has_a_secret_is_written_for_its_owner_alone() -> None:
+    writing = re.compile(r"token create .*> |pg_dump|secrets\.env <<|cp \.env\.example")
+    for page in (ROOT / "README.md", ROOT / "docker-compose.yml", *(ROOT / "docs").glob("*.md")):
+        for block in re.findall(
+            r"^ *```\w*\n(.*?)^ *```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+        ):
+            first = writing.search(block)
+            assert first is None or "umask 077" in block[: first.start()], f"{page.name}: {block}"
+    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    assert compose.index("umask 077") < compose.index("cp .env.example")
+
+
 def test_damage_is_told_once_and_all_else_is_tried_again() -> None:
     for name in ("fsck", "fsck-deep"):
         job = the("CronJob", f"registry-{name}")["spec"]["jobTemplate"]["spec"]
@@ -317,6 +373,33 @@ def test_damage_is_told_once_and_all_else_is_tried_again() -> None:
 
 
 # --- the way to the service ---
+
+
+def test_only_two_namespaces_reach_the_port_that_has_the_metrics() -> None:
+    replicas, jobs = the("NetworkPolicy"), the("NetworkPolicy", "registry-jobs")
+    (rule,) = replicas["spec"]["ingress"]
+    (port,) = rule["ports"]
+    (container,) = containers(the("Deployment"))
+    assert port == {"port": container["ports"][0]["name"]}
+    names = [source["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for source in rule["from"]]
+    assert [set(source) for source in rule["from"]] == [{"namespaceSelector"}] * 2
+    assert names == ["ingress-nginx", "monitoring"]
+    assert all(f"`{name}`" in PAGE for name in names)
+    assert "ingress" not in jobs["spec"]
+    for one in with_pods():
+        labels = (pod_template(one) or {})["metadata"]["labels"]
+        of_service = replicas["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+        (other,) = jobs["spec"]["podSelector"]["matchExpressions"]
+        assert other["operator"] == "NotIn"
+        of_jobs = labels[other["key"]] not in other["values"]
+        assert jobs["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+        assert (of_service, of_jobs) == ((True, False) if one["kind"] == "Deployment" else (False, True))
+    for policy in (replicas, jobs):
+        assert policy["spec"]["policyTypes"] == ["Ingress"]
+
+
+def test_an_ingress_names_the_class_of_its_controller() -> None:
+    assert ingress_of_the_page()["spec"]["ingressClassName"] == "nginx"
 
 
 def test_an_ingress_brings_what_clients_ask_and_not_the_metrics() -> None:
@@ -375,11 +458,76 @@ def test_rules_and_dashboard_are_over_metrics_labels_and_routes_that_are_there()
                 assert matcher.name in labels or matcher.name in OF_THE_SCRAPE, f"{where}: {matcher.name}"
                 if matcher.name == "route":
                     assert all(one in there for one in matcher.value.split("|")), f"{where}: {matcher.value}"
-                elif matcher.name in {"kind", "direction", "state"}:
+                elif matcher.name in {"kind", "direction", "state", "command"}:
                     assert set(matcher.value.split("|")) <= labels[matcher.name], f"{where}: {matcher.value}"
         for label in grouped(parsed):
             known = {name for selector in selectors(parsed) for name in real.get(selector.name or "", {})}
             assert label in known | OF_THE_SCRAPE, f"{where}: {label}"
+
+
+def fires(alert: str, *samples: Sample, now: float = 0.0) -> list[str]:
+    """Of what an alert tells, were these all samples: the job, the state or the namespace."""
+    expression = dict(rules())[alert]
+    found = [one.labels for one in evaluate(expression, samples, now)]
+    return sorted(one.get("job_name") or one.get("state") or one.get("namespace", "") for one in found)
+
+
+def failed(name: str, started: float, namespace: str = "registry") -> list[Sample]:
+    of = {"namespace": namespace, "job_name": name}
+    return [
+        sample("kube_job_failed", 1, **of, condition="true", reason="BackoffLimitExceeded"),
+        sample("kube_job_failed", 0, **of, condition="false"),
+        sample("kube_job_status_start_time", started, **of),
+    ]
+
+
+def succeeded(cronjob: str, when: float, namespace: str = "registry") -> Sample:
+    return sample("kube_cronjob_status_last_successful_time", when, namespace=namespace, cronjob=cronjob)
+
+
+def test_a_failed_job_is_told_until_a_later_run_succeeds_or_it_is_deleted() -> None:
+    alert, job = "RegistryJobFailed", "registry-fsck-29411261"
+    assert fires(alert) == []
+    assert fires(alert, succeeded("registry-fsck", 50)) == []
+    assert fires(alert, *failed(job, 100)) == [job], "none has ever succeeded"
+    assert fires(alert, *failed(job, 100), succeeded("registry-fsck", 50)) == [job]
+    assert fires(alert, *failed(job, 100), succeeded("registry-fsck", 150)) == []
+    assert fires(alert, *failed(job, 100), succeeded("registry-fsck", 150, "other")) == [job]
+    assert fires(alert, *failed(job, 100), succeeded("registry-fsck-deep", 150), succeeded("registry-gc", 150)) == [job]
+    assert fires(alert, *failed("registry-fsck-deep-29411300", 100), succeeded("registry-fsck", 150)) != []
+    assert (
+        fires(alert, *failed(job, 100), *failed("registry-fsck-29412701", 300), succeeded("registry-fsck", 150)) != []
+    )
+    assert fires(alert, *failed("registry-migrate", 100), succeeded("registry-fsck", 150)) == ["registry-migrate"]
+    assert fires(alert, *failed("somebody-elses-29411261", 100)) == []
+    assert fires(alert, *[one for one in failed(job, 100) if one.value != 1]) == []
+
+
+def test_upkeep_that_is_overdue_is_told_with_damage_and_what_never_was() -> None:
+    def done(command: str, when: float) -> Sample:
+        return sample("registry_last_success_timestamp_seconds", when, namespace="registry", command=command, pod="a")
+
+    day, now = 86400.0, 1.8e9
+    for alert, command, days in (
+        ("RegistryGcOverdue", "gc", 2),
+        ("RegistryFsckOverdue", "fsck", 2),
+        ("RegistryDeepFsckOverdue", "fsck_deep", 15),
+    ):
+        assert fires(alert, done(command, now - days * day - 60), now=now) == ["registry"]
+        assert fires(alert, done(command, now - days * day + 60), now=now) == []
+        late, other = (
+            done(command, now - 99 * day),
+            Sample({"namespace": "registry", "command": command, "pod": "b"}, now),
+        )
+        assert fires(alert, late, Sample(other.labels, now, late.name), now=now) == [], "a replica that was asked later"
+    up = sample("up", 1, namespace="registry", job="adapter-registry", pod="a")
+    never = "RegistryNeverChecked"
+    assert fires(never, up) == fires(never, up, done("gc", now)) == fires(never, up, done("fsck", now)) == ["registry"]
+    assert fires(never, up, done("gc", now), done("fsck", now)) == fires(never) == []
+    for state in ("damaged", "unreadable"):
+        of = {"namespace": "registry", "state": state}
+        assert fires("RegistryDamage", sample("registry_damage", 2, **of)) == [state]
+        assert fires("RegistryDamage", sample("registry_damage", 0, **of)) == []
 
 
 def test_a_name_that_no_metric_has_would_be_seen() -> None:
@@ -444,7 +592,11 @@ def exposed() -> dict[str, dict[str, set[str]]]:
     """What a service's /metrics has: sample -> label -> values."""
     pool = {"in_use": 1.0, "idle": 1.0, "most": 20.0}
     metrics = Metrics(
-        lambda: {"operations": {"open": 1.0}},
+        lambda: {
+            "operations": {"open": 1.0},
+            "last_success_timestamp_seconds": {"gc": 1.0, "fsck": 1.0, "fsck_deep": 1.0},
+            "damage": {"damaged": 0.0, "unreadable": 0.0},
+        },
         lambda: {"pool": pool},
         lambda: {kind: Use(1, 1, 1, 1) for kind in SHARES},
     )
@@ -452,9 +604,9 @@ def exposed() -> dict[str, dict[str, set[str]]]:
         metrics.note("GET", "/healthz", RequestContext("request", status=200, kind=kind))
     found: dict[str, dict[str, set[str]]] = {}
     for family in families(metrics.text().decode()):
-        for sample in family.samples:
-            labels = found.setdefault(sample.name, {})
-            for name, value in sample.labels.items():
+        for one in family.samples:
+            labels = found.setdefault(one.name, {})
+            for name, value in one.labels.items():
                 labels.setdefault(name, set()).add(value)
     return found
 

@@ -413,6 +413,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "Tree.next",
         "TreeNode.more",
     ),
+    "metrics": ("registry_damage", "registry_last_success_timestamp_seconds"),
 }
 """How the lines begin that came since, by section. Nothing that was there may be missing or another."""
 

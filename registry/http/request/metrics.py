@@ -94,7 +94,8 @@ class _Asked(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for name, values in self._gauges().items():
-            family = GaugeMetricFamily(f"registry_{name}", _HELP[name], labels=("state",))
+            label = "command" if name.startswith("last_success") else "state"
+            family = GaugeMetricFamily(f"registry_{name}", _HELP[name], labels=(label,))
             for state, value in values.items():
                 family.add_metric((state,), value)
             yield family
@@ -125,4 +126,6 @@ _OF_CACHE: Final[Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily
 _HELP: Final = {
     "pool": "Connections to the database.",
     "operations": "Operations of the whole registry that are waiting or running.",
+    "last_success_timestamp_seconds": "When a command last came to its end and found nothing wrong.",
+    "damage": "Blobs that the last fsck found damaged or could not read.",
 }

@@ -85,7 +85,6 @@ class _Collection:
     purged: int = 0  # with those that are not listed
     bases: list[str] = field(default_factory=list)
     released: int = 0  # in a dry run: blobs whose grace would begin now
-    noted: bool = False  # an event says that this collection was
 
     def collect_materialisations(self) -> None:
         """Remove the rows of expired materialisations. The grace period of blobs that only they used begins now."""
@@ -266,25 +265,26 @@ class _Collection:
         self.deployment.change(work)
 
     def record(self) -> None:
-        """Record an event where nothing was removed, too: events tell when a registry was collected last."""
-        if not self.dry_run and not self.noted:
-            self.deployment.change(lambda session: self._note(session, always=True))
+        """Record that this collection came to its end, and all that it removed: by that, events and metrics tell when
+        a registry was collected last.
+        """
+        if not self.dry_run:
+            whole = self._detail(self.blobs, self.bytes, self.uploads, len(self.materialisations)) | {"done": True}
+            self.deployment.change(
+                lambda session: events.record(session, "gc", "registry", self.deployment.principal, whole)
+            )
+
+    @staticmethod
+    def _detail(blobs: int, size: int, uploads: int, materialisations: int) -> dict[str, int]:
+        return {"blobs": blobs, "bytes": size, "uploads": uploads, "materialisations": materialisations}
 
     def _note(
-        self,
-        session: Session,
-        *,
-        blobs: int = 0,
-        size: int = 0,
-        uploads: int = 0,
-        materialisations: int = 0,
-        always: bool = False,
+        self, session: Session, *, blobs: int = 0, size: int = 0, uploads: int = 0, materialisations: int = 0
     ) -> None:
         """Record an event for what this transaction removes, so that an interrupted collection is recorded too."""
-        detail = {"blobs": blobs, "bytes": size, "uploads": uploads, "materialisations": materialisations}
-        if always or any(detail.values()):
+        detail = self._detail(blobs, size, uploads, materialisations)
+        if any(detail.values()):
             events.record(session, "gc", "registry", self.deployment.principal, detail)
-            self.noted = True
 
 
 def _parts(values: Iterable[T], size: int = _AT_ONCE) -> Iterator[list[T]]:

@@ -292,6 +292,6 @@ REGISTRY: Final = (
         "_folded",
         'unicodedata.normalize("NFD", name).casefold()',
         'unicodedata.normalize("NFD", name)',
-        "test_names.py",
+        "folders:test_names.py",
     ),
 )

@@ -80,8 +80,8 @@ SERVICES: Final = (
     Mutant(
         "an-empty-collection-leaves-no-trace",
         "_Collection.record",
-        "always=True",
-        "always=False",
+        "if not self.dry_run:",
+        "if not self.dry_run and self.blobs:",
         "test_collecting_and_checking_are_recorded",
     ),
     Mutant(
@@ -104,5 +104,33 @@ SERVICES: Final = (
         "raise placeless(_from_driver(error, where, folder)) from error",
         "raise _from_driver(error, where, folder) from error",
         "test_an_outage_tells_strangers_nothing",
+    ),
+    Mutant(
+        "a-part-of-a-collection-is-its-end",
+        "health:successes",
+        'if one.detail.get("done")',
+        'if one.detail.get("blobs") is not None',
+        "test_successes_are_told_by_ends_and_damage_until_it_was_read_again",
+    ),
+    Mutant(
+        "a-check-that-found-damage-is-a-success",
+        "health:successes",
+        " if not _found(one)",
+        "",
+        "test_successes_are_told_by_ends_and_damage_until_it_was_read_again",
+    ),
+    Mutant(
+        "a-look-takes-back-what-was-read",
+        "health:damage",
+        "[*checks[:1], *checks[-1:]] if",
+        "checks[:1] if",
+        "test_successes_are_told_by_ends_and_damage_until_it_was_read_again",
+    ),
+    Mutant(
+        "a-collection-without-an-end",
+        "_Collection.record",
+        ' | {"done": True}',
+        "",
+        "test_collect.py",
     ),
 )

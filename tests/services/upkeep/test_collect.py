@@ -87,12 +87,13 @@ def test_only_what_nothing_needs_is_collected(place: Place, base: Base, tmp_path
     assert len(place.objects()) < len(before)
     assert_sound(place)
     place.registry.fetch("net/one", tmp_path / "out", kind="merged")
-    assert [event.action for event in place.registry.events(limit=4)] == ["fsck", "gc", "purge", "delete"]
+    assert [event.action for event in place.registry.events(limit=5)] == ["fsck", "gc", "gc", "purge", "delete"]
+    done, part = (one.detail for one in place.registry.events(limit=3)[1:])
+    assert done == part | {"done": True}
     assert gc(place) == Collected(dry_run=False, blobs=(), uploads=0, bytes=0, kept_for_grace=0)
     assert place.registry.events(limit=1)[0].action == "gc"
-    assert [event.action for event in place.registry.events()].count(
-        "gc"
-    ) == 3  # also what found nothing: it says when it was
+    ends = [one.detail.get("done") for one in place.registry.events() if one.action == "gc"]
+    assert ends == [True, True, None, True], "also of what found nothing: it says when it was"
     again = place.registry.publish(tmp_path / "two", "net/two")
     assert again.revision.number == 2
     assert_sound(place)
@@ -138,6 +139,7 @@ def test_what_a_collection_removed_before_it_broke_off_is_told(
     assert len(rows) == 1
     assert int(str(rows[0]["blobs"])) >= len(gone)
     assert int(str(rows[0]["bytes"])) >= sum(file.size for file in gone)
+    assert not [detail for detail in told if "done" in detail]
 
 
 def test_what_a_base_model_needs_stays(place: Place, base: Base, tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from unittest.mock import Mock
 
 import pytest
 
-from registry.catalogue.database import migrations
+from registry.catalogue.database import events, migrations
 from registry.errors import NotAllowedError, UnavailableError
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
+from registry.schemas.team import EventKind
 from registry.services.local import LocalRegistry
+from registry.services.upkeep.health import damage, successes
 from tests.kit import plain_base
 
 
@@ -85,3 +87,35 @@ def test_it_is_for_admins_of_everything(registry: LocalRegistry) -> None:
     registry.fsck()
     seen = registry.with_principal(Principal("bob", Rights("reader"))).events()
     assert seen == ()  # what is for admins is not in the events of others
+
+
+def test_successes_are_told_by_ends_and_damage_until_it_was_read_again(registry: LocalRegistry) -> None:
+    def now() -> tuple[dict[str, float], dict[str, float]]:
+        with registry.deployment.read() as session:
+            return dict(successes(session)), dict(damage(session))
+
+    def happened(kind: EventKind, **detail: object) -> float:
+        deployment = registry.deployment
+        deployment.change(lambda session: events.record(session, kind, "registry", deployment.principal, detail))
+        return registry.events(limit=1)[0].at.timestamp()
+
+    sound = {"damaged": 0, "unreadable": 0}
+    assert now() == ({}, {})
+    happened("gc", blobs=100)
+    assert now() == ({}, {}), "a collection that broke off, or of a version before, says no end"
+    collected = happened("gc", blobs=100, done=True)
+    for _ in range(3):
+        happened("gc", blobs=100)
+    happened("fsck", deep=False, **(sound | {"unreadable": 2}))
+    assert now() == ({"gc": collected}, {"damaged": 0, "unreadable": 2})
+    checked = happened("fsck", deep=True, **sound)
+    assert now() == ({"gc": collected, "fsck": checked, "fsck_deep": checked}, sound)
+    happened("fsck", deep=True, **(sound | {"damaged": 3}))
+    again = happened("fsck", deep=False, **sound)
+    assert now() == ({"gc": collected, "fsck": again, "fsck_deep": checked}, sound | {"damaged": 3})
+    happened("fsck", deep=False, **(sound | {"damaged": 4}))
+    assert now()[1] == sound | {"damaged": 4}
+    happened("fsck", deep=False, **sound)
+    assert now()[1] == sound | {"damaged": 3}, "what was missing is there again; what was read has not been read again"
+    checked = happened("fsck", deep=True, **sound)
+    assert now() == ({"gc": collected, "fsck": checked, "fsck_deep": checked}, sound)
