@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from registry.distribution import is_whole, need_whole
+from registry.distribution import need_whole, works_on_bytes
 from registry.errors import UsageError
 from registry.settings import Settings, read_settings
 from registry.settings.parsers import redacted
@@ -125,7 +125,7 @@ def _remote(address: str, token: str | None, settings: Settings, interface: Inte
     from registry.client.remote import RemoteRegistry
 
     secret = token if token is not None else _token_for(address, settings)
-    whole = is_whole() and find_spec("torch") is not None
+    whole = works_on_bytes() and find_spec("torch") is not None
     return RemoteRegistry(
         address,
         secret,

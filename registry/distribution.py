@@ -21,8 +21,13 @@ def installed() -> str:
     return WHOLE if is_whole() else CLIENT
 
 
+def works_on_bytes() -> bool:
+    """Whether all of it works: what keeps bytes stands on file locks of POSIX, which Windows lacks."""
+    return is_whole() and find_spec("fcntl") is not None
+
+
 def need_whole(to: str, otherwise: str = "") -> None:
-    """Go on where the whole distribution is installed; ``to`` says what for, ``otherwise`` what else would help.
+    """Go on where the whole distribution is installed and works; ``to`` says what for, ``otherwise`` what would help.
 
     Raises:
         UnavailableError: ``client_only``.
@@ -31,5 +36,10 @@ def need_whole(to: str, otherwise: str = "") -> None:
         raise UnavailableError(
             f"The distribution {WHOLE} is needed to {to}, and only {CLIENT} is installed here: pip install {WHOLE}"
             f"{otherwise}.",
+            code="client_only",
+        )
+    if not works_on_bytes():
+        raise UnavailableError(
+            f"Linux or macOS is needed to {to}: on this system only what works against a service does.",
             code="client_only",
         )

@@ -125,7 +125,7 @@ CODES: Final[dict[str, str]] = {
     "other_version": "The other side uses a version of the protocol that this one doesn't support.",
     "numerics": "This machine's arithmetic can't compute the requested bytes.",
     "missing_package": "An optional package is needed for this.",
-    "client_only": "The distribution adapter-registry is needed for this; only its client is installed.",
+    "client_only": "The distribution adapter-registry is needed for this; only its client is installed, or works here.",
     "unexpected": "An unexpected error: a bug in the registry.",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import gc
@@ -76,7 +77,10 @@ class _Again:
             time.sleep(_AGAIN_AFTER)
             if self._taken_at is not None or signal.getsignal(signal.SIGINT) != self._take:
                 return
-            signal.pthread_kill(main_thread, signal.SIGINT)
+            if hasattr(signal, "pthread_kill"):
+                signal.pthread_kill(main_thread, signal.SIGINT)
+            else:  # Windows
+                _thread.interrupt_main()
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if _is_in_hook(frame):

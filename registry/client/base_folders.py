@@ -6,7 +6,6 @@ the same, if stamps are reliable there (`registry.files.hashed`). Whoever reads 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from registry.errors import RegistryError
 from registry.files.hashed import HashedFile, Stamp, hash_file
+from registry.files.opened import lock_folder
 from registry.folders.base_weights import WeightFile, check_digest, missing, other_size
 from registry.folders.errors import unreadable
 from registry.progress import Progress
@@ -118,16 +118,15 @@ class BaseFolders:
         """Change the notes under a lock; if they can't be written, nothing is remembered."""
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._cache, os.O_RDONLY)
+            lock = lock_folder(self._cache)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
                 notes = self._read()
                 change(notes)
                 notes.digests = dict(list((notes.digests | self._digests).items())[-_KEPT:])
                 document = {"format": _FORMAT, "folders": notes.folders, "digests": notes.digests}
                 self._write(json.dumps(document))
             finally:
-                os.close(lock)
+                lock.close()
         except OSError:
             return
 

@@ -16,6 +16,8 @@ _SMALLEST: Final = 16  # as powers of two: 64 KiB, below which malloc has memory
 _LARGEST: Final = 23  # 8 MiB, a block of the grid in float64
 _KEPT: Final = 16 << 20  # bytes of each size that nobody holds
 
+# Windows has no such flags: memory without a file is a process's own there.
+_OWN: Final = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 _SIZES: Final = range(_SMALLEST, _LARGEST + 1)
 _LENT: Final = {bits: ctypes.c_ubyte * (1 << bits) for bits in _SIZES}  # ctypes would make such a type for each call
 _free: Final = {
@@ -36,7 +38,7 @@ def used_again(size: int) -> memoryview | None:
     try:
         memory = _free[bits].pop()
     except IndexError:
-        memory = mmap.mmap(-1, 1 << bits, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory = mmap.mmap(-1, 1 << bits, **_OWN)
     # Whatever is made of the view (slices, tensors, arrays) holds this object, and nothing else does.
     lent = _LENT[bits].from_buffer(memory)
     weakref.finalize(lent, _free[bits].append, memory).atexit = False

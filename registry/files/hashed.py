@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from registry.files.opened import open_to_read, read_at
 from registry.files.sha256 import hash_stream
 from registry.progress import SILENT, Progress
 
@@ -67,7 +68,7 @@ class HashedFile:
 
 def hash_file(path: Path, progress: Progress) -> HashedFile:
     """Take the digest of a file; raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = open_to_read(path)
     try:
         began = time.time()
         before = Stamp.of(os.fstat(descriptor))
@@ -85,7 +86,7 @@ def digest_of(descriptor: int, progress: Progress) -> str:
     def fill(buffer: memoryview) -> int:
         nonlocal at
         filled = 0
-        while filled < len(buffer) and (count := os.preadv(descriptor, [buffer[filled:]], at)):
+        while filled < len(buffer) and (count := read_at(descriptor, buffer[filled:], at)):
             filled, at = filled + count, at + count
         return filled
 

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from registry.errors import IntegrityError, RegistryError
 from registry.files.buffers import buffer
+from registry.files.opened import open_to_read, read_at
 
 
 class ByteSource(Protocol):
@@ -85,11 +86,11 @@ NOWHERE: Final = BytesSource(b"", "what is in memory already")
 
 
 class FileSource:
-    """A local file, read with ``pread``: no shared position, no mapping that a truncation could turn into a crash."""
+    """A local file, read at places: no shared position, no mapping that a truncation could turn into a crash."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = open_to_read(path)
         self._size = os.fstat(self._fd).st_size
 
     @property
@@ -98,7 +99,7 @@ class FileSource:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         while buffer:
-            count = os.preadv(self._fd, [buffer], offset)
+            count = read_at(self._fd, buffer, offset)
             if count == 0:
                 raise IntegrityError(
                     f"{self._path} ends at byte {offset}, but more was expected: it was truncated while in use."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ def exchange(one: Path, other: Path) -> bool:
     Raises:
         OSError: one of them is not there, or may not be renamed.
     """
+    if not sys.platform.startswith("linux"):
+        return False
     rename: Any = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False

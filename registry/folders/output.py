@@ -12,11 +12,12 @@ from typing import Final
 from blake3 import blake3
 
 from registry.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError, UsageError
+from registry.files.opened import sync_folder
 from registry.folders.beside import Beside, advice, beside, named
 from registry.folders.errors import reason, telling_unwritable
 from registry.folders.receipts import read_receipt, write_receipt
 from registry.folders.scan import RECEIPT
-from registry.folders.staging import put_in_place, staged_folder, sync_folder
+from registry.folders.staging import put_in_place, staged_folder
 from registry.folders.writer import Writable, write_files
 from registry.progress import SILENT, Progress
 from registry.schemas import Fetched, OutputFile
@@ -135,7 +136,7 @@ def _write_receipt(folder: Path, receipt: Receipt, files: Path) -> None:
         stream.flush()
         if (last := _last_written(files)) is not None:
             with suppress(OSError):
-                os.utime(stream.fileno(), ns=(last + 1, last + 1))
+                os.utime(folder / RECEIPT, ns=(last + 1, last + 1))
         os.fsync(stream.fileno())
 
 

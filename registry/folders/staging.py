@@ -7,7 +7,6 @@ lock; the next run for the same place finds that and clears it. So it is with te
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
 import shutil
@@ -18,7 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from registry.errors import ConflictError, UnavailableError
+from registry.files.opened import FolderLock, lock_folder, sync_folder
 from registry.folders.exchange import exchange
+from registry.folders.leases import free
 
 HEX_DIGIT: Final = "[0-9a-f]"  # as a glob pattern
 _MARK: Final = ".fetch-"
@@ -44,7 +45,7 @@ def staged_folder(place: Path, *, leave: bool = False) -> Iterator[Path]:
     finally:
         if not left:
             shutil.rmtree(staging, ignore_errors=True)
-        os.close(lock)
+        lock.close()
 
 
 @contextmanager
@@ -63,33 +64,24 @@ def abandoned(place: Path) -> list[Path]:
     """Folders that interrupted runs were filling for ``place``; the next `staged_folder` clears them."""
     found = []
     for folder in place.parent.glob(_litter(_escaped(place.name[:100]))):
-        try:
-            lock = os.open(folder, os.O_RDONLY)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found.append(folder)
-        except BlockingIOError:
-            pass  # its run is alive
-        finally:
-            os.close(lock)
+        with free(folder) as is_free:  # else its run is alive, or it is gone or another user's
+            if is_free:
+                found.append(folder)
     return found
 
 
-def _locked_folder(place: Path) -> tuple[Path, int]:
+def _locked_folder(place: Path) -> tuple[Path, FolderLock]:
     """A new hidden folder and its lock: another run may clear it at any moment until it is locked."""
     while True:
         staging = _hidden(place)
         staging.mkdir()
         try:
-            lock = os.open(staging, os.O_RDONLY)
+            lock = lock_folder(staging)
         except FileNotFoundError:
             continue
-        fcntl.flock(lock, fcntl.LOCK_EX)
         if staging.is_dir():
             return staging, lock
-        os.close(lock)
+        lock.close()
 
 
 def _hidden(place: Path) -> Path:
@@ -110,17 +102,9 @@ def take_away(place: Path) -> None:
 def clear_litter(parent: Path, name: str) -> None:
     """Remove what killed runs left in ``parent`` for the places that match ``name``, a glob pattern."""
     for litter in parent.glob(_litter(name)):
-        try:
-            lock = os.open(litter, os.O_RDONLY)
-        except OSError:
-            continue  # gone meanwhile, or another user's
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(litter, ignore_errors=True)
-        except BlockingIOError:
-            pass  # its run is alive
-        finally:
-            os.close(lock)
+        with free(litter) as is_free:  # else its run is alive, or it is gone or another user's
+            if is_free:
+                shutil.rmtree(litter, ignore_errors=True)
 
 
 def _litter(name: str) -> str:
@@ -151,7 +135,7 @@ def put_in_place(staging: Path, place: Path, *, replace: bool) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         try:
-            staging.rename(place)  # replaces an empty folder, never a filled one
+            _rename(staging, place)
         except OSError as problem:
             if problem.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise ConflictError(
@@ -162,10 +146,10 @@ def put_in_place(staging: Path, place: Path, *, replace: bool) -> None:
     sync_folder(place.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the directory entries of a folder durable."""
-    fd = os.open(folder, os.O_RDONLY)
+def _rename(staging: Path, place: Path) -> None:
+    """Rename a folder to a name that nothing has but, maybe, an empty folder; raises OSError."""
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        staging.rename(place)
+    except FileExistsError:  # Windows replaces no folder
+        place.rmdir()
+        staging.rename(place)

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from blake3 import blake3
 
+from registry.files.opened import open_new, write_at
 from registry.files.sha256 import Each
 from registry.progress import Progress
 from registry.schemas import OutputFile
@@ -83,7 +84,7 @@ class _Target:
     """A new file, which many threads may write to; raises OSError."""
 
     def __init__(self, path: Path) -> None:
-        self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._fd: int | None = open_new(path)
         self._waiting = 0  # bytes for which writeback was not started
         self._lock = threading.Lock()  # the kernel lets one thread at a time write to a file, too
 
@@ -94,7 +95,7 @@ class _Target:
                 return
             self._waiting += len(data)
             while data:
-                count = os.pwrite(self._fd, data, offset)
+                count = write_at(self._fd, data, offset)
                 data, offset = data[count:], offset + count
             if self._waiting >= _START_EVERY:
                 self._waiting = 0

@@ -6,13 +6,11 @@ host and port).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import stat
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,11 +20,11 @@ from pydantic import Field, ValidationError
 
 from registry.client.http.address import Address
 from registry.errors import NotAllowedError, NotFoundError, UsageError
+from registry.files.opened import lock_folder, others_may_open
 from registry.folders.errors import reason, unwritable
 from registry.schemas import Schema
 
 FILE: Final = "credentials.json"
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 class _Kept(Schema):
@@ -93,7 +91,7 @@ class Credentials:
     def _read(self) -> _Kept:
         try:
             with self._file.open("rb") as stream:
-                if os.fstat(stream.fileno()).st_mode & _OTHERS:
+                if others_may_open(stream.fileno()):
                     raise NotAllowedError(
                         f"{self._file} holds tokens and can be read or written by others; run `chmod 600 "
                         f"{self._file}`, and revoke the tokens if someone may have read them."
@@ -114,7 +112,7 @@ class Credentials:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.chmod(0o700)
-            with self._locked():
+            with closing(lock_folder(self.folder)):
                 kept = change(self._read())
                 # Made for its owner alone from the first byte on.
                 descriptor, name = tempfile.mkstemp(dir=self.folder, prefix=f".{FILE}-")
@@ -129,12 +127,3 @@ class Credentials:
                     raise
         except OSError as problem:
             raise unwritable(self._file, problem) from problem
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
