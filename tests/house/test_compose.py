@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import typer
 
+from registry import __version__
 from registry.settings import read_settings
 from tests.house.command_lines import parse
 from tests.root import ROOT
@@ -25,7 +26,7 @@ PROGRAMS = Path(sysconfig.get_path("scripts"))
 COMPOSE = ROOT / "docker-compose.yml"
 CADDYFILE = ROOT / "deploy" / "Caddyfile"
 SECRETS = {"POSTGRES_PASSWORD": "sentinel1", "STORE_SECRET_KEY": "sentinel2"}
-OURS = "adapter-registry"
+OURS = f"adapter-registry:{__version__}"
 
 
 def resolved(*files: Path, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -135,6 +136,17 @@ def test_images_have_a_version(services: dict[str, Any]) -> None:
     images = {service["image"] for service in services.values()} - {OURS}
     images |= set(re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE))
     assert all(re.search(r":[0-9]", image) for image in images)
+    assert OURS in {service["image"] for service in services.values()}, "the release that the program is"
+
+
+def test_a_restore_starts_the_store_again_before_it_is_asked() -> None:
+    """rclone remembers for five minutes what a folder has: what came back in between is missing for it."""
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    (block,) = (
+        text for text in re.findall(r"```\n(.*?)```", page, flags=re.DOTALL) if "tar -C" in text and "< store" in text
+    )
+    steps = [block.index(part) for part in ("< store.tar", "docker compose restart store", "pg_restore", "fsck --deep")]
+    assert steps == sorted(steps)
 
 
 def test_the_image_is_run_by_an_ordinary_user_and_asks_a_real_route() -> None:
