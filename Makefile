@@ -19,7 +19,7 @@ PYTEST := $(TEST_ENV) $(PY) -m pytest -q -n logical --maxprocesses 8 --dist work
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-long test-heaps image test-clients test-js test-recipes architectures trials lint format screenshots bench mutants mutants-sample dist clean
+.PHONY: help demo test test-slow test-long test-heaps image test-clients test-js test-recipes architectures trials lint format docs screenshots bench mutants mutants-sample dist clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ format: $(VENV)/.dev ## Format the code, apply the safe fixes, and write the lis
 	$(PY) -m tests.house.python_page
 	$(PY) -m tests.house.indexes
 
+docs: $(VENV)/.docs ## Build the pages of docs/ into site/, with search; they open without a server and load nothing from elsewhere.
+	$(PY) -m tests.house.docs_site site
+
 screenshots: $(VENV)/.dev ## Write pictures of every web page into screenshots/: light and dark, wide and narrow (needs Chromium).
 	$(TEST_ENV) $(PY) -m tests.web.screenshots screenshots $(ARGS)
 
@@ -91,7 +94,7 @@ dist: $(VENV)/.dev ## Build wheels and source distributions into dist/: of all, 
 	$(PY) -m build --no-isolation --outdir dist client
 
 clean: ## Remove what the targets made: .venv, caches, build output, results.
-	rm -rf $(VENV) build dist client/dist demo-registry screenshots benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist client/dist demo-registry screenshots site benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find registry adapter_registry tests benchmarks alembic migrations -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PY):
@@ -109,6 +112,11 @@ $(VENV)/.dev: pyproject.toml | $(PY)
 	$(PIP) -e '.[demo,test,lint]'
 	@$(COMPILE)
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: pyproject.toml | $(PY)
+	@echo 'Installing what builds the pages into $(VENV), once.'
+	$(PIP) -e '.[docs]'
+	@touch $@
 
 $(VENV)/clients-%/.made: tests/clients/%.txt | $(PY)
 	@echo 'Installing the clients of $< into $(@D), once (torch is large: a minute or more).'

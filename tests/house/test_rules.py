@@ -141,6 +141,12 @@ def test_decisions_are_numbered_without_gaps_and_fit_a_page() -> None:
         assert words <= 500, f"{path.name} has {words} words"
 
 
+def test_every_page_is_on_the_site_and_told_for_whom_it_is() -> None:
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} | {"decisions/README.md"}
+    assert set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text())) == pages | {"README.md"}
+    assert set(re.findall(r"\]\(([\w/-]+\.md)\)", (ROOT / "docs" / "README.md").read_text())) == pages
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())]
