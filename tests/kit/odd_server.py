@@ -94,6 +94,9 @@ def resolving(monkeypatch: pytest.MonkeyPatch, names: Mapping[str, Sequence[str]
     Returns:
         The names that are looked up, as they are.
     """
+    for name in ("http_proxy", "https_proxy", "all_proxy"):  # it would be asked what the names mean
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     left = {name: list(places) for name, places in names.items()}
     asked: list[str] = []
     system = anyio.getaddrinfo
