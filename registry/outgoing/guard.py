@@ -9,6 +9,7 @@ principal does not take all turns.
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -62,7 +63,13 @@ class Guard:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        return httpx.create_ssl_context()
+        try:
+            return httpx.create_ssl_context()
+        except OSError as error:
+            raise UnavailableError(
+                f"{self.asked} can't be asked: the registry can't read the certificates that SSL_CERT_FILE or "
+                "SSL_CERT_DIR names."
+            ) from error
 
     @property
     def under_way(self) -> int:
@@ -212,7 +219,8 @@ class Guard:
         except ClosedError as error:
             raise self._closed(error) from error
         except (httpx.HTTPError, OSError) as error:
-            why = "its name is not known" if isinstance(error, OSError) else str(error) or type(error).__name__
+            named = "its name is not known" if isinstance(error, socket.gaierror) else str(error)
+            why = named or type(error).__name__
             raise UnavailableError(f"{self.asked} can't be reached from the registry: {why[:_MOST_WHY]}.") from error
 
     def _closed(self, error: ClosedError) -> UnavailableError:

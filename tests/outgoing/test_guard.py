@@ -141,6 +141,14 @@ def test_a_name_that_nobody_knows() -> None:
     refused("http://nobody.invalid/x", "its name is not known")
 
 
+def test_authorities_that_can_not_be_read(odd: OddServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> ssl.SSLContext:
+        return ssl.create_default_context(cafile="/nonexistent/authorities.pem")
+
+    monkeypatch.setattr("httpx.create_ssl_context", missing)
+    refused(odd.url, "SSL_CERT_FILE")
+
+
 @pytest.fixture
 def never() -> Iterator[Event]:
     """It is set when the test is over."""
