@@ -81,7 +81,11 @@ def test_from_nothing_to_a_service_that_is_watched(cluster: Cluster, tmp_path: P
             httpx.get(merged, headers={"Authorization": f"Bearer {secret}"}, follow_redirects=True).status_code == 200
         )
 
-        # What rules and dashboard read is there once the registry was used.
+        assert "0 B" in cluster.run("CronJob", "registry-gc")
+        assert cluster.run("CronJob", "registry-fsck").startswith("sound")
+        assert cluster.run("CronJob", "registry-fsck-deep").startswith("sound")
+
+        # What rules and dashboard read is there once the registry was used, and its jobs ran.
         address = replica.url + the("ServiceMonitor")["spec"]["endpoints"][0]["path"]
         body = "registry_body_bytes_total{"  # counted when the answer has ended
         wait_until(lambda: body in httpx.get(address).text, replica.process, replica.room, "The service")
@@ -89,10 +93,13 @@ def test_from_nothing_to_a_service_that_is_watched(cluster: Cluster, tmp_path: P
         expressions = [expression for _, expression in [*rules(), *queries()]]
         read = {one.name for expression in expressions for one in selectors(promql_parser.parse(expression))}
         assert read - FROM_ELSEWHERE <= exposed
-
-        assert "0 B" in cluster.run("CronJob", "registry-gc")
-        assert cluster.run("CronJob", "registry-fsck").startswith("sound")
-        assert cluster.run("CronJob", "registry-fsck-deep").startswith("sound")
+        told = {
+            sample.labels["command"]: sample.value
+            for family in families(httpx.get(address).text)
+            for sample in family.samples
+            if sample.name == "registry_last_success_timestamp_seconds"
+        }
+        assert set(told) == {"gc", "fsck", "fsck_deep"}
         assert replica.stop() == 0
     finally:
         if replica.running:
