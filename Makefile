@@ -19,7 +19,7 @@ PYTEST := $(TEST_ENV) $(PY) -m pytest -q -n logical --maxprocesses 8 --dist work
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-long test-heaps image test-clients test-js test-recipes architectures trials lint format docs screenshots bench mutants mutants-sample dist clean
+.PHONY: help demo test test-slow test-long test-heaps image test-clients test-hub-own test-js test-recipes architectures trials lint format docs screenshots bench mutants mutants-sample dist clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ image: $(VENV)/.dev ## Take the steps of the Dockerfile in a clean root, with do
 test-clients: $(VENV)/.dev $(VENV)/clients-hub-1/.made $(VENV)/clients-hub-0.36/.made ## Run the tests of clients with the two older sets too.
 	CLIENTS=$(VENV)/clients-hub-1 $(PYTEST) tests/clients $(ARGS)
 	CLIENTS=$(VENV)/clients-hub-0.36 $(PYTEST) tests/clients $(ARGS)
+
+test-hub-own: $(VENV)/.dev $(VENV)/hub-own/.made ## Run huggingface_hub's own tests, as far as they make sense, against a service (HUB_SOURCE=FOLDER: its source).
+	OWN_TESTS_PACKAGES=$(VENV)/hub-own $(TEST_ENV) $(PY) -m tests.clients.own_tests $(if $(HUB_SOURCE),--source $(HUB_SOURCE)) $(ARGS)
 
 test-js: $(VENV)/.dev $(VENV)/clients-js/.made ## Run the tests of @huggingface/hub, the Hub's client for JavaScript (needs node 18 and npm).
 	CLIENTS_JS=$(VENV)/clients-js $(TEST_ENV) $(PY) -m pytest -q tests/clients/test_javascript.py $(ARGS)
@@ -122,6 +125,10 @@ $(VENV)/clients-%/.made: tests/clients/%.txt | $(PY)
 	@echo 'Installing the clients of $< into $(@D), once (torch is large: a minute or more).'
 	$(PY) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip --disable-pip-version-check install --progress-bar off --no-compile --quiet -r $<
+	@touch $@
+
+$(VENV)/hub-own/.made: | $(VENV)/.dev
+	$(PIP) --no-deps --target $(@D) pytest-mock
 	@touch $@
 
 $(VENV)/clients-js/.made: tests/clients/javascript/package.json | $(PY)
