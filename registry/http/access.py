@@ -76,6 +76,7 @@ class Access:
 
     def of_session(self, request: Request, secret: str) -> Principal:
         """The principal of a session; raises `NotAllowedError` (``bad_token``)."""
+        context_of(request.scope).by_session = True
         return _noted(request, self._resume(secret[: _MAX_SECRET + 1], source_of(request.scope)))
 
     def _of_token(self, given: str, source: str | None) -> Principal:

@@ -22,7 +22,7 @@ from registry.http.gauges import figures_of, of_process, of_registry
 from registry.http.heartbeat import Heartbeat
 from registry.http.origins import OriginGuard
 from registry.http.readiness import Readiness
-from registry.http.reads import ReadDispatch
+from registry.http.reads import ReadDispatch, all_routes
 from registry.http.request.bounds import BoundsMiddleware
 from registry.http.request.context import Scope
 from registry.http.request.errors import Face, Refused, install, problem
@@ -81,6 +81,7 @@ def build(
     app.state.public_url = public_url
     for router in (*routers, *(router for face in faces for router in face.routers)):
         app.include_router(router)
+    app.state.routes = tuple(all_routes(app.routes))
     install(app, refused, faces)
     _make_routes(app)
     return app

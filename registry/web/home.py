@@ -5,13 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from registry.http.cursors import cursor_to, position_of
-from registry.http.reads import ReadRoute
 from registry.operations import table
 from registry.schemas import Schema
 from registry.schemas.requests import BasesRequest
-from registry.web.frame.visit import PageVisit
+from registry.web.frame.visit import PageRoute, PageVisit
 
-router = APIRouter(include_in_schema=False, route_class=ReadRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
 class _Asked(Schema):

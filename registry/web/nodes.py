@@ -5,13 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from registry.http.addresses import TREE
-from registry.http.reads import ReadRoute
 from registry.reference import Reference
-from registry.web.frame.visit import PageVisit
+from registry.web.frame.visit import PageRoute, PageVisit
 from registry.web.revision.adapter import adapter_page
 from registry.web.tree.tree import tree_page
 
-router = APIRouter(include_in_schema=False, route_class=ReadRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
 @router.get(TREE + "/{reference:path}", response_model=None)

@@ -96,6 +96,7 @@ PAGES: Final = (
     PageRow("jobs-reader", "/jobs", "/jobs", who="reader"),
     PageRow("job-running", "/jobs/{running}", "/jobs/{job_id}"),
     PageRow("job-failed", "/jobs/{failed}", "/jobs/{job_id}"),
+    PageRow("sessions", "/sessions", "/sessions"),
     PageRow("health", "/health", "/health"),
     PageRow("admin", "/admin", "/admin"),
     PageRow("admin-tags", "/admin/tags", "/admin/tags"),

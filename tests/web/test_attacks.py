@@ -6,11 +6,13 @@ What was written through other interfaces is the adapter of `tests.kit.gallery_h
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, quote, urljoin, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit
 
 import pytest
+from fastapi.routing import APIRoute
 
 from registry.schemas.protocol import API
+from registry.web.routes import PAGES as FACE
 from tests.kit.gallery_hostile import ADAPTER
 from tests.kit.gallery_story import HOSTILE as HOSTILE_BASE
 from tests.kit.gallery_texts import ATTACKS, LINKS
@@ -19,6 +21,7 @@ from tests.web.conftest import OpenReader, Visitors
 from tests.web.kit import Site
 from tests.web.page_table import PAGES, PageRow, page_path
 from tests.web.parsed import Form, Parsed, forms_of
+from tests.web.pressing import said
 from tests.web.rules import assert_harmless
 
 TEXTS = (*ATTACKS, *LINKS)
@@ -30,7 +33,8 @@ HOSTILE = [row for row in PAGES if "hostile" in row.name]
 
 def shape(form: Form) -> tuple[object, ...]:
     """What forms of one kind have in common, whatever they are about."""
-    return form.method, form.action.split("/")[1], tuple(form.fields)
+    whole = form.action.startswith(("/admin", "/sessions"))
+    return form.method, form.action if whole else form.action.split("/")[1], tuple(form.fields)
 
 
 def kinds(site: Site, admin: Visitor, *, posts: bool) -> list[Form]:
@@ -63,6 +67,66 @@ def test_what_is_written_into_forms_is_text(site: Site, visitors: Visitors, text
     for row in PAGES:
         if row.who == "admin":
             assert_harmless(admin.get(page_path(site, row)).text)
+
+
+ODD = {
+    "empty": b"",
+    "blank": b" ",
+    "zero": b"0",
+    "negative": b"-1",
+    "huge": b"9" * 40,
+    "infinite": b"1e999",
+    "no number": b"nan",
+    "129": b"n" * 129,
+    "long": b"n" * 20_001,
+    "NUL": b"a\0b",
+    "no UTF-8": b"\xff\xfe",
+    "half a pair": b"\xed\xa0\x80",
+    "lines": b"a\r\nb",
+    "reference": b"llama-3.2-1b/support@99999999999999999999",
+    "path": b"/../../etc",
+}
+POSTS = [
+    route
+    for router in FACE.routers
+    for route in router.routes
+    if isinstance(route, APIRoute) and "POST" in (route.methods or ())
+]
+
+
+@pytest.fixture(scope="module")
+def posted(site: Site, visitors: Visitors) -> list[Form]:
+    """The forms of the pages, before any of them was sent."""
+    with Visitor(site.address) as other:
+        other.sign_in(site.secrets["admin"])  # a session that can be ended
+    return kinds(site, visitors["admin"], posts=True)
+
+
+@pytest.mark.parametrize("route", POSTS, ids=lambda route: route.path)
+def test_no_value_of_a_form_is_a_fault_of_the_service(site: Site, posted: list[Form], route: APIRoute) -> None:
+    """Every field of every form, whatever is in it; given twice; and one that no form has."""
+    forms = [form for form in posted if route.path_regex.match(form.action)]
+    assert forms, f"no page has a form that is sent to {route.path}"
+    action, fields = forms[0].action, {key: one for form in forms for sent in form.sent() for key, one in sent.items()}
+    with Visitor(site.address) as somebody:  # with a token of their own, whose other sessions they may end
+        somebody.sign_in(site.registry.create_token("admin", name="odd").secret)
+        token = somebody.token(somebody.get("/sign-in"))
+        headers = {"Origin": somebody.address, "Content-Type": "application/x-www-form-urlencoded"}
+
+        def send(*sent: tuple[str, object]) -> None:
+            body = urlencode([("form_token", token), *sent])
+            answer = somebody.client.post(action, content=body.encode(), headers=headers)
+            assert answer.status_code < 500, (action, body[:300], answer.text[:500])
+            if answer.status_code >= 400:
+                assert said(answer), (action, body[:300])
+                assert_harmless(answer.text)
+
+        send()
+        send(*fields.items(), ("unknown", "x"))
+        for name in fields:
+            send(*fields.items(), (name, "twice"))
+            for value in ODD.values():
+                send(*({**fields, name: value}).items())
 
 
 @EACH

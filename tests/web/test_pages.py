@@ -16,18 +16,37 @@ from tests.web.rules import assert_harmless
 
 @pytest.mark.parametrize("row", PAGES, ids=lambda row: row.name)
 def test_a_page_keeps_the_rules(visitors: Visitors, site: Site, row: PageRow) -> None:
-    answer = visitors[row.who].get(page_path(site, row))
+    path, client = page_path(site, row), visitors[row.who].client
+    answer, head = client.get(path), client.head(path)
     assert answer.status_code == row.status
+    assert (head.status_code, head.content) == (row.status, b"")
+    assert {*answer.headers} - {*head.headers} <= {"set-cookie"}  # of somebody who is new
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert answer.headers["content-security-policy"] == POLICY
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["cache-control"] in ("private, no-cache", "no-store")
+    assert answer.headers["cache-control"] == "private, no-cache" if path == "/sign-in" else "no-store"
     drawings = SVG.findall(answer.text)
     assert all(len(one.encode()) <= 300_000 for one in drawings)
     assert len(answer.content) - sum(len(one.encode()) for one in drawings) <= 100_000
     page = assert_harmless(answer.text)
     assert len(page.named("h1")) == 1
     assert len(page.named("main")) == 1
+
+
+METHODS = ("TRACE", "TRACK", "OPTIONS", "PROPFIND", "CONNECT", "X" * 300)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method[:9])
+def test_other_methods_are_refused_with_those_that_are_allowed(visitors: Visitors, method: str) -> None:
+    """And nothing of the request comes back, cookies least of all."""
+    admin = visitors["admin"]
+    for path, allowed in (("/", "GET, HEAD"), ("/sign-in", "GET, HEAD, POST"), ("/sign-out", "POST"),
+                          ("/card/any", "GET, HEAD, POST"), ("/static/0/style.css", "GET, HEAD")):  # fmt: skip
+        answer = admin.client.request(method, path, headers={"X-Mine": "echoed", "Origin": admin.address})
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+        assert "echoed" not in answer.text
+        assert not any(cookie in answer.text for cookie in admin.client.cookies.values())
+        assert "X" * 33 not in answer.text
 
 
 def test_every_page_is_in_the_table() -> None:

@@ -91,7 +91,7 @@ def forms(site: Site, admin: Visitor) -> list[Form]:
         for row in PAGES
         if row.who == "admin"
         for form in forms_of(admin.get(page_path(site, row)).text)
-        if form.posts and not form.action.endswith(("/sign-in", "/sign-out"))
+        if form.posts and not form.action.endswith(("/sign-in", "/sign-out", "/sessions/end"))
     }
     return list(found.values())
 

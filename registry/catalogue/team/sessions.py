@@ -7,10 +7,11 @@ token are read at each request.
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Select, bindparam, delete, select
+from sqlalchemy import ColumnElement, Select, bindparam, delete, func, select
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.database import Database
@@ -23,6 +24,8 @@ SECRET_PREFIX: Final = "regses_"  # noqa: S105 - prefix of all secrets, for secr
 LIFETIME: Final = timedelta(hours=12)
 MOST: Final = 1000
 """Sessions of one token; the oldest one ends when another one is opened."""
+_ID: Final = 16
+"""Digits of the digest that name a session on its page; whoever knows them can't become it."""
 _REMOVED: Final = 100  # at most, when one is opened
 
 _HELD_QUERY: Final[Select[*tuple[Any, ...]]] = (
@@ -66,6 +69,39 @@ def principal_of(database: Database, secret: str, source: str | None = None) -> 
 def close_session(session: Session, secret: str) -> None:
     """End a session; there is nothing to do where it has ended."""
     session.execute(delete(SessionRecord).where(SessionRecord.digest == tokens.digest_of(secret)))
+
+
+@dataclass(frozen=True)
+class OpenSession:
+    """A session that goes on. Nothing is recorded of the browser that has it."""
+
+    id: str
+    created_at: datetime
+    expires_at: datetime
+    is_mine: bool  # the one that asks
+
+
+def of_token(session: Session, principal: Principal, limit: int = 50) -> tuple[tuple[OpenSession, ...], int]:
+    """The sessions of a principal's token, the newest ones first, and how many there are."""
+    query = select(SessionRecord).where(_is_open_of(principal))
+    count = session.scalar(select(func.count()).select_from(query.subquery())) or 0
+    rows = session.scalars(query.order_by(SessionRecord.created_at.desc(), SessionRecord.digest).limit(limit))
+    found = (
+        OpenSession(row.digest[:_ID], row.created_at, row.expires_at, row.digest == principal.session) for row in rows
+    )
+    return tuple(found), count
+
+
+def end(session: Session, principal: Principal, id_: str | None) -> None:
+    """End a session of a principal's token, or all but the one that asks. What has ended stays so."""
+    which = SessionRecord.digest != (principal.session or "")
+    if id_ is not None:
+        which = func.substr(SessionRecord.digest, 1, _ID) == id_
+    session.execute(delete(SessionRecord).where(SessionRecord.token_id == principal.token, which))
+
+
+def _is_open_of(principal: Principal) -> ColumnElement[bool]:
+    return (SessionRecord.token_id == principal.token) & (SessionRecord.expires_at > datetime.now(UTC))
 
 
 def _remove(session: Session, digests: Select[str]) -> None:

@@ -23,6 +23,7 @@ class RequestContext:
     request: str  # id
     started: float = field(default_factory=time.perf_counter)
     token: str | None = None  # id of the token
+    by_session: bool = False  # whether somebody asks who is signed in at the pages: browsers keep no such answer
     received: int = 0  # bytes of the body
     complete: float | None = None  # when the body was complete, on the clock of `started`
     sent: int = 0

@@ -151,11 +151,20 @@ def _of_router(request: Request, error: HTTPException) -> Response:
     if error.status_code == 404:
         return problem_response(problem(no_route(request.method, path), id_))
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        sentence = f"{request.method} is not allowed at {path}; allowed: {allowed or 'see the API description'}."
-        return problem_response(problem(UsageError(sentence), id_, status=405), error.headers)
+        allowed = _allowed(request, (error.headers or {}).get("Allow", ""))
+        sentence = f"{request.method[:32]} is not allowed at {path}; allowed: {allowed or 'see the API description'}."
+        return problem_response(problem(UsageError(sentence), id_, status=405), {"Allow": allowed})
     sentence = f"The request is malformed: {error.detail}."
     return problem_response(problem(UsageError(sentence), id_, status=error.status_code), error.headers)
+
+
+def _allowed(request: Request, known: str) -> str:
+    """The methods of all routes at an address: the router names those of the first."""
+    found = set(known.replace(",", " ").split())
+    for route in getattr(request.app.state, "routes", ()):
+        if route.path_regex.match(request.scope["path"]):
+            found |= route.methods
+    return ", ".join(sorted(found))
 
 
 def _malformed(error: RequestValidationError) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
 from registry.errors import RegistryError, UnavailableError
@@ -149,7 +149,7 @@ class _Response:
                 return  # the server sends it to nobody
             self._context.status = message["status"]
             self._deadline.cancel()
-            message = {**message, "headers": [*message.get("headers", []), *self._headers()]}
+            message = {**message, "headers": [*self._kept(message.get("headers", [])), *self._headers()]}
         elif message["type"] == "http.response.body":
             if self._context.status is None:
                 return
@@ -157,6 +157,11 @@ class _Response:
                 self._context.sent += len(message.get("body", b""))
             self._complete = not message.get("more_body", False)
         await self._send(message)
+
+    def _kept(self, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        """The app's own: what a session saw is not kept by the browser, which would show it after it signed out."""
+        for name, value in headers:
+            yield (name, b"no-store" if self._context.by_session and name.lower() == b"cache-control" else value)
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         return [

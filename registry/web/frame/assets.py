@@ -39,7 +39,7 @@ def asset_names() -> Mapping[str, str]:
     return {name: f"/static/{asset.digest}/{name}" for name, asset in _assets().items()}
 
 
-@router.get("/static/{digest}/{name}")
+@router.api_route("/static/{digest}/{name}", methods=["GET", "HEAD"])
 async def asset(digest: str, name: str) -> Response:
     """An asset; nothing of a registry, so nobody has to sign in."""
     found = _assets().get(name)

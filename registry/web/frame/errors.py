@@ -11,6 +11,7 @@ from registry.http.request.context import Scope
 from registry.http.request.errors import headers_of
 from registry.schemas.protocol import API, Problem
 from registry.web.frame.environment import rendered
+from registry.web.frame.kept import kept_of
 from registry.web.frame.signed_in import FormTokens, forget_session, session_of
 from registry.web.frame.visit import HEADERS, HTML, frame_values
 
@@ -31,13 +32,14 @@ def error_page(scope: Scope, told: Problem, headers: Mapping[str, str]) -> Respo
     request = Request(scope)
     signing_in = told.status == 401
     comes_back = told.code == "busy" and request.method == "GET"
-    tokens = FormTokens(request, ended=signing_in)
+    tokens, kept = FormTokens(request, ended=signing_in), kept_of(request)
     values = {
         **frame_values(request.app),
         "told": told,
         "title": "Sign in" if signing_in else told.title,
         "form_token": tokens.value,
         "comes_back": comes_back,
+        "kept": kept,
         "next": f"{request.url.path}?{request.url.query}".rstrip("?") if request.method == "GET" else "/",
     }
     every = {**headers_of(told), **HEADERS, **({"Refresh": str(_COMES_BACK)} if comes_back else {}), **headers}
@@ -45,6 +47,8 @@ def error_page(scope: Scope, told: Problem, headers: Mapping[str, str]) -> Respo
     response = Response(rendered(template, values), status_code=told.status, headers=every, media_type=HTML)
     if signing_in and session_of(request) is not None:
         forget_session(request, response)
-    if signing_in:  # else there is no form in it, and a page of another site must not end those that are open
+    if (
+        signing_in or kept is not None
+    ):  # else it has no form, and a page of another site must not end those that are open
         tokens.keep(response)
     return response

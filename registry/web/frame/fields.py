@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
@@ -29,6 +29,11 @@ def read_fields(schema: type[S], fields: Iterable[tuple[str, str]]) -> S:
             raise MalformedError(f"The field {name[:64]!r} contains an invalid character, plain text is expected.")
         if value.strip():
             given[name] = value
+    return request_of(schema, given)
+
+
+def request_of(schema: type[S], given: Mapping[str, object]) -> S:
+    """A request with these values; raises `MalformedError` where one is not what the schema expects."""
     try:
         return schema.model_validate(given)
     except ValidationError as error:

@@ -11,12 +11,11 @@ from typing import Final
 from fastapi import APIRouter, Response
 
 from registry.errors import NotFoundError
-from registry.http.reads import ReadRoute
 from registry.plots.drawing import Drawing
 from registry.schemas.frames import csv_of
-from registry.web.frame.visit import PageVisit, Visit
+from registry.web.frame.visit import PageRoute, PageVisit, Visit
 
-router = APIRouter(include_in_schema=False, route_class=ReadRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
 @dataclass(frozen=True)

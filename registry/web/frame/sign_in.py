@@ -1,22 +1,26 @@
-"""Signing in with a token, and signing out."""
+"""Signing in with a token, signing out, and the sessions that a token has."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
+from pydantic import Field
+from sqlalchemy.orm import Session
 
 from registry.catalogue.team import sessions
 from registry.http.addresses import prefix_of
-from registry.http.dependencies import service_of
-from registry.http.reads import ReadRoute
+from registry.http.dependencies import registry_for, service_of
 from registry.schemas import Schema
 from registry.schemas.requests import NoRequest
 from registry.web.frame.environment import rendered
+from registry.web.frame.fields import read_fields
+from registry.web.frame.kept import split
 from registry.web.frame.signed_in import FormTokens, forget_session, keep_session, session_of
-from registry.web.frame.visit import HEADERS, HTML, PostedForm, frame_values
+from registry.web.frame.visit import HEADERS, HTML, FormVisit, PageRoute, PageVisit, PostedForm, Visit, frame_values
 
-router = APIRouter(include_in_schema=False, route_class=ReadRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
 class SignIn(Schema):
@@ -33,6 +37,7 @@ def sign_in_page(request: Request) -> Response:
     values = {
         **frame_values(request.app),
         "told": None,
+        "kept": None,
         "title": "Sign in",
         "form_token": tokens.value,
         "next": "/",
@@ -44,30 +49,65 @@ def sign_in_page(request: Request) -> Response:
 
 @router.post("/sign-in", response_model=None)
 def sign_in(request: Request, form: PostedForm) -> Response:
-    """Open a session for a token; raises `NotAllowedError` (``bad_token``)."""
-    asked = form.read(SignIn)
+    """Open a session for a token, and end the one that this browser had; raises `NotAllowedError` (``bad_token``)."""
+    fields, kept = split(form.fields)
+    asked = read_fields(SignIn, fields)
     service = service_of(request)
     principal = service.access.of_secret(request, asked.token.strip())
-    token = principal.token
+    token, older = principal.token, session_of(request)
     if token is None:
         raise AssertionError("the principal of a secret has a token")
-    database = service.registry.deployment.database
-    secret, until = database.change(lambda session: sessions.open_session(session, token))
-    response = _to(request, asked.next)
+
+    def open_one(session: Session) -> tuple[str, datetime]:
+        if older is not None:
+            sessions.close_session(session, older)
+        return sessions.open_session(session, token)
+
+    secret, until = service.registry.deployment.database.change(open_one)
+    if kept is None:
+        response = _to(request, asked.next)
+    else:
+        visit = Visit(request, registry_for(request, principal), principal, begun=secret)
+        response = visit.page("again.html", title="Signed in again", kept=kept)
+        response.headers["Cache-Control"] = "no-store"
     keep_session(request, response, secret, until)
     return response
 
 
 @router.post("/sign-out", response_model=None)
 def sign_out(request: Request, form: PostedForm) -> Response:
-    """End the session, also on other replicas."""
+    """End the session, also on other replicas, and have the browser forget what it kept of pages."""
     form.read(NoRequest)
     secret = session_of(request)
     if secret is not None:
         service_of(request).registry.deployment.database.change(lambda session: sessions.close_session(session, secret))
     response = _to(request, "/sign-in")
+    response.headers["Clear-Site-Data"] = '"cache"'  # browsers heed it over https and on this machine
     forget_session(request, response)
     return response
+
+
+@router.get("/sessions", response_model=None)
+def sessions_page(visit: PageVisit) -> Response:
+    """The sessions of the token that somebody signed in with."""
+    principal = visit.principal
+    with visit.registry.deployment.read() as session:
+        found, count = sessions.of_token(session, principal)
+    return visit.page("sessions.html", title="Sessions", sessions=found, count=count)
+
+
+class _End(Schema):
+    """Which session ends; without one, all others."""
+
+    id: str = Field(default="", max_length=64)
+
+
+@router.post("/sessions/end", response_model=None)
+def end_sessions(visit: FormVisit, form: PostedForm) -> Response:
+    """End a session of the same token, or all but this one; there is nothing to do where it has ended."""
+    asked = form.read(_End)
+    visit.registry.deployment.change(lambda session: sessions.end(session, visit.principal, asked.id or None))
+    return visit.go(visit.links("/sessions"))
 
 
 def _to(request: Request, path: str) -> Response:

@@ -41,12 +41,13 @@ def forget_session(request: Request, response: Response) -> None:
 class FormTokens:
     """The token that forms of a browser carry, which no page of another site knows.
 
-    It is made of the session's secret; where nobody signed in, or the session has ended, of a random cookie.
+    It is made of the session's secret; where nobody signed in, or the session has ended, of a random cookie. ``begun``
+    is the secret of a session that begins with this response.
     """
 
-    def __init__(self, request: Request, *, ended: bool = False) -> None:
+    def __init__(self, request: Request, *, ended: bool = False, begun: str | None = None) -> None:
         self._request = request
-        session = None if ended else session_of(request)
+        session = begun or (None if ended else session_of(request))
         visitor = request.cookies.get(cookie_name(request, "visitor"))
         self._new = None if session or visitor else secrets.token_urlsafe(24)
         self._of = session or visitor or self._new or ""
@@ -62,22 +63,30 @@ class FormTokens:
             _set(self._request, response, "visitor", self._new, None)
 
     def check(self, given: str | None) -> None:
-        """Refuse a form that no page of ours sent.
+        """Refuse a form that no page of this session sent.
 
         Raises:
-            NotAllowedError: it came from another site, or from a page that is older than the session.
+            NotAllowedError: its page is older than the session.
         """
-        require_own_page(self._request)  # the guard lets those through that show a token
-        if "origin" not in self._request.headers:
-            raise NotAllowedError(
-                "This form was sent from an unknown page, and only forms of this registry's own pages are accepted: "
-                "open its page and send it again, with a browser that says where a form comes from.",
-                code=CROSS_SITE,
-            )
         if self._new is not None or not hmac.compare_digest((given or "").encode(), self.value.encode()):
             raise NotAllowedError(
                 "This form belongs to an earlier session, or cookies are off: reload its page and send it again."
             )
+
+
+def require_own_form(request: Request) -> None:
+    """Refuse a form that no page of ours sent.
+
+    Raises:
+        NotAllowedError: ``cross_site``, it came from another site.
+    """
+    require_own_page(request)  # the guard lets those through that show a token
+    if "origin" not in request.headers:
+        raise NotAllowedError(
+            "This form was sent from an unknown page, and only forms of this registry's own pages are accepted: "
+            "open its page and send it again, with a browser that says where a form comes from.",
+            code=CROSS_SITE,
+        )
 
 
 def _set(request: Request, response: Response, what: str, value: str, seconds: int | None) -> None:

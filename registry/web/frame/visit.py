@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Final, TypeVar
@@ -12,6 +12,7 @@ from fastapi import Depends, Request, Response
 
 from registry.http.addresses import prefix_of, public_address
 from registry.http.dependencies import registry_for, service_of
+from registry.http.reads import ReadRoute
 from registry.http.request.errors import MalformedError
 from registry.operations.operation import Item, Listing, Operation, Part
 from registry.reference import Path
@@ -23,8 +24,9 @@ from registry.services.local import LocalRegistry
 from registry.web.frame.assets import asset_names
 from registry.web.frame.environment import rendered
 from registry.web.frame.fields import form_fields, read_fields
+from registry.web.frame.kept import keep
 from registry.web.frame.links import Links
-from registry.web.frame.signed_in import FormTokens, session_of
+from registry.web.frame.signed_in import FormTokens, require_own_form, session_of
 
 S = TypeVar("S", bound=Schema)
 A = TypeVar("A")
@@ -47,11 +49,19 @@ HEADERS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Visit:
-    """One request for a page."""
+    """One request for a page.
+
+    Args:
+        request: of the browser.
+        registry: as far as the visitor sees it.
+        principal: who looks.
+        begun: the secret of a session that begins with the response.
+    """
 
     request: Request
     registry: LocalRegistry
     principal: Principal
+    begun: str | None = None
 
     @cached_property
     def links(self) -> Links:
@@ -66,7 +76,7 @@ class Visit:
     @cached_property
     def form_tokens(self) -> FormTokens:
         """The token that forms carry."""
-        return FormTokens(self.request)
+        return FormTokens(self.request, begun=self.begun)
 
     def ask(self, operation: Operation[R, A], request: R) -> A:
         """What an operation answers, as the API would."""
@@ -114,7 +124,7 @@ class Visit:
             **frame_values(self.request.app),
             "visit": self,
             "identity": self.principal,
-            "signed_in": session_of(self.request) is not None,
+            "signed_in": (self.begun or session_of(self.request)) is not None,
             "form_token": self.form_tokens.value,
             "title": title,
             "api": api,
@@ -133,6 +143,14 @@ class Visit:
 def frame_values(app: Any) -> dict[str, object]:
     """What the frame of every page needs."""
     return {"links": Links(prefix_of(app)), "assets": asset_names()}
+
+
+class PageRoute(ReadRoute):
+    """A route of the pages; one that answers GET answers HEAD alike."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], *, methods: Any = None, **more: Any) -> None:
+        given = set(methods or ("GET",))
+        super().__init__(path, endpoint, methods=given | ({"HEAD"} if "GET" in given else set()), **more)
 
 
 def page_visit(request: Request) -> Visit:
@@ -169,13 +187,34 @@ class Posted:
         return read_fields(schema, self.fields)
 
 
-def posted(request: Request, body: Annotated[bytes, Depends(_body)]) -> Posted:
-    """The form of a request; raises `NotAllowedError` where no page of ours sent it."""
+@dataclass(frozen=True)
+class _Sent(Posted):
+    token: str | None
+
+
+def _sent(request: Request, body: Annotated[bytes, Depends(_body)]) -> _Sent:
+    """What a page of ours sent, be it of this session or not; it is kept in case that it is not taken."""
+    require_own_form(request)
     fields = form_fields(body)
     token = next((value for name, value in fields if name == "form_token"), None)
-    FormTokens(request).check(token)
-    return Posted(tuple((name, value) for name, value in fields if name != "form_token"))
+    others = tuple((name, value) for name, value in fields if name != "form_token")
+    keep(request, others)
+    return _Sent(others, token)
 
 
 PageVisit = Annotated[Visit, Depends(page_visit)]
+
+
+def form_visit(_: Annotated[_Sent, Depends(_sent)], visit: PageVisit) -> Visit:
+    """The visit of a form: it is read first, so that it is not lost where the session has ended."""
+    return visit
+
+
+def posted(request: Request, sent: Annotated[_Sent, Depends(_sent)]) -> Posted:
+    """The form of a request; raises `NotAllowedError` where no page of this session sent it."""
+    FormTokens(request).check(sent.token)
+    return sent
+
+
+FormVisit = Annotated[Visit, Depends(form_visit)]
 PostedForm = Annotated[Posted, Depends(posted)]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from registry.errors import NotFoundError
-from registry.http.reads import ReadRoute
 from registry.reference import Path
 from registry.schemas.protocol import VIEWS
 from registry.services import hub_repos
-from registry.web.frame.visit import PageVisit
+from registry.web.frame.visit import PageRoute, PageVisit
 
-router = APIRouter(include_in_schema=False, route_class=ReadRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
 @router.get("/commit/{view}/{commit}/{path:path}", response_model=None)

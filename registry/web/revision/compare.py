@@ -8,7 +8,6 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 
 from registry.figures import short_digest, size
-from registry.http.reads import ReadRoute
 from registry.operations import table
 from registry.reference import Path
 from registry.schemas import FileEntry, Schema, TargetGroup
@@ -17,9 +16,9 @@ from registry.schemas.notebooks import children_map, modules_map
 from registry.schemas.requests import DiffRequest, PathRequest, Ref
 from registry.web.frame.environment import told
 from registry.web.frame.figures import Figure, figure
-from registry.web.frame.visit import PageVisit, Visit
+from registry.web.frame.visit import PageRoute, PageVisit, Visit
 
-router = APIRouter(include_in_schema=False, route_class=ReadRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _MOST: Final = 100  # rows of a table
 _ELSEWHERE: Final = ("message", "tags", "size")  # on the page
 _Row = tuple[str, object, object]  # a name, and the value on each side; None: that side has none

@@ -11,15 +11,14 @@ from registry.catalogue.changes import protection
 from registry.catalogue.changes.tags import NO_REVISION
 from registry.catalogue.tree import tag_moves
 from registry.errors import ConflictError, NotFoundError
-from registry.http.reads import ReadRoute
 from registry.operations import table
 from registry.reference import Path, Reference
 from registry.schemas import Schema, requests
 from registry.schemas.cards import SetCardRequest
-from registry.web.frame.visit import PageVisit, PostedForm, Visit
+from registry.web.frame.visit import FormVisit, PageRoute, PageVisit, PostedForm, Visit
 from registry.web.revision.subject import Subject, subject_of
 
-router = APIRouter(include_in_schema=False, route_class=ReadRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _LONGEST: Final = 80_000  # bytes of a card in HTML that a page carries
 
 
@@ -88,7 +87,7 @@ def _edit_page(visit: Visit, reference: str, conflict: ConflictError | None = No
 
 
 @router.post("/tag/{reference:path}", response_model=None)
-def tag(visit: PageVisit, form: PostedForm, reference: str) -> Response:
+def tag(visit: FormVisit, form: PostedForm, reference: str) -> Response:
     """Change a tag of the adapter, if it still names what the page showed."""
     given, path = form.read(_Tag), Reference.parse(reference).path
     held = {"tag": given.tag, "expected": given.expected}
@@ -110,7 +109,7 @@ def tag(visit: PageVisit, form: PostedForm, reference: str) -> Response:
 
 
 @router.post("/annotate/{reference:path}", response_model=None)
-def annotate(visit: PageVisit, form: PostedForm, reference: str) -> Response:
+def annotate(visit: FormVisit, form: PostedForm, reference: str) -> Response:
     """Replace the message, or set or remove a metric or an annotation."""
     given = form.read(_Said)
     name = given.name
@@ -152,7 +151,7 @@ def _card_page(visit: Visit, path: str, mine: str | None = None, conflict: Confl
 
 
 @router.post("/card/{path:path}", response_model=None)
-def set_card(visit: PageVisit, form: PostedForm, path: str) -> Response:
+def set_card(visit: FormVisit, form: PostedForm, path: str) -> Response:
     """Replace the card, if it is still the one that the page showed."""
     given = form.read(_Card)
     text = None if given.published else given.text.replace("\r\n", "\n")
@@ -176,7 +175,7 @@ def retraction(visit: PageVisit, reference: str) -> Response:
 
 
 @router.post("/retract/{reference:path}", response_model=None)
-def retract(visit: PageVisit, form: PostedForm, reference: str) -> Response:
+def retract(visit: FormVisit, form: PostedForm, reference: str) -> Response:
     """Retract, or undo that."""
     given = form.read(_Retraction)
     reason = "" if given.undo else given.reason

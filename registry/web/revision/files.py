@@ -18,16 +18,15 @@ from registry.errors import (
 )
 from registry.http.artifacts import ArtifactHandle, file_answer, listing, open_artifact
 from registry.http.dependencies import service_of
-from registry.http.reads import ReadRoute
 from registry.operations import table
 from registry.reference import Reference
 from registry.schemas import ArtifactKind, Options, Schema
 from registry.schemas.requests import ReferenceRequest
 from registry.services.artifacts.opened import ask
-from registry.web.frame.visit import PageVisit, Visit
+from registry.web.frame.visit import PageRoute, PageVisit, Visit
 from registry.web.revision.subject import subject_of
 
-router = APIRouter(include_in_schema=False, route_class=ReadRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 KINDS: Final[Mapping[ArtifactKind, tuple[str, str]]] = {
     "published": ("Published", "The files as they were published, byte for byte."),
     "lora": ("One adapter", "All adapters of the lineage as one, on the base model. Computed while it is read."),
@@ -83,6 +82,8 @@ def download(visit: PageVisit, kind: ArtifactKind, rest: str) -> Response:
     deployment = visit.registry.deployment
     asked = ask(deployment, reference, Options(kind=kind))
     answer = file_answer(visit.request, deployment, asked, name)
-    if name.endswith(".safetensors"):  # as in the Hub views: other files are looked at to browse
+    if (
+        name.endswith(".safetensors") and visit.request.method == "GET"
+    ):  # as in the Hub views: other files are looked at to browse
         deployment.note_use(asked.path.reference, "fetch")
     return answer

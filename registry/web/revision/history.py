@@ -9,7 +9,6 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 
 from registry.figures import number
-from registry.http.reads import ReadRoute
 from registry.operations import table
 from registry.plots.axes import Axis
 from registry.plots.line_chart import LineChart, Point, Sparkline
@@ -18,10 +17,10 @@ from registry.schemas import DeletedRevision, RevisionSummary, Schema
 from registry.schemas.requests import PathRequest
 from registry.services.background import deleted_between, recent_metrics
 from registry.web.frame.figures import Figure, figure
-from registry.web.frame.visit import PageVisit, Visit
+from registry.web.frame.visit import PageRoute, PageVisit, Visit
 from registry.web.revision.subject import subject_of
 
-router = APIRouter(include_in_schema=False, route_class=ReadRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 LISTED: Final = 30
 """Revisions on a page."""
 CHARTS: Final = 12

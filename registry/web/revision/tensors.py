@@ -17,12 +17,11 @@ from registry.files.header import TensorEntry
 from registry.folders.scan import EXACT_WEIGHTS
 from registry.http.dependencies import service_of
 from registry.http.looks import look_at
-from registry.http.reads import ReadRoute
 from registry.schemas import ArtifactKind, Schema
-from registry.web.frame.visit import PageVisit
+from registry.web.frame.visit import PageRoute, PageVisit
 from registry.web.revision.files import KINDS, REFUSALS, about, opened
 
-router = APIRouter(include_in_schema=False, route_class=ReadRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _PAGE: Final = 100
 _NAMES: Final = 12_000  # characters of names in a page: each may have 1024
 _Place = tuple[str, TensorEntry]  # in which file

@@ -10,14 +10,13 @@ from fastapi import APIRouter, Response
 from registry.engines.checking import kept_refusal
 from registry.engines.snippets import Snippet, snippets
 from registry.errors import RegistryError
-from registry.http.reads import ReadRoute
 from registry.reference import MAIN
 from registry.schemas import ArtifactKind
-from registry.web.frame.visit import PageVisit
+from registry.web.frame.visit import PageRoute, PageVisit
 from registry.web.revision.files import REFUSALS, opened
 from registry.web.revision.subject import Subject, subject_of
 
-router = APIRouter(include_in_schema=False, route_class=ReadRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
 @router.get("/use/{reference:path}", response_model=None)

@@ -6,12 +6,11 @@ from typing import Literal
 
 from fastapi import APIRouter, Response
 
-from registry.http.reads import ReadRoute
-from registry.web.frame.visit import PageVisit
+from registry.web.frame.visit import PageRoute, PageVisit
 from registry.web.tree.filters import Filters
 from registry.web.tree.rows import csv_answer, note, rows_of
 
-router = APIRouter(include_in_schema=False, route_class=ReadRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
 class SearchAsked(Filters):

@@ -11,16 +11,15 @@ from pydantic import Field
 
 from registry.figures import moment
 from registry.http.cursors import cursor_to, position_of
-from registry.http.reads import ReadRoute
 from registry.operations import table
 from registry.operations.start_times import start_of
 from registry.schemas import Event, Schema
 from registry.schemas.requests import EventsRequest
 from registry.schemas.team import EVENT_KINDS
 from registry.web.frame.environment import told
-from registry.web.frame.visit import PageVisit
+from registry.web.frame.visit import PageRoute, PageVisit
 
-router = APIRouter(include_in_schema=False, route_class=ReadRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _Text = Annotated[str | None, Field(max_length=512)]
 VERBS: Final = {
     "annotate": "annotated", "base add": "added the base model", "base also-known-as": "changed other repo ids of",

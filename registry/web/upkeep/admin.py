@@ -6,18 +6,20 @@ import secrets
 from typing import Final, Literal
 
 from fastapi import APIRouter, Response
+from pydantic import Field
 
+from registry.catalogue.team.tokens import MAX_LIFETIME, MAX_NAME
 from registry.errors import NotFoundError
 from registry.http.cursors import cursor_to, position_of
-from registry.http.reads import ReadRoute
 from registry.operations import table
 from registry.schemas import Schema, requests
 from registry.schemas.usage import UsageRequest
 from registry.services.upkeep.identity import create_token
-from registry.web.frame.visit import PageVisit, PostedForm
+from registry.web.frame.fields import request_of
+from registry.web.frame.visit import FormVisit, PageRoute, PageVisit, PostedForm
 from registry.web.upkeep.jobs import start
 
-router = APIRouter(include_in_schema=False, route_class=ReadRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _BASES: Final = 30  # on a page
 _DAY: Final = 86400
 
@@ -33,11 +35,11 @@ class _Storage(_Page, UsageRequest):
 class _Token(Schema):
     """A new token: its scopes with spaces between them. ``form`` is another one on each page."""
 
-    name: str
+    name: str = Field(max_length=MAX_NAME)
     role: Literal["reader", "writer", "admin"]
     scopes: str = ""
-    days: int | None = None
-    form: str
+    days: int | None = Field(default=None, ge=1, le=MAX_LIFETIME // _DAY)
+    form: str = Field(max_length=64)
 
 
 @router.get("/admin", response_model=None)
@@ -55,12 +57,13 @@ def tokens(visit: PageVisit) -> Response:
 
 
 @router.post("/admin/tokens", response_model=None)
-def make_token(visit: PageVisit, form: PostedForm) -> Response:
+def make_token(visit: FormVisit, form: PostedForm) -> Response:
     """Make a token: its secret is in this response only; raises `ConflictError` where the form is sent again."""
     given = form.read(_Token)
     expires_in = None if given.days is None else given.days * _DAY
-    request = requests.TokenRequest.model_validate(
-        given.model_dump(include={"name", "role"}) | {"scopes": given.scopes.split(), "expires_in": expires_in}
+    request = request_of(
+        requests.TokenRequest,
+        given.model_dump(include={"name", "role"}) | {"scopes": given.scopes.split(), "expires_in": expires_in},
     )
     table.CREATE_TOKEN.right.require(visit.registry.deployment.rights, request)
     made = create_token(visit.registry.deployment, request, form=given.form)
@@ -70,7 +73,7 @@ def make_token(visit: PageVisit, form: PostedForm) -> Response:
 
 
 @router.post("/admin/revoke", response_model=None)
-def revoke(visit: PageVisit, form: PostedForm) -> Response:
+def revoke(visit: FormVisit, form: PostedForm) -> Response:
     """Revoke a token."""
     visit.ask(table.REVOKE_TOKEN, form.read(requests.RevokeRequest))
     return visit.go(visit.links("/admin"))
@@ -95,7 +98,7 @@ def tags(visit: PageVisit) -> Response:
 
 
 @router.post("/admin/tags", response_model=None)
-def protect(visit: PageVisit, form: PostedForm) -> Response:
+def protect(visit: FormVisit, form: PostedForm) -> Response:
     """Protect tags of a base model, or end that."""
     request = form.read(requests.ProtectRequest)
     try:
@@ -126,13 +129,13 @@ def storage(visit: PageVisit) -> Response:
 
 
 @router.post("/admin/collect", response_model=None)
-def collect(visit: PageVisit, form: PostedForm) -> Response:
+def collect(visit: FormVisit, form: PostedForm) -> Response:
     """Collect what nothing needs, or list it."""
     return start(visit, table.GC, form.read(requests.GcRequest))
 
 
 @router.post("/admin/check", response_model=None)
-def check(visit: PageVisit, form: PostedForm) -> Response:
+def check(visit: FormVisit, form: PostedForm) -> Response:
     """Check that what was published is stored."""
     return start(visit, table.FSCK, form.read(requests.FsckRequest))
 

@@ -9,15 +9,14 @@ from fastapi import APIRouter, Path, Response
 from registry.catalogue.team import jobs as rows
 from registry.http.cursors import cursor_to, position_of
 from registry.http.dependencies import service_of
-from registry.http.reads import ReadRoute
 from registry.operations import table
 from registry.operations.operation import Job
 from registry.schemas import Schema
 from registry.schemas.jobs import JobsRequest, OperationKind, OperationState
 from registry.services.jobs.table import operation_of, submit
-from registry.web.frame.visit import PageVisit, Visit
+from registry.web.frame.visit import PageRoute, PageVisit, Visit
 
-router = APIRouter(include_in_schema=False, route_class=ReadRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _Id = Annotated[str, Path(max_length=64, pattern="^[A-Za-z0-9_-]+$")]
 
 
