@@ -36,7 +36,7 @@ def test_who_shares_a_lock_keeps_out_who_wants_it_alone(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         lock_folder(folder)
     folder.mkdir()
-    readers = [lock_folder(folder, shared=True) for _ in range(3)]
+    readers = [lock_folder(folder, shared=True, wait=False) for _ in range(3)]
     for one in readers:
         assert (is_free(folder, shared=True), is_free(folder, shared=False)) == (True, False)
         one.close()
