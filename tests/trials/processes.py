@@ -11,13 +11,15 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, Final
 
 from blake3 import blake3
 
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import RECEIPT
 from registry.services.publishing import publish  # noqa: F401 - before the forks: they take seconds
-from tests.trials.actions import act
+from tests.kit.shim import Fault, Shim, flip_first_byte
+from tests.trials.actions import LOST_RACES, act
 from tests.trials.scene import NAMES, Scene
 
 RACERS = 4
@@ -80,6 +82,56 @@ def races(scene: Scene, seed: int, seconds: float) -> int:
     scene.check()
     check_folders(scene)
     return sum(int(count.read_text()) for count in counts)
+
+
+def faults(scene: Scene, store: Shim, seed: int, seconds: float) -> int:
+    """Let the way to a team's bucket fail in random ways under random actions; how many requests it failed.
+
+    What can't be done is refused as a fault of the store, and never as damage or as a mistake of the user. Then all is
+    there and whole.
+    """
+    draw, ends, struck = random.Random(seed), time.monotonic() + seconds, 0
+    while time.monotonic() < ends:
+        fault = _drawn(draw)
+        given = fault.times or 0
+        store.faults[:] = [fault]
+        act(scene, draw, LOST_RACES | {"unavailable"})
+        struck += given - (fault.times or 0)
+        if draw.random() < 0.1:
+            store.faults.clear()
+            scene.check()
+            check_folders(scene)
+    store.faults.clear()
+    scene.check()
+    check_folders(scene)
+    return struck
+
+
+def _drawn(draw: random.Random) -> Fault:
+    """A fault of some requests, for a part of their answers, their bodies, or all of them."""
+
+    def flip(data: bytes) -> bytes:
+        at = draw.randrange(8 * len(data)) if data else 0
+        return bytes([*data[: at // 8], data[at // 8] ^ 1 << at % 8, *data[at // 8 + 1 :]]) if data else data
+
+    kinds: list[dict[str, Any]] = [
+        {"method": "GET", "target": OBJECTS, "change_answer": flip},
+        {"method": "GET", "target": OBJECTS, "change_answer": flip_first_byte},
+        {"method": "GET", "target": OBJECTS, "cut_answer": draw.randrange(2000)},
+        {"method": "GET", "status": 404},
+        {"method": "HEAD", "status": 404},
+        {"method": "PUT", "change_request": flip_first_byte},
+        {"method": "PUT", "status": 200, "headers": {"ETag": '"1"'}},
+        {"method": "POST", "target": "uploadId=", "status": 200, "body": JOINED, "headers": XML},
+        {"status": 503},
+        {"lose_answer": True},
+    ]
+    return Fault(**draw.choice(kinds), skip=draw.randrange(6), times=draw.choice((1, 2, 20)))
+
+
+OBJECTS: Final = r"/(blobs|blocks|staging|incoming)/[^?]*$"
+XML: Final = {"Content-Type": "application/xml"}
+JOINED: Final = b"<CompleteMultipartUploadResult><ETag>&quot;1-2&quot;</ETag></CompleteMultipartUploadResult>"
 
 
 def check_folders(scene: Scene) -> None:
