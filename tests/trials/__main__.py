@@ -8,7 +8,6 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -75,8 +74,10 @@ def main() -> None:
                 del os.environ[variable]
             if asked.team:
                 with of_team(Path(folder)) as (scene, store):
-                    trial = partial(faults, store=store) if name == "faults" else TRIALS[name]
-                    done = trial(scene, seed=asked.seed, seconds=asked.seconds)
+                    if name == "faults":
+                        done = faults(scene, store, asked.seed, asked.seconds)
+                    else:
+                        done = TRIALS[name](scene, asked.seed, asked.seconds)
             else:
                 done = TRIALS[name](Scene.made(Path(folder)), asked.seed, asked.seconds)
             print(f"{name}: {done}, nothing lost, nothing wrong", flush=True)
