@@ -138,12 +138,13 @@ _NOT_HERE: Final = ((_CHANGES, "", no_writing), (_CHANGES, "/{path:rest}", no_wr
 
 def _router(view: str) -> APIRouter:
     router = APIRouter(prefix=f"/{view}", route_class=RepoRoute, include_in_schema=False)
-    for methods, path, endpoint in _ROUTES:
-        router.add_api_route(path, endpoint, methods=list(methods), response_model=None)
+    # Before the routes that read, of which the last takes every address: one that refuses a push is read.
     for methods, path, endpoint in _WRITES:
         router.add_api_route(
             path, endpoint, methods=list(methods), response_model=None, route_class_override=WriteRoute
         )
+    for methods, path, endpoint in _ROUTES:
+        router.add_api_route(path, endpoint, methods=list(methods), response_model=None)
     for methods, path, endpoint in _NOT_HERE:
         router.add_api_route(path, endpoint, methods=list(methods), response_model=None)
     return router

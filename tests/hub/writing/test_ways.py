@@ -55,3 +55,11 @@ def test_lfs_is_for_clients_that_are_known_to_use_it(pushing: Pushing, agent: st
 
 def test_the_client_says_its_version_as_it_is_read_here() -> None:
     assert "; hf_hub/2." in build_hf_headers()["user-agent"]
+
+
+def test_who_insists_on_xet_is_told_what_to_set(pushing: Pushing) -> None:
+    """And not that there is no such address: the route comes before the one that takes every address."""
+    with pushing.client() as client:
+        answer = client.get(f"/api/models/{repo_of(pushing.name())}/xet-write-token/main")
+    assert answer.status_code in {400, 422}
+    assert "HF_HUB_DISABLE_XET=1" in answer.json()["error"]
