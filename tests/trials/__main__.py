@@ -49,7 +49,7 @@ def of_team(root: Path) -> Iterator[tuple[Scene, Shim]]:
         catalogue.prepare()
         catalogue.dispose()
         with Shim(place.endpoint) as store:
-            os.environ.update(place.environ | {"AWS_ENDPOINT_URL": store.url, "AWS_MAX_ATTEMPTS": "2"})
+            os.environ.update(place.environ | {"AWS_ENDPOINT_URL": store.url})
             yield Scene.made(root, Team(database, place.url)), store
     finally:
         s3.close()

@@ -31,6 +31,7 @@ LOST_RACES: Final = frozenset(
         "lineage_mismatch",
         "upload_incomplete",
         "busy",
+        "renamed",
     }
 )
 """Codes of what another process did first: the revision or the upload is gone, or has children, a tag, or no parent.
@@ -113,7 +114,12 @@ def rebase(scene: Scene, registry: LocalRegistry, draw: random.Random) -> None:
     if found is None or len(found.path.names) < 3:
         return
     above = registry.log(str(found.path).rpartition("/")[0]).revisions
-    answer = registry.rebase(str(found), draw.choice(above).reference, message=f"m{draw.random()}")
+    try:
+        answer = registry.rebase(str(found), draw.choice(above).reference, message=f"m{draw.random()}")
+    except UsageError as error:
+        if "already" not in str(error):  # it is drawn for the parent that it has
+            raise
+        return
     if answer.revision is not None:
         scene.note("published", answer.revision.reference)
 
@@ -171,7 +177,12 @@ def push(scene: Scene, registry: LocalRegistry, draw: random.Random) -> None:
     path = Path.parse(f"net/pushed-{draw.choice(NAMES)}-{draw.randrange(1 << 40):x}")
     for together in [names] if draw.random() < 0.5 else [names[:1], names[1:]]:
         said = Push(path, f"m{draw.random()}", None, {name: files[name] for name in together})
-        taken = take_push(deployment, said)
+        try:
+            taken = take_push(deployment, said)
+        except UsageError as error:
+            if "were not uploaded" not in str(error):  # the store has lost them, or another push has taken them
+                raise
+            return
         if taken.published is not None:
             scene.note("published", taken.published.revision.reference)
 
