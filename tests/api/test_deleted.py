@@ -101,7 +101,13 @@ def test_searches_by_every_condition_find_nothing_of_it(client: httpx.Client) ->
 
 
 HUB: Final = sorted(
-    {route.path for router in VIEW_ROUTERS for route in router.routes if "{namespace}" in route.path}  # type: ignore[attr-defined]
+    {
+        route.path  # type: ignore[attr-defined]
+        for router in VIEW_ROUTERS
+        for route in router.routes
+        # whatever repo is named, there is no Xet store
+        if "{namespace}" in route.path and "xet-write-token" not in route.path  # type: ignore[attr-defined]
+    }
 )
 
 

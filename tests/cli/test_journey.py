@@ -255,6 +255,7 @@ def run(arguments):
     time.sleep(5)
     return 7
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs behind a shell's & ignores it
 program.run = run
 main()
 """

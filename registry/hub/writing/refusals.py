@@ -29,7 +29,8 @@ class WriteRoute(HubRoute):
     """A route of a view that changes something."""
 
     async def refusal(self, request: Request, error: RegistryError) -> Response:
-        if not isinstance(error, UnavailableError):  # else it is tried again
+        reads = request.method in {"GET", "HEAD"}  # and writes nothing
+        if not isinstance(error, UnavailableError) and not reads:  # else it is tried again
             note = partial(service_of(request).denials.note, tried=f"push {said_in(request)}".strip())
             await anyio.to_thread.run_sync(note, request, error)
         id_ = context_of(request.scope).request

@@ -240,12 +240,15 @@ def test_one_wrong_answer_is_no_damage(filled: Place, behind: Deployment, shim: 
 
 
 @TEAM
-def test_a_store_that_answers_otherwise_each_time_is_unreadable(filled: Place, behind: Deployment, shim: Shim) -> None:
+def test_a_store_that_answers_otherwise_each_time_is_unreadable(
+    filled: Place, behind: Deployment, shim: Shim, s3_store: S3Place
+) -> None:
     key = key_of(filled, "net/other@1", "adapter_model.safetensors")
     numbers = iter(range(1, 100))
     shim.faults = [Fault(method="GET", target=key, change_answer=lambda data: bytes([next(numbers)]) + data[1:])]
     assert only(check(behind, deep=True, progress=SILENT)).state == "unreadable"
-    shim.faults = [Fault(method="GET", target=key, change_answer=flip_first_byte)]
+    shim.faults = []
+    flip(next(s3_store.folder.rglob(Path(key).name)))
     assert only(check(behind, deep=True, progress=SILENT)).state == "damaged"
 
 

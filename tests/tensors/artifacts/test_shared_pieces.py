@@ -71,7 +71,7 @@ def test_copies_are_not_kept() -> None:
 
 
 def test_what_was_read_or_given_up_is_not_held() -> None:
-    memory = MemoryCache(800)  # 100 bytes of it for pieces
+    memory = MemoryCache(200)  # 100 bytes of it for pieces
     file = ArtifactFile("file", [Region(0, 1000, 10, lambda _: bytes(10))])
     reader = file.chunks(shared=SharedPieces(memory, "first", "file"))
     for _ in range(20):
