@@ -83,6 +83,7 @@ def stack(own_home: Home, postgres_url: str, tmp_path: Path, capsys: pytest.Capt
         "/buckets": str(tmp_path / "buckets"),
         "172.31.83.0/24": "127.0.0.1/32",
         "0.0.0.0": "127.0.0.1",
+        "http://localhost:8321": f"http://127.0.0.1:{ports['site']}",
         "8321": "0",
     }
     services = json.loads(done.stdout)["services"]

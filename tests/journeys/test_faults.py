@@ -218,6 +218,7 @@ def test_wrong_bytes_of_the_right_length_are_not_published(house: House, where: 
     house.check_is_published(folder, path)
 
 
+@pytest.mark.long
 def test_a_copy_that_is_not_what_was_sent_is_not_published(house: House) -> None:
     """The service reads back what it will hand out: a store that copies badly is found before anybody relies on it."""
     folder = house.adapter("wrong-copy")
@@ -230,6 +231,7 @@ def test_a_copy_that_is_not_what_was_sent_is_not_published(house: House) -> None
     house.check_is_published(folder, "net/wrong-copy")
 
 
+@pytest.mark.long_on("lora")
 @pytest.mark.parametrize(
     ("kind", "whose", "code"),
     [("published", OF_CLIENTS, "corrupt"), ("lora", OWN, "unavailable"), ("merged", OWN, "unavailable")],
@@ -340,7 +342,7 @@ def test_a_service_that_passes_the_bytes_on_is_killed_in_an_upload(house: House,
 JOIN, LIST = ("POST", "/blobs/.*uploadId="), ("PUT", "/blocks/")
 
 
-@pytest.mark.long_on("real time")
+@pytest.mark.long_on("joining", "real time")
 @pytest.mark.parametrize(
     ("asked", "waits"), [(JOIN, False), (LIST, False), (LIST, True)], ids=["joining", "at once", "real time"]
 )
@@ -363,6 +365,7 @@ def test_a_replica_is_killed_in_a_commit(house: House, asked: tuple[str, str], *
     house.check_is_published(folder, f"net/{name}")
 
 
+@pytest.mark.long
 def test_a_replica_is_killed_while_it_collects(house: House) -> None:
     """What it had not removed yet is removed by the next, and nothing that is needed is."""
     house.start_both()

@@ -104,7 +104,7 @@ def _same_files(one: Path, other: Path) -> bool:
     return bool(names) and all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # in CI, tests of the README's journeys and of docker-compose.yml do its parts
 def test_a_team_shares_one_tree(team: Team) -> None:
     room = team.room
     support = write_adapter(room / "support", team.base, ["q_proj", "v_proj"], r=4)

@@ -214,7 +214,9 @@ def test_a_figure_on_its_own_runs_nothing(visitors: Visitors) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.long_on("files", "retracted", "merged", "use", "table", "history", "drawing", "retract")
+@pytest.mark.long_on(
+    "edit", "tensors", "activity", "files", "retracted", "merged", "use", "table", "history", "drawing", "retract"
+)
 @pytest.mark.parametrize("row", HOSTILE, ids=lambda row: row.name)
 def test_nothing_runs_on_a_hostile_page(reader: OpenReader, site: Site, row: PageRow) -> None:
     """By a person who clicks on whatever there is."""

@@ -26,7 +26,7 @@ def heading(somebody: Reader) -> str:
 
 @pytest.mark.slow
 @SCRIPTS
-@pytest.mark.parametrize("who", [pytest.param("reader", marks=pytest.mark.slow), "scoped reader"])
+@pytest.mark.parametrize("who", [pytest.param("reader", marks=pytest.mark.long), "scoped reader"])
 def test_find_an_adapter_by_metric_and_follow_its_lineage(reader: OpenReader, who: str, javascript: bool) -> None:
     somebody = reader(who, javascript=javascript)
     somebody.click(LLAMA, within="main")

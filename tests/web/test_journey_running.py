@@ -28,7 +28,7 @@ def tag_row(tag: str) -> str:
 @pytest.mark.slow
 @SCRIPTS
 @pytest.mark.parametrize(
-    ("who", "tag"), [pytest.param("scoped writer", "staging", marks=pytest.mark.slow), ("admin", "prod")]
+    ("who", "tag"), [pytest.param("scoped writer", "staging", marks=pytest.mark.long), ("admin", "prod")]
 )
 def test_move_a_tag_and_go_back(reader: OpenReader, site: Site, who: str, tag: str, javascript: bool) -> None:
     before, wanted = named(site, tag), "@5" if javascript else "@1"

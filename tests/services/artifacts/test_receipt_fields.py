@@ -115,6 +115,7 @@ def _passes(registry: AnyRegistry, folder: Path) -> bool:
     return False
 
 
+@pytest.mark.long_on("http")
 @pytest.mark.slow_on("published", "lora", "since", "rank", "merged in full", "merged in fp16", "a base")
 @pytest.mark.parametrize("how", OPTIONS)
 def test_a_changed_value_is_noticed_or_only_told(registry: AnyRegistry, tmp_path: Path, how: str) -> None:
