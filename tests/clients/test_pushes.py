@@ -169,6 +169,7 @@ def test_a_trainer_pushes_by_each_strategy(tree: Tree, writer: Machine) -> None:
         assert len(revisions(tree, path)) <= (1 if strategy == "end" else 3)
 
 
+@pytest.mark.long
 def test_a_refusal_in_the_background_is_printed_and_training_goes_on(tree: Tree, writer: Machine) -> None:
     for seed in (64, 65):
         tree.publish("llama/unsure", seed=seed)

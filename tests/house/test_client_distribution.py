@@ -54,7 +54,7 @@ def modules() -> set[str]:
     return {".".join(name.parent.parts if name.name == "__init__" else name.parts) for name in names}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_parts_import_nothing_that_is_left_out() -> None:
     graph = grimp.build_graph(
         "registry", include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None

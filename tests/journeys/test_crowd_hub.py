@@ -170,6 +170,7 @@ def test_work_ends_when_its_clients_leave(folder_service: Watched, models: Model
 # ------------------------------------------------------------------ the end of the service
 
 
+@pytest.mark.long
 def test_a_service_that_ends_lets_its_bodies_end(models: Models, own_home: Home) -> None:
     service = watched(own_home, {"REGISTRY_URL": str(models.registry)}, limits={"stop_time": 3.0})
     try:
