@@ -79,11 +79,10 @@ class Fetching:
         with RemoteArtifact(self._transport, plan, options, arithmetic=self._arithmetic, room=room) as artifact:
             try:
                 return write_artifact(self._sent(artifact), self._cache, out, force=force, progress=progress)
-            except (
-                IntegrityError
-            ) as wrong:  # nothing is left of it; one answer may be wrong though what is stored is right
+            except IntegrityError as wrong:
                 if wrong.code != "corrupt":
                     raise
+                # Nothing is left of it; and one answer may be wrong though what is stored is right.
                 return write_artifact(self._sent(artifact), self._cache, out, force=force, progress=progress)
 
     def remember(self, base_files: str, folder: Path) -> None:

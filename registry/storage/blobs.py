@@ -22,7 +22,7 @@ from registry.files.sha256 import Fill
 from registry.files.source import ByteSource
 from registry.storage.blocks import Digests, digest_pass, list_size
 from registry.storage.checking import Advance, Watch, check_blob, digest_object, read_back
-from registry.storage.confirming import Otherwise, agreed, keeps, lost
+from registry.storage.confirming import DividedReader, agreed, keeps, lost
 from registry.storage.driver import Commit, ObjectInfo, ObjectWriter
 from registry.storage.layout import BLOBS, BLOCKS, blob_key_of, blocks_key, new_blob_key
 from registry.storage.reading import BlobReader, StagedReader, load_list, stored_list
@@ -282,7 +282,7 @@ class BlobStore:
 
             def look(number: int) -> T:
                 with closing(writer.open()) as reader:
-                    return read(Otherwise(reader, number))
+                    return read(DividedReader(reader, number))
 
             return agreed(look, self.place)
 

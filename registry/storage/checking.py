@@ -7,7 +7,7 @@ from collections.abc import Callable
 from registry.digest import BlobRef
 from registry.errors import IntegrityError, NotFoundError
 from registry.storage.blocks import Digests, digest_pass, list_size
-from registry.storage.confirming import Finding, Otherwise, confirmed, keeps, otherwise_each_time, told_of
+from registry.storage.confirming import DividedReader, Finding, confirmed, keeps, otherwise_each_time, told_of
 from registry.storage.driver import ObjectDriver, ObjectReader, ObjectWriter
 from registry.storage.reading import stored_list
 from registry.storage.streams import ObjectStream
@@ -17,7 +17,7 @@ Advance = Callable[[int], None]
 
 
 def digest_object(reader: ObjectReader, watch: Watch | None, advance: Advance | None, look: int = 0) -> Digests:
-    """Hash an object in one pass, and close it; ``look`` as for `Otherwise`."""
+    """Hash an object in one pass, and close it; ``look`` as for `DividedReader`."""
 
     def each(offset: int, chunk: memoryview) -> None:
         if watch is not None:
@@ -25,7 +25,7 @@ def digest_object(reader: ObjectReader, watch: Watch | None, advance: Advance | 
         if advance is not None:
             advance(len(chunk))
 
-    with ObjectStream(Otherwise(reader, look)) as stream:
+    with ObjectStream(DividedReader(reader, look)) as stream:
         return digest_pass(stream.fill, each)
 
 

@@ -1,8 +1,8 @@
 """Tells damage where bytes lie from bytes that change on their way, by looking again in another way.
 
 Two looks in a row that find the same are damage. The second one asks otherwise than the first: for the same bytes by
-other ranges (`Otherwise`), and for what is missing or has another size by another kind of request (`told_of`). A bit
-that is wrong on the disk is wrong in every cut; one that a network or a proxy turns is at another place in another
+other ranges (`DividedReader`), and for what is missing or has another size by another kind of request (`told_of`). A
+bit that is wrong on the disk is wrong in every cut; one that a network or a proxy turns is at another place in another
 answer. Where the looks differ, the blob is not called damaged: the store can't be read now.
 """
 
@@ -34,7 +34,7 @@ Look = Callable[[int], "T | Finding"]
 """Is told how many looks there were before."""
 
 
-class Otherwise:
+class DividedReader:
     """An open object whose reads are divided, at another place for each look; the first one reads as it is asked."""
 
     def __init__(self, reader: ObjectReader, look: int) -> None:

@@ -12,7 +12,7 @@ from registry.digest import BlobRef, sha256_digest
 from registry.errors import IntegrityError, NotFoundError
 from registry.files.sha256 import CHUNK
 from registry.storage.blocks import BLOCK, DIGEST_SIZE, block_digest, block_digests, list_size
-from registry.storage.confirming import Finding, Look, Otherwise, T, confirmed, keeps, told_of
+from registry.storage.confirming import DividedReader, Finding, Look, T, confirmed, keeps, told_of
 from registry.storage.driver import ObjectDriver, ObjectReader
 from registry.storage.layout import blocks_key
 from registry.storage.streams import ObjectStream
@@ -162,7 +162,7 @@ class BlobReader:
 
     def _fill(self, start: int, blocks: memoryview, look: int) -> Finding | None:
         try:
-            Otherwise(self._object, look).read_into(start, blocks)
+            DividedReader(self._object, look).read_into(start, blocks)
         except IntegrityError:
             return self._told_of(Finding(f"it ends before byte {start + len(blocks)} of {self._size}"), look)
         except NotFoundError:
@@ -216,7 +216,7 @@ def stored_list(driver: ObjectDriver, blob: BlobRef, look: int = 0) -> bytes | F
         with closing(driver.open(key)) as opened:
             if opened.size != len(data):
                 return told_of(driver, key, len(data), Finding(wrong), look)
-            Otherwise(opened, look).read_into(0, memoryview(data))
+            DividedReader(opened, look).read_into(0, memoryview(data))
     except NotFoundError:
         return told_of(driver, key, len(data), Finding("the list of its block digests is missing"), look)
     except IntegrityError:

@@ -55,13 +55,13 @@ class Upgrade:
     after: str
     copy: Path | None
     """What a SQLite database was like before, beside it."""
-    parts: bool
+    shuts_out: bool
     """Whether programs of the schema before can't use the database any more."""
 
     def told(self, where: str) -> str:
         """What whoever uses the registry ``where`` has to know of it."""
         said = f"The registry in {where} was upgraded from schema {self.before} to {self.after}"
-        if self.parts:
+        if self.shuts_out:
             said += f", which programs of {self.before} can't use"
         return said if self.copy is None else f"{said}; its database of before is {self.copy}"
 
@@ -291,7 +291,7 @@ class Database:
         copy = self._keep_copy(self._path, before) if state is Schema.OLDER and self._path is not None else None
         migrations.upgrade(connection)
         after = migrations.HISTORY[-1]
-        return Upgrade(before, after, copy, fitting.parts(connection, before, after))
+        return Upgrade(before, after, copy, fitting.shuts_out(connection, before, after))
 
     def prepare_to_write(self) -> Upgrade | None:
         """What `prepare` does, for an embedded database: a team's is upgraded by its operator alone."""

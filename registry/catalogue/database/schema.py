@@ -66,7 +66,7 @@ def compare(connection: Connection, where: str) -> Schema:
     raise placeless(UnavailableError(problem, code="schema_newer"))
 
 
-def parts(connection: Connection, before: str | None, after: str) -> bool:
+def shuts_out(connection: Connection, before: str | None, after: str) -> bool:
     """Whether programs of the schema ``before`` can't use the database since it has the schema ``after``."""
     oldest: str | None = connection.scalar(migrations.OLDEST, {"version": after})
     return before is not None and (oldest is None or before < oldest)

@@ -16,7 +16,7 @@ from typing import Final
 from blake3 import blake3
 
 from registry.errors import UnavailableError
-from registry.storage.confirming import Otherwise
+from registry.storage.confirming import DividedReader
 from registry.storage.driver import ObjectReader, StoredBy, key_taken
 from registry.storage.layout import INCOMING
 from registry.storage.memory import MemoryReader
@@ -106,7 +106,7 @@ class S3Writer:
     def _read_back(self, key: str, look: int = 0) -> bytes:
         found = blake3()
         scratch = memoryview(bytearray(_CHUNK))
-        with ObjectStream(Otherwise(open_object(self._bucket, key), look)) as stream:
+        with ObjectStream(DividedReader(open_object(self._bucket, key), look)) as stream:
             while count := stream.fill(scratch):
                 found.update(scratch[:count])
         return bytes(found.digest())

@@ -47,8 +47,7 @@ def error_page(scope: Scope, told: Problem, headers: Mapping[str, str]) -> Respo
     response = Response(rendered(template, values), status_code=told.status, headers=every, media_type=HTML)
     if signing_in and session_of(request) is not None:
         forget_session(request, response)
-    if (
-        signing_in or kept is not None
-    ):  # else it has no form, and a page of another site must not end those that are open
+    # A page without a form sets no cookie: a page of another site must not end the forms that are open.
+    if signing_in or kept is not None:
         tokens.keep(response)
     return response

@@ -142,7 +142,7 @@ def test_an_older_one_is_upgraded_after_a_copy(
     assert fresh.schema() is Schema.OLDER, "what is there is left as it is"
     done = fresh.prepare_to_write()
     assert done is not None
-    assert (done.before, done.after, done.parts) == (NEWEST, AFTER, True), (
+    assert (done.before, done.after, done.shuts_out) == (NEWEST, AFTER, True), (
         "this migration says nothing of older programs"
     )
     assert done.told("./here") == (

@@ -43,7 +43,7 @@ FAULTS: Final = (
     ),
     Mutant(
         "asked-the-same-way-again",
-        "Otherwise.read_into",
+        "DividedReader.read_into",
         "middle = len(buffer) * self._look // (_LOOKS + 1)",
         "middle = 0",
         _STAYS,
