@@ -70,7 +70,7 @@ class Share:
 
 
 class ClientLeftError(Exception):
-    """The client disconnected while it waited for a slot."""
+    """The client disconnected while it waited for a slot, or for bytes."""
 
 
 class Admission:

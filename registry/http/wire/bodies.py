@@ -114,31 +114,36 @@ class BodySender:
             async with self._admissions[body.admission(body.start, body.stop)].slot(gone) as slot:
                 await self._run(flow.begin)  # its errors are still problem documents
                 # Else a client that has not read an earlier response keeps the slot while the head waits behind that.
-                if not await self._wait_ready(flow, slot, scope, flow.writer.drained(self._stall)):
-                    return
+                await self._wait_ready(flow, slot, scope, flow.writer.drained(self._stall))
                 await send({"type": "http.response.start", "status": body.status_code, "headers": body.raw_headers})
-                opened = await self._wait_ready(flow, slot, scope, flow.writer.open(self._stall))
-                if opened and await self._send_all(flow, slot, scope):
-                    flow.writer.finish(flow.sent)
-                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await self._wait_ready(flow, slot, scope, flow.writer.open(self._stall))
+                await self._send_all(flow, slot, scope)
+                flow.writer.finish(flow.sent)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         except ClientLeftError:
-            return
+            context_of(scope).breaks(CLIENT_GONE)  # a thread that sends may hear of it before `gone` does
         finally:
             context_of(scope).sent += flow.sent
             gone.cancel()
             with anyio.CancelScope(shield=True):
                 await self._run(partial(_end, flow, body.file.close))
 
-    async def _send_all(self, flow: Flow, slot: Slot, scope: Scope) -> bool:
-        """Send to the end, in time slices; False if the client disconnected."""
+    async def _send_all(self, flow: Flow, slot: Slot, scope: Scope) -> None:
+        """Send to the end, in time slices.
+
+        Raises:
+            ClientLeftError: if the client disconnected.
+        """
         pace = Pace(self._stall)
         while True:
             try:
                 state = await self._run(partial(flow.pump, make=slot.held))
             except RegistryError as error:
                 raise _aborted(error) from error
-            if state in {"whole", "gone"}:
-                return state == "whole"
+            if state == "gone":
+                raise ClientLeftError
+            if state == "whole":
+                return
             if slot.contended:
                 await self._run(flow.rest)
                 slot.release()
@@ -150,15 +155,18 @@ class BodySender:
                 await self._reacquire(slot)
                 pace.restart()
 
-    async def _wait_ready(self, flow: Flow, slot: Slot, scope: Scope, takes: Coroutine[Any, Any, bool]) -> bool:
-        """Wait until earlier bytes are sent; False if the client disconnected."""
+    async def _wait_ready(self, flow: Flow, slot: Slot, scope: Scope, takes: Coroutine[Any, Any, bool]) -> None:
+        """Wait until earlier bytes are sent.
+
+        Raises:
+            ClientLeftError: if the client disconnected.
+        """
         try:
             taken = await self._wait_client(flow, slot, takes)
-        except ConnectionError:
-            return False
+        except ConnectionError as error:
+            raise ClientLeftError from error
         if not taken:
             raise self._abort(scope)
-        return True
 
     def _abort(self, scope: Scope) -> ResponseAbortedError:
         scope.get(ABORT, lambda: None)()

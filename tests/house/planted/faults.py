@@ -28,6 +28,13 @@ FAULTS: Final = (
         _READING,
     ),
     Mutant(
+        "only-the-event-loop-hears-of-a-hang-up",
+        "BodySender.send",
+        "context_of(scope).breaks(CLIENT_GONE)",
+        "pass",
+        "test_who_hangs_up_while_reading_is_noted_by_the_thread_that_sends",
+    ),
+    Mutant(
         "an-answer-that-broke-off-went-well",
         "RequestMiddleware.__call__",
         "context.breaks(error.status)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import socket
 import struct
@@ -17,6 +18,7 @@ from registry.errors import IntegrityError
 from registry.http.payloads import JSON
 from registry.http.request.context import SOCKET_WRITER
 from registry.http.request.limits import Limits
+from registry.http.request.middleware import Receive
 from registry.http.wire import bodies
 from registry.http.wire.flow import Flow, State
 from registry.schemas.protocol import API
@@ -117,6 +119,23 @@ def test_who_hangs_up_while_sending_is_no_fault_of_the_service(library: Library,
 def test_who_hangs_up_while_reading_is_no_fault_of_the_service(log: Lines) -> None:
     source = Source(1 << 40, zeros)
     with running(sending(source, Limits())) as url:
+        with opened(url) as wire:
+            assert wire.recv(12) == b"HTTP/1.1 200"
+        (line,) = log.of_requests(1)
+    assert (line["status"], log.all) == (499, [line])
+
+
+def test_who_hangs_up_while_reading_is_noted_by_the_thread_that_sends(
+    log: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may meet the broken connection before the event loop tells that the client left."""
+
+    async def hears_nothing(receive: Receive) -> None:
+        del receive
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(bodies, "_gone", hears_nothing)
+    with running(sending(Source(1 << 40, zeros), Limits())) as url:
         with opened(url) as wire:
             assert wire.recv(12) == b"HTTP/1.1 200"
         (line,) = log.of_requests(1)
