@@ -57,7 +57,7 @@ def expected(row: Row, method: str, who: str, path: str) -> frozenset[int]:
 @pytest.mark.parametrize(("method", "route"), sorted(TABLE))
 def test_a_route_answers_each_as_the_table_says(service: str, library: Library, method: str, route: str) -> None:
     row = TABLE[method, route]
-    with httpx.Client(base_url=service, timeout=30) as client:
+    with httpx.Client(base_url=service, timeout=120) as client:
         for path in (IN, OUT):
             for who in ACTORS:
                 parts = row.prepare(library.registry, path)

@@ -70,7 +70,7 @@ def send_anything(target: Target, method: str, path: str, who: str, examples: in
     )
     @given(case=st.one_of(modes))
     def run(case: Case[Any]) -> None:
-        response = case.call(base_url=target.url, session=session, headers=target.library.headers(who), timeout=30)
+        response = case.call(base_url=target.url, session=session, headers=target.library.headers(who), timeout=120)
         # Too large is a refusal, too, and not one that the check of refusals knows; what is wrong with a query may be
         # a parameter whose value is written as nothing at all.
         judged = response.status_code != 413 and _is_all_sent(case, response)

@@ -68,8 +68,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     library = with_tokens(fill(root / "library"))
     with (
         running(service_app(library.registry)) as url,
-        httpx.Client(base_url=url + API, headers=library.headers("writer"), timeout=30) as writer,
-        httpx.Client(base_url=url + API, headers=library.headers("admin"), timeout=30) as other,
+        httpx.Client(base_url=url + API, headers=library.headers("writer"), timeout=120) as writer,
+        httpx.Client(base_url=url + API, headers=library.headers("admin"), timeout=120) as other,
     ):
         yield Desk(library, url, writer, other, root)
     library.shelf.close()

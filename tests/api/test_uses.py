@@ -30,7 +30,7 @@ def service(library: Library) -> Iterator[str]:
 
 @pytest.fixture
 def ask(service: str, library: Library) -> Iterator[Any]:
-    with httpx.Client(base_url=service + API, timeout=30, follow_redirects=False) as client:
+    with httpx.Client(base_url=service + API, timeout=120, follow_redirects=False) as client:
 
         def do(method: str, route: str, who: str = "reader", use: str | None = None, **params: str) -> httpx.Response:
             headers = library.headers(who) | ({} if use is None else {USE_HEADER: use})

@@ -69,7 +69,7 @@ def silent(process: psutil.Process) -> Iterator[None]:
 def ask(address: str, path: str) -> socket.socket:
     """A request whose answer is read later."""
     place = urlsplit(address)
-    wire = socket.create_connection((place.hostname, place.port or 0), timeout=30)
+    wire = socket.create_connection((place.hostname, place.port or 0), timeout=120)
     wire.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
     return wire
 

@@ -121,7 +121,7 @@ def test_a_request_under_way_ends_before_the_process_does(start_service: StartSe
     # Both are known to the service when it is told to end: one was asked to go on, the other has had an answer.
     lines = [f"PUT {API}/uploads/{upload}/parts/1 HTTP/1.1", "Host: localhost", "Content-Length: 1000"]
     head = "\r\n".join([*lines, "Expect: 100-continue", "", ""])
-    with socket.create_connection(place, timeout=30) as wire, socket.create_connection(place, timeout=30) as idle:
+    with socket.create_connection(place, timeout=120) as wire, socket.create_connection(place, timeout=120) as idle:
         wire.sendall(head.encode())
         assert wire.recv(65536).startswith(b"HTTP/1.1 100")
         wire.sendall(data[:400])

@@ -67,7 +67,7 @@ def service(library: Library) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def reader(service: str, library: Library) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service, headers=library.headers("reader"), timeout=30) as client:
+    with httpx.Client(base_url=service, headers=library.headers("reader"), timeout=120) as client:
         yield client
 
 
@@ -76,7 +76,7 @@ def shelf_service(tmp_path: Path) -> Iterator[tuple[Library, httpx.Client]]:
     library = with_tokens(fill(tmp_path))
     with (
         running(service_app(library.registry)) as address,
-        httpx.Client(base_url=address, headers=library.headers("reader"), timeout=30) as client,
+        httpx.Client(base_url=address, headers=library.headers("reader"), timeout=120) as client,
     ):
         yield library, client
     library.shelf.close()

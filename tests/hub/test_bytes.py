@@ -70,7 +70,7 @@ def test_a_team_has_the_same_views_and_clients_are_sent_to_its_store(
     client.add_base(name, base.folder)
     for folder, path in zip(write_chain(tmp_path / "chain", base, 2), ("a", "a/b"), strict=True):
         client.publish(folder, f"{name}/{path}", tags=["prod"])
-    with httpx.Client(base_url=shared_service.url, headers=headers, timeout=30) as hub:
+    with httpx.Client(base_url=shared_service.url, headers=headers, timeout=120) as hub:
         for view, kind in VIEWS.items():
             client.fetch(f"{name}/a/b", tmp_path / view, kind=kind)
             commit = sha(hub, view, f"{name}/a.b", "prod")

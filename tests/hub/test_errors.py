@@ -251,7 +251,7 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
 
 @contextmanager
 def opened(shelf: Shelf) -> Iterator[httpx.Client]:
-    with running(service_app(shelf.registry, "open")) as address, httpx.Client(base_url=address, timeout=30) as client:
+    with running(service_app(shelf.registry, "open")) as address, httpx.Client(base_url=address, timeout=120) as client:
         yield client
 
 

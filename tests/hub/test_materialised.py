@@ -28,7 +28,7 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
 
 @pytest.fixture
 def client(shelf: Shelf) -> Iterator[httpx.Client]:
-    with running(service_app(shelf.registry, "open")) as address, httpx.Client(base_url=address, timeout=30) as one:
+    with running(service_app(shelf.registry, "open")) as address, httpx.Client(base_url=address, timeout=120) as one:
         yield one
 
 

@@ -70,7 +70,7 @@ def nothing_seen(other: OtherHub, store: ElsewhereStore) -> None:
 
 @pytest.fixture
 def client(service: str, library: Library) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{service}/hf", headers=library.headers("reader"), timeout=30) as found:
+    with httpx.Client(base_url=f"{service}/hf", headers=library.headers("reader"), timeout=120) as found:
         yield found
 
 

@@ -172,5 +172,5 @@ def service(library: Library) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def admin(service: str, library: Library) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service + API, headers=library.headers("admin"), timeout=30) as client:
+    with httpx.Client(base_url=service + API, headers=library.headers("admin"), timeout=120) as client:
         yield client

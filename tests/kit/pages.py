@@ -15,7 +15,7 @@ class Visitor:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.client = httpx.Client(base_url=address, headers=PEOPLE, timeout=30)
+        self.client = httpx.Client(base_url=address, headers=PEOPLE, timeout=120)
 
     def __enter__(self) -> Visitor:
         return self

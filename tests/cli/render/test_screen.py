@@ -35,7 +35,7 @@ class Terminal:
     @property
     def text(self) -> str:
         os.close(self.child)
-        self.reader.join(timeout=30)
+        self.reader.join(timeout=120)
         return b"".join(self.pieces).decode().replace("\r\n", "\n")
 
     def start(self) -> None:

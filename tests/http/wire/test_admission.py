@@ -38,7 +38,7 @@ def work_until(end: asyncio.Event) -> Work:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0)
 
@@ -115,7 +115,7 @@ class Worker:
 
     def __init__(self, folder: Path, number: int, *, slots: int, queue: int) -> None:
         self.admission = Admission(
-            "bodies", slots=slots, queue=queue, timeout=30, place=SharedValues(folder, number, 2)
+            "bodies", slots=slots, queue=queue, timeout=120, place=SharedValues(folder, number, 2)
         )
         self._ends: list[asyncio.Event] = []
         self._inside: list[asyncio.Task[None]] = []

@@ -165,7 +165,7 @@ def test_a_rendering_of_something_else_is_not_found(
     if kind == "lora":
         truncated = plan("tiny/a", rank=1)["rendering"]
         assert_problem(file("tiny/a", truncated), 404, "not_found")
-    with httpx.Client(base_url=service + API, headers=library.headers("reader of a"), timeout=30) as reader:
+    with httpx.Client(base_url=service + API, headers=library.headers("reader of a"), timeout=120) as reader:
         assert_problem(file("tiny/a", theirs, reader), 503, "numerics")  # what is hidden was made by nobody
         own = plan("tiny/a@1", reader)["rendering"]
         assert_problem(file("tiny/a@2", own, reader), 404, "not_found")
@@ -308,7 +308,7 @@ def test_a_client_that_takes_nothing_is_cut_off(log: Lines) -> None:
     source = Source(1 << 40, zeros)
     with running(sending(source, replace(Limits(), stall_time=0.3))) as url:
         address = urlsplit(url)
-        with socket.create_connection((address.hostname, address.port or 0), timeout=30) as wire:
+        with socket.create_connection((address.hostname, address.port or 0), timeout=120) as wire:
             wire.sendall(f"GET {API}/file HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             assert source.closed.wait(120)
             received = 0
@@ -333,7 +333,7 @@ def test_too_many_computed_bodies_are_told_to_come_again() -> None:
     with running(sending(source, limits)) as url:
 
         def get() -> None:
-            answers.append(httpx.get(f"{url}{API}/file", timeout=30))
+            answers.append(httpx.get(f"{url}{API}/file", timeout=120))
 
         threads = [threading.Thread(target=get) for _ in range(6)]
         for thread in threads:
@@ -360,10 +360,10 @@ def test_one_who_waits_too_long_for_a_seat_is_told_so() -> None:
     limits = replace(Limits(), computed=1, queue=5, queue_time=0.2)
     answers: list[Any] = []
     with running(sending(Source(10, slow), limits)) as url:
-        first = threading.Thread(target=lambda: answers.append(httpx.get(f"{url}{API}/file", timeout=30)))
+        first = threading.Thread(target=lambda: answers.append(httpx.get(f"{url}{API}/file", timeout=120)))
         first.start()
         assert begun.wait(120)
-        assert_problem(httpx.get(f"{url}{API}/file", timeout=30), 503, "busy")
+        assert_problem(httpx.get(f"{url}{API}/file", timeout=120), 503, "busy")
         go_on.set()
         first.join()
     assert answers[0].content == bytes(10)
@@ -378,7 +378,7 @@ def opened(url: str, receive_buffer: int | None = None, *, path: str = f"{API}/f
     wire = socket.socket()
     if receive_buffer is not None:
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    wire.settimeout(30)
+    wire.settimeout(120)
     wire.connect((address.hostname, address.port))
     wire.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     return wire
@@ -416,7 +416,7 @@ def test_a_client_that_reads_nothing_keeps_nobody_from_the_only_seat() -> None:
         while source.made < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
         for _ in range(2):
-            assert httpx.get(f"{url}{API}/file", timeout=30).content == source.data
+            assert httpx.get(f"{url}{API}/file", timeout=120).content == source.data
         ahead = source.made - 2 * len(source.data) // source.piece
         assert ahead < 16  # what the buffers of both sides hold
         assert rest(slow) == source.data
@@ -442,7 +442,7 @@ def test_a_large_body_does_not_keep_a_small_one_waiting() -> None:
             return next(sources).bytes()
 
     with running(sending(Both(0, zeros), replace(Limits(), computed=1, queue_time=30.0))) as url:
-        with httpx.stream("GET", f"{url}{API}/file", timeout=30) as large:
+        with httpx.stream("GET", f"{url}{API}/file", timeout=120) as large:
             pieces = large.iter_raw(1 << 20)
             next(pieces)
             stop = threading.Event()
@@ -454,7 +454,7 @@ def test_a_large_body_does_not_keep_a_small_one_waiting() -> None:
             reader = threading.Thread(target=drain)
             reader.start()
             try:
-                assert httpx.get(f"{url}{API}/file", timeout=30).content == bytes(10)
+                assert httpx.get(f"{url}{API}/file", timeout=120).content == bytes(10)
                 made = endless.made
                 assert not endless.closed.is_set()
             finally:
@@ -501,7 +501,7 @@ def test_a_crowd_is_served_or_told_to_come_again(count: int) -> None:
             else:
                 assert_problem(answer, 503, "busy")
         assert sum(answer.status_code == 200 for answer in answers) >= 12
-        assert httpx.get(f"{url}{API}/file", timeout=30).status_code == 200
+        assert httpx.get(f"{url}{API}/file", timeout=120).status_code == 200
 
 
 def test_a_file_that_ends_too_early_breaks_the_connection(log: Lines) -> None:
@@ -523,7 +523,7 @@ def test_a_connection_goes_on_after_a_body(admin: httpx.Client, files: list[File
     request = admin.build_request("GET", file.path, params=file.params)
     target = request.url.raw_path.decode()
     lines = [f"GET {target} HTTP/1.1", f"Host: {address.netloc}", f"Authorization: {admin.headers['Authorization']}"]
-    with socket.create_connection((address.hostname, address.port or 0), timeout=30) as wire:
+    with socket.create_connection((address.hostname, address.port or 0), timeout=120) as wire:
         for _ in range(3):
             wire.sendall("\r\n".join([*lines, "", ""]).encode())
             stream = wire.makefile("rb")

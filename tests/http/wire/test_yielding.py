@@ -138,7 +138,7 @@ def both(url: str) -> socket.socket:
     """A client that asks for the large answer and for the file, and reads nothing yet."""
     address, wire = urlsplit(url), socket.socket()
     wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-    wire.settimeout(30)
+    wire.settimeout(120)
     wire.connect((address.hostname, address.port))
     wire.sendall(b"".join(f"GET {API}/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for name in ("large", "file")))
     return wire
