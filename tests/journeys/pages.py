@@ -193,4 +193,7 @@ def pip_from_here() -> str:
     """A line for bash: `pip install` gives the environment in use what this one has, and notes what was asked for."""
     packages = next(place for place in sys.path if place.endswith("site-packages"))
     into = '"$(python -c \'import sysconfig; print(sysconfig.get_path("purelib"))\')/here.pth"'
-    return f"pip() {{ echo \"$*\" >> pip-asked; echo '{packages}' > {into}; }}\n"
+    return (
+        f"pip() {{ echo \"$*\" >> pip-asked; echo '{packages}' > {into}; }}\n"
+        'python3() { command python3 "$@" --without-pip; }\n'
+    )

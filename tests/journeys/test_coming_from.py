@@ -8,16 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.journeys import pages
+from tests.journeys import pages, warm
 from tests.kit import llama_base, write_adapter
 from tests.kit.full_models import full_model
 from tests.kit.hub_folder import HubFolders
 from tests.kit.peers import peft_merge
+from tests.kit.servers_home import Home
+from tests.kit.servers_shared import SharedServers
 from tests.root import ROOT
 
 
-@pytest.mark.long
-def test_what_others_have_is_brought_as_the_page_says(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_what_others_have_is_brought_as_the_page_says(
+    tmp_path: Path, own_home: Home, shared_servers: SharedServers
+) -> None:
     base = llama_base(tmp_path / "Llama-3.2-1B", dtype="BF16")
     places = [
         "share/loras/support",
@@ -36,7 +40,9 @@ def test_what_others_have_is_brought_as_the_page_says(tmp_path: Path) -> None:
     with HubFolders() as hub:
         hub.add("acme/legal-lora", tmp_path / "legal-lora")
         environ = {"HOME": str(tmp_path / "home"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        ran = pages.run(page, tmp_path, {**environ, "HF_ENDPOINT": hub.url})
+        environ["HF_ENDPOINT"] = hub.url
+        with warm.commands(own_home, shared_servers.tables(), environ) as lines:
+            ran = pages.run(page, tmp_path, environ, before=lines)
     assert pages.differences(page, ran) == []
     dry, real = (one.output for command, one in zip(page.commands, ran, strict=True) if " -r " in command.line)
     assert "planned" in dry

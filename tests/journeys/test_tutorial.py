@@ -14,17 +14,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.journeys import pages
+from registry.app import hub_settings
+from tests.journeys import pages, warm
 from tests.journeys.pages import Ran
-from tests.kit.servers_home import free_port
+from tests.kit.servers_home import Home, free_port
+from tests.kit.servers_shared import SharedServers
 from tests.root import ROOT
 
 PAGE = ROOT / "docs" / "tutorial.md"
 PORT = "8321"
+LIBRARIES = ("transformers.models.bert.modeling_bert", "transformers.models.auto.modeling_auto", "peft")
 
 
-@pytest.mark.long
-def test_every_line_of_the_tutorial(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_every_line_of_the_tutorial(
+    tmp_path: Path, own_home: Home, shared_servers: SharedServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = PAGE.read_text(encoding="utf-8")
     page, port = pages.read(text), str(free_port())
     home, clone = Path(os.environ.get("WRITE_TUTORIAL", tmp_path / "home")), tmp_path / "clone"
@@ -36,13 +41,17 @@ def test_every_line_of_the_tutorial(tmp_path: Path) -> None:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "https_proxy": "http://127.0.0.1:9",  # nobody answers there: nothing is downloaded
     }
-    ran = [
-        Ran(one.output.replace(str(home), pages.HOME).replace(port, PORT), one.status)
-        for one in pages.run(page.typed(PORT, port), clone, environ, before=pages.pip_from_here())
-    ]
+    monkeypatch.setenv("REGISTRY_TOKEN", "reg_anybody")
+    monkeypatch.setenv("REGISTRY_URL", f"http://127.0.0.1:{port}")
+    of_the_hub = hub_settings(None, "merged")  # what the page sets, only at its end
+    del of_the_hub["HF_TOKEN"]
+    imported = {**environ, **of_the_hub, "HOME": str(home / "tutorial" / "anna")}
+    with warm.commands(own_home, shared_servers.tables(), imported, LIBRARIES) as lines:
+        found = pages.run(page.typed(PORT, port), clone, environ, before=pages.pip_from_here() + lines)
+    ran = [Ran(one.output.replace(str(home), pages.HOME).replace(port, PORT), one.status) for one in found]
     if "WRITE_TUTORIAL" in os.environ:
         PAGE.write_text(pages.with_outputs(text, page, ran), encoding="utf-8")
-    assert pages.differences(page, ran) == []
+    assert "\n".join(pages.differences(page, ran)) == ""
     assert_asked_alike(
         [one.output for command, one in zip(page.commands, ran, strict=True) if "ask.py" in command.line]
     )

@@ -92,8 +92,8 @@ class SharedServers:
         told = self.home.once("s3", make)
         return new_place(told["endpoint"], Path(told["buckets"]))
 
-    def run_child(self, arguments: list[str], request: bytes, time_limit: float) -> bytes:
-        """Stands in for `architecture._run`: what the child says that makes the facts of a target table."""
+    def tables(self) -> str:
+        """The socket of the maker of target tables."""
 
         def make() -> dict[str, Any]:
             process, place = servers_tables.started(self.home)
@@ -101,7 +101,11 @@ class SharedServers:
             return {"place": place}
 
         place: str = self.home.once("tables", make)["place"]
-        return servers_tables.ask(place, arguments, request, time_limit)
+        return place
+
+    def run_child(self, arguments: list[str], request: bytes, time_limit: float) -> bytes:
+        """Stands in for `architecture._run`: what the child says that makes the facts of a target table."""
+        return servers_tables.ask(self.tables(), arguments, request, time_limit)
 
     def service(self) -> SharedService:
         """A service on a database and a bucket of its own."""

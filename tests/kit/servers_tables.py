@@ -17,6 +17,7 @@ import subprocess
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -61,6 +62,11 @@ def main(place: str) -> NoReturn:
         import registry.tensors.table.architecture_facts
     del registry, transformers
     os.chdir(os.sep)
+    fork_for_each(place, _answer)
+
+
+def fork_for_each(place: str, answer: Callable[[socket.socket], NoReturn]) -> NoReturn:
+    """Answer each connection to the socket ``place`` in a fork of this process."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forked ones
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{place}.new")
@@ -71,14 +77,14 @@ def main(place: str) -> NoReturn:
             with connection:
                 if os.fork() == 0:
                     listener.close()
-                    _answer(connection)
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    answer(connection)
 
 
 def _answer(connection: socket.socket) -> NoReturn:
     try:
         from registry.tensors.table import architecture_child
 
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         os.dup2(connection.fileno(), 0)
         os.dup2(connection.fileno(), 1)
