@@ -24,7 +24,6 @@ from registry.pool.layout import Place
 from registry.pool.live import LiveWeights
 from registry.pool.pristine import PristineTensors
 from registry.pool.refusals import check_model
-from registry.pool.routing.route import Router, Rows, route
 from registry.pool.siblings import Siblings
 from registry.pool.wanted import Wanted, asked, wanted
 from registry.schemas import Dtype, Fetched
@@ -317,27 +316,6 @@ class AdapterPool:
                 self._named = loaded_from if self._named is None else self._named
                 vars(self._model)["name_or_path"] = saved.folder
             return saved
-
-    def route(self, rows: Rows, router: Router) -> list[str | None]:
-        """Ask a router which path each row belongs to; the answer is what `use` takes.
-
-        Args:
-            rows: examples, such as texts, or an encoded batch: values whose first dimension is the rows.
-            router: a function from one example to a reference, or None for the base model; or what is asked about all
-                rows at once: `Centroids`, `Classifier`, or another object with a method ``route(rows)``.
-
-        Returns:
-            A reference or None for each row, as the router says it: tags are resolved where they are used.
-
-        Raises:
-            UsageError: the router gave something else than a reference or None for each row.
-
-        Example:
-            >>> with AdapterPool(model, team) as pool:
-            ...     pool.route(["Bonjour", "Hello"], lambda text: "llama/support/french" if "j" in text else None)
-            ['llama/support/french', None]
-        """
-        return route(rows, router)
 
     def siblings(self, configs: Mapping[str, object], parent: str | None = None, **options: Any) -> Siblings:
         """Train several new adapters at once on one parent, which stays merged and frozen until they are closed.

@@ -78,27 +78,6 @@ POOL: Final = (
         "test_siblings_of_a_parent_that_was_written_to_are_not_saved",
     ),
     Mutant(
-        "pool-route-to-retracted",
-        "Centroids._candidates",
-        "one.retracted is None and ",
-        "",
-        "test_the_nearest_answers_and_changes_hold_at_once",
-    ),
-    Mutant(
-        "pool-route-ties",
-        "Centroids._nearest",
-        "cosine - float(best[1]) < self._margin",
-        "False",
-        "test_ties_and_what_is_far_away",
-    ),
-    Mutant(
-        "pool-route-labels-of-another-revision",
-        "Classifier.route",
-        "self._pool.use(revision.reference)",
-        "self._pool.use(None)",
-        "test_rows_go_where_peft_would_send_them",
-    ),
-    Mutant(
         "siblings-one-stream",
         "Sibling.__init__",
         '_seed(seed, recipe.path, "dropout")',
