@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Field
 
@@ -120,7 +120,7 @@ class Fitting(Schema):
 
     reference: str  # PATH@N, or the base model's name
     digest: str  # of the revision, or of the base's weights
-    weights: str | None = None  # of a search: the same for revisions whose links have the same files
+    weights: str | None = None  # of a search: the same for revisions that stand for the same function
 
 
 class NearPath(Schema):
@@ -135,6 +135,7 @@ class WeightedLink(Schema):
 
     reference: str  # PATH@N
     weight: float
+    alike: Annotated[tuple[str, ...], Field(exclude_if=lambda value: not value)] = ()  # that it may be instead
 
 
 class NarrowRequest(Schema):
@@ -178,7 +179,9 @@ class Identified(Schema):
     distance: float | None = None  # from there, relative to its norm: what no revision explains
     tensor: str | None = None  # where that one fits least
     near: tuple[NearPath, ...] = ()
-    sum: tuple[WeightedLink, ...] = ()  # of a model that no path is: a sum of links that samples look like, no proof
+    sum: tuple[
+        WeightedLink, ...
+    ] = ()  # of a model that no path is: a weighted sum of links that samples look like, no proof
     retracted: tuple[str, ...] = ()  # revisions that it may be, too: a service gives no retracted ones to compare
     reason: str | None = None  # why its weights, or those that the adapter was trained on, were not compared
     trained_on: str | None = None  # of an adapter: what its configuration names

@@ -36,7 +36,7 @@ def identified_lines(found: Identified, width: int | None) -> list[Line]:
         pairs.append(("nearest", [[phrase(found.nearest)], words(rest + other, BEHIND)]))
         pairs.append(("fits least", [[phrase(found.tensor)]] if found.tensor and not other else []))
     if found.sum:
-        terms = " + ".join(f"{one.weight:.3g} x {one.reference}" for one in found.sum)
+        terms = " + ".join(f"{one.weight:.3g} x {' or '.join((one.reference, *one.alike))}" for one in found.sum)
         pairs.append(("looks like", [words(terms), words("by samples: a hint, no proof", BEHIND)]))
     if found.retracted:
         names = ", ".join(found.retracted)

@@ -73,8 +73,8 @@ class Writing:
         what, action, reason, name, code = "model", "undecided", None, None, None
         found = done.compared.get(key)
         near: tuple[NearFolder, ...] = ()
-        if key in done.same:
-            action, reason = "skip", f"it has the same weights as {done.same[key]}"
+        if key in done.same_weights:
+            action, reason = "skip", f"it has the same weights as {done.same_weights[key]}"
         elif key in done.refused:
             action, reason, code = "refused", str(done.refused[key]), done.refused[key].code
         elif key in done.bases:

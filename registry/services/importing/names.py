@@ -17,6 +17,8 @@ _SAYS_NOTHING: Final = re.compile(
     r"merged([_-]model)?|full|sft|dpo|train_[0-9-]+|snapshots|[0-9a-f]{40}"
 )
 """Names of folders that say what is in them, or where it comes from, and not which one it is."""
+_COPY: Final = re.compile(r"(?:^|[\W_])(?:backups?|bak|cop(?:y|ies)|old|archived?|trash|kopie)(?:[\W_]|\d|$)|\(\d+\)$")
+"""In the place of a folder that is a copy of another one."""
 _LONGEST: Final = 40
 _LEAST: Final = 3
 
@@ -35,6 +37,11 @@ def wanted_name(place: str, repo: str | None, *, dots: bool) -> str:
         if name and CHECKPOINT.fullmatch(part) is None and _SAYS_NOTHING.fullmatch(name) is None:
             return name
     return _valid(parts[-1], dots) if parts and _valid(parts[-1], dots) else "adapter"
+
+
+def says_copy(place: str) -> bool:
+    """Whether a folder, or one above it, is called a copy: where there is another one, that gives the name."""
+    return any(_COPY.search(part.casefold()) is not None for part in place.split("/"))
 
 
 def _valid(text: str, dots: bool) -> str:

@@ -8,6 +8,7 @@ the one that searches for lost parents.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,7 +23,7 @@ from registry.reference import Reference
 from registry.schemas import FolderCompared
 from registry.schemas.publishing import FullSize
 from registry.services.importing.full_models import FAR, FullModels, fits_itself
-from registry.services.importing.names import free_base, free_path, wanted_name
+from registry.services.importing.names import free_base, free_path, says_copy, wanted_name
 from registry.services.importing.reading import Adapter, Contents, Model
 from registry.services.importing.settled import Doubt, Full, Landed, MaybeFull, Settled, Side, There
 from registry.transfer.trained_on import Beside, TrainedFolder
@@ -54,8 +55,8 @@ class Settling:
             order: keys of models, those first that are tried first as base models.
             roots: take at most so many for base models; None: any number.
         """
+        models = self._without_same_weights(order)
         self._waiting = self._without_copies()
-        models = [key for key in order if self._first_of_weights(key)]
         for key in models:
             name = self.there.bases.get(self.contents.models[key].digest or "")
             if name is not None:
@@ -84,24 +85,36 @@ class Settling:
     def _without_copies(self) -> list[Adapter]:
         first: dict[tuple[str, ...], str] = {}
         waiting = []
-        for one in sorted(self.contents.adapters, key=lambda one: one.found.run is not None):
-            other = first.setdefault((*one.identity, one.model or ""), one.place)
+        for one in sorted(
+            self.contents.adapters, key=lambda one: (one.found.run is not None, *self._original(one.place))
+        ):
+            other = first.setdefault((*one.identity, self._key(one) or ""), one.place)
             if other == one.place:
                 waiting.append(one)
             else:
                 self.done.same[one.place] = other
         return waiting
 
-    def _first_of_weights(self, key: str) -> bool:
-        """Whether no model before it has the same weights: a copy is what the first one is."""
-        digest = self.contents.models[key].digest
-        first = next((other for other, one in self.contents.models.items() if digest and one.digest == digest), key)
-        if first != key:
-            self.done.same[key] = first
-        return first == key
+    def _without_same_weights(self, order: Sequence[str]) -> list[str]:
+        """Keys of the models without copies: these are what the original is."""
+        first: dict[str, str] = {}
+        for key in sorted(self.contents.models, key=self._original):
+            digest = self.contents.models[key].digest
+            if digest is not None and first.setdefault(digest, key) != key:
+                self.done.same_weights[key] = first[digest]
+        return [key for key in order if key not in self.done.same_weights]
+
+    def _original(self, place: str) -> tuple[bool, bool, int]:
+        """Sorts the copy first that gives what it holds its name: one that others were trained on, and no backup."""
+        return not self._uses[place], says_copy(place), -self._uses[place]
+
+    @cached_property
+    def _uses(self) -> Counter[str]:
+        """How many adapters were trained on each folder."""
+        return Counter(one.model for one in self.contents.adapters if one.model is not None)
 
     def _key(self, adapter: Adapter) -> str | None:
-        return None if adapter.model is None else self.done.same.get(adapter.model, adapter.model)
+        return None if adapter.model is None else self.done.same_weights.get(adapter.model, adapter.model)
 
     def _add_base(self, key: str, name: str | None) -> None:
         model = self.contents.models[key]

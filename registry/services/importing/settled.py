@@ -90,7 +90,8 @@ class Settled:
     landed: dict[str, Landed] = field(default_factory=dict)  # adapters by place
     doubts: dict[str, Doubt] = field(default_factory=dict)  # by place
     refused: dict[str, RegistryError] = field(default_factory=dict)  # by place
-    same: dict[str, str] = field(default_factory=dict)  # copies: the place of the first
+    same: dict[str, str] = field(default_factory=dict)  # copies of adapters, by place: that of the original
+    same_weights: dict[str, str] = field(default_factory=dict)  # copies of models, by key: that of the original
     pending: list[str] = field(default_factory=list)  # keys of models that no path explains, full fine-tunes among them
 
     def compared_with(self, key: str) -> tuple[FolderCompared, ...]:

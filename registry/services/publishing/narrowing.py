@@ -66,7 +66,7 @@ def narrow_paths(deployment: Deployment, request: NarrowRequest, progress: Progr
             having = fingerprints.with_weights(session, row.id, request.link)
         left = tuple(dict.fromkeys((*(one.reference for one in rows if one.id in having), *left)))
     near = tuple(NearPath(reference=one.name, distance=one.distance) for one in narrowed.nearest)
-    sums = tuple(WeightedLink(reference=one.name, weight=one.weight) for one in narrowed.sum)
+    sums = tuple(WeightedLink(reference=one.name, weight=one.weight, alike=one.alike) for one in narrowed.sum)
     return PathsLeft(left=left, near=near, searched=len(rows), sum=sums)
 
 

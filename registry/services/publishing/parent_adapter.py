@@ -27,7 +27,7 @@ from registry.services.artifacts.inputs import base_weights, path_table
 from registry.services.lineage import LoadedPath
 from registry.services.publishing.narrowing import narrow_request
 from registry.services.publishing.parent_folder import holds_adapter
-from registry.services.publishing.parent_search import MOST, Searchable, fitting, search_parents
+from registry.services.publishing.parent_search import MOST, Searchable, fittings, search_parents
 from registry.tensors.checkpoint.lora_config import LoraAdapterConfig, parse_config
 from registry.tensors.checkpoint.reading import read_checkpoint
 from registry.tensors.comparison.fingerprint import added
@@ -80,7 +80,7 @@ def search_trained(
     nearest = found.near[0] if found.near and not same else None
     return FolderCompared(
         words=folder.words,
-        fitting=tuple(fitting(path) for path, _ in same),
+        fitting=fittings(where.blobs, [path for path, _ in same]),
         nearest=None if nearest is None else nearest.reference,
         distance=0.0 if nearest is None else nearest.distance,
         searched=found.searched,

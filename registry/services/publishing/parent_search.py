@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Protocol
@@ -16,14 +16,15 @@ from typing import Final, Protocol
 from registry.catalogue.tree import bases
 from registry.errors import RetractedError
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, EXACT_WEIGHTS
-from registry.progress import Progress
+from registry.progress import SILENT, Progress
 from registry.reference import Reference
 from registry.schemas import Fitting, FolderCompared
 from registry.schemas.parents import NarrowRequest, NearPath, PathsLeft
+from registry.services.artifacts.bound import bind_link
 from registry.services.artifacts.inputs import base_weights
 from registry.services.artifacts.load import path_to
 from registry.services.deployment import Deployment
-from registry.services.lineage import Blobs, LoadedPath
+from registry.services.lineage import Blobs, Link, LoadedPath
 from registry.services.publishing.narrowing import narrow_paths, narrow_request
 from registry.services.publishing.parent_folder import (
     Held,
@@ -34,9 +35,11 @@ from registry.services.publishing.parent_folder import (
     open_folder,
 )
 from registry.tensors.comparison.narrowing import LISTED
+from registry.tensors.comparison.same_link import adds_nothing, same_link
 from registry.tensors.comparison.spots import sampled, spots_of
 from registry.tensors.comparison.verdict import Standing, Verdict
 from registry.tensors.elements.dtypes import FLOATS, OPTION_DTYPES
+from registry.tensors.path.programs import BoundLink
 from registry.transfer.trained_on import Beside, TrainedFolder
 
 MOST: Final = 64
@@ -93,6 +96,7 @@ class OnBase:
     left: PathsLeft
     paths: Mapping[str, LoadedPath]  # that were compared, by reference
     verdict: Verdict
+    nearest: Standing  # of all: the first that samples are near, where nothing fits
     orders: Mapping[str, Sequence[str]]  # other orders of links that were compared, by their names in the verdict
     dtype: str  # of most of the folder, as options call it
     unread: tuple[str, ...] = ()  # that were retracted, so that a service does not give them to compare
@@ -132,7 +136,7 @@ def search_parents(where: Searchable, folder: TrainedFolder, beside: Beside, pro
     first = fits[0][0] if fits else found[0]
     return FolderCompared(
         words=folder.words,
-        fitting=tuple(fitting(one.paths[name]) for one, name in fits),
+        fitting=fittings(where.blobs, [one.paths[name] for one, name in fits]),
         nearest=nearest.name,
         distance=nearest.distance,
         tensor=nearest.tensor,
@@ -165,9 +169,9 @@ def search_bases(where: Searchable, folder: Path, progress: Progress) -> list[On
 
 
 def nearest_of(found: Sequence[OnBase]) -> tuple[Standing, tuple[NearPath, ...]]:
-    """The nearest path of all that were compared, and the nearest of all by samples."""
+    """The nearest path of all, and the nearest ones by samples."""
     near = sorted((near for one in found for near in one.left.near), key=lambda near: near.distance)
-    return min((one.verdict.nearest for one in found), key=lambda one: one.distance), tuple(near[:LISTED])
+    return min((one.nearest for one in found), key=lambda one: one.distance), tuple(near[:LISTED])
 
 
 def retracted_of(found: Sequence[OnBase]) -> tuple[str, ...]:
@@ -185,7 +189,22 @@ def _on_base(where: Searchable, root: LoadedPath, held: Held, progress: Progress
             raise NotComparableError(f"{len(left.left)} revisions can't be told apart by samples")
         paths, unread = _paths(where, root, left.left)
         verdict, orders = compare_whole(where.blobs, list(paths.values()) or [root], held, opened, progress)
-        return OnBase(left, paths, verdict, orders, _dtype(named), unread)
+        nearest = verdict.nearest if verdict.fitting else _nearest(where, left.near, verdict, held)
+        return OnBase(left, paths, verdict, nearest, orders, _dtype(named), unread)
+
+
+def _nearest(where: Searchable, near: Sequence[NearPath], verdict: Verdict, held: Held) -> Standing:
+    """The nearest path of all by samples, where nothing fits: the others were struck out, and not compared."""
+    if not near:
+        return verdict.nearest
+    first, known = near[0], verdict.nearest
+    if known.name != first.reference:
+        try:
+            with ExitStack() as opened:
+                known = compare_whole(where.blobs, [where.path(first.reference)], held, opened, SILENT)[0].nearest
+        except (NotComparableError, RetractedError):
+            known = replace(known, tensor="")
+    return replace(known, name=first.reference, distance=first.distance)
 
 
 def _paths(where: Searchable, root: LoadedPath, names: Sequence[str]) -> tuple[dict[str, LoadedPath], tuple[str, ...]]:
@@ -200,16 +219,43 @@ def _paths(where: Searchable, root: LoadedPath, names: Sequence[str]) -> tuple[d
     return paths, tuple(unread)
 
 
-def fitting(path: LoadedPath) -> Fitting:
-    """A path as what fits."""
-    return Fitting(reference=path.reference, digest=path.tip, weights=_same_weights(path))
+def fittings(blobs: Blobs, paths: Sequence[LoadedPath]) -> tuple[Fitting, ...]:
+    """Paths as what fits, the shallowest first; those that stand for the same function have the same ``weights``."""
+    found = sorted(paths, key=lambda path: len(path.links))
+    with ExitStack() as opened:
+        functions = _Functions(blobs, opened, len(found) > 1)
+        return tuple(Fitting(reference=one.reference, digest=one.tip, weights=functions.of(one)) for one in found)
 
 
-def _same_weights(path: LoadedPath) -> str:
-    """A digest that is the same for paths of the same files, whatever their revisions are called."""
-    files = [link.file(name).digest for link in path.live for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
-    exact = [] if path.exact is None else [path.exact.file(EXACT_WEIGHTS).digest]
-    return sha256(" ".join([path.base.digest, *exact, *files]).encode()).hexdigest()
+@dataclass(frozen=True)
+class _Functions:
+    """Digests of what paths stand for; where ``looking``, links that do the same, or nothing, are known as such."""
+
+    blobs: Blobs
+    opened: ExitStack
+    looking: bool
+    _known: dict[str, str | None] = field(default_factory=dict)  # what stands for a link, by model and files
+    _links: dict[str, list[tuple[str, BoundLink]]] = field(default_factory=dict)  # that were looked at, by model
+
+    def of(self, path: LoadedPath) -> str:
+        """A digest that is the same for paths that stand for the same function."""
+        exact = [] if path.exact is None else [path.exact.file(EXACT_WEIGHTS).digest]
+        model = " ".join([path.base.digest, *exact])
+        links = [files for link in path.live if (files := self._link(path, link, model)) is not None]
+        return sha256(" ".join([model, *links]).encode()).hexdigest()
+
+    def _link(self, path: LoadedPath, link: Link, model: str) -> str | None:
+        """The files that stand for a link, those of the first that does the same; None: it does nothing."""
+        files = " ".join(link.file(name).digest for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS))
+        if not self.looking:
+            return files
+        key = f"{model} {files}"
+        if key not in self._known:
+            bound, others = bind_link(self.blobs, link, path, self.opened), self._links.setdefault(model, [])
+            same = next((one for one, other in others if same_link(bound, other)), files)
+            self._known[key] = None if adds_nothing(bound) else same
+            others.append((same, bound))
+        return self._known[key]
 
 
 def _dtype(named: Held) -> str:

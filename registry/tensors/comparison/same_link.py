@@ -1,4 +1,4 @@
-"""Whether two adapters do the same to a base model, whatever their files are: one of them may have been saved again."""
+"""Whether adapters do the same to a base model, whatever their files are: saved again, or untrained, and nothing."""
 
 from __future__ import annotations
 
@@ -25,6 +25,20 @@ def same_link(one: BoundLink, other: BoundLink) -> bool:
     ours, theirs = one.checkpoint, other.checkpoint
     found = ((ours.pairs, theirs.pairs), (ours.values, theirs.values), (ours.tokens, theirs.tokens))
     return all(_same_parts(first, one.source, second, other.source) for first, second in found)
+
+
+def adds_nothing(one: BoundLink) -> bool:
+    """Whether an adapter leaves a model as it is, in real numbers: it was never trained, or is all zeros."""
+    found = one.checkpoint
+    if found.values or found.tokens:
+        return False
+    return all(_is_zero(pair, one.source) for pair in found.pairs.values())
+
+
+def _is_zero(pair: LoraPair, source: ByteSource) -> bool:
+    if pair.magnitude is not None or (pair.bias is not None and _values(source, pair.bias).any()):
+        return False
+    return pair.scaling == 0 or any(not _values(source, entry).any() for entry in (pair.b, pair.a))
 
 
 def _same_parts(

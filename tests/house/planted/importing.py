@@ -112,4 +112,32 @@ IMPORTING: Final = (
         "return made.with_request(parent=parent, skip_parent_check=True)",
         "test_a_proof_is_made_again_whatever_a_plan_says",
     ),
+    Mutant(
+        "imports-untrained-as-another-function",
+        "_Functions._link",
+        "None if adds_nothing(bound) else same",
+        "same",
+        "test_what_was_never_trained_makes_no_parent_ambiguous",
+    ),
+    Mutant(
+        "imports-names-of-backups",
+        "Settling._original",
+        "return not self._uses[place], says_copy(place), -self._uses[place]",
+        "return False, False, 0",
+        "test_copies_take_neither_names_nor_what_was_trained_on_the_original",
+    ),
+    Mutant(
+        "nearest-is-not-the-first-of-near",
+        "parent_search:_nearest",
+        "return replace(known, name=first.reference, distance=first.distance)",
+        "return verdict.nearest",
+        "test_sums_are_named_with_their_weights_among_steps_of_one_training",
+    ),
+    Mutant(
+        "sums-with-the-weights-of-least-squares",
+        "_Sums._plain",
+        "return typed if typed.square - fit.square < telling else replace(fit, more=telling)",
+        "return fit",
+        "test_sums_are_named_with_their_weights_among_steps_of_one_training",
+    ),
 )

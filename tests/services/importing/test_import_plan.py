@@ -16,6 +16,7 @@ from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.operations.registry import Registry
 from registry.schemas import RevisionSummary
 from registry.schemas.publishing import ImportDocument, ImportEntry
+from registry.services.importing.names import says_copy
 from registry.services.local import LocalRegistry
 from tests.kit.serving import ServedRegistry
 from tests.services.importing.plain_heap import PlainHeap, state_of
@@ -257,16 +258,53 @@ def test_what_equals_a_model_that_was_explained_earlier_is_noticed(heap: PlainHe
     assert {one.parent for one in entries["./child"].candidates} == {"./second", f"./{other.name}"}
 
 
-@pytest.mark.slow
-def test_an_adapter_that_was_trained_on_a_model_is_no_part_of_it(heap: PlainHeap, team: LocalRegistry) -> None:
-    """An untrained one, which changes nothing, leaves the model what it was."""
-    heap.run("zero", heap.on_french, seed=14, size=0.0)
+def test_what_was_never_trained_makes_no_parent_ambiguous(heap: PlainHeap, team: LocalRegistry) -> None:
+    """A path that it ends stands for the same function as the one above it, which is the parent then."""
+    for name, seed in (("killed", 13), ("untrained", 14)):
+        heap.run(name, heap.base.folder, seed=seed, size=0.0)
+    heap.run("on-a-copy", heap.merged("net-fp32", [], "F32"), seed=16)
+    heap.run("zero", heap.on_french, seed=17, size=0.0)
     heap.run("on-zero", heap.merged("more", [heap.helper, heap.french, heap.folder / "zero"], "F32"), seed=15)
     plan = team.plan_import(heap.folder)
-    entries = {one.folder: one for one in plan.entries}
-    assert (entries["./paris"].parent, entries["./zero"].parent) == ("./french", "./french")
-    assert entries["./on-zero"].action == "undecided"
+    parents = {one.folder: one.parent for one in plan.entries if one.action == "publish"}
+    assert parents["./on-a-copy"] == parents["./killed"] == parents["./untrained"] == "./net"
+    assert parents["./paris"] == parents["./zero"] == parents["./on-zero"] == "./french"
     assert {one.state for one in plan.apply()} == {"published"}
+
+
+def test_copies_take_neither_names_nor_what_was_trained_on_the_original(heap: PlainHeap, team: LocalRegistry) -> None:
+    """What others were trained on gives the name; and what was trained on a copy goes where the original is."""
+    heap.run("on-support", heap.helper, seed=21)
+    for original, copy in ((heap.helper, "a/Support Copy"), (heap.on_support, "a/m"), (heap.base.folder, "a/net old")):
+        shutil.copytree(original, heap.folder / "backup" / copy)
+    heap.run("french-2", heap.folder / "backup/a/m", seed=22)
+    heap.run("on-support-2", heap.folder / "backup/a/Support Copy", seed=23)
+    plan = team.plan_import(heap.folder)
+    more = {
+        "./on-support": ("publish", "on-support", "./support"),
+        "./french-2": ("publish", "french-2", "./support"),
+        "./on-support-2": ("publish", "on-support-2", "./support"),
+    }
+    assert planned(plan.entries) == TREE | more
+    skipped = {one.folder: one.reason for one in plan.entries if one.folder.startswith("./backup")}
+    assert skipped == {
+        "./backup/a/Support Copy": "it has the same files as ./support",
+        "./backup/a/m": "it has the same weights as ./merged-1",
+        "./backup/a/net old": "it has the same weights as ./net",
+    }
+    assert {one.state for one in plan.apply()} == {"published"}
+
+
+@pytest.mark.parametrize(
+    ("place", "copied"),
+    [
+        ("./backup/support", True), ("./runs/Support Copy", True), ("./support_old", True), ("./support.bak", True),
+        ("./copy of support", True), ("./support (2)", True), ("./old2/x", True), ("./archive/x", True),
+        ("./support", False), ("./household", False), ("./copywriter", False), ("./gold", False), ("./v2", False),
+    ],
+)  # fmt: skip
+def test_names_that_say_that_a_folder_is_a_copy(place: str, *, copied: bool) -> None:
+    assert says_copy(place) is copied
 
 
 def test_what_has_changed_since_is_refused(share: tuple[PlainHeap, ImportDocument], team: LocalRegistry) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -96,6 +96,15 @@ class House:
     def values(self, folder: Path) -> dict[str, Array]:
         """What a folder's weights are."""
         return {tensor: raw.values for tensor, raw in read_model(folder).items()}
+
+    def summed(self, weights: Mapping[Path, float]) -> dict[str, Array]:
+        """The base's weights and the weighted deltas of adapters, as a script sums them."""
+        base = {tensor: one.values for tensor, one in self.base.reference([]).items()}
+        found = {tensor: value.copy() for tensor, value in base.items()}
+        for adapter, weight in weights.items():
+            for tensor, one in self.base.reference([adapter]).items():
+                found[tensor] += weight * (one.values - base[tensor])
+        return found
 
     def near(self, name: str, adapter: Path, share: float) -> Path:
         """An adapter of other values, its delta about ``share`` of itself away."""

@@ -267,6 +267,24 @@ def test_the_order_shows_which_path_it_is_or_none_is_pinned(orders: Share) -> No
             assert orders.pinned(child, f"{path}/settled-{name}", **given) == (f"{path}@1", "compared")
 
 
+def test_paths_that_stand_for_the_same_function_are_one(orders: Share) -> None:
+    """What was never trained, or saved again, makes nothing ambiguous: the path of the new adapter says which it is."""
+    orders.registry.publish(orders.adapter("zero", seed=41, size=0.0), "net/zero")
+    weights = read_tensors(orders.folder / "x" / "adapter_model.safetensors")
+    again = shutil.copytree(orders.folder / "x", orders.folder / "x-again")
+    wide = {name: RawTensor.of(one.values, "F64") for name, one in weights.items()}
+    write_tensors(again / "adapter_model.safetensors", wide)
+    orders.registry.publish(again, "net/again")
+    on_base, on_x = orders.merged("fp32", [], "F32"), orders.merged("on-x", [orders.folder / "x"])
+    for path, folder, parent in (
+        ("net/c", on_base, "net"), ("net/zero/c", on_base, "net/zero@1"),
+        ("net/x/c", on_x, "net/x@1"), ("net/again/c", on_x, "net/again@1"),
+    ):  # fmt: skip
+        assert orders.find(orders.adapter(path.replace("/", "-"), folder), path)[0] == parent
+    found = orders.registry.identify(on_base).merged
+    assert [one.reference for one in found] == ["net", "net/zero@1"]
+
+
 def test_a_strangers_base_is_refused_and_another_base_here_is_named(share: Share, tmp_path: Path) -> None:
     with closing(opened(tmp_path)) as local:
         stranger = Share(tmp_path, local, local)
@@ -379,11 +397,7 @@ def test_a_link_that_nobody_published_is_told_with_its_size(share: Share) -> Non
 
 def test_siblings_that_a_script_summed_are_hinted_at(share: Share) -> None:
     weights = {"net/support@1": (share.support[0], 0.3), "net/legal@1": (share.legal, 0.7)}
-    base = {tensor: one.values for tensor, one in share.base.reference([]).items()}
-    values = {tensor: value.copy() for tensor, value in base.items()}
-    for adapter, weight in weights.values():
-        for tensor, one in share.base.reference([adapter]).items():
-            values[tensor] += weight * (one.values - base[tensor])
+    values = share.summed(dict(weights.values()))
     for dtype, error in (("BF16", 0.05), ("F32", 1e-3)):
         found = share.registry.identify(share.save(f"id-sum-{dtype}", values, dtype))
         assert found.merged == ()
@@ -393,6 +407,34 @@ def test_siblings_that_a_script_summed_are_hinted_at(share: Share) -> None:
     strange = share.merged("id-sum-strange", [share.legal, share.adapter("id-sum-unknown", seed=79)], "F32")
     for folder in (strange, share.merged("id-sum-none", [share.legal])):
         assert share.registry.identify(folder).sum == ()
+
+
+def test_sums_are_named_with_their_weights_among_steps_of_one_training(tmp_path: Path) -> None:
+    """What is nearly the same is told apart, or both are named; and the nearest is the first of what is near."""
+    with closing(opened(tmp_path)) as local:
+        share = Share(tmp_path, local, local)
+        for number, apart in enumerate((0.003, 0.01, 0.1)):
+            local.publish(share.near(f"step-{number}", share.legal, apart), f"net/step-{number}")
+        one, other = share.support[0], share.legal
+        sums = {
+            "twice": ({other: 2.0}, share.save("twice", share.summed({other: 2.0}))),
+            "stepwise": ({one: 1.0, other: 1.0}, share.stepwise("stepwise", [one, other])),
+            "typed": ({one: 0.4, other: 0.6}, share.save("typed", share.summed({one: 0.4, other: 0.6}), "F32")),
+            "drawn": (
+                {one: 1.2345, other: -0.4567},
+                share.save("d", share.summed({one: 1.2345, other: -0.4567}), "F32"),
+            ),
+        }
+        names = {one: "net/support@1", other: "net/legal@1"}
+        for name, (weights, folder) in sums.items():
+            found = local.identify(folder)
+            assert found.merged == ()
+            assert (found.nearest, found.distance) == (found.near[0].reference, found.near[0].distance), name
+            assert len(found.sum) == len(weights), name
+            for adapter, weight in weights.items():
+                (link,) = (link for link in found.sum if names[adapter] in (link.reference, *link.alike))
+                assert link.weight == pytest.approx(weight, abs=0.01 if name == "stepwise" else 1e-4), name
+                assert link.alike == () or name in {"twice", "stepwise"}, name
 
 
 def test_an_adapter_is_identified_by_what_it_was_trained_on(share: Share) -> None:
