@@ -24,6 +24,7 @@ MAX_TAG: Final = 64
 MAIN: Final = "main"
 """What the Hub views call the newest revision."""
 
+_NEWEST_ELSEWHERE: Final = frozenset(["latest", "HEAD", MAIN])
 _NOT_OF_NAMES = re.compile(r"[^a-z0-9_]+")
 _BASE = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 _ADAPTER = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?")
@@ -88,6 +89,8 @@ def check_tag(tag: str) -> str:
         raise _bad("Tag", tag, "a tag is one word without '/', and comes after the path or the reference")
     if tag.startswith("@"):
         raise _bad("Tag", tag, "the '@' stands between a path and its tag, leave it out here")
+    if "," in tag:
+        raise _bad("Tag", tag, "it is one word without ',', and several are given one by one")
     if len(tag) > MAX_TAG or not _TAG.fullmatch(tag):
         raise _bad("Tag", tag, _expected(tag, _TAG, MAX_TAG, ". _ -"))
     if ".." in tag:
@@ -177,6 +180,10 @@ def _rule_of_other_forms(text: str) -> str | None:
     segments = text.split("/")
     if text.startswith("hf:"):
         return "it names a repository of a Hub, but a path of the registry is expected, BASE/name/name"
+    if text.startswith("models:/"):
+        return "it is how MLflow writes a version; here that is PATH@3, or PATH@prod of a tag"
+    if text in _NEWEST_ELSEWHERE:
+        return "a path is expected, which alone stands for its newest revision"
     if not {".", "..", "~"}.isdisjoint(segments):
         return "it is a path of files, but one of the registry is expected, BASE/name/name"
     if "" in segments and (kept := _path_of("/".join(filter(None, segments)))):
@@ -186,11 +193,15 @@ def _rule_of_other_forms(text: str) -> str | None:
 
 def _rule_of_signs(text: str) -> str | None:
     """The rule for a path and what follows a sign."""
-    for sign in "@:#":
+    for sign in "@:#~^":
         before, found, selector = text.partition(sign)
-        if found and selector and (path := _path_of(before)) and not path.is_base:
+        if found and (selector or sign == "^") and (path := _path_of(before)) and not path.is_base:
             if sign == "@":
                 return f"a path without a revision is expected; write {path}"
+            if sign in "~^":
+                return f"revisions are numbered, and {path}@3 is written for the third"
+            if selector in _NEWEST_ELSEWHERE:
+                return f"no name has a {sign!r}; {path} alone is the newest revision"
             return f"no name has a {sign!r}; a revision is written {path}@{selector}, and the path alone {path}"
     return None
 
@@ -230,6 +241,8 @@ class Reference:
             UsageError: ``bad_name`` when the text is outside the grammar.
         """
         path_text, at, selector = text.partition("@")
+        if at and not path_text:
+            raise _bad("Reference", text, f"a path stands before '@', as in BASE/name{text}")
         path = Path.parse(path_text)
         if not at:
             return cls(path)
@@ -254,10 +267,12 @@ class Reference:
         return str(self.path) if selector is None else f"{self.path}@{selector}"
 
 
-def _rule_of_selector(path: Path, selector: str) -> str | None:
+def _rule_of_selector(path: Path, selector: str) -> str | None:  # noqa: PLR0911 - a rule for each
     """The rule for what follows '@' as it does elsewhere, with what it stands for here; None: another text."""
     if not selector:
         return f"a number or a tag follows '@'; {path} alone is the newest revision"
+    if selector == "HEAD":
+        return f"the newest revision is {path} alone; write that"
     if selector == MAIN:
         return f"{MAIN} is what the Hub views call the newest revision; write {path}"
     if (number := number_in_view(selector)) is not None:
@@ -267,6 +282,13 @@ def _rule_of_selector(path: Path, selector: str) -> str | None:
     if "/" in selector:
         return "only the last name of a path has a revision, because that says which are above it"
     return None
+
+
+def meant_alone(text: str, path: Path) -> str:
+    """A clause with what a number or a tag given alone stands for, of the path that was meant; empty: it is neither."""
+    if path.is_base or text == path.base or not _TAG.fullmatch(text):
+        return ""
+    return f"; write {path if text in _NEWEST_ELSEWHERE else f'{path}@{text}'}"
 
 
 def hub_name(base: str, source: str | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import tempfile
 import traceback
@@ -13,7 +12,7 @@ from typing import Final
 
 import typer
 
-from registry.cli.elsewhere import EXTRA, OPTIONS, VALUES
+from registry.cli.elsewhere import instead
 from registry.cli.render.screen import stderr
 from registry.cli.render.text import clean
 from registry.errors import (
@@ -49,12 +48,7 @@ PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 
 # Base class of the parser's errors (below UsageError). Some versions of typer use the click package and some have their
 # own copy of it, so it is reached through the one name that typer exports.
-PARSER_ERROR: Final = typer.BadParameter.__mro__[2]
-
-
-_EXTRA: Final = "Got unexpected extra argument"
-_VALUE: Final = re.compile(r"Invalid value for '(--[a-z-]+)'(?: / '[^']*')?: '([^']*)' is not one of")
-_OPTION: Final = re.compile(r"No such option: (--?[a-z-]+)")
+PARSER_ERROR: Final[type[Exception]] = typer.BadParameter.__mro__[2]
 
 
 def exit_code(error: RegistryError) -> int:
@@ -112,12 +106,7 @@ def _from_parser(error: BaseException) -> str:
     )  # of the library that newer versions of typer read options with
     context = getattr(error, "ctx", None)
     command = getattr(context, "command_path", "registry")
-    if message.startswith(_EXTRA) and command in EXTRA:
-        message = f"{message}. {EXTRA[command]}"
-    if (value := _VALUE.match(message)) is not None and (value[1], value[2].lower()) in VALUES:
-        message = f"{message.rstrip('.')}. {VALUES[value[1], value[2].lower()]}."
-    if (option := _OPTION.match(message)) is not None and (command, option[1]) in OPTIONS:
-        message = f"There is no option {option[1]}: {OPTIONS[command, option[1]]}."
+    message = instead(command, message, getattr(getattr(context, "command", None), "params", ()))
     end = "" if message.endswith((".", "?", ")")) else "."
     return f"{message}{end} See: {command} --help"
 

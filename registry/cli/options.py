@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from registry.cli import completion
 from registry.errors import UsageError
 from registry.settings.parsers import parse_duration
+
+_NUMBER: Final = re.compile(r"(-?[0-9]+(?:[.,][0-9]+)?)( ?%)?")
 
 
 class Kind(StrEnum):
@@ -196,8 +199,20 @@ def parse_metrics(texts: Sequence[str] | None) -> dict[str, float]:
         except ValueError:
             metrics[name] = math.nan
         if not math.isfinite(metrics[name]):
-            raise UsageError(f"--metric {name}={text!s} is malformed: name=number is expected, such as acc=0.91.")
+            if "=" in text:
+                raise UsageError(f"--metric {name}={text!s} is more than one metric: repeat --metric for each.")
+            such = "acc=0.91" if (meant := number_meant(text)) is None else f"{name}={meant}"
+            raise UsageError(f"--metric {name}={text!s} is malformed: name=number is expected, such as {such}.")
     return metrics
+
+
+def number_meant(text: str) -> str | None:
+    """What was meant by a number with a comma, or by percent; None: something else."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        return None
+    number = float(match[1].replace(",", "."))
+    return f"{number / 100 if match[2] else number:g}"
 
 
 def pairs(option: str, form: str, example: str, texts: Sequence[str] | None) -> dict[str, str]:
@@ -210,7 +225,9 @@ def pairs(option: str, form: str, example: str, texts: Sequence[str] | None) -> 
     for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise UsageError(f"{option} {text!s} is malformed: {form} is expected, such as {example}.")
+            named = re.fullmatch(r"([^:]+):([^:]+)", text)
+            such = example if named is None else f"{named[1]}={named[2]}"
+            raise UsageError(f"{option} {text!s} is malformed: {form} is expected, such as {such}.")
         name = name.strip()
         if found.setdefault(name, value) != value:
             raise UsageError(f"{option} {name} is given twice, with {found[name]!r} and {value!r}; give it once.")

@@ -10,6 +10,8 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
+from registry.cli.exit_codes import PARSER_ERROR
+
 ALONE: Final = {"--strict": "all"}
 """Options whose value may be left out, after ``=`` only, and what it is then."""
 
@@ -118,7 +120,12 @@ class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
         given = [f"{word}={ALONE[word]}" if word in ALONE else word for word in args[:end]]
-        return super().parse_args(ctx, [*given, *args[end:]])
+        try:
+            return super().parse_args(ctx, [*given, *args[end:]])
+        except PARSER_ERROR as error:
+            if getattr(error, "ctx", ctx) is None:  # of an option without its value: the command is not told
+                vars(error)["ctx"] = ctx
+            raise
 
 
 def _command(name: str, function: Callable[..., None], markup: Any) -> Any:

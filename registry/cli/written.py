@@ -9,7 +9,7 @@ from typing import Final
 from registry.errors import UnavailableError, UsageError
 from registry.folders.errors import reason
 
-_PICTURES: Final = {".png", ".jpg", ".jpeg", ".pdf", ".webp", ".gif"}
+_PICTURES: Final = {".png", ".jpg", ".jpeg", ".pdf", ".webp", ".gif", ".html"}
 
 
 def check_file(option: str, file: str, out: str | None = None) -> None:

@@ -23,7 +23,7 @@ from registry.operations.table import BASES, LOG, NARROW
 from registry.operations.transfer import ClosableSource
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
-from registry.reference import Reference
+from registry.reference import Reference, meant_alone
 from registry.schemas import FolderCompared
 from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.parents import NarrowRequest, PathsLeft
@@ -119,7 +119,8 @@ class ParentFolders:
         bundle = self._bundle(ref)
         if Reference.parse(bundle.reference).path != above:
             raise ConflictError(
-                f"{what} is not a revision of {above}, the parent given by the path.", code="parent_mismatch"
+                f"{what} is not a revision of {above}, the parent given by the path{meant_alone(ref, above)}.",
+                code="parent_mismatch",
             )
         return bundle
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,22 @@ Place = TypeVar("Place")
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 FORBIDDEN: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+_NUMBERED: Final = re.compile(r"^\[Errno -?\d+\] ")
+_IN_WORDS: Final[dict[str, str]] = {
+    "Connection refused": "nothing answers at that port",
+    "Name or service not known": "there is no host of that name",
+    "Temporary failure in name resolution": "there is no host of that name, or no network",
+    "No route to host": "there is no way to that host",
+}
+"""The system's words, and those that say what is the matter."""
+
+
+def in_words(problem: BaseException) -> str:
+    """What an error says, in one line, without its number, and of a connection what is the matter."""
+    said = _NUMBERED.sub("", " ".join(str(problem).split())).rstrip(".") or type(problem).__name__
+    return _IN_WORDS.get(said, said)
 
 
 def reason(problem: OSError) -> str:
@@ -43,6 +60,8 @@ def unreadable_file(file: Path, problem: OSError) -> RegistryError:
     """The error for a file named by the user that is missing or can't be read."""
     if isinstance(problem, FileNotFoundError):
         return NotFoundError(f"There is no file {file}: check the name, or whether something removed it.")
+    if isinstance(problem, IsADirectoryError):
+        return NotFoundError(f"{str(file)!r} is a folder, but a file is expected.", code="missing_file")
     return UnavailableError(f"The file {file} can't be read ({reason(problem)}): make it readable and run this again.")
 
 

@@ -17,6 +17,7 @@ Head = Callable[[str], bytes]
 
 _MODEL: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin")
 _MLX: Final = "adapters.safetensors"
+_NAMED: Final = 8  # folders; more would bury the sentence
 _DIFFUSERS: Final = "pytorch_lora_weights.safetensors"
 _IN_PEFT: Final = "base_model.model.MODULE.lora_A.weight"
 
@@ -125,8 +126,10 @@ def _adapters_below(where: str, others: Sequence[str]) -> str | None:
     if not others:
         return None
     held = "a folder with one" if len(others) == 1 else f"{len(others)} folders with adapters"
+    named = [*others[:_NAMED], *([f"{len(others) - _NAMED} more"] if len(others) > _NAMED else [])]
+    names = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
     return (
-        f"{where} holds no adapter itself, but {held} in it: {' and '.join(others)}. Publish one of them, such as "
+        f"{where} holds no adapter itself, but {held} in it: {names}. Publish one of them, such as "
         f"{command('registry', 'publish', f'{where}/{others[0]}', 'PATH')}."
     )
 

@@ -14,6 +14,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from registry.catalogue.database.tables import Adapter, Revision, RevisionSource
 from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store.blobs import parts
+from registry.catalogue.tree.old_names import visible_names
 from registry.reference import Path, Reference
 from registry.rights import Rights
 from registry.schemas import Retraction
@@ -129,13 +130,33 @@ def _sources(session: Session, combined: Iterable[int]) -> dict[int, list[int]]:
 
 
 def _named(session: Session, taken: dict[int, Retraction]) -> dict[int, Retraction]:
-    """The same, where a source that the session may not see is not named: the combination is, with the reason."""
+    """The same, where a source is named as it is called now, and one that the session may not see is not named.
+
+    Of that, the combination is, with the reason: it stands on the row of the name that its source had.
+    """
+    taken = _called_now(session, taken)
     rights = rights_of(session)
     hidden = [key for key, why in taken.items() if not _may_name(rights, Reference.parse(why.reference).path)]
     query = select(Revision.id, Revision.number, _ANY.path).join(_ANY, _ANY.id == Revision.adapter_id)
     for row in (row for part in parts(hidden) for row in session.execute(query.where(Revision.id.in_(part)))):
         taken[row.id] = taken[row.id].model_copy(update={"reference": f"{row.path}@{row.number}"})
     return taken
+
+
+def _called_now(session: Session, taken: dict[int, Retraction]) -> dict[int, Retraction]:
+    """The same, each by the newest name of its adapter that is there for the session."""
+    paths = sorted({str(Reference.parse(why.reference).path) for why in taken.values()})
+    query = select(_ANY.path, _ANY.renamed_to).where(_ANY.renamed_to.is_not(None))
+    names = {
+        row.path: row.renamed_to for part in parts(paths) for row in session.execute(query.where(_ANY.path.in_(part)))
+    }
+    there = visible_names(session, names.values()) if names else frozenset()
+    said = {}
+    for key, why in taken.items():
+        path, at, number = why.reference.rpartition("@")
+        now = names.get(path)
+        said[key] = why if now not in there else why.model_copy(update={"reference": f"{now}{at}{number}"})
+    return said
 
 
 def _may_name(rights: Rights, path: Path) -> bool:

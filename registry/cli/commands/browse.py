@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import re
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,6 +14,8 @@ from registry.schemas.renaming import old_name_notices
 
 if TYPE_CHECKING:
     from registry.schemas import Tree
+
+_CONDITION: Final = re.compile(r"\w\s*(<=|>=|<|>|=)\s*[0-9.]+\s*")
 
 
 def base_list(
@@ -209,5 +212,7 @@ def search(
         run.answer(answer, lambda width: search_lines(answer, width))
         if not answer.revisions:
             run.say("No revisions match.")
+            if text and _CONDITION.search(text):
+                run.say(f"It was searched as a text; a metric is searched by --metric {text.replace(' ', '')!r}.")
         if stat or (sort or "").strip().startswith(("max:stat:", "min:stat:")):
             run.say("What has no statistics yet is not found; `registry stats REF` computes and keeps them.")

@@ -15,7 +15,7 @@ import typer
 from registry.cli.options import Json, Url
 from registry.cli.session import session
 from registry.errors import NotFoundError, RegistryError, UsageError
-from registry.folders.errors import unreadable_file
+from registry.folders.errors import in_words, unreadable_file
 
 if TYPE_CHECKING:
     from registry.cli.session import Session
@@ -119,6 +119,8 @@ def _open_in_editor(place: Path) -> None:
         command = [*shlex.split(editor), str(place)]
         code = subprocess.run(command, check=False).returncode  # noqa: S603 - the command is the user's own
     except (OSError, ValueError) as problem:
-        raise UsageError(f"The editor {editor!r} can't be run ({problem}): set EDITOR, or give --file.") from None
+        raise UsageError(
+            f"The editor {editor!r} can't be run ({in_words(problem)}): set EDITOR, or give --file."
+        ) from None
     if code != 0:
         raise UsageError(f"The editor {editor!r} ended with exit code {code}, so the card was not changed.")

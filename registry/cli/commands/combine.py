@@ -11,13 +11,13 @@ from typing import Annotated, Final
 import typer
 
 from registry.cli import completion
-from registry.cli.options import Json, Url
+from registry.cli.options import Json, Url, number_meant
 from registry.cli.render.truncation import truncation_line
 from registry.cli.session import session
 from registry.errors import UsageError
 
 _COLON: Final = re.compile(r"(.+?)[:*]([0-9.]+)")
-_NUMBER: Final = re.compile(r"(-?[0-9]+(?:[.,][0-9]+)?)( ?%)?")
+_TIMES: Final = re.compile(r"([0-9.]+)[*x](.+)")
 
 
 def combine(
@@ -115,6 +115,8 @@ def _source(text: str, count: int) -> tuple[str, float]:
     ref, equals, number = text.rpartition("=")
     if not equals and (colon := _COLON.fullmatch(text)) is not None:
         raise UsageError(f"{text!s} has no weight: it follows '=', as in {colon[1]}={colon[2]}.")
+    if not equals and (times := _TIMES.fullmatch(text)) is not None:
+        raise UsageError(f"{text!s} has no weight: it follows '=', as in {times[2]}={times[1]}.")
     if not equals:
         if count == 1:
             raise UsageError(f"{text!s} has no weight, and none is assumed: {text}=1 takes its delta as it is.")
@@ -122,21 +124,14 @@ def _source(text: str, count: int) -> tuple[str, float]:
             f"{text!s} has no weight, and neither is assumed: {text}=1 for each makes the sum, {text}={1 / count:.3g} "
             "for each the mean."
         )
+    if "," in ref:
+        raise UsageError(f"{text!s} is more than one source: a space stands between two, as in A=0.5 B=0.5.")
     try:
         weight = float(number)
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight):
-        meant = _as_number(number)
+        meant = number_meant(number)
         such = "such as 0.5" if meant is None else f"so write {ref}={meant}"
         raise UsageError(f"The weight of {ref!s} is {number!s}: a finite number is expected, {such}.")
     return ref, weight
-
-
-def _as_number(text: str) -> str | None:
-    """What was meant by a number with a comma, or by percent."""
-    match = _NUMBER.fullmatch(text)
-    if match is None:
-        return None
-    number = float(match[1].replace(",", "."))
-    return f"{number / 100 if match[2] else number:g}"

@@ -60,6 +60,8 @@ def diff(
     from registry.cli.render.difference import difference_lines
     from registry.schemas.notebooks import children_map, modules_map
 
+    if a is not None and b is None and ".." in a:
+        raise UsageError(f"Two revisions are compared as two words: registry diff {' '.join(a.split('..'))}")
     if (a is None or b is None) if matrix is None else (a is not None):
         raise UsageError(
             "Two revisions are compared, or all children of a path; give registry diff A B or registry diff --matrix "

@@ -200,7 +200,9 @@ def publish(
             publish_rest(run, folder, parent)
         return
     if path is None:
-        raise UsageError("Missing argument 'PATH'. See: registry publish --help")
+        raise UsageError(
+            "Missing argument 'PATH'. `registry publish DIR PATH` is expected. See: registry publish --help"
+        )
     if recursive:
         if wrong := [option for option, value in ({"--parent": parent} | given).items() if value]:
             raise UsageError(f"{wrong[0]} applies to one revision and can't be given with -r.")

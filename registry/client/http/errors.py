@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import ssl
 from typing import Final
 
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from registry import errors
 from registry.client.http.address import Address
 from registry.errors import CODES, RegistryError, UnavailableError
+from registry.folders.errors import in_words
 from registry.schemas.protocol import PROTOCOL, PROTOCOL_HEADER, SPOKEN, VERSION_HEADER, VIEWS, Problem
 from registry.version import __version__
 
@@ -40,15 +40,6 @@ _SENTENCES: Final[dict[type[httpx.HTTPError], str]] = {
     httpx.TransportError: "The connection to {url} was lost: {why}; try again.",
 }
 """Messages for a missing response; the first match counts."""
-
-_NUMBERED: Final = re.compile(r"^\[Errno -?\d+\] ")
-_IN_WORDS: Final[dict[str, str]] = {
-    "Connection refused": "nothing answers at that port",
-    "Name or service not known": "there is no host of that name",
-    "Temporary failure in name resolution": "there is no host of that name, or no network",
-    "No route to host": "there is no way to that host",
-}
-"""The system's words, and those that say what is the matter."""
 
 
 def error_of(problem: Problem) -> RegistryError:
@@ -149,24 +140,19 @@ def _no_answer(url: str, problem: httpx.HTTPError) -> str:
     certificate = _cause(problem, ssl.SSLCertVerificationError)
     if certificate is not None:
         advice = "SSL_CERT_FILE may name the authority that signed it"
-        return f"The certificate of {url} is not trusted: {_words(certificate)}; {advice}."
+        return f"The certificate of {url} is not trusted: {in_words(certificate)}; {advice}."
     if _cause(problem, ssl.SSLError) is not None:
         advice = "check whether the address begins with http or https"
-        return f"{url} does not speak TLS as expected: {_words(problem)}; {advice}."
+        return f"{url} does not speak TLS as expected: {in_words(problem)}; {advice}."
     for kind, sentence in _SENTENCES.items():
         if isinstance(problem, kind):
-            return sentence.format(url=url, why=_words(problem))
-    return f"The registry at {url} can't be used: {_words(problem)}; check the address and the network."
+            return sentence.format(url=url, why=in_words(problem))
+    return f"The registry at {url} can't be used: {in_words(problem)}; check the address and the network."
 
 
 def is_permanent(problem: httpx.HTTPError) -> bool:
     """Whether a retry can't help: a certificate, or an unknown host name."""
     return _cause(problem, ssl.SSLError) is not None or "Name or service not known" in str(problem)
-
-
-def _words(problem: BaseException) -> str:
-    said = _NUMBERED.sub("", str(problem).strip()).rstrip(".") or type(problem).__name__
-    return _IN_WORDS.get(said, said)
 
 
 def _cause(problem: BaseException, kind: type[BaseException]) -> BaseException | None:

@@ -16,6 +16,7 @@ from threading import Lock
 from typing import Any, Final
 
 from registry.errors import NotAllowedError, NotFoundError, RegistryError, UnavailableError
+from registry.folders.errors import in_words
 from registry.progress import Progress
 from registry.settings.parsers import redacted
 
@@ -206,8 +207,7 @@ def _reason(problem: Exception) -> str:
     """The innermost cause in one line: the HTTP library's message says more than the errors that wrap it."""
     while (cause := problem.__cause__ or problem.__context__) is not None and isinstance(cause, Exception):
         problem = cause
-    text = " ".join(str(problem).split())[:300].rstrip(".")
-    return text or type(problem).__name__
+    return in_words(problem)[:300]
 
 
 class _StoppedError(Exception):

@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from registry.errors import UnavailableError, UsageError
+from registry.folders.errors import in_words
 from registry.http.addresses import http_address
 from registry.http.request.limits import Limits
 from registry.http.wire.connection import connection_class
@@ -37,7 +38,7 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise UsageError(
-            f"{host!r} is not an address of this machine ({error}): give one, such as 127.0.0.1."
+            f"{host!r} is not an address of this machine ({in_words(error)}): give one, such as 127.0.0.1."
         ) from error
     family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)

@@ -18,6 +18,8 @@ from registry.schemas.cards import Exported
 from registry.schemas.requests import ExportCardRequest, ReferenceRequest
 
 _HUB = "hf:"
+_FILES = frozenset({".gguf", ".safetensors", ".bin", ".zip", ".tar", ".gz", ".tgz"})
+"""Suffixes of what is no folder."""
 
 
 class Exporting(TableCalls):
@@ -80,13 +82,16 @@ class Exporting(TableCalls):
         place = fspath(target)
         if not place or "://" in place:
             raise UsageError(
-                f"{place!r} is no target: a folder, or hf:ORG/REPO for a repository of a Hub, is expected."
+                f"{place!r} is no target: a folder, or hf:ORG/REPO for a repository of a Hub, is expected"
+                f"{'.' if (repository := as_repository(place)) is None else f', here {repository}.'}"
             )
         if (repository := as_repository(place)) is not None and not Path(place).parent.exists():
             raise NotFoundError(
                 f"There is no folder {str(Path(place).parent)!r} to write {place!r} into. To a Hub: {repository}",
                 code="missing_file",
             )
+        if (suffix := Path(place).suffix.lower()) in _FILES and not place.startswith(_HUB):
+            raise UsageError(f"A folder is written, and {place!r} is named as a {suffix} file is: name a folder.")
         if public and not place.startswith(_HUB):
             raise UsageError(f"--public is about repositories of a Hub, and {place} is a folder: leave it out.")
         request = asked(ExportCardRequest, ref=ref, kind=kind, base_model=base_model, with_names=with_names)

@@ -25,7 +25,7 @@ from registry.catalogue.tree.bases import BaseRow
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.reference import Path as TreePath
-from registry.reference import Reference
+from registry.reference import Reference, meant_alone
 from registry.schemas import FolderCompared
 from registry.schemas.kinds import KINDS
 from registry.schemas.parents import Policy, accepted, in_short, level_of, strongest
@@ -280,7 +280,8 @@ def _by_reference(session: Session, place: Place, text: str) -> RevisionRow | No
         reference = _by_new_name(session, reference, above)
     if reference.path != above:
         raise ConflictError(
-            f"--parent {text} is not a revision of {above}, the parent given by the path.", code="parent_mismatch"
+            f"--parent {text} is not a revision of {above}, the parent given by the path{meant_alone(text, above)}.",
+            code="parent_mismatch",
         )
     if above.is_base:
         return None

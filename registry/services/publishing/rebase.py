@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Final
 
 from registry.catalogue.changes import retraction
 from registry.catalogue.tree import bases as base_rows
@@ -19,7 +20,7 @@ from registry.errors import ConflictError, InvalidAdapterError, UsageError
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.operations.publication import Labels
 from registry.progress import Progress
-from registry.reference import Reference
+from registry.reference import Reference, meant_alone
 from registry.schemas import DerivedFrom, RevisionSummary
 from registry.schemas.publishing import Rebased, RebasedValue, RebaseRequest
 from registry.schemas.statistics import DeltaStatistics
@@ -38,6 +39,8 @@ from registry.services.publishing.lookup import Claims
 from registry.services.publishing.publish import publish_claimed
 from registry.tensors.analysis.statistics import delta_statistics
 from registry.tensors.checkpoint.adapter import Checkpoint
+
+_ANOTHER: Final = ", and what a revision was trained on can't be replaced by another adapter"
 
 
 def rebase(deployment: Deployment, request: RebaseRequest, progress: Progress) -> Rebased:
@@ -97,9 +100,9 @@ def _to_rebase(deployment: Deployment, request: RebaseRequest) -> _Old:
     if above.is_base:
         raise UsageError(f"{path.reference} is on the base model {base.name} itself, which has no other revisions.")
     if onto.path != above:
+        meant = meant_alone(request.onto, above)
         raise ConflictError(
-            f"--onto {request.onto} is not a revision of {above}, the parent given by the path: give one, such as "
-            f"--onto {above}@3; what a revision was trained on can't be replaced by another adapter.",
+            f"--onto {request.onto} is not a revision of {above}, the parent given by the path{meant or _ANOTHER}.",
             code="parent_mismatch",
         )
     return _Old(path, summary)

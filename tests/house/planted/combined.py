@@ -50,6 +50,13 @@ COMBINED: Final = (
         "test_a_retracted_source_takes_it_down",
     ),
     Mutant(
+        "source-told-by-its-old-name",
+        "_called_now",
+        "why if now not in there else",
+        "why if True else",
+        "test_a_retracted_source_is_told_by_the_name_that_it_has_now",
+    ),
+    Mutant(
         "handed-out-without-its-source",
         "_with_sources",
         "if not taken:",

@@ -206,6 +206,25 @@ def test_a_retracted_source_takes_it_down(house: House) -> None:
     assert registry.fetch(over, kind="lora").reference == over
 
 
+def test_a_retracted_source_is_told_by_the_name_that_it_has_now(house: House) -> None:
+    registry = house.registry
+    one, other = house.siblings()
+    mixed = house.mixed(one, other)
+    renamed = registry.rename(path_of(one), f"{path_of(one)}-anew").renamed_to
+    number = one.partition("@")[2]
+    registry.retract(f"{renamed}@{number}", reason="bad data")
+    with pytest.raises(RetractedError, match=f"{mixed} is combined of {renamed}@{number}, or of what"):
+        registry.artifact(mixed)
+    shown = registry.show(mixed).revision
+    assert shown is not None
+    assert shown.retracted is not None
+    assert shown.retracted.reference == f"{renamed}@{number}"
+    hidden = house.acting("reader", path_of(mixed))  # who may not see the source is told neither of its names
+    with pytest.raises(RetractedError, match="bad data") as refused:
+        hidden.artifact(mixed)
+    assert path_of(one) not in str(refused.value)
+
+
 def test_a_source_stays_while_a_combination_stands_on_it(house: House) -> None:
     registry = house.registry
     one, other = house.siblings()
