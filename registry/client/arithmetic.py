@@ -123,6 +123,9 @@ class Arithmetic(Protocol):
     def check_finite(self, weights: Path, progress: Progress) -> None:
         """Read an adapter's weights; raises `InvalidAdapterError` (``non_finite``)."""
 
+    def from_pickle(self, pickle: Path, out: Path) -> None:
+        """Write the tensors in a pickle as a new safetensors file; raises `InvalidAdapterError` (``pickle``)."""
+
     def comparison(self, dtype: str) -> Comparison:
         """Compare two renderings of a tensor."""
 

@@ -120,6 +120,9 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         with extracted(publication, extract, progress) as made:
             yield made
 
+    def _from_pickle(self, pickle: Path, out: Path) -> None:
+        needed(self._arithmetic, f"read {pickle}, a pickle").from_pickle(pickle, out)
+
     def _ground(self) -> RemoteGround:
         return RemoteGround(self._transport, self._arithmetic, self._parents)
 
@@ -191,14 +194,6 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
 
     def upload(self, digest: str, source: ByteSource, *, progress: Progress = SILENT) -> str:
         return Uploads(self._transport, progress).send([(digest, source)])[digest]
-
-    def reach(self) -> None:
-        """See that something answers at the address; raises `UnavailableError`, and closes, where nothing does."""
-        try:
-            self._transport.reach()
-        except BaseException:
-            self.close()
-            raise
 
     def close(self) -> None:
         self._last_changes.close()

@@ -65,15 +65,6 @@ def unreadable_file(file: Path, problem: OSError) -> RegistryError:
     return UnavailableError(f"The file {file} can't be read ({reason(problem)}): make it readable and run this again.")
 
 
-def no_folder(folder: Path) -> NotFoundError:
-    """The error for what is named as a folder and is none; raises OSError."""
-    if folder.is_file():
-        return NotFoundError(
-            f"{str(folder)!r} is a file, but a folder is expected, such as {str(folder.parent)!r}.", code="missing_file"
-        )
-    return NotFoundError(f"There is no folder {str(folder)!r}.", code="missing_file")
-
-
 def unusable(folder: Path, problem: OSError) -> RegistryError:
     """The error for the folder in which a registry stores its files."""
     why = reason(problem)

@@ -1,4 +1,4 @@
-"""What a folder without PEFT's two files may hold instead, and what to do with it."""
+"""What a folder without PEFT's two files may hold instead, or what a single file is, and what to do with it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from registry.errors import NotFoundError
 from registry.figures import command
 from registry.folders.contents import head_of
 
 Head = Callable[[str], bytes]
 """Reads the header of a safetensors file by name."""
 
+_ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
+_OTHER_ARCHIVES: Final = (".7z", ".rar", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 _MODEL: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin")
+_CONFIG: Final = "adapter_config.json"
+_WEIGHTS: Final = "adapter_model.safetensors"
 _MLX: Final = "adapters.safetensors"
 _NAMED: Final = 8  # folders; more would bury the sentence
 _DIFFUSERS: Final = "pytorch_lora_weights.safetensors"
@@ -35,6 +40,10 @@ _FUSE: Final = (
 _FROM_ONE_FILE: Final = (
     "Write it as a folder with diffusers, PIPELINE.from_single_file(FILE).save_pretrained(DIR), and add DIR/unet or "
     "DIR/transformer, on which its LoRAs were trained."
+)
+_CONFIGURE: Final = (
+    f"Name it {_WEIGHTS}, put the {_CONFIG} that PEFT wrote with it beside it, and publish the folder: nothing else "
+    "says lora_alpha, by which the weights are scaled."
 )
 
 
@@ -82,6 +91,7 @@ DIALECTS: Final = (
     ),
 )
 """From the narrowest to the widest."""
+_PEFT: Final = re.compile(r"base_model\.model\..+")
 
 
 def dialect_of(names: Collection[str]) -> Dialect | None:
@@ -109,7 +119,7 @@ def what_it_is(
         or _adapters_below(where, others)
         or _model(where, {*names, *left_out})
         or _foreign(where, names, head)
-        or _gguf(where, names)
+        or gguf_in(where, names)
         or (
             None
             if names or left_out
@@ -149,8 +159,11 @@ def _foreign(where: str, names: Collection[str], head: Head | None) -> str | Non
     for name in sorted(names):
         if "/" in name or not name.endswith(".safetensors"):
             continue
-        if head is not None and (found := dialect_of(_tensors(head(name)))) is not None:
+        tensors = () if head is None else _tensors(head(name))
+        if (found := dialect_of(tensors)) is not None:
             return f"{where} holds {name}, {found.what}. {found.remedy}"
+        if _CONFIG not in names and _is_peft(tensors):
+            return f"{where} holds {name}, weights of a PEFT adapter without its {_CONFIG}. {_CONFIGURE}"
         if name == _DIFFUSERS:
             return f"{where} holds {name}, a LoRA as diffusers writes them. {_RENAME}"
     return None
@@ -162,7 +175,64 @@ def what_files_are(folder: Path) -> str | None:
     Raises:
         UnavailableError: one can't be read.
     """
-    return _foreign(str(folder), [file.name for file in folder.iterdir()], lambda name: head_of(folder / name))
+    names = [file.name for file in folder.iterdir()]
+    return _foreign(str(folder), names, lambda name: head_of(folder / name)) or gguf_in(str(folder), names)
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file of that name is an archive that can be unpacked here."""
+    return name.lower().endswith(_ARCHIVES)
+
+
+def without_ending(name: str) -> str:
+    """The name of an archive without what says its kind; any other as it is."""
+    ending = next((one for one in _ARCHIVES if name.lower().endswith(one)), "")
+    return name[: len(name) - len(ending)]
+
+
+def is_unread_archive(name: str) -> bool:
+    """Whether a file of that name is an archive of another kind."""
+    return name.lower().endswith(_OTHER_ARCHIVES)
+
+
+def no_folder(place: Path) -> NotFoundError:
+    """The error for what is named as a folder and is none: it says what a single file is; raises OSError.
+
+    Raises:
+        UnavailableError: it can't be read.
+    """
+    if not place.is_file():
+        return NotFoundError(f"There is no folder {str(place)!r}.", code="missing_file")
+    return NotFoundError(_what_a_file_is(place), code="missing_file")
+
+
+def _what_a_file_is(file: Path) -> str:
+    name = file.name.lower()
+    if is_archive(name) or is_unread_archive(name):
+        return f"{file} is an archive, but a folder is expected: unpack it, and give the folder that comes out of it."
+    beside = file.with_name(_CONFIG if file.name.startswith("adapter_model.") else "config.json")
+    if name.endswith(".safetensors") and not beside.is_file():
+        return _what_weights_are(file, _tensors(head_of(file)))
+    if name.endswith((".gguf", ".ggml")):
+        return f"{file} is for llama.cpp. Give the folder that it was made from."
+    return f"{str(file)!r} is a file, but a folder is expected, such as {str(file.parent)!r}."
+
+
+def _what_weights_are(file: Path, tensors: Collection[str]) -> str:
+    if (found := dialect_of(tensors)) is not None:
+        return f"{file} is {found.what}. {found.remedy}"
+    if _is_peft(tensors):
+        return f"{file} holds weights of a PEFT adapter without its {_CONFIG}. {_CONFIGURE}"
+    if tensors:
+        return (
+            f"{file} holds weights without a config.json beside it, which says of what model: give the folder that "
+            "save_pretrained wrote."
+        )
+    return f"{file} is no safetensors file that can be read: save or download it once more."
+
+
+def _is_peft(names: Collection[str]) -> bool:
+    return bool(names) and all(map(_PEFT.fullmatch, names))
 
 
 def _tensors(head: bytes) -> Collection[str]:
@@ -174,8 +244,9 @@ def _tensors(head: bytes) -> Collection[str]:
     return [name for name in found if name != "__metadata__"] if isinstance(found, dict) else ()
 
 
-def _gguf(where: str, names: Collection[str]) -> str | None:
+def gguf_in(where: str, names: Collection[str], instead: str = "Publish the folder of PEFT") -> str | None:
+    """That what lies there is for llama.cpp, and what to do ``instead`` with what it was made from; None: it is not."""
     for name in sorted(names):
-        if name.endswith(".gguf"):
-            return f"{where} holds {name}, which is for llama.cpp. Publish the folder of PEFT that it was made from."
+        if name.endswith((".gguf", ".ggml")) and not any(one.endswith(".safetensors") for one in names):
+            return f"{where} holds {name}, which is for llama.cpp. {instead} that it was made from."
     return None

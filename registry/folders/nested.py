@@ -16,7 +16,8 @@ from typing import Final
 
 from registry.errors import InvalidAdapterError, RegistryError, UsageError
 from registry.figures import command
-from registry.folders.errors import no_folder, telling_unreadable, unreadable
+from registry.folders.errors import telling_unreadable, unreadable
+from registry.folders.foreign import no_folder
 from registry.folders.scan import (
     ADAPTER_CONFIG,
     ANOTHER_ADAPTER,

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from registry.errors import IntegrityError, NotFoundError, RegistryError, UsageError
 from registry.figures import command
-from registry.folders.errors import no_folder, reason, telling_unreadable
+from registry.folders.errors import reason, telling_unreadable
+from registry.folders.foreign import no_folder
 from registry.folders.scan import RECEIPT
 from registry.schemas.receipt import Receipt
 

@@ -16,14 +16,17 @@ from typing import Final
 
 from registry.errors import InvalidAdapterError, RegistryError
 from registry.folders.contents import head_of
-from registry.folders.errors import no_folder, telling_unreadable
-from registry.folders.foreign import Head, what_it_is
+from registry.folders.errors import telling_unreadable
+from registry.folders.foreign import Head, no_folder, what_it_is
 from registry.folders.names import check_name, check_together, is_taken
 from registry.schemas import LeftOut
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 README: Final = "README.md"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
+PICKLED_WEIGHTS: Final = "adapter_model.bin"
+READ_PICKLE: Final = f"pickle, whose tensors were read and written as {ADAPTER_WEIGHTS}"
+"""Why the pickle of an adapter is left out whose weights come from it."""
 EXACT_WEIGHTS: Final = "model.exact"
 """What a full fine-tune that is kept exactly has in the place of PEFT's weights."""
 MODEL_CONFIG: Final = "config.json"
@@ -315,20 +318,44 @@ def _others(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def adapter_folder(folder: Path) -> Folder:
+def adapter_folder(folder: Path, from_pickle: Callable[[Path], Path] | None = None) -> Folder:
     """List a publish folder: PEFT's two files, and whatever a trainer left beside them.
+
+    Args:
+        folder: the folder.
+        from_pickle: writes the tensors of a pickle elsewhere, where they are weights; None: such a folder is refused.
 
     Raises:
         NotFoundError: there is no such folder.
         InvalidAdapterError: ``missing_file``, ``pickle`` or ``checkpoint_folders`` if the two files are missing.
     """
     found = scan(folder, InvalidAdapterError)
+    if from_pickle is not None:
+        found = _with_pickle(found, folder, from_pickle)
     places = {one.path: one.file for one in found.files}
     require_adapter(str(folder), places, found.left_out, lambda name: head_of(places[name]))
     models = models_beside(places)
     names = {model.path for model in models}
     files = tuple(one for one in found.files if one.path not in names)
     return Folder(found.root, files, tuple(sorted([*found.left_out, *models], key=lambda left: left.path)))
+
+
+def has_pickle_alone(names: Collection[str], left_out: Iterable[LeftOut]) -> bool:
+    """Whether an adapter of these files has its weights as a pickle alone."""
+    has = any(left.path == PICKLED_WEIGHTS for left in left_out)
+    return has and ADAPTER_CONFIG in names and ADAPTER_WEIGHTS not in names
+
+
+def _with_pickle(found: Folder, folder: Path, from_pickle: Callable[[Path], Path]) -> Folder:
+    """The listing with what the pickle of an adapter holds in the place of its weights, where it has no others."""
+    names = {one.path for one in found.files}
+    if not has_pickle_alone(names, found.left_out) or not is_own_file(found.root / PICKLED_WEIGHTS, found.root):
+        return found
+    written = from_pickle(folder / PICKLED_WEIGHTS)
+    files = (*found.files, FoundFile(ADAPTER_WEIGHTS, written, written.stat().st_size))
+    left_out = [LeftOut(path=PICKLED_WEIGHTS, reason=READ_PICKLE) if one.path == PICKLED_WEIGHTS else one
+                for one in found.left_out]  # fmt: skip
+    return Folder(found.root, tuple(sorted(files, key=lambda one: one.path)), tuple(left_out))
 
 
 def models_beside(names: Collection[str]) -> tuple[LeftOut, ...]:
@@ -352,11 +379,10 @@ def require_adapter(where: str, taken: Collection[str], left_out: Iterable[LeftO
     checkpoints = sorted(path for path, reason in left.items() if reason == CHECKPOINT and "/" not in path)
     if checkpoints and not has_config:
         raise _only_checkpoints(where, checkpoints)
-    if "adapter_model.bin" in left:
+    if PICKLED_WEIGHTS in left:
         raise InvalidAdapterError(
-            f"{where} has its weights only as adapter_model.bin, a pickle, which is never read. Convert it there, in "
-            "Python: import torch, safetensors.torch; safetensors.torch.save_file(torch.load('adapter_model.bin', "
-            "weights_only=True), 'adapter_model.safetensors')",
+            f"{where} has its weights only as {PICKLED_WEIGHTS}, a pickle, which is not read here: save the adapter "
+            "again as safetensors, with save_pretrained.",
             code="pickle",
         )
     others = sorted(path for path, reason in left.items() if reason == ANOTHER_ADAPTER and "/" not in path)

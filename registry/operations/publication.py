@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path as FilePath
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from registry.errors import UsageError
 from registry.reference import Path, check_tag
@@ -14,6 +14,9 @@ from registry.schemas.around import NOTICE_CODES, NoticeCode
 from registry.schemas.artifacts import Extraction, Svd
 from registry.schemas.form import LeftOut
 from registry.schemas.texts import check_annotations, check_metrics, check_text
+
+if TYPE_CHECKING:
+    from registry.folders.archives import Opened
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class FullModel:
 
 @dataclass(frozen=True)
 class Publication:
-    """An adapter's folder, or its repository of a Hub, and the path whose next revision it is to be."""
+    """An adapter's folder, its archive, or its repository of a Hub, and the path whose next revision it is to be."""
 
     folder: str | PathLike[str]
     path: Path
@@ -85,6 +88,7 @@ class Publication:
     full: FullModel | None = None  # the folder holds a full model
     extracted: Extraction | None = None  # the folder holds what was made of one
     left_out: tuple[LeftOut, ...] = ()  # files of the full model's folder that did not become part of this one
+    opened: Opened | None = None  # unpacks archives and reads pickles; None: these are refused
 
 
 def strict_codes(strict: bool | Iterable[str]) -> tuple[NoticeCode, ...]:

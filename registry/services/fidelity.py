@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from registry.tensors.path.programs import BoundLink
 
 
-def link_fidelity(deployment: Deployment, ref: str, dtype: Dtype = "bf16") -> LinkFidelity:
-    """What is left of a revision's own change once it is merged in a dtype, from about 16 MiB of base rows.
+def link_survival(deployment: Deployment, ref: str, dtype: Dtype = "bf16") -> EstimatedFigure | None:
+    """The surviving share of a revision's own change once it is merged in a dtype, from about 16 MiB of base rows.
 
-    Without figures where the link changes nothing that can be estimated, such as only replaced values.
+    None where the link changes nothing that can be estimated, such as only replaced values.
 
     Raises:
         NotFoundError: the reference names nothing.
@@ -35,22 +35,22 @@ def link_fidelity(deployment: Deployment, ref: str, dtype: Dtype = "bf16") -> Li
         InvalidAdapterError: a link is invalid by the rules of this version; ``overflow``: too large for the dtype.
     """
     path = load_path(deployment, Reference.parse(ref))
-    return _of_link(path.reference, _estimated(deployment, path, dtype, len(path.links) - 1).links[-1])
+    return _figure(_estimated(deployment, path, dtype, len(path.links) - 1).links[-1].surviving_share)
 
 
-def new_link_fidelity(
+def new_link_survival(
     deployment: Deployment, parent: LoadedPath, links: Sequence[BoundLink], dtype: Dtype = "bf16"
-) -> LinkFidelity:
+) -> EstimatedFigure | None:
     """The same of the last of some links, which goes on ``parent`` and is not published yet."""
     with ExitStack() as opened:
         inputs = Inputs(deployment.artifact_blobs, parent, opened)
-        return _of_link(parent.reference, _of_links(inputs, links, dtype, parent.tip, len(links) - 1).links[-1])
+        return _figure(_of_links(inputs, links, dtype, parent.tip, len(links) - 1).links[-1].surviving_share)
 
 
 def path_fidelity(deployment: Deployment, path: LoadedPath, dtype: Dtype, since: int = 0) -> PathFidelity:
     """The estimate of a path from link number ``since`` on, and of those of these links that the principal sees.
 
-    Raises what `link_fidelity` raises.
+    Raises what `link_survival` raises.
     """
     found = _estimated(deployment, path, dtype, since)
     whole = found.path

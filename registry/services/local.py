@@ -189,6 +189,11 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         with extracted(publication, extract, progress) as made:
             yield made
 
+    def _from_pickle(self, pickle: Path, out: Path) -> None:
+        from registry.tensors.pickled import convert
+
+        convert(pickle, out)
+
     def _ground(self) -> Ground:
         from registry.services.publishing.preview import Rehearsal
 
@@ -278,15 +283,18 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
 
 def planned_import(registry: Registry, ground: Ground, source: str, progress: Progress) -> ImportDocument:
     """A plan of an import into a registry, wherever that is: made in one of this process that is thrown away."""
+    from registry.folders.archives import opened
     from registry.services.importing.plan import plan_import
     from registry.services.importing.settled import Side
+    from registry.tensors.pickled import convert
 
     @contextmanager
     def private() -> Iterator[Side]:
-        with _thrown_away() as opened:
-            yield Side(opened, opened._ground())
+        with _thrown_away() as empty:
+            yield Side(empty, empty._ground())
 
-    return plan_import(source, Side(registry, ground), private, progress)
+    with opened(convert, progress) as heap:
+        return heap.answer(plan_import(source, heap, Side(registry, ground), private, progress))
 
 
 @contextmanager

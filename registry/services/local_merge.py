@@ -45,6 +45,7 @@ from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
 from registry.tensors.artifacts.closeness import TensorComparison
 from registry.tensors.elements.dtypes import TORCH
 from registry.tensors.elements.finite import check_finite
+from registry.tensors.pickled import convert
 from registry.transfer.full_folder import MadeOfFull
 from registry.transfer.index import files_digest, weights_digest
 from registry.transfer.receipts import receipt_of
@@ -203,6 +204,10 @@ class LocalArithmetic:
             header = read_header(source, what=ADAPTER_WEIGHTS, error=InvalidAdapterError)
             progress.begin("Checking the weights", source.size)
             check_finite(header.entries, source, progress.advance)
+
+    def from_pickle(self, pickle: Path, out: Path) -> None:
+        """Write the tensors in a pickle as a safetensors file; raises `InvalidAdapterError`."""
+        convert(pickle, out)
 
     def comparison(self, dtype: str) -> TensorComparison:
         """A comparison of two renderings of a tensor of this dtype."""

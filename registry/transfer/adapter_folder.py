@@ -6,17 +6,18 @@ Afterwards only the files' bytes are read again, to hash or send them. Needs nei
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Final
 
 from registry.digest import sha256_digest
 from registry.errors import InvalidAdapterError
+from registry.folders.archives import Opened
 from registry.folders.contents import head_of, read_start
 from registry.folders.provenance import derived_from
 from registry.folders.quantised import sign_of_quantised
-from registry.folders.scan import Form, FoundFile, adapter_folder, form_of
+from registry.folders.scan import PICKLED_WEIGHTS, READ_PICKLE, Form, FoundFile, adapter_folder, form_of
 from registry.progress import Progress
 from registry.schemas import DerivedFrom, LeftOut
 from registry.schemas.transfer import GivenReceipt
@@ -43,6 +44,7 @@ class AdapterFolder:
     config: bytes  # adapter_config.json, up to one byte beyond the limit
     header: bytes  # of the weights, with its length field; may be cut off
     weights: FoundFile
+    saved: Path  # the weights as they were saved, by whose times folders are older or newer: these, or a pickle
     form: Form
     files: tuple[FoundFile, ...]  # all files of the adapter, configuration and weights included
     left_out: tuple[LeftOut, ...]
@@ -88,17 +90,19 @@ def read_adapter(
     look_in: Sequence[Path] = (),
     sampled: bool = False,
     before: Iterable[LeftOut] = (),
+    opened: Opened | None = None,
     progress: Progress,
 ) -> AdapterFolder:
-    """Read a publish folder; a repository of a Hub is downloaded first.
+    """Read a publish folder; an archive is unpacked first, a repository of a Hub downloaded.
 
     Args:
-        place: the folder, or ``hf:ORG/REPO[@REVISION]``.
+        place: the folder, its archive, or ``hf:ORG/REPO[@REVISION]``.
         receipt: given by the user.
         look_in: folders in which the folder that it was trained on is searched, where it is not in its place.
         skip_parent_check: use neither a receipt nor the folder that it was trained on to find the parent.
         sampled: compare samples of that folder only.
         before: what was left out where this folder was made.
+        opened: unpacks archives and reads pickles; None: these are refused.
         progress: of the download.
 
     Raises:
@@ -106,8 +110,8 @@ def read_adapter(
             `registry.transfer.trained_on.receipt_of_parent`; or what `registry.folders.hub.repository.bring` raises.
         UnavailableError: a file can't be read.
     """
-    given = given_adapter(place, progress)
-    found = adapter_folder(given.folder)
+    given = given_adapter(place, progress, opened)
+    found = adapter_folder(given.folder, None if opened is None else opened.weights)
     by_name = {one.path: one for one in found.files}
     form = form_of(by_name)
     config = read_start(by_name[form.config].file, MAX_CONFIG + 1)
@@ -115,11 +119,15 @@ def read_adapter(
     trained_on = None if given.source is not None else trained_folder(config, given.folder)
     if trained_on is None and look_in:
         trained_on = moved_folder(config, look_in)
+    if trained_on is not None and opened is not None:
+        trained_on = replace(trained_on, words=opened.told(trained_on.words))
     named, weights = trained_on, by_name[form.weights]
+    pickle = found.root / PICKLED_WEIGHTS if any(one.reason == READ_PICKLE for one in found.left_out) else None
+    saved = pickle or weights.file
     if skip_parent_check:
         trained_on = None
-    beside = None if trained_on is None else Beside.of(trained_on, weights.file)
-    proof = None if skip_parent_check else receipt_of_parent(receipt, trained_on, weights.file, beside)
+    beside = None if trained_on is None else Beside.of(trained_on, saved)
+    proof = None if skip_parent_check else receipt_of_parent(receipt, trained_on, saved, beside)
     if proof is None and not skip_parent_check:
         proof = receipt_of_export(found)
     derived, left_out = derived_from(found.root, [form.weights], given.with_left_out(found.left_out))
@@ -128,6 +136,7 @@ def read_adapter(
         config=config,
         header=head_of(by_name[form.weights].file),
         weights=weights,
+        saved=saved,
         form=form,
         files=found.files,
         left_out=tuple(sorted([*left_out, *before], key=lambda left: left.path)),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from registry.errors import ConflictError, NotFoundError, RegistryError, UnavailableError, UsageError
+from registry.folders.archives import Opened, archive_of
 from registry.folders.contents import hash_found
 from registry.folders.hub.organisation import organisation_of
 from registry.operations.publication import FullModel
@@ -67,7 +68,7 @@ class Receiving(Protocol):
 
 
 def apply_plan(
-    registry: Receiving, ground: Ground, document: ImportDocument, told: Told, progress: Progress
+    registry: Receiving, ground: Ground, document: ImportDocument, opened: Opened, told: Told, progress: Progress
 ) -> tuple[FolderOutcome, ...]:
     """Do what a plan says; see `registry.operations.registry.Registry.apply_import`.
 
@@ -78,9 +79,9 @@ def apply_plan(
     """
     ordered = in_order(document)
     source = None if organisation_of(document.source) else Path(document.source)
-    if source is not None and not source.is_dir():
+    if source is not None and not (source.is_dir() or archive_of(source) == source):
         raise NotFoundError(f"There is no folder {document.source!r}, which the plan was made of.", code="missing_file")
-    run = _Run(registry, ground, source, {one.folder: one for one in document.entries}, told, progress)
+    run = _Run(registry, ground, source, {one.folder: one for one in document.entries}, opened, told, progress)
     for number, entry in enumerate(ordered, 1):
         run.apply(entry, f"{number} of {len(ordered)}")
     return tuple(run.outcomes)
@@ -185,6 +186,7 @@ class _Run:
     ground: Ground
     source: Path | None  # None: repositories of a Hub
     entries: Mapping[str, ImportEntry]
+    opened: Opened
     told: Told
     progress: Progress
     outcomes: list[FolderOutcome] = field(default_factory=list)
@@ -213,7 +215,7 @@ class _Run:
                 state="refused",
                 code=problem.code,
                 kind=type(problem).__name__,
-                message=str(problem),
+                message=self.opened.told(str(problem)),
             )
         self._tell(outcome)
 
@@ -228,8 +230,8 @@ class _Run:
         return f"{Reference.parse(above).path}/{entry.name}"
 
     def _place(self, folder: str) -> str | Path:
-        """Where an entry is read from: a folder, or a repository at its commit."""
-        return folder if self.source is None else self.source / folder
+        """Where an entry is read from: a folder, maybe one of an archive, or a repository at its commit."""
+        return folder if self.source is None else self.opened.folder(self.source / folder)
 
     def _folder(self, folder: str) -> Path:
         """The folder of a model: of a repository, that in the Hub's cache."""
@@ -276,6 +278,7 @@ class _Run:
             find_parent=entry.proof is not None,
             metrics=entry.metrics,
             annotations=entry.annotations,
+            opened=self.opened,
             progress=SILENT,
         )
         _require_same(entry, {one.path: one.digest for one in made.request.files})
@@ -308,7 +311,7 @@ class _Run:
         if place not in self.compared:
             self.compared[place] = self.ground.searched(TrainedFolder(folder, place), self.progress)
         around = None if self.source is None else Around(self.source)
-        beside = Beside.of(TrainedFolder(folder, place), made.adapter.weights.file, around)
+        beside = Beside.of(TrainedFolder(folder, place), made.adapter.saved, around)
         compared = self.compared[place].beside(place, beside.times, beside.recorded, covered=beside.covered)
         several = len({one.weights for one in compared.fitting}) > 1
         adapter = replace(made.adapter, trained_on=None)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.operations.arguments import check_order
@@ -19,6 +21,7 @@ from registry.schemas import FolderOutcome, PublishPreview
 from registry.schemas.around import NoticeCode
 
 if TYPE_CHECKING:
+    from registry.folders.archives import Opened
     from registry.schemas.publishing import ImportDocument
     from registry.transfer.publish_tree import Ground
 
@@ -32,6 +35,15 @@ class PublishingFolders(ABC):
     def _ground(self) -> Ground:
         """Where the folders are checked and published."""
 
+    @abstractmethod
+    def _from_pickle(self, pickle: Path, out: Path) -> None:
+        """Write the tensors in a pickle as a safetensors file, without running anything of it."""
+
+    def _opened(self, progress: Progress) -> AbstractContextManager[Opened]:
+        from registry.folders.archives import opened
+
+        return opened(self._from_pickle, progress)
+
     def _preview(self, publication: Publication, progress: Progress) -> PublishPreview:
         from registry.transfer.requests import request_of
 
@@ -42,7 +54,8 @@ class PublishingFolders(ABC):
     ) -> tuple[FolderOutcome, ...]:
         from registry.transfer.apply_plan import apply_plan
 
-        return apply_plan(self, self._ground(), document, told, progress)  # type: ignore[arg-type]
+        with self._opened(progress) as opened:
+            return apply_plan(self, self._ground(), document, opened, told, progress)  # type: ignore[arg-type]
 
     def _publish_folders(
         self,
@@ -60,14 +73,16 @@ class PublishingFolders(ABC):
         from registry.transfer.source import own_folder
 
         check_order(folder, base, check_base_name, "registry publish -r {folder} {name}", "the folder")
-        return publish_folders(
-            self._ground(),
-            own_folder(folder, "publish -r"),
-            base,
-            rename=rename,
-            strict=strict,
-            keep_going=keep_going,
-            dry_run=dry_run,
-            told=told,
-            progress=progress,
-        )
+        with self._opened(progress) as opened:
+            return publish_folders(
+                self._ground(),
+                opened.folder(own_folder(folder, "publish -r")),
+                base,
+                rename=rename,
+                strict=strict,
+                keep_going=keep_going,
+                dry_run=dry_run,
+                opened=opened,
+                told=told,
+                progress=progress,
+            )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry.folders.errors import telling_unwritable
+from registry.folders.hub.repository import names_a_hub
 from registry.folders.staging import temporary_folder
 from registry.operations.publication import FullModel, Publication
 from registry.progress import Progress
@@ -41,10 +42,13 @@ def extracted(publication: Publication, extract: Extract, progress: Progress) ->
     """
     if publication.full is None:
         raise AssertionError("the folder of an adapter is published as it is")
-    given = given_base(publication.folder, progress)
-    with ExitStack() as opened:
+    place, opened = publication.folder, publication.opened
+    if opened is not None and not names_a_hub(place):
+        place = opened.one(place, "model")
+    given = given_base(place, progress)
+    with ExitStack() as stack:
         with telling_unwritable(Path("the folder for temporary files")):
-            out = opened.enter_context(temporary_folder("registry-full"))
+            out = stack.enter_context(temporary_folder("registry-full"))
         made = extract(given.folder, publication.full, out)
         left_out = given.with_left_out(made.left_out)
         yield replace(publication, folder=out, full=None, extracted=made.extracted, left_out=left_out)

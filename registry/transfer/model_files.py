@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from registry.errors import InvalidBaseError
 from registry.files.strict_json import parse, shown
+from registry.folders.foreign import gguf_in
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.schemas import LeftOut
 
@@ -126,7 +127,8 @@ def _shards(where: str, paths: Iterable[str], index: Mapping[str, Any] | None) -
                 code="bad_index",
             )
         raise InvalidBaseError(
-            f"{where} has no safetensors weights; save the model with save_pretrained(..., safe_serialization=True).",
+            gguf_in(where, list(paths), "Add the model")
+            or f"{where} has no safetensors weights; save it with save_pretrained(..., safe_serialization=True).",
             code="missing_file",
         )
     weight_map = index.get("weight_map")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from registry.errors import RegistryError, UnavailableError
+from registry.folders.archives import Opened
 from registry.folders.nested import Nesting, Node, nested_adapters
 from registry.progress import Progress
 from registry.schemas import FolderCompared, FolderOutcome, FolderState, Published, PublishPreview
@@ -53,12 +54,13 @@ def publish_folders(
     strict: tuple[NoticeCode, ...],
     keep_going: bool,
     dry_run: bool,
+    opened: Opened,
     told: Told,
     progress: Progress,
 ) -> tuple[FolderOutcome, ...]:
     """Publish every adapter in a nested folder; see `registry.operations.registry.Registry.publish_folders`."""
     nesting = nested_adapters(folder, base, rename)
-    run = _Run(ground, folder, nesting, strict, told, progress)
+    run = _Run(ground, folder, nesting, strict, opened, told, progress)
     run.check()
     if dry_run:
         run.tell_plans()
@@ -77,6 +79,7 @@ class _Run:
     folder: Path
     nesting: Nesting
     strict: tuple[NoticeCode, ...]
+    opened: Opened
     told: Told
     progress: Progress
     previews: dict[str, PublishPreview] = field(default_factory=dict)  # by place, like all below
@@ -125,6 +128,7 @@ class _Run:
                 progress=self.progress,
                 nested=parent is not None,
                 strict=self.strict,
+                opened=self.opened,
             )
         except RegistryError as problem:
             self.refused[node.place] = problem
@@ -210,7 +214,7 @@ class _Run:
                     state="refused",
                     code=problem.code,
                     kind=type(problem).__name__,
-                    message=str(problem),
+                    message=self.opened.told(str(problem)),
                 )
             )
         else:

@@ -13,9 +13,10 @@ from typing import Final
 
 from registry.errors import InvalidBaseError, UnavailableError
 from registry.files.hashed import HashedFile
+from registry.folders.archives import Opened
 from registry.folders.contents import hash_found, head_of, read_start
 from registry.folders.provenance import derived_from
-from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Folder, FoundFile, scan
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED_WEIGHTS, Folder, FoundFile, scan
 from registry.operations.publication import Publication
 from registry.progress import Progress
 from registry.schemas import FileEntry, LeftOut, PublishPreview
@@ -78,6 +79,7 @@ def request_of(publication: Publication, progress: Progress) -> PublishFolder:
         strict=publication.strict,
         extracted=publication.extracted,
         before=publication.left_out,
+        opened=publication.opened,
         progress=progress,
     )
 
@@ -101,8 +103,9 @@ def publish_request(
     strict: tuple[NoticeCode, ...] = (),
     extracted: Extraction | None = None,
     before: Iterable[LeftOut] = (),
+    opened: Opened | None = None,
 ) -> PublishFolder:
-    """Read an adapter's folder (a repository of a Hub is downloaded first) and hash its files.
+    """Read an adapter's folder (an archive is unpacked first, a repository of a Hub downloaded) and hash its files.
 
     Raises:
         What `registry.transfer.adapter_folder.read_adapter` raises.
@@ -114,6 +117,7 @@ def publish_request(
         look_in=look_in,
         sampled=sampled,
         before=before,
+        opened=opened,
         progress=progress,
     )
     claims, hashed = _claims("Hashing", adapter.given, adapter.files, progress)
@@ -209,7 +213,7 @@ def base_request(name: str, place: str | PathLike[str], progress: Progress) -> B
     return BaseFolder(hashed, request, given.folder)
 
 
-_ADAPTER_WEIGHTS: Final = (ADAPTER_WEIGHTS, "adapter_model.bin")
+_ADAPTER_WEIGHTS: Final = (ADAPTER_WEIGHTS, PICKLED_WEIGHTS)
 
 
 def refuse_adapter_beside(folder: Folder) -> None:

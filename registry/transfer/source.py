@@ -11,9 +11,10 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from registry.errors import InvalidAdapterError, InvalidBaseError, NotFoundError, RegistryError, UsageError
+from registry.folders.archives import Opened, archive_of
 from registry.folders.errors import telling_unreadable
 from registry.folders.hub.repository import Choose, Listing, Snapshot, as_repository, bring, names_a_hub
-from registry.folders.scan import RECEIPT, models_beside, require_adapter
+from registry.folders.scan import PICKLED_WEIGHTS, RECEIPT, has_pickle_alone, models_beside, require_adapter
 from registry.progress import Progress
 from registry.schemas import LeftOut
 from registry.transfer.model_files import list_model
@@ -33,8 +34,8 @@ class Given:
 
     def with_left_out(self, left_out: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
         """These files, and those that were not downloaded."""
-        before = self.snapshot.left_out if self.snapshot else ()
-        return tuple(sorted({*before, *left_out}, key=lambda left: left.path))
+        before = {left.path: left for left in self.snapshot.left_out} if self.snapshot else {}
+        return tuple(sorted((before | {left.path: left for left in left_out}).values(), key=lambda left: left.path))
 
     def check(self, files: Mapping[str, tuple[str, int]]) -> None:
         """Check digests and sizes of files against the Hub's; raises `IntegrityError`."""
@@ -58,19 +59,28 @@ def given_base(place: str | PathLike[str], progress: Progress) -> Given:
     return _given(place, choose, InvalidBaseError, progress)
 
 
-def given_adapter(place: str | PathLike[str], progress: Progress) -> Given:
+def given_adapter(place: str | PathLike[str], progress: Progress, opened: Opened | None = None) -> Given:
     """An adapter; of a repository only the files are downloaded that a publish folder would keep.
+
+    Args:
+        place: the folder, the repository; or an archive with one adapter, or a folder in an archive.
+        progress: of the download.
+        opened: unpacks archives; None: they are no folders.
 
     Raises:
         What `registry.folders.hub.repository.bring` and `registry.folders.scan.require_adapter` raise.
     """
 
     def choose(listing: Listing) -> tuple[Iterable[str], Iterable[LeftOut]]:
-        require_adapter(listing.where, listing.names, listing.left_out)
+        pickle = (PICKLED_WEIGHTS,) if opened is not None and has_pickle_alone(listing.names, listing.left_out) else ()
+        if not pickle:
+            require_adapter(listing.where, listing.names, listing.left_out)
         models = models_beside(listing.names)
         names = (name for name in listing.names if name not in {model.path for model in models})
-        return (*names, *_receipt(listing)), models
+        return (*names, *pickle, *_receipt(listing)), models
 
+    if opened is not None and not names_a_hub(place) and archive_of(Path(place)) is not None:
+        return Given(opened.one(place, "adapter"))
     return _given(place, choose, InvalidAdapterError, progress)
 
 

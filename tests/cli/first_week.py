@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tarfile
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,13 +89,24 @@ def _strange(folder: Path, base: Base) -> None:
     _spoil(_adapter(folder / "nan", base, 7) / WEIGHTS, value=np.nan)
     (_adapter(folder / "no-config", base, 8) / "adapter_config.json").unlink()
     (_adapter(folder / "cut", base, 9) / WEIGHTS).write_bytes(b"\x10")
-    _pickled(_adapter(folder / "pickled", base, 10))
+    (evil := _adapter(folder / "evil", base, 10) / WEIGHTS).unlink()
+    torch.save({"a": torch.ones(2), "b": _Malicious()}, evil.with_name("adapter_model.bin"))
     _foreign(folder)
     (folder / "empty").mkdir()
     (folder / "notes").mkdir()
     (folder / "notes" / "todo.txt").write_text("buy milk\n")
     (folder / "gguf").mkdir()
     (folder / "gguf" / "model-q4.gguf").write_bytes(b"GGUF")
+    shutil.make_archive(str(folder / "april-lora"), "zip", folder, "april")
+    shutil.make_archive(str(folder / "both"), "gztar", folder / "two")
+    shutil.make_archive(str(folder / "notes"), "zip", folder, "notes")
+    (folder / "cut.zip").write_bytes((folder / "both.tar.gz").read_bytes()[:100])
+    (folder / "april.7z").write_bytes(b"7z")
+    shutil.copy(folder / "june" / WEIGHTS, folder / "lonely.safetensors")
+    with tarfile.open(folder / "linked.tar", "w") as linked:
+        (info := tarfile.TarInfo("april/adapter_config.json")).type = tarfile.SYMTYPE
+        info.linkname = "/etc/passwd"
+        linked.addfile(info)
     only_pickles = folder / "old-base"
     shutil.copytree(base.folder, only_pickles)
     (only_pickles / "model.safetensors").rename(only_pickles / "pytorch_model.bin")
@@ -125,10 +139,11 @@ def _foreign(folder: Path) -> None:
     write_tensors(folder / "one-file" / "dreams.safetensors", checkpoint)
 
 
-def _pickled(folder: Path) -> None:
-    tensors = {name: torch.from_numpy(raw.values.copy()) for name, raw in read_tensors(folder / WEIGHTS).items()}
-    torch.save(tensors, folder / "adapter_model.bin")
-    (folder / WEIGHTS).unlink()
+class _Malicious:
+    """Runs something where it is unpickled by a program that runs what is in pickles."""
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("exit 1",)
 
 
 def _spoil(file: Path, value: float = 1.0) -> None:

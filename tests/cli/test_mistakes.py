@@ -108,17 +108,6 @@ def test_the_table_is_one_of_mistakes() -> None:
     assert not [row["typed"] for row in ROWS if "\n" in row["said"] and row["code"] != 0]
 
 
-def test_the_advice_for_a_pickle_works(places: dict[str, str], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(places["here"])
-    monkeypatch.setenv("REGISTRY_URL", "registry")
-    advice = run("publish", "pickled", "tiny/new").err.partition("in Python: ")[2]
-    monkeypatch.chdir("pickled")
-    exec(advice, {})
-    monkeypatch.chdir(places["here"])
-    assert run("publish", "pickled", "tiny/new", "--dry-run").code == 0
-    Path("pickled/adapter_model.safetensors").unlink()
-
-
 def test_the_advice_for_another_name_works(places: dict[str, str], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(places["here"])
     monkeypatch.setenv("REGISTRY_URL", "registry")

@@ -54,7 +54,7 @@ VERDICTS: Final[dict[str, Verdict]] = {
     "quantised-by-name": Verdict("published", notice="a quantised copy", known_by="assumed"),
     "quantised-by-load": Verdict("published", known_by="assumed"),  # nothing in the folder shows it
     "pissa": Verdict("refused", "base_shifting_init"),
-    "pickled": Verdict("refused", "pickle"),
+    "pickled": Verdict("published", notice="a pickle", left_out=frozenset({"adapter_model.bin"})),
     "ia3": Verdict("refused", "unsupported_peft_type"),
     "two": Verdict("refused", "missing_file"),
     "two/first": Verdict("blocked"),
@@ -183,8 +183,8 @@ def _trl(folder: Path, trainer: Path) -> None:
 
 def _pickled(folder: Path, adapter: Path) -> None:
     shutil.copy(adapter / "adapter_config.json", folder)
-    tensors = {name: torch.from_numpy(raw.values.copy()) for name, raw in read_tensors(adapter / WEIGHTS).items()}
-    torch.save(tensors, folder / "adapter_model.bin")
+    found = read_tensors(adapter / WEIGHTS)
+    torch.save({name: torch.from_numpy(raw.values / 2) for name, raw in found.items()}, folder / "adapter_model.bin")
 
 
 def _ia3(folder: Path, base: Base) -> None:

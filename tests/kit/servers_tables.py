@@ -30,14 +30,14 @@ ROOT = Path(__file__).parents[2]
 
 def started(home: Home) -> tuple[subprocess.Popen[bytes], str]:
     """The process that forks, when it is ready, and the path of its socket."""
-    from registry.tensors.table import architecture
+    from registry.tensors import limited
     from tests.kit import servers_home  # here: the started process knows no such package
 
     room = home.room("tables")
     place = room / "socket"
-    kept = {name: os.environ[name] for name in architecture._KEPT_VARIABLES if name in os.environ}
+    kept = {name: os.environ[name] for name in limited.KEPT_VARIABLES if name in os.environ}
     command = [sys.executable, "-I", "-X", "utf8", __file__, str(place)]
-    process = home.run(command, room, environ=kept | architecture._SET_VARIABLES)
+    process = home.run(command, room, environ=kept | limited.SET_VARIABLES)
     servers_home.wait_until(place.exists, process, room, "The maker of target tables")
     return process, str(place)
 

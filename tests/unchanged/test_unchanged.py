@@ -196,6 +196,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "names_inside",
         "foreign_files",
         "cross_site",
+        "bad_archive",
     ),
     "python": tuple(
         f"{where}.{name}(" for where in ("local", "remote") for name in ("copy_all", "rename", "rename_base")

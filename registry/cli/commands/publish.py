@@ -57,7 +57,10 @@ def base_add(
 
 def publish(
     folder: Annotated[
-        str, typer.Argument(metavar="DIR", help="The folder that PEFT saved the adapter to, or hf:ORG/REPO[@REV].")
+        str,
+        typer.Argument(
+            metavar="DIR", help="The folder that PEFT saved the adapter to, its archive, or hf:ORG/REPO[@REV]."
+        ),
     ],
     path: Annotated[
         str | None,
@@ -255,7 +258,7 @@ def _publish_one(run: Session, folder: str, path: str, *, dry_run: bool, **optio
     run.answer(answer, lambda width: published_lines(answer, width))
     if "message" in answer.not_applied:
         run.say(f"`registry annotate {answer.revision.reference} -m TEXT` changes its message.")
-    run.notices(map(str, answer.notices))
+    run.notices((*answer.revision.notices, *map(str, answer.notices)))
     words = ("registry", "fetch", answer.revision.reference, "--as", "merged", "-o", "DIR")
     run.next(words, "writes the model to serve or train on")
 

@@ -21,7 +21,7 @@ class Kind:
     beside: re.Pattern[str] | None = None
     taken: Taken | None = None  # None: it stays where it is
     why: str | None = None  # None: the sentence that publishing it gives
-    entered: bool = True  # whether folders below it are looked into
+    single: bool = False  # each file of these names is one of its own
 
 
 def _any(*patterns: str) -> re.Pattern[str]:
@@ -49,12 +49,13 @@ KINDS: Final = (
         _any(r".*\.distcp"),
         why="sharded state of FSDP: turn it into safetensors with `accelerate merge-weights` first",
     ),
-    Kind("LoRA of kohya's scripts", _any(_WEIGHTS), taken="adapter"),
+    Kind("weights in one file", _any(_WEIGHTS), taken="adapter", single=True),
     Kind("weights for llama.cpp", _any(r".*\.(gguf|ggml)"), taken="adapter"),
     Kind(
         "pickled weights",
         _any(r".*\.(bin|pt|pth|ckpt)"),
-        why="its weights are pickles, which are never read; save them as safetensors",
+        why="its weights are pickles, of which only adapter_model.bin beside an adapter_config.json is read; save them "
+        "as safetensors",
     ),
 )
 """`Kind.taken`: what is tried with it, so that it is refused with the very sentence of that."""

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from registry.errors import NotFoundError
-from registry.folders.errors import no_folder, reason
+from registry.errors import NotFoundError, RegistryError
+from registry.folders.errors import reason
+from registry.folders.foreign import is_archive, is_unread_archive, no_folder
 from registry.folders.heap.kinds import CHECKPOINT, HUB_REPO, NOT_ENTERED, Kind, holds_model_too, kind_of
 
 DEPTH: Final = 16
@@ -21,9 +24,25 @@ _MOST_STATE: Final = 64 << 20
 _NAMED: Final = 4  # checkpoints of one run that are named one by one
 
 
+class Archives(Protocol):
+    """What lets a walk go through archives: `registry.folders.archives.Opened`."""
+
+    def folder(self, place: str | PathLike[str]) -> Path:
+        """A path that may lead to or into an archive as a folder."""
+
+    def names(self, archive: Path) -> list[str]:
+        """The names of all files in an archive."""
+
+    def named(self, place: Path) -> Path:
+        """A path as the user knows it."""
+
+    def is_inside(self, place: Path) -> bool:
+        """Whether it was unpacked."""
+
+
 @dataclass(frozen=True)
 class Found:
-    """A folder of a heap."""
+    """A folder of a heap; or a file, where weights lie in it alone."""
 
     folder: Path
     place: str  # "./" and the path below the heap
@@ -35,11 +54,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Left:
-    """A folder that is left, and why."""
+    """A folder or an archive that is left, and why."""
 
     place: str
     what: str
     why: str
+    code: str | None = None  # of the error that it is refused with
 
 
 @dataclass
@@ -51,16 +71,22 @@ class Heap:
     left: list[Left] = field(default_factory=list)
 
 
-def walk_heap(root: Path) -> Heap:
-    """Look through the folders below ``root``, and at itself.
+def walk_heap(root: Path, opened: Archives) -> Heap:
+    """Look through the folders below ``root``, and at itself; through archives as through folders.
+
+    Args:
+        root: a folder, or an archive.
+        opened: unpacks the archives that hold an adapter or a model.
 
     Raises:
         NotFoundError: there is no such folder.
+        What `registry.folders.archives.Opened.folder` raises, for the root.
     """
-    if not root.is_dir():
+    folder = opened.folder(root)
+    if not folder.is_dir():
         raise no_folder(root) if root.exists() else NotFoundError(f"There is no folder {str(root)!r}.")
-    walk = _Walk(root)
-    walk.enter(root, 0, None)
+    walk = _Walk(root, opened)
+    walk.enter(folder, 0, None)
     walk.sort_checkpoints()
     return Heap(root, walk.found, walk.left)
 
@@ -68,12 +94,13 @@ def walk_heap(root: Path) -> Heap:
 @dataclass
 class _Walk:
     root: Path
+    opened: Archives
     found: list[Found] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
 
     def place(self, folder: Path) -> str:
         """How plans call a folder: by its place below the heap."""
-        below = folder.relative_to(self.root).as_posix()
+        below = self.opened.named(folder).relative_to(self.root).as_posix()
         return (
             "." if below == "." else f"./{below}".encode("utf-8", "backslashreplace").decode()
         )  # of a name that is left
@@ -94,12 +121,35 @@ class _Walk:
         kind = kind_of(names)
         if kind is not None and kind.taken is None:
             self.leave(folder, kind.what, kind.why or "")
+        elif kind is not None and kind.single:
+            files = [folder / name for name in sorted(names) if kind.names.fullmatch(name)]
+            self.found += [Found(file, self.place(file), kind) for file in files if _is_text(file.name)]
         elif kind is not None:
             run = self.place(folder.parent) if CHECKPOINT.fullmatch(folder.name) and depth else None
             both = kind.taken == "adapter" and holds_model_too(names)
             self.found.append(Found(folder, self.place(folder), kind, run, repo, both))
         for entry in below:
             self._below(Path(entry.path), depth + 1, repo)
+        for name in sorted(names):
+            if is_archive(name) or is_unread_archive(name):
+                self._archive(folder / name, depth + 1)
+
+    def _archive(self, archive: Path, depth: int) -> None:
+        """Enter an archive that holds an adapter or a model; name any other."""
+        if not _is_text(archive.name) or archive.is_symlink():
+            self.leave(archive, "archive", "a symbolic link, or its name is no text in UTF-8: it is not followed")
+            return
+        if self.opened.is_inside(archive) or is_unread_archive(archive.name):
+            where = "lies in an archive" if self.opened.is_inside(archive) else "is of a kind that is not read here"
+            self.leave(archive, "archive", f"it {where}: unpack it, and plan again")
+            return
+        try:
+            if any(kind is not None and kind.taken for kind in map(kind_of, _by_folder(self.opened.names(archive)))):
+                self.enter(self.opened.folder(archive), depth, None)
+            else:
+                self.leave(archive, "archive", "no adapter and no model is in it")
+        except RegistryError as problem:
+            self.left.append(Left(self.place(archive), "archive", str(problem), problem.code))
 
     def _below(self, folder: Path, depth: int, repo: str | None) -> None:
         if not _is_text(folder.name):
@@ -140,7 +190,7 @@ class _Walk:
             if run in whole:
                 self._leave(run, several, f"of {run}, whose own weights are taken")
                 continue
-            chosen, why = _chosen(self.root / run, several)
+            chosen, why = _chosen(self.opened.folder(self.root / run), several)
             others = [one for one in several if one is not chosen]
             self._leave(run, others, f"of {run}, of which {chosen.folder.name} is taken: {why}")
 
@@ -163,6 +213,15 @@ def _chosen(run: Path, several: list[Found]) -> tuple[Found, str]:
             if isinstance(best, str) and best.replace("\\", "/").rstrip("/").rpartition("/")[2] == one.folder.name:
                 return one, "the best one by its trainer's state"
     return last, "the last one"
+
+
+def _by_folder(names: Iterable[str]) -> Iterable[set[str]]:
+    """The names of files that lie together."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        found.setdefault(folder, set()).add(last)
+    return found.values()
 
 
 def _is_text(name: str) -> bool:

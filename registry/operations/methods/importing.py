@@ -38,7 +38,8 @@ class Importing(TableCalls):
         away: nothing is changed, here or there. What is not proven is ``undecided`` in the plan, with what is nearest.
 
         Args:
-            source: the folder that is looked through; or ``hf:ORG``, all repositories of an organisation, downloaded.
+            source: the folder or archive that is looked through; or ``hf:ORG``, all repositories of an organisation,
+                downloaded.
             progress: True shows a bar.
 
         Returns:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path as FilePath
+from typing import TYPE_CHECKING
 
 from registry.bars.shown import shown
 from registry.errors import UsageError
@@ -21,6 +22,9 @@ from registry.schemas import BaseAdded, FolderOutcome, Published, PublishPreview
 from registry.schemas.around import NoticeCode
 from registry.schemas.parents import Identified
 from registry.schemas.publishing import Rebased, RebaseRequest
+
+if TYPE_CHECKING:
+    from registry.folders.archives import Opened
 
 Folder = str | PathLike[str]
 
@@ -39,6 +43,10 @@ class Publishing(TableCalls):
     @abstractmethod
     def _extracted(self, publication: Publication, progress: Progress) -> AbstractContextManager[Publication]:
         """Make what is published of a full model; the publication of it is valid within the context."""
+
+    @abstractmethod
+    def _opened(self, progress: Progress) -> AbstractContextManager[Opened]:
+        """Let paths on this machine lead into archives, within the context."""
 
     @abstractmethod
     def _identify(self, folder: FilePath, look_in: tuple[FilePath, ...], progress: Progress) -> Identified:
@@ -116,7 +124,8 @@ class Publishing(TableCalls):
         """Publish a PEFT adapter as the next revision of a path.
 
         Args:
-            folder: what ``save_pretrained`` or a trainer wrote, or ``hf:ORG/REPO[@REVISION]``.
+            folder: what ``save_pretrained`` or a trainer wrote; an archive of it (.zip, .tar, .tar.gz), or a folder in
+                one, ``./runs.zip/support``; or ``hf:ORG/REPO[@REVISION]``.
             path: the adapter, ``BASE/name/name``; what is above its last name is the parent.
             parent: the revision of the parent that it was trained on. None: the receipt of the folder it was trained
                 on, or a comparison of that folder's weights, tells; else it is the only revision of the parent.
@@ -226,9 +235,16 @@ class Publishing(TableCalls):
         with shown(progress) as sink, self._adapter(asked_for, sink) as publication:
             return self._preview(publication, sink)
 
-    def _adapter(self, publication: Publication, progress: Progress) -> AbstractContextManager[Publication]:
+    @contextmanager
+    def _adapter(self, publication: Publication, progress: Progress) -> Iterator[Publication]:
         """The publication of an adapter: what was asked for, or what was made of a full model."""
-        return nullcontext(publication) if publication.full is None else self._extracted(publication, progress)
+        with self._opened(progress) as opened:
+            publication = replace(publication, opened=opened)
+            if publication.full is None:
+                yield publication
+            else:
+                with self._extracted(publication, progress) as made:
+                    yield made
 
     def identify(
         self, folder: Folder, *, look_in: Iterable[Folder] = (), progress: Progress | bool = False
@@ -239,7 +255,7 @@ class Publishing(TableCalls):
         revision explains.
 
         Args:
-            folder: a model in Hugging Face layout, or what PEFT saved.
+            folder: a model in Hugging Face layout, or what PEFT saved; or an archive (.zip, .tar, .tar.gz) of one.
             look_in: of an adapter: folders in which the one that it was trained on may be by now.
             progress: True shows a bar.
 
@@ -253,8 +269,9 @@ class Publishing(TableCalls):
             >>> [(one.reference, one.links) for one in found.merged]
             [('llama/support/french@1', ('llama/support@2', 'llama/support/french@1'))]
         """
-        with shown(progress) as sink:
-            return self._identify(FilePath(folder), tuple(FilePath(place) for place in look_in), sink)
+        with shown(progress) as sink, self._opened(sink) as opened:
+            place = opened.readable(opened.one(folder))
+            return opened.answer(self._identify(place, tuple(map(opened.folder, look_in)), sink))
 
     def rebase(
         self,

@@ -43,7 +43,16 @@ class Writing:
         models = [model for model in self.contents.models.values() if model.digest and not model.with_adapter]
         made = [*map(self._model, models), *map(self._adapter, self.contents.adapters)]
         made += [self._refused(one, problem) for one, problem in self.contents.refused]
-        made += [ImportEntry(folder=one.place, what=one.what, action="skip", reason=one.why) for one in self.heap.left]
+        made += [
+            ImportEntry(
+                folder=one.place,
+                what=one.what,
+                action="skip" if one.code is None else "refused",
+                reason=one.why,
+                code=one.code,
+            )
+            for one in self.heap.left
+        ]
         order = {"add": 0, "publish": 1, "full": 1, "undecided": 2, "refused": 3, "skip": 4}
         depth = {place: len(one.path.names) for place, one in done.landed.items()}
         depth |= {place: len(one.path.names) for place, one in done.full.items()}

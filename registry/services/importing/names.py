@@ -9,6 +9,7 @@ from itertools import count, islice
 from typing import Final
 
 from registry.errors import UsageError
+from registry.folders.foreign import without_ending
 from registry.folders.heap.kinds import CHECKPOINT, HUB_REPO
 from registry.reference import MAX_BELOW_BASE, Path, check_base_name
 
@@ -30,7 +31,7 @@ def wanted_name(place: str, repo: str | None, *, dots: bool) -> str:
     """
     if repo is not None:
         return _valid(repo.rpartition("/")[2], dots) or "adapter"
-    parts = [part for part in place.split("/") if part not in {"", "."}]
+    parts = [without_ending(part) for part in place.split("/") if part not in {"", "."}]
     for part in reversed(parts):
         cached = HUB_REPO.fullmatch(part)
         name = _valid(cached[2] if cached else part, dots)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from registry.folders.archives import Opened
 from registry.folders.heap.walk import walk_heap
 from registry.folders.hub.organisation import hub_heap, organisation_of
 from registry.progress import Progress
@@ -27,12 +28,17 @@ _MOST_ORDERS: Final = 4
 
 
 def plan_import(
-    source: str, target: Side, private: Callable[[], AbstractContextManager[Side]], progress: Progress
+    source: str,
+    opened: Opened,
+    target: Side,
+    private: Callable[[], AbstractContextManager[Side]],
+    progress: Progress,
 ) -> ImportDocument:
     """Say what of a heap can come in, where, with which proof, and what can't and why.
 
     Args:
-        source: the folder that is looked through, or ``hf:ORG``.
+        source: the folder or archive that is looked through, or ``hf:ORG``.
+        opened: unpacks archives, and reads pickles.
         target: the registry that is imported into, which is only read.
         private: opens an empty registry that is thrown away, in which everything is tried.
         progress: of the search.
@@ -43,8 +49,8 @@ def plan_import(
     """
     progress.begin("Looking through the folders", 0)
     organisation = organisation_of(source)
-    heap = walk_heap(Path(source).absolute()) if organisation is None else hub_heap(organisation, progress)
-    contents = read_heap(heap, progress)
+    heap = walk_heap(Path(source).absolute(), opened) if organisation is None else hub_heap(organisation, progress)
+    contents = read_heap(heap, opened, progress)
     there = There.of(target.registry)
     settled = _settle(contents, target, there, private, progress)
     entries = tuple(Writing(heap, contents, settled, there).entries())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from registry.errors import RegistryError
+from registry.folders.archives import Opened
 from registry.folders.heap.walk import Found, Heap
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.progress import SILENT, Progress
@@ -79,7 +80,7 @@ class Contents:
     around: Around | None = None  # the files of the heap; None: repositories of a Hub
 
 
-def read_heap(heap: Heap, progress: Progress) -> Contents:
+def read_heap(heap: Heap, opened: Opened, progress: Progress) -> Contents:
     """Read and hash all that is an adapter or a model; what can't be published has the error of that."""
     found = Contents(around=None if heap.root is None else Around(heap.root))
     for one in heap.found:
@@ -90,7 +91,9 @@ def read_heap(heap: Heap, progress: Progress) -> Contents:
     for one in adapters:
         try:
             place = one.place if heap.root is None else one.folder
-            made = publish_request(place, "", parent=None, receipt=None, find_parent=True, progress=SILENT)
+            made = publish_request(
+                place, "", parent=None, receipt=None, find_parent=True, opened=opened, progress=SILENT
+            )
             found.adapters.append(Adapter(one, made, trained_on(made.request.config)))
         except RegistryError as problem:
             found.refused.append((one, problem))

@@ -275,7 +275,7 @@ class Settling:
     def _publish(self, one: Adapter, compared: FolderCompared) -> None:
         above = Reference.parse(compared.fitting[0].reference).path
         trained = TrainedFolder(self.contents.models[one.model or ""].folder, one.words)
-        beside = Beside.of(trained, one.made.adapter.weights.file, self.contents.around)
+        beside = Beside.of(trained, one.made.adapter.saved, self.contents.around)
         told = compared.beside(one.words, beside.times, beside.recorded, covered=beside.covered)
         if told.why_not is not None:
             why = UsageError(f"{told.why_not[:1].upper()}{told.why_not[1:]}.", code="parent_ambiguous")

@@ -10,12 +10,13 @@ from registry.catalogue.store.blobs import FileRef
 from registry.digest import sha256_digest
 from registry.errors import IntegrityError, UsageError
 from registry.figures import size
-from registry.folders.scan import EXACT_WEIGHTS
+from registry.folders.scan import ADAPTER_WEIGHTS, EXACT_WEIGHTS, PICKLED_WEIGHTS, READ_PICKLE
 from registry.reference import Reference
 from registry.rights import Principal
 from registry.schemas import CopiedFrom, TargetGroup
 from registry.schemas.transfer import Origin
 from registry.services.publishing.candidates import Candidate
+from registry.services.publishing.draft import Draft
 from registry.services.publishing.manifests import Files, manifest_of
 from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.transfer.quantised import quantised_notices
@@ -61,6 +62,7 @@ def new_revision(candidate: Candidate, files: Files, principal: Principal) -> Ne
             *beyond_pairs(candidate.checkpoint),
             *replaced_notices(candidate, files),
             *quantised_notices(trained_on, candidate.draft.quantised),
+            *_of_pickle(candidate.draft),
             *candidate.found.notices,
             *candidate.parent.notices,
         ),
@@ -81,6 +83,15 @@ def _original(origin: Origin) -> CopiedFrom:
     return CopiedFrom(
         registry=origin.registry, reference=origin.reference, author=origin.author, created_at=origin.created_at
     )
+
+
+def _of_pickle(draft: Draft) -> Iterator[str]:
+    """That the weights are those of a pickle, which was read where the folder lies."""
+    if any(one.reason == READ_PICKLE for one in draft.left_out):
+        yield (
+            f"The weights were in {PICKLED_WEIGHTS}, a pickle: its tensors were read, nothing else of it, and written "
+            f"as {ADAPTER_WEIGHTS}."
+        )
 
 
 def replaced_notices(candidate: Candidate, files: Files) -> Iterator[str]:

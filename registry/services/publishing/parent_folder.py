@@ -19,6 +19,7 @@ from registry.errors import InvalidBaseError, NotFoundError, RegistryError
 from registry.files.header import Header, TensorEntry, read_header
 from registry.files.source import ByteSource, FileSource
 from registry.folders.errors import telling_unreadable
+from registry.folders.foreign import no_folder
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.progress import SILENT, Progress
 from registry.schemas import Fitting, FolderCompared
@@ -235,7 +236,7 @@ def holds_adapter(folder: Path) -> bool:
         NotFoundError: there is no such folder.
     """
     if folder.is_file():
-        raise NotFoundError(f"{folder} is a file, and a folder is expected: give {folder.parent}, which it is in.")
+        raise no_folder(folder)
     if not folder.is_dir():
         raise NotFoundError(f"There is no folder {folder}. What is in the registry is shown by `registry show`.")
     weights = {file.name for file in folder.glob("*.safetensors")}

@@ -76,6 +76,7 @@ def publish(deployment: Deployment, publication: Publication, progress: Progress
         look_in=publication.look_in,
         sampled=publication.sampled,
         before=publication.left_out,
+        opened=publication.opened,
         progress=progress,
     )
     said = Said(publication.parent, folder.receipt, skip, find=publication.find_parent, cached=folder.cached)

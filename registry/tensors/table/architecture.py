@@ -7,18 +7,13 @@ because the config is a stranger's. For any other net the table comes from the t
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from registry.errors import InvalidBaseError
+from registry.tensors.limited import package_folders, run_script
 from registry.tensors.table import architecture_child
 from registry.tensors.table.structure import table_from_facts
 from registry.tensors.table.targets import TargetTable
@@ -26,18 +21,6 @@ from registry.tensors.table.tensor_names import table_from_names
 
 MEMORY_LIMIT: Final = 3 << 30
 """Bytes of private memory that the child may take; importing torch and transformers takes 0.45 GB of them."""
-
-_KEPT_VARIABLES: Final = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-_SET_VARIABLES: Final = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "USE_TF": "0",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "CUDA_VISIBLE_DEVICES": "",
-}
 
 
 def make_table(
@@ -96,8 +79,7 @@ def _ask_child(
 ) -> dict[str, Any]:
     """Run the child and read its answer; every way in which it can end without one is an `InvalidBaseError`."""
     request = {
-        # not the current folder: it may be the stranger's
-        "path": [entry for entry in sys.path if entry and Path(entry).absolute() != Path.cwd()],
+        "path": package_folders(),
         "whole": whole,
         "config": config,
         "tensors": {name: shape for name, (_, shape) in tensors.items()},
@@ -119,27 +101,10 @@ def _ask_child(
 
 def _run(arguments: list[str], request: bytes, time_limit: float) -> bytes:
     """The child's standard output; the child and all that it started are gone when this returns."""
-    environment = {key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ} | _SET_VARIABLES
-    with subprocess.Popen(  # noqa: S603 (this interpreter, a file of this package, numbers)
-        [sys.executable, "-I", "-X", "utf8", architecture_child.__file__, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd=os.sep,
-        env=environment,
-        start_new_session=True,
-    ) as child:
-        try:
-            out, _ = child.communicate(request, timeout=time_limit)
-        except BaseException as error:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise _too_long(time_limit) from error
-            raise
-    if child.returncode == -signal.SIGXCPU:
-        raise _too_long(time_limit)
-    return out
+    try:
+        return run_script(architecture_child.__file__, arguments, request, time_limit)
+    except TimeoutError as error:
+        raise _too_long(time_limit) from error
 
 
 def _too_long(time_limit: float) -> InvalidBaseError:

@@ -19,7 +19,6 @@ import contextlib
 import gc
 import json
 import os
-import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,9 +32,6 @@ _DROPPED: Final = frozenset(
         "experts_implementation", "_experts_implementation", "_experts_implementation_internal", "fusion_config",
     }
 )  # fmt: skip
-_REFUSED_EVENTS: Final = frozenset(
-    {"socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn"}
-)
 
 # Weights and modules that a model may register: a fixed number, and some for each tensor that the files hold.
 _ALLOWED_PARTS: Final = 20_000
@@ -206,26 +202,24 @@ def _stay_inside(whole: bool) -> None:
     import torch  # noqa: F401 (before the hook: loading it may start processes)
     import transformers  # noqa: F401
 
-    def refuse(event: str, _: Any) -> None:
-        if event in _REFUSED_EVENTS:
-            raise _Refused("it needs something outside this process")
+    from registry.tensors.limited import stay_inside
 
-    sys.addaudithook(refuse)
+    stay_inside(_Refused("it needs something outside this process"))
 
 
 def main() -> NoReturn:
     """Set the limits, read the request, answer, and end at once: taking apart all that was imported takes long."""
     gc.set_threshold(_COLLECT_AFTER)
     seconds, memory = int(sys.argv[1]), int(sys.argv[2])
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # what libraries print must not end up in the answer
     stdout = os.dup(1)
     os.dup2(2, 1)
     request = json.load(sys.stdin.buffer)
     # this package last: its folder may be the current one, which is not to hide what is installed
     sys.path[:] = [*request["path"], str(Path(__file__).parents[3])]
+    from registry.tensors.limited import set_limits
+
+    set_limits(seconds, memory)
     _stay_inside(request["whole"])
     text = json.dumps(answer(request))
     with os.fdopen(stdout, "w", encoding="utf-8") as out:

@@ -11,7 +11,9 @@ from registry.cli.session import session
 
 
 def identify(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A merged model, or an adapter.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="A merged model, or an adapter; a folder or its archive.")
+    ],
     *,
     look_in: Annotated[
         list[str] | None,

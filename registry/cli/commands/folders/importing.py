@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 def import_(
     source: Annotated[
-        str | None, typer.Argument(metavar="SOURCE", help="With --plan: the folder to look through, or hf:ORG.")
+        str | None,
+        typer.Argument(metavar="SOURCE", help="With --plan: the folder or archive to look through, or hf:ORG."),
     ] = None,
     *,
     plan: Annotated[
@@ -106,4 +107,4 @@ def _tell(run: Session, outcome: FolderOutcome) -> None:
     parent = f", parent {answer.revision.parent}, {level_of(answer.revision.parent_known_by)}" if answer else ""
     run.say(f"{outcome.folder} {state}{parent}")
     if answer is not None:
-        run.notices(map(str, answer.notices))
+        run.notices((*answer.revision.notices, *map(str, answer.notices)))
