@@ -96,7 +96,7 @@ def connect(url: str | PathLike[str] | None = None, token: str | None = None) ->
 
     Raises:
         UsageError: the place, the token or a setting is malformed.
-        UnavailableError: the registry can't be opened. A service is not asked before the first call.
+        UnavailableError: the registry can't be opened, or nothing answers at the address.
 
     Example:
         >>> team = registry.connect("./my-registry")

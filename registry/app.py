@@ -56,20 +56,29 @@ class Place:
 
 def connect(url: str | PathLike[str] | None = None, token: str | None = None) -> LocalRegistry | RemoteRegistry:
     """Open the registry at ``url``; see `registry.connect`."""
-    return open_registry(url, token, create=True)
+    return open_registry(url, token, create=True, reach=True)
 
 
 def open_registry(
-    url: str | PathLike[str] | None = None, token: str | None = None, *, create: bool, interface: Interface = "fetch"
+    url: str | PathLike[str] | None = None,
+    token: str | None = None,
+    *,
+    create: bool,
+    reach: bool = False,
+    interface: Interface = "fetch",
 ) -> LocalRegistry | RemoteRegistry:
     """Open the registry at ``url``; without ``create``, a folder that holds none raises `NotFoundError`.
 
+    ``reach``: see at once whether anything answers at an address, rather than at the first call.
     ``interface``: through what weights will be asked for, as uses are counted.
     """
     settings = read_settings(os.environ)
     place = find_place(url, settings)
     if place.address is not None:
-        return _remote(place.address, token, settings, interface)
+        opened = _remote(place.address, token, settings, interface)
+        if reach:
+            opened.reach()
+        return opened
     if token is not None:
         where = place.folder or "the team's database"
         raise UsageError(

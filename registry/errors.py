@@ -73,7 +73,7 @@ CODES: Final[dict[str, str]] = {
     "larger_than_base": "The delta of a module is larger than the weight of the base model.",
     "like_sibling": "The delta is nearly that of another child of the same parent.",
     "undoes_parent": "The delta undoes more than half of that of its parent.",
-    "low_fidelity": "A merge in bf16 would keep less than 90 % of the change.",
+    "low_fidelity": "A merge in bf16 would keep less than 90 % of the change, or add more noise than there is change.",
     # conflict
     "other_weights": "The name is taken by a base model with other weights.",
     "lineage_mismatch": "The adapter was trained on another parent.",

@@ -49,7 +49,7 @@ def test_a_teams_database_is_refused_without_its_password(monkeypatch: pytest.Mo
 @pytest.mark.usefixtures("client_only")
 def test_torch_alone_makes_no_arithmetic_where_the_rest_is_missing() -> None:
     """torch is there, as beside vLLM, but what works on tensors is not."""
-    registry = app.connect("http://registry.test:8321")
+    registry = app.open_registry("http://registry.test:8321", create=True)
     with pytest.raises(RegistryError) as caught:
         registry.fetch("net/one", "out", kind="merged", base_dir="base")
     registry.close()

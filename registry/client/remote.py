@@ -195,6 +195,14 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
     def upload(self, digest: str, source: ByteSource, *, progress: Progress = SILENT) -> str:
         return Uploads(self._transport, progress).send([(digest, source)])[digest]
 
+    def reach(self) -> None:
+        """See that something answers at the address; raises `UnavailableError`, and closes, where nothing does."""
+        try:
+            self._transport.reach()
+        except BaseException:
+            self.close()
+            raise
+
     def close(self) -> None:
         self._last_changes.close()
         self._transport.close()

@@ -3,3 +3,8 @@
 from registry.pool.pool import AdapterPool
 
 __all__ = ["AdapterPool"]
+
+
+def __dir__() -> list[str]:
+    """What users call, for the completion of shells."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

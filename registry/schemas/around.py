@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Final, Literal, get_args
 
@@ -53,9 +54,9 @@ class TagHistory(Schema):
 
 
 class Notice(Schema):
-    """What the weights of a revision show, and its publisher may not have meant."""
+    """What the weights of a revision show, and its publisher may not have meant; in Python, also what else is told."""
 
-    code: str  # one of `NOTICE_CODES`; later versions have others
+    code: str  # one of `NOTICE_CODES`; later versions have others; "": of its files or its parent
     text: str
     reference: str | None = None  # the other revision that it is about
     modules: int | None = None  # how many modules it is about
@@ -64,11 +65,16 @@ class Notice(Schema):
     value: float | None = None  # the ratio of norms, the cosine, or the share that it is about
 
     def __str__(self) -> str:
-        return f"{self.text} ({self.code})"
+        return f"{self.text} ({self.code})" if self.code else self.text
 
 
-# Absent where there are none: clients of earlier versions refuse what they don't know.
-Notices = Annotated[tuple[Notice, ...], Field(exclude_if=lambda value: not value)]
+Notices = Annotated[tuple[Notice, ...], Field(alias="notices", exclude_if=lambda value: not value)]
+"""Those of the weights, as they travel: absent where there are none, as older clients refuse what they don't know."""
+
+
+def all_notices(told: Iterable[str], noticed: Iterable[Notice]) -> tuple[Notice, ...]:
+    """All that there is to say of a revision: what its files and its parent gave rise to, and what its weights show."""
+    return (*(Notice(code="", text=text) for text in told), *noticed)
 
 
 def notice(
@@ -88,10 +94,17 @@ def notice(
         "reference": reference,
         "value": value or 0.0,
     }
-    text = _SENTENCES.get(code, "A later version noticed it: see the documentation of the code.").format(**words)
+    known = _NOISE if code == "low_fidelity" and (value or 0.0) > 1 else _SENTENCES.get(code, _LATER)
+    text = known.format(**words)
     return Notice(code=code, text=text, reference=reference, modules=modules, of=of, names=names, value=value)
 
 
+_LATER: Final = "A later version noticed it: see the documentation of the code."
+_NOISE: Final = (
+    "A merge in bf16 would add {value:.3g} times as much rounding noise as there is change: merge with --dtype fp32, "
+    "or fetch it --as lora, which leaves the base unrounded."
+)
+"""Of `low_fidelity` where the change survives on average: a share is at most 1, and noise below that is not told."""
 _SENTENCES: Final[dict[str, str]] = {
     "zero_delta": "The delta of {some} is zero: {names}.",
     "one_direction": "The delta of {some} has one direction only, whatever the rank: {names}.",

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from registry.schemas.form import Schema
 from registry.schemas.frames import frame
-from registry.schemas.notebooks import delta_matrix_table, deltas_table
+from registry.schemas.notebooks import delta_matrix_table, deltas_table, difference_table
 from registry.schemas.statistics import ChangedHow, OtherChange
 from registry.schemas.tree import FileEntry, LineageEntry, RevisionSummary, TargetGroup
 from registry.schemas.views import delta_matrix as delta_matrix_line
 from registry.schemas.views import deltas as deltas_line
+from registry.schemas.views import file_text, modules_text
 
 if TYPE_CHECKING:
     import pandas
@@ -222,3 +223,41 @@ class Difference(Schema):
     files: tuple[FileDifference, ...]
     lineage: LineageDifference
     deltas: Deltas | None = None  # where they were asked for
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """A row for each difference by the names of `DIFFERENCE_COLUMNS`; None where a side has no such thing."""
+        for entry, side in ((entry, side) for side, entry in enumerate(self.bases)):
+            yield _row("base", entry.reference, *_on(side, entry.digest))
+        for section in ("about", "config", "annotations"):
+            for value in getattr(self, section):
+                yield _row(section, value.name, value.a if value.in_a else None, value.b if value.in_b else None)
+        yield from (_row("targets", one.name, modules_text(one.a), modules_text(one.b)) for one in self.targets)
+        yield from (_row("metrics", one.name, one.a, one.b) for one in self.metrics)
+        yield from (_row("files", one.path, file_text(one.a), file_text(one.b)) for one in self.files)
+        for side, links in enumerate((self.lineage.a, self.lineage.b)):
+            yield from (_row("lineage", entry.reference, *_on(side, entry.digest)) for entry in links)
+        yield from (_row("lineage", f"pinned {pin.name}", pin.a, pin.b) for pin in self.lineage.pinned)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The rows as a data frame; the deltas, where they were asked for, are one of their own.
+
+        Raises:
+            UnavailableError: ``missing_package``, pandas is not installed.
+        """
+        return frame(list(self.rows()), DIFFERENCE_COLUMNS)
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        return difference_table(self)
+
+
+DIFFERENCE_COLUMNS: Final = ("section", "name", "a", "b")
+"""The columns of a table of differences, in this order."""
+
+
+def _row(section: str, name: str, a: object, b: object) -> dict[str, object]:
+    return dict(zip(DIFFERENCE_COLUMNS, (section, name, a, b), strict=True))
+
+
+def _on(side: int, value: object) -> tuple[object, object]:
+    return (None, value) if side else (value, None)

@@ -28,13 +28,21 @@ MeasuredRows = Literal["sample", "full"]
 class Schema(BaseModel):
     """Base of all schemas: immutable, unknown fields refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, serialize_by_alias=True)
 
     def __repr__(self) -> str:
         return brief(self)
 
     def __str__(self) -> str:
         return repr(self)
+
+    def __dir__(self) -> list[str]:
+        """Fields, and what users call, for the completion of shells: not all that pydantic keeps for itself."""
+        ours = {name for name in super().__dir__() if not name.startswith("_")} - _OF_PYDANTIC
+        return [*ours, "model_dump", "model_dump_json"]
+
+
+_OF_PYDANTIC = frozenset(dir(BaseModel))
 
 
 class LeftOut(Schema):

@@ -12,13 +12,19 @@ from registry.errors import UnavailableError
 if TYPE_CHECKING:
     import pandas
 
-    from registry.schemas.tree import RevisionSummary
+    from registry.schemas.team import Event
+    from registry.schemas.tree import BaseSummary, RevisionSummary
 
 COLUMNS = (
     "reference", "path", "number", "created_at", "author", "message", "tags", "parent", "parent_known_by", "rank",
     "parameters", "size", "behind", "retracted", "digest",
 )  # fmt: skip
-"""The columns that every frame has, in this order; ``metric.NAME`` and the like follow, by name."""
+"""The columns of every frame of revisions, in this order; ``metric.NAME`` and the like follow, by name."""
+
+_BASE_COLUMNS = (
+    "name", "architecture", "parameters", "tensors", "size", "adapters", "created_at", "source", "digest",
+)  # fmt: skip
+_EVENT_COLUMNS = ("at", "action", "subject", "actor", "token", "source")
 
 
 def revisions_frame(revisions: Sequence[RevisionSummary]) -> pandas.DataFrame:
@@ -38,6 +44,23 @@ def revisions_csv(
     """The same as CSV, with tags as one text and further columns, whose values are by reference."""
     rows = [_row(one) | {"tags": " ".join(one.tags)} | dict(more[one.reference]) for one in revisions]
     return csv_of(rows, [*COLUMNS, *columns, *_named(revisions)])
+
+
+def bases_frame(bases: Sequence[BaseSummary]) -> pandas.DataFrame:
+    """A row for each base model; where their figures were asked for, ``figures.NAME``."""
+    rows = []
+    for one in bases:
+        figures = {} if one.figures is None else one.figures.model_dump()
+        rows.append(_fields(one, _BASE_COLUMNS) | {f"figures.{name}": value for name, value in figures.items()})
+    return frame(rows, list(dict.fromkeys([*_BASE_COLUMNS, *(name for row in rows for name in row)])))
+
+
+def events_frame(events: Sequence[Event]) -> pandas.DataFrame:
+    """A row for each event; what its detail says is in ``detail.NAME``."""
+    rows = [
+        _fields(one, _EVENT_COLUMNS) | {f"detail.{name}": value for name, value in one.detail.items()} for one in events
+    ]
+    return frame(rows, [*_EVENT_COLUMNS, *_prefixed("detail", (one.detail for one in events))])
 
 
 def frame(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> pandas.DataFrame:
@@ -84,8 +107,12 @@ def _prefixed(prefix: str, named: Iterable[Iterable[str]]) -> list[str]:
 
 
 def _row(one: RevisionSummary) -> dict[str, object]:
-    row: dict[str, object] = {name: getattr(one, name) for name in COLUMNS}
+    row = _fields(one, COLUMNS)
     row["retracted"] = one.retracted is not None
     row |= {f"metric.{name}": value for name, value in one.metrics.items()}
     row |= {f"statistic.{name}": value for name, value in one.statistics.items()}
     return row | {f"annotation.{name}": value for name, value in one.annotations.items()}
+
+
+def _fields(one: object, names: Iterable[str]) -> dict[str, object]:
+    return {name: getattr(one, name) for name in names}

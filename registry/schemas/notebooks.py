@@ -6,21 +6,24 @@ Everything that people wrote is escaped.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from registry.figures import age, clean, counted, metrics, number, size
+from registry.figures import age, amount, clean, counted, metrics, moment, number, ranked, size
 from registry.plots.axes import Axis
 from registry.plots.heat_map import HeatMap, around_zero, from_zero
 from registry.plots.line_chart import LineChart, Mark, Point
-from registry.schemas.views import remarks
+from registry.schemas.parents import in_short
+from registry.schemas.views import modules_text, nothing_compared, nothing_paired, remarks, value_text
 
 if TYPE_CHECKING:
-    from registry.schemas.difference import DeltaFigures, DeltaMatrix, Deltas
+    from registry.schemas.difference import DeltaFigures, DeltaMatrix, Deltas, Difference
     from registry.schemas.statistics import DeltaStatistics, Statistics
-    from registry.schemas.tree import RevisionSummary, Tree, TreeNode
+    from registry.schemas.team import Event
+    from registry.schemas.tree import BaseSummary, RevisionSummary, Shown, Tree, TreeNode
+    from registry.schemas.usage import Usage
 
 _MOST: Final = 500  # rows: a notebook keeps what it shows
 _ENDS: Final = (0.1, 0.2, 0.5, 1.0)  # of the scale of a heat map of cosines
@@ -48,12 +51,12 @@ def _node(one: TreeNode, now: datetime) -> list[str]:
             _ago(revision, now)]  # fmt: skip
 
 
-def revisions_table(revisions: Sequence[RevisionSummary]) -> str:
-    """Revisions in the order given, with a column for each metric that any of them has."""
+def revisions_table(revisions: Sequence[RevisionSummary], notices: Sequence[str] = ()) -> str:
+    """Revisions in the order given, with a column for each metric that any of them has; then the notices."""
     now = datetime.now(UTC)
     names = sorted({name for one in revisions for name in one.metrics})
     header = ("revision", "published", "author", "parent", "rank", "size", "tags", *names, "message")
-    return _table(header, [_revision(one, names, now) for one in revisions], "revision")
+    return _table(header, [_revision(one, names, now) for one in revisions], "revision") + _told(notices)
 
 
 def _revision(one: RevisionSummary, names: Sequence[str], now: datetime) -> list[str]:
@@ -65,6 +68,83 @@ def _revision(one: RevisionSummary, names: Sequence[str], now: datetime) -> list
 
 def _tags(one: RevisionSummary) -> str:
     return ", ".join(one.tags)
+
+
+def bases_table(bases: Sequence[BaseSummary]) -> str:
+    """Base models, in the order given."""
+    header = ("base model", "architecture", "parameters", "size", "adapters", "notices")
+    rows = [
+        [one.name, one.architecture or "not known", amount(one.parameters), size(one.size), str(one.adapters),
+         " ".join(one.notices)]
+        for one in bases
+    ]  # fmt: skip
+    return _table(header, rows, "base model")
+
+
+def events_table(events: Sequence[Event]) -> str:
+    """Events, in the order given."""
+    header = ("time (UTC)", "action", "subject", "actor", "detail")
+    rows = [[moment(one.at), one.action, one.subject, one.actor, _detail(one.detail)] for one in events]
+    return _table(header, rows, "event")
+
+
+def _detail(detail: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in detail.items())
+
+
+def usage_table(found: Usage) -> str:
+    """What each adapter takes, and all of them together."""
+    rows = [[one.name, str(one.revisions), size(one.size), size(one.own)] for one in found.adapters]
+    total = f"together {size(found.size)}; as full checkpoints {size(found.full_checkpoints)}"
+    return f"{_table(('adapter', 'revisions', 'size', 'its own'), rows, 'adapter')}<p>{total}</p>"
+
+
+def shown_table(shown: Shown) -> str:
+    """What matters most of a revision or a base model, a row each, and its lineage."""
+    revision, base = shown.revision, shown.base
+    if revision is None:
+        rows = [
+            ("base model", base.name),
+            ("renamed to", base.renamed_to or ""),
+            ("architecture", base.architecture or "not known"),
+            ("size", f"{size(base.size)}, {amount(base.parameters)} parameters in {counted(base.tensors, 'tensor')}"),
+            ("adapters", str(base.adapters)),
+            ("source", base.source or ""),
+        ]
+    else:
+        rows = [
+            ("revision", ", ".join([revision.reference, *remarks(revision)])),
+            ("renamed to", revision.renamed_to or ""),
+            ("retracted", revision.retracted.reason if revision.retracted else ""),
+            ("message", revision.message),
+            ("tags", _tags(revision)),
+            ("metrics", ", ".join(metrics(revision.metrics))),
+            ("annotations", _detail(revision.annotations)),
+            ("published", f"{moment(revision.created_at)} UTC by {revision.author}"),
+            ("trained on", revision.trained_on or ""),
+            ("parent", f"{revision.parent}, {in_short(revision.parent_known_by)}"),
+            ("sum of", ", ".join(f"{one.weight:g} x {one.reference or 'hidden'}" for one in revision.sources)),
+            ("rank", ranked(revision.rank)),
+            ("size", f"{size(revision.size)}, {amount(revision.parameters)} parameters"),
+            ("targets", ", ".join(f"{one.name} ({modules_text(one)})" for one in shown.targets)),
+            ("lineage", ", ".join(entry.reference for entry in shown.lineage)),
+            ("source", revision.source or ""),
+        ]
+    rows += [("repo id", shown.repo_id), ("digest", revision.digest if revision else base.digest)]
+    rows += [("notice", str(notice)) for notice in shown.notices]
+    return _table((), [row for row in rows if row[1]], "row")
+
+
+def difference_table(found: Difference) -> str:
+    """What differs between two revisions, a row each, and their deltas where they were asked for."""
+    header = ("what", "name", found.a.reference, found.b.reference)
+    rows = [[str(row["section"]), str(row["name"]), *(_side(row, side) for side in "ab")] for row in found.rows()]
+    told = _table(header, rows, "difference") if rows else "<p>nothing differs</p>"
+    return told if found.deltas is None else told + deltas_table(found.deltas)
+
+
+def _side(row: Mapping[str, object], side: str) -> str:
+    return "" if row[side] is None else value_text(str(row["name"]), row[side])
 
 
 def statistics_table(found: Statistics) -> str:
@@ -87,7 +167,7 @@ def deltas_table(found: Deltas) -> str:
     names = [f"{side.since}..{side.reference}" for side in (found.a, found.b)]
     header = ("modules", *names, "cosine", "energy ratio", "undone", "row overlap", "column overlap")
     rows = [["all", *_pair(found)], *([group.name, *_pair(group)] for group in found.kinds)]
-    return _table(header, rows, "kind") + _picture(modules_map(found))
+    return _table(header, rows, "kind") + _told(nothing_compared(found)) + _picture(modules_map(found))
 
 
 def _pair(one: DeltaFigures) -> list[str]:
@@ -103,7 +183,7 @@ def delta_matrix_table(found: DeltaMatrix) -> str:
     """The cosines of all pairs of children."""
     names = [child.reference.removeprefix(f"{found.path}/") for child in found.children]
     rows = [[name, *map(_share, row)] for name, row in zip(names, found.cosine, strict=True)]
-    return _table(("cosine", *names), rows, "child") + _picture(children_map(found))
+    return _table(("cosine", *names), rows, "child") + _told(nothing_paired(found)) + _picture(children_map(found))
 
 
 def path_map(found: Statistics) -> HeatMap:
@@ -191,6 +271,10 @@ def children_map(found: DeltaMatrix) -> HeatMap:
     )
 
 
+def _told(sentences: Iterable[str]) -> str:
+    return "".join(f"<p>{escape(clean(sentence))}</p>" for sentence in sentences)
+
+
 def _picture(heat_map: HeatMap) -> str:
     """A heat map as an image of its own: what styles it styles nothing else of the page."""
     if not heat_map.values:
@@ -220,7 +304,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], what: str) -> s
     shown = [_row("td", row) for row in rows[:_MOST]]
     more = len(rows) - _MOST
     rest = f"<p>and {counted(more, f'more {what}', f'more {what}s')}</p>" if more > 0 else ""
-    return f"<table><thead>{_row('th', header)}</thead><tbody>{''.join(shown)}</tbody></table>{rest}"
+    head = f"<thead>{_row('th', header)}</thead>" if header else ""
+    return f"<table>{head}<tbody>{''.join(shown)}</tbody></table>{rest}"
 
 
 def _row(cell: str, texts: Iterable[str]) -> str:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Final, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
 
 from pydantic import Field
 
 from registry.rights import Role
 from registry.schemas.artifacts import Materialisation
 from registry.schemas.form import Schema
+from registry.schemas.frames import events_frame
+from registry.schemas.notebooks import events_table
 from registry.schemas.use import RevisionUse, Use
+
+if TYPE_CHECKING:
+    import pandas
 
 EventKind = Literal[
     "annotate",
@@ -62,6 +67,20 @@ class Event(Schema):
     detail: dict[str, object]
     token: str | None = None  # id of the token, where one was used
     source: str | None = None  # address of the client, where it came over the network
+
+
+class Events(tuple[Event, ...]):
+    """Answer of ``events``: newest first."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        return events_table(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with a row for each event; raises `UnavailableError` where pandas is not installed."""
+        return events_frame(self)
 
 
 class Identity(Schema):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from registry.schemas.around import Children, Notices, TagHistory
+from registry.schemas.around import Children, Notice, Notices, TagHistory, all_notices
 from registry.schemas.artifacts import EngineAnswer, Extracted, Materialisation
 from registry.schemas.cards import CardState
 from registry.schemas.form import ArtifactKind, Dtype, LeftOut, Schema
-from registry.schemas.frames import revisions_frame
-from registry.schemas.notebooks import revisions_table, tree_table
+from registry.schemas.frames import bases_frame, revisions_frame
+from registry.schemas.notebooks import bases_table, revisions_table, shown_table, tree_table
 from registry.schemas.renaming import RenamedTo
 from registry.schemas.usage import BaseFigures
 from registry.schemas.use import Use
@@ -94,6 +94,20 @@ class BaseSummary(Schema):
 
     def __repr__(self) -> str:
         return base_line(self)
+
+
+class Bases(tuple[BaseSummary, ...]):
+    """Answer of ``bases``: base models, by name."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        return bases_table(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with a row for each base model; raises `UnavailableError` where pandas is not installed."""
+        return bases_frame(self)
 
 
 class BaseAdded(Schema):
@@ -225,8 +239,13 @@ class Published(Schema):
     applied: tuple[str, ...] = ()  # where it was there already: what of this call changed what is said about it
     not_applied: tuple[str, ...] = ()  # and what did not: ``message``, ``source``
     tagged: tuple[Tagged, ...] = ()  # the tags of this call, each with what it pointed at before
-    notices: Notices = ()  # what its weights show; what else there is to say is in those of the revision
+    noticed: Notices = ()  # what its weights show
     extracted: Extracted = None  # how it was made of a full model
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """All that there is to say of it: those of ``revision``, and what its weights show."""
+        return all_notices(self.revision.notices, self.noticed)
 
     def __repr__(self) -> str:
         return published_line(self)
@@ -276,6 +295,10 @@ class Tree(Schema):
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
         return tree_table(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with a row for the newest revision of each adapter, as of `Log`, in the order of the tree."""
+        return revisions_frame([node.revision for node in self.adapters() if node.revision is not None])
 
 
 def _behind(nodes: tuple[TreeNode, ...]) -> tuple[TreeNode, ...]:
@@ -354,7 +377,7 @@ class Shown(Schema):
     materialisations: tuple[Materialisation, ...] = ()
     use: Use | None = None  # of the revision itself, without what was trained on it; None: a base model
     card: CardState | None = None  # None: the adapter has none
-    notices: Notices = ()  # what its weights show
+    noticed: Notices = ()  # what its weights show
     extracted: Extracted = None  # how it was made of a full model
     engines: tuple[EngineAnswer, ...] = Field(
         default=(),
@@ -362,8 +385,17 @@ class Shown(Schema):
         description="Of those that were asked about, by the rules of this version.",
     )
 
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """All that there is to say of it: those of ``revision`` or ``base``, and what its weights show."""
+        return all_notices((self.revision or self.base).notices, self.noticed)
+
     def __repr__(self) -> str:
         return shown_line(self)
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        return shown_table(self)
 
 
 class Resolved(Schema):
@@ -384,16 +416,17 @@ class SearchResult(Schema):
     """Answer of ``search``: matching revisions, in the order that was asked for."""
 
     revisions: tuple[RevisionSummary, ...]
+    notices: Annotated[tuple[str, ...], Field(exclude_if=lambda value: not value)] = ()  # what was not looked through
 
     def __repr__(self) -> str:
         return found_line(self)
 
     def __str__(self) -> str:
-        return listed_line(self.revisions)
+        return "\n".join(filter(None, [listed_line(self.revisions), *self.notices]))
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
-        return revisions_table(self.revisions)
+        return revisions_table(self.revisions, self.notices)
 
     def to_pandas(self) -> pandas.DataFrame:
         """A data frame with a row for each revision; raises `UnavailableError` where pandas is not installed."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import ConfigDict
 
 from registry.schemas.form import Param, Schema
+from registry.schemas.frames import frame
+from registry.schemas.notebooks import usage_table
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class UsageRequest(Schema):
@@ -50,6 +55,19 @@ class Usage(Schema):
     collectable: int  # what only deleted revisions and expired materialisations keep, or nothing
     unlisted_adapters: int = 0  # beside those of ``adapters``; the sums count all
     unlisted_revisions: int = 0  # the same
+
+    def _repr_html_(self) -> str:
+        """A table of the adapters, in a notebook."""
+        return usage_table(self)
+
+    def to_pandas(self, *, revisions: bool = False) -> pandas.DataFrame:
+        """A data frame with a row for each adapter, or for each revision, in bytes.
+
+        Raises:
+            UnavailableError: ``missing_package``, pandas is not installed.
+        """
+        rows = [one.model_dump() for one in (self.revisions if revisions else self.adapters)]
+        return frame(rows, tuple(Taken.model_fields))
 
     model_config = ConfigDict(
         json_schema_extra={

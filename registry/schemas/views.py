@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from registry.figures import amount, clean, counted, metrics, ranked, short_digest, size
+from registry.figures import amount, clean, counted, metrics, number, ranked, short_digest, size
 
 if TYPE_CHECKING:
     from registry.schemas.artifacts import Fetched
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from registry.schemas.tree import (
         BaseAdded,
         BaseSummary,
+        FileEntry,
         LineageEntry,
         Log,
         Published,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
         RevisionSummary,
         SearchResult,
         Shown,
+        TargetGroup,
         Tree,
         TreeNode,
     )
@@ -110,7 +113,8 @@ def found(one: SearchResult) -> str:
     """What is said of what a search found."""
     names = [revision.reference for revision in one.revisions[:_NAMED]]
     more = ["..."] if len(one.revisions) > _NAMED else []
-    return f"<SearchResult: {', '.join([counted(len(one.revisions), 'revision'), *names, *more])}>"
+    told = "".join(f"; {notice}" for notice in one.notices) if not one.revisions else ""
+    return f"<SearchResult: {', '.join([counted(len(one.revisions), 'revision'), *names, *more])}{told}>"
 
 
 def listed(revisions: Iterable[RevisionSummary]) -> str:
@@ -183,7 +187,27 @@ def deltas(one: Deltas) -> str:
     """What is compared, and whether it agrees."""
     sides = " and ".join(f"{side.since}..{side.reference}" for side in (one.a, one.b))
     ratio = "" if one.energy_ratio is None else f", energy ratio {one.energy_ratio:.3g}"
+    if nothing := nothing_compared(one):
+        return f"<Deltas {sides}: {nothing[0]}>"
     return f"<Deltas {sides}: cosine {'not defined' if one.cosine is None else f'{one.cosine:.3g}'}{ratio}>"
+
+
+def nothing_compared(one: Deltas) -> tuple[str, ...]:
+    """The sentence that two deltas have nothing in common that has figures; none where they do."""
+    zero = [side.reference for side, norm in ((one.a, one.frobenius_a), (one.b, one.frobenius_b)) if not norm]
+    if zero:
+        who = "Neither" if len(zero) > 1 else f"{zero[0]} does not"
+        verb = "changes" if len(zero) > 1 else "change"
+        return (f"{who} {verb} anything that has figures: there is nothing to compare.",)
+    if not any(module.frobenius_a and module.frobenius_b for module in one.modules):
+        return ("No module is changed by both: there is nothing to compare.",)
+    return ()
+
+
+def nothing_paired(one: DeltaMatrix) -> tuple[str, ...]:
+    """The sentence that there is no pair of children to compare; none where there is."""
+    count = len(one.children)
+    return (f"Pairs are compared, and {one.path} has {counted(count, 'child', 'children')}.",) if count < 2 else ()
 
 
 def delta_matrix(one: DeltaMatrix) -> str:
@@ -191,7 +215,7 @@ def delta_matrix(one: DeltaMatrix) -> str:
     head = f"DeltaMatrix of {one.path}: {counted(len(one.children), 'child', 'children')}"
     cosines = [(cosine, row) for row in one.rows() if isinstance(cosine := row["cosine"], float)]
     if not cosines:
-        return f"<{head}>"
+        return f"<{head}, nothing to compare>"
     cosine, row = max(cosines, key=lambda pair: pair[0])
     return f"<{head}, largest cosine {cosine:.3g} of {row['a']} and {row['b']}>"
 
@@ -203,3 +227,32 @@ def dense_statistics(one: DenseStatistics) -> str:
         f"<DenseStatistics {one.since}..{one.reference}: {matrices}, norm {one.frobenius:.3g}, rank {one.rank}, "
         f"{counted(one.intruders, 'intruder dimension')}>"
     )
+
+
+def value_text(name: str, value: object) -> str:
+    """A value of a revision that differs from another's."""
+    if isinstance(value, int) and not isinstance(value, bool) and name in {"size", "parameters"}:
+        return size(value) if name == "size" else amount(value)
+    if name == "rank" and value == 0:
+        return ranked(0)
+    if isinstance(value, str):
+        return value or '""'
+    return "none" if value is None else json.dumps(value)
+
+
+def modules_text(group: TargetGroup | None) -> str | None:
+    """Target modules with one leaf name."""
+    if group is None:
+        return None
+    scalings = ", ".join(map(number, group.scalings))
+    return f"{group.modules} x rank {', '.join(map(str, group.ranks))} scaling {scalings}"
+
+
+def number_text(value: float | None) -> str | None:
+    """A metric."""
+    return None if value is None else number(value)
+
+
+def file_text(entry: FileEntry | None) -> str | None:
+    """A file of a revision."""
+    return None if entry is None else f"{size(entry.size)} {short_digest(entry.digest)}"

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from registry.tensors.path.programs import BoundLink
 
 
-def link_survival(deployment: Deployment, ref: str, dtype: Dtype = "bf16") -> EstimatedFigure | None:
-    """The surviving share of a revision's own change once it is merged in a dtype, from about 16 MiB of base rows.
+def link_fidelity(deployment: Deployment, ref: str, dtype: Dtype = "bf16") -> LinkFidelity:
+    """What is left of a revision's own change once it is merged in a dtype, from about 16 MiB of base rows.
 
-    None where the link changes nothing that can be estimated, such as only replaced values.
+    Without figures where the link changes nothing that can be estimated, such as only replaced values.
 
     Raises:
         NotFoundError: the reference names nothing.
@@ -35,22 +35,22 @@ def link_survival(deployment: Deployment, ref: str, dtype: Dtype = "bf16") -> Es
         InvalidAdapterError: a link is invalid by the rules of this version; ``overflow``: too large for the dtype.
     """
     path = load_path(deployment, Reference.parse(ref))
-    return _figure(_estimated(deployment, path, dtype, len(path.links) - 1).links[-1].surviving_share)
+    return _of_link(path.reference, _estimated(deployment, path, dtype, len(path.links) - 1).links[-1])
 
 
-def new_link_survival(
+def new_link_fidelity(
     deployment: Deployment, parent: LoadedPath, links: Sequence[BoundLink], dtype: Dtype = "bf16"
-) -> EstimatedFigure | None:
+) -> LinkFidelity:
     """The same of the last of some links, which goes on ``parent`` and is not published yet."""
     with ExitStack() as opened:
         inputs = Inputs(deployment.artifact_blobs, parent, opened)
-        return _figure(_of_links(inputs, links, dtype, parent.tip, len(links) - 1).links[-1].surviving_share)
+        return _of_link(parent.reference, _of_links(inputs, links, dtype, parent.tip, len(links) - 1).links[-1])
 
 
 def path_fidelity(deployment: Deployment, path: LoadedPath, dtype: Dtype, since: int = 0) -> PathFidelity:
     """The estimate of a path from link number ``since`` on, and of those of these links that the principal sees.
 
-    Raises what `link_survival` raises.
+    Raises what `link_fidelity` raises.
     """
     found = _estimated(deployment, path, dtype, since)
     whole = found.path

@@ -23,7 +23,7 @@ from registry.reference import Path, Reference
 from registry.rights import UNLIMITED, Principal
 from registry.schemas.around import COMPARED_CODES, NoticeCode, notice
 from registry.schemas.difference import ComparedDelta
-from registry.schemas.statistics import DeltaStatistics, EstimatedFigure
+from registry.schemas.statistics import DeltaStatistics, LinkFidelity
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.load import path_of
@@ -41,6 +41,8 @@ LIKE: Final = 0.99
 """A sibling whose delta has a cosine above this is named."""
 KEPT: Final = 0.9
 """A link of whose change a merge in bf16 would keep less than this share is named."""
+NOISE: Final = 1.0
+"""A link to which a merge in bf16 would add more noise than this, relative to its change, is named; at least `KEPT`."""
 UNDONE: Final = 0.5
 """A parent of whose delta more than this share is undone is named."""
 _CANDIDATE: Final = (
@@ -127,16 +129,23 @@ def of_modules(code: NoticeCode, names: Sequence[str], of: int, value: float | N
         yield Noticed(notice(code, modules=len(names), of=of, names=tuple(names[:NAMED]), value=value))
 
 
-def look_at_fidelity(deployment: Deployment, revision_id: int, kept: EstimatedFigure | None) -> None:
-    """Keep whether a merge in bf16 loses much of a link's change; ``kept``: the surviving share, None: of no change."""
-    noticed = () if kept is None else tuple(of_fidelity(kept))
+def look_at_fidelity(deployment: Deployment, revision_id: int, found: LinkFidelity) -> None:
+    """Keep whether a merge in bf16 loses much of a link's change, or drowns it."""
+    noticed = tuple(of_fidelity(found))
     deployment.change(lambda session: sketches.keep_fidelity(session, revision_id, noticed, SERVICE))
 
 
-def of_fidelity(kept: EstimatedFigure) -> Iterator[Noticed]:
-    """The notice about a surviving share in bf16."""
-    if kept.value < KEPT:
+def of_fidelity(found: LinkFidelity) -> Iterator[Noticed]:
+    """The notice about what a merge in bf16 leaves of a link's change.
+
+    A base in bf16 does not move where the change is small. One in fp32 lies anywhere between two values of bf16: some
+    elements move by far too much, the others not at all, and the change survives on average, below the noise of that.
+    """
+    kept, noise = found.surviving_share, found.relative_error
+    if kept is not None and kept.value < KEPT:
         yield Noticed(notice("low_fidelity", value=kept.value))
+    elif noise is not None and noise.value > NOISE:
+        yield Noticed(notice("low_fidelity", value=noise.value))
 
 
 def _larger_than_base(figures: DeltaStatistics) -> Iterator[Noticed]:

@@ -74,8 +74,8 @@ def statistics(
     if estimated is not None and fidelity == "bf16" and seen[-1:] == [len(ids) - 1]:
         from registry.services.notices import look_at_fidelity
 
-        kept = estimated.links[-1].surviving_share
-        _unless_read_only(lambda: look_at_fidelity(deployment, ids[-1], kept))
+        last = estimated.links[-1]
+        _unless_read_only(lambda: look_at_fidelity(deployment, ids[-1], last))
     return Statistics(
         reference=path.reference,
         since=path.links[first - 1].reference if first else path.base.name,
@@ -127,16 +127,16 @@ def looked(deployment: Deployment, ref: str, progress: Progress) -> Looked:
 def _look_further(deployment: Deployment, reference: str) -> None:
     """Fidelity and engines, which are about what is handed out of a revision: not of one that is retracted."""
     from registry.services.engine_checks import check
-    from registry.services.fidelity import link_survival
+    from registry.services.fidelity import link_fidelity
     from registry.services.notices import look_at_fidelity
 
     try:
         for engine in ENGINES:
             check(deployment, CheckRequest(ref=reference, engine=engine))
-        kept = link_survival(deployment, reference)
+        rounded = link_fidelity(deployment, reference)
         with deployment.read() as session:
             revision_id = revisions.find(session, Reference.parse(reference)).id
-        look_at_fidelity(deployment, revision_id, kept)
+        look_at_fidelity(deployment, revision_id, rounded)
     except (InvalidAdapterError, NotFoundError) as problem:  # such as an overflow in bf16; or retracted meanwhile
         log.info("nothing further is told of %s: %s", reference, problem)
 

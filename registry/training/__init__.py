@@ -21,4 +21,4 @@ if not TYPE_CHECKING:  # nothing is loaded before it is asked for: transformers 
         return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -95,7 +95,7 @@ def answers() -> Iterator[str]:
     for name in sorted(schemas.__all__):
         kind = getattr(schemas, name)
         if inspect.isclass(kind) and issubclass(kind, schemas.Schema) and kind is not schemas.Schema:
-            yield f"| `{name}` | {', '.join(f'`{field}`' for field in kind.model_fields)} |"
+            yield f"| `{name}` | {', '.join(f'`{field.alias or name}`' for name, field in kind.model_fields.items())} |"
 
 
 def render() -> str:

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import registry
+import registry.pool
+import registry.training
 from registry.operations.arguments import dtype_name
 from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_adapter
@@ -22,6 +24,11 @@ def test_all_errors_are_in_the_package() -> None:
 
 
 def test_completion_offers_what_users_call(tmp_path: Path) -> None:
+    for part, names in (
+        (registry.pool, {"AdapterPool"}),
+        (registry.training, set(registry.training.__all__)),
+    ):
+        assert {name for name in dir(part) if not name.startswith("_")} == names
     assert {name for name in dir(registry) if not name.startswith("__")} == set(registry.__all__) - {"__version__"}
     with closing(LocalRegistry.open(tmp_path, create=True)) as team:
         offered = {name for name in dir(team) if not name.startswith("__")}

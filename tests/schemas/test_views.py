@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import subprocess
 import sys
@@ -13,25 +14,32 @@ from xml.etree import ElementTree
 
 import pandas
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.api.examples import EXAMPLES
 from registry.errors import UnavailableError
 from registry.schemas import (
+    BaseSummary,
     Deleted,
     Event,
     Log,
     Retraction,
     RevisionSummary,
     SearchResult,
+    Shown,
     Tagged,
     Token,
     TokenCreated,
     Tree,
     TreeNode,
 )
+from registry.schemas.around import Notice
+from registry.schemas.difference import Difference
 from registry.schemas.statistics import Statistics
+from registry.schemas.team import Events
+from registry.schemas.tree import Bases
+from registry.schemas.usage import BaseFigures, Taken, Usage
 
 NOW: Final = datetime.now(UTC)
 DIGEST: Final = "sha256:" + "0123456789abcdef" * 4
@@ -169,6 +177,103 @@ def test_revisions_in_a_notebook_have_a_column_for_each_metric(answer: Log | Sea
     ]
 
 
+def shown(**given: Any) -> Shown:
+    return Shown.model_validate(EXAMPLES["Shown"] | {"revision": revision(**given).model_dump()})
+
+
+def difference(message: str = "two") -> Difference:
+    one, two = revision(1, metrics={"acc": 0.8}), revision(2, message=message)
+    return Difference.model_validate(
+        EXAMPLES["Difference"]
+        | {
+            "a": one.model_dump(),
+            "b": two.model_dump(),
+            "identical": False,
+            "about": [{"name": "message", "a": "tickets", "b": message}, {"name": "size", "a": 1000, "b": 2_000_000}],
+            "config": [{"name": "alpha", "a": 8, "in_b": False}],
+            "metrics": [{"name": "acc", "a": 0.8, "b": None, "difference": None}],
+            "files": [{"path": "README.md", "a": None, "b": {"path": "README.md", "size": 12, "digest": DIGEST}}],
+        }
+    )
+
+
+def test_a_revision_and_what_differs_in_a_notebook() -> None:
+    rows = dict(Cells(shown(tags=("prod",), metrics={"acc": 0.88}, behind=True)._repr_html_()).rows)
+    assert rows["revision"] == "llama/support@3, behind"
+    assert (rows["tags"], rows["metrics"], rows["message"]) == ("prod", "acc=0.88", "tickets")
+    assert rows["targets"] == "q_proj (32 x rank 16 scaling 2)"
+    assert "retracted" not in rows
+    base = Shown.model_validate(EXAMPLES["Shown"] | {"revision": None})
+    assert dict(Cells(base._repr_html_()).rows)["base model"] == base.base.name
+    assert Cells(difference()._repr_html_()).rows == [
+        ["what", "name", "llama/support@1", "llama/support@2"],
+        ["about", "message", "tickets", "two"],
+        ["about", "size", "1.00 kB", "2.00 MB"],
+        ["config", "alpha", "8", ""],
+        ["metrics", "acc", "0.8", ""],
+        ["files", "README.md", "", "12 B 0123456789ab"],
+    ]
+    same = difference().model_copy(update={"about": (), "config": (), "metrics": (), "files": ()})
+    assert same._repr_html_() == "<p>nothing differs</p>"
+
+
+def test_bases_events_and_what_is_stored_are_frames_too() -> None:
+    base = BaseSummary.model_validate(EXAMPLES["BaseSummary"])
+    figures = BaseFigures(revisions=3, published=10, full_checkpoints=20, newest=None, last_published_at=None)
+    frame = Bases((base, base.model_copy(update={"figures": figures}))).to_pandas()
+    assert list(frame["name"]) == [base.name] * 2
+    assert list(frame["figures.revisions"].fillna(-1)) == [-1, 3]
+    events = Events((Event.model_validate(EXAMPLES["Event"]),))
+    assert events.to_pandas()["detail.tag"][0] == "prod"
+    assert Cells(events._repr_html_()).rows[1][1:] == ["tag", "llama/support@3", "ada", "tag=prod"]
+    one, two = (Taken(name=f"net/a@{number}", revisions=1, size=9, own=number) for number in (1, 2))
+    both = Taken(name="net/a", revisions=2, size=12, own=12)
+    used = Usage(path=None, adapters=(both,), revisions=(one, two), size=12, full_checkpoints=30, materialisations=0,
+                 collectable=0)  # fmt: skip
+    assert list(used.to_pandas()["size"]) == [12]
+    assert list(used.to_pandas(revisions=True)["own"]) == [1, 2]
+    assert list(TREE.to_pandas()["reference"]) == ["llama/support@3", "llama/support/french@1"]
+    assert list(TREE.to_pandas().columns) == list(SearchResult(revisions=(LOG.revisions[0],)).to_pandas().columns)
+    assert difference().to_pandas().to_dict("records")[1:4] == [
+        {"section": "about", "name": "size", "a": 1000, "b": 2_000_000},
+        {"section": "config", "name": "alpha", "a": 8, "b": None},
+        {"section": "metrics", "name": "acc", "a": 0.8, "b": None},
+    ]
+
+
+@pytest.mark.parametrize("empty", [Bases(), Events()])
+def test_what_is_empty_has_its_columns(empty: Bases | Events) -> None:
+    assert len(empty) == 0
+    assert len(empty.to_pandas().columns) >= 6
+    assert len(Cells(empty._repr_html_()).rows) == 1
+
+
+def test_completion_names_fields_and_what_users_call() -> None:
+    names = [name for name in dir(LOG) if not name.startswith("_")]
+    assert names == ["deleted", "model_dump", "model_dump_json", "path", "revisions", "to_pandas"]
+
+
+def test_notices_are_one_thing_in_python_and_two_fields_of_json() -> None:
+    seen = Notice(code="duplicate", text="The same.")
+    whole = shown(notices=("Its bias is used.",)).model_copy(update={"noticed": (seen,)})
+    assert list(map(str, whole.notices)) == ["Its bias is used.", "The same. (duplicate)"]
+    document = json.loads(whole.model_dump_json())
+    assert [one["code"] for one in document["notices"]] == ["duplicate"]
+    assert document["revision"]["notices"] == ["Its bias is used."]
+    assert Shown.model_validate(document) == whole
+    assert "notices" not in json.loads(shown().model_dump_json())
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40))
+def test_what_people_wrote_is_text_wherever_a_notebook_shows_it(text: str) -> None:
+    said = f"<script>{text}"
+    event = Event(at=NOW, action="tag", subject=said, actor=said, detail={said: said})
+    for answer in (shown(message=said, annotations={said: said}), difference(said), Events((event,))):
+        assert Cells(answer._repr_html_()).tags <= {"table", "thead", "tbody", "tr", "th", "td"}
+
+
+@settings(deadline=None)
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_what_people_wrote_is_text_in_a_notebook(message: str, author: str) -> None:
     html = Log(path="a", revisions=(revision(message=message, author=f"<script>{author}"),))._repr_html_()
@@ -221,6 +326,7 @@ def test_the_schemas_load_none_of_what_shows_them() -> None:
     assert done.stdout.strip() == "set()"
 
 
+@settings(deadline=None)
 @given(name=st.text(alphabet="ab<>&\"'/", min_size=1, max_size=12))
 def test_a_heat_map_in_a_notebook_is_an_image_of_its_own(name: str) -> None:
     document = EXAMPLES["Statistics"] | {"reference": name}

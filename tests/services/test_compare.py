@@ -200,3 +200,23 @@ def test_a_scope_compares_what_it_sees(tmp_path: Path) -> None:
     assert found.identical
     assert entries.common == inside.show("net/x/y").lineage[-1]
     registry.close()
+
+
+def test_a_comparison_of_nothing_says_so(registry: Registry, base: Base, tmp_path: Path) -> None:
+    for name, more in (("a", {}), ("b", {"targets": ["b"]}), ("zero", {"size": 0.0})):
+        registry.publish(folder_of(tmp_path, base, name, **more), f"net/{name}")
+    for a, b, told in (
+        ("a", "b", "No module is changed by both: there is nothing to compare."),
+        ("a", "zero", "net/zero@1 does not change anything that has figures: there is nothing to compare."),
+        ("zero", "zero", "Neither changes anything that has figures: there is nothing to compare."),
+    ):
+        found = registry.diff(f"net/{a}", f"net/{b}", deltas=True).deltas
+        assert found is not None
+        assert repr(found).endswith(f": {told}>")
+        assert f"<p>{told}</p>" in found._repr_html_()
+    same = registry.diff("net/a", "net/a", deltas=True).deltas
+    assert "nothing to compare" not in repr(same)
+    alone = registry.diff_children("net/a")
+    assert repr(alone) == "<DeltaMatrix of net/a: 0 children, nothing to compare>"
+    assert "<p>Pairs are compared, and net/a has 0 children.</p>" in alone._repr_html_()
+    assert "nothing" not in repr(registry.diff_children("net"))

@@ -9,7 +9,7 @@ import pytest
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
-from registry.services.fidelity import link_survival
+from registry.services.fidelity import link_fidelity
 from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_adapter
 
@@ -26,20 +26,20 @@ def local(tmp_path: Path) -> LocalRegistry:
 
 
 def test_the_survival_of_a_link_is_its_own(local: LocalRegistry) -> None:
-    one, tiny = (link_survival(local.deployment, ref) for ref in ("net/one", "net/one/tiny"))
+    links = [link_fidelity(local.deployment, ref) for ref in ("net/one", "net/one/tiny")]
+    one = links[0].surviving_share
     assert one is not None
-    assert tiny is not None
     assert one.low == one.value == one.high  # all rows fit
     assert one.value == pytest.approx(1, abs=0.05)
     found = local.stats("net/one/tiny", fidelity="bf16").fidelity
     assert found is not None
     assert [link.reference for link in found.links] == ["net/one@1", "net/one/tiny@1"]
-    assert [link.surviving_share for link in found.links] == [one, tiny]
-    assert link_survival(local.deployment, "net/one/tiny", "fp32") != tiny
+    assert list(found.links) == links
+    assert link_fidelity(local.deployment, "net/one/tiny", "fp32") != links[1]
     with pytest.raises(NotFoundError):
-        link_survival(local.deployment, "net/none")
+        link_fidelity(local.deployment, "net/none")
     with pytest.raises(UsageError, match="base model"):
-        link_survival(local.deployment, "net")
+        link_fidelity(local.deployment, "net")
 
 
 def test_estimates_are_what_a_merge_measures(local: LocalRegistry) -> None:

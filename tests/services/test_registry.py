@@ -164,6 +164,16 @@ def test_searches_by_statistics_that_were_computed(
     for name, seed in (("one", 1), ("other", 2), ("third", 3)):
         registry.publish(_adapter(tmp_path, base, name, seed=seed), f"net/{name}")
     assert registry.search(stat="rank95").revisions == ()
+    silent = registry.search(sort="min:stat:rank95")
+    told = "No revision that matches has rank95 yet; `registry stats net/one@1` computes it of one."
+    assert (silent.revisions, silent.notices) == ((), (told,))
+    assert repr(silent) == f"<SearchResult: 0 revisions; {told}>"
+    assert told in silent._repr_html_().replace("&#x27;", "'")
+    assert registry.search(text="nowhere", sort="min:stat:rank95").notices == (
+        "What has no statistics yet is not found; `registry stats REF` computes and keeps them.",
+    )
+    assert registry.search(sort="min:acc").notices[0].startswith("No revision that matches has the metric acc; ")
+    assert registry.search().notices == registry.search(tag="absent").notices == ()
     deltas = {f"net/{name}@1": registry.stats(f"net/{name}").links[0].delta for name in ("one", "other")}
     smaller, larger = sorted(deltas, key=lambda reference: deltas[reference].frobenius)
     bound = f"frobenius<={deltas[smaller].frobenius!r}"

@@ -214,5 +214,5 @@ def search(
             run.say("No revisions match.")
             if text and _CONDITION.search(text):
                 run.say(f"It was searched as a text; a metric is searched by --metric {text.replace(' ', '')!r}.")
-        if stat or (sort or "").strip().startswith(("max:stat:", "min:stat:")):
-            run.say("What has no statistics yet is not found; `registry stats REF` computes and keeps them.")
+        for sentence in answer.notices:
+            run.say(sentence)

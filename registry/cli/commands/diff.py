@@ -8,7 +8,6 @@ import typer
 
 from registry.cli import completion
 from registry.cli.options import Json, Url
-from registry.cli.render.text import counted
 from registry.cli.session import session
 from registry.cli.written import check_file, write_file
 from registry.errors import UsageError
@@ -59,6 +58,7 @@ def diff(
     from registry.cli.render.deltas import matrix_csv, matrix_lines, modules_csv
     from registry.cli.render.difference import difference_lines
     from registry.schemas.notebooks import children_map, modules_map
+    from registry.schemas.views import nothing_compared, nothing_paired
 
     if a is not None and b is None and ".." in a:
         raise UsageError(f"Two revisions are compared as two words: registry diff {' '.join(a.split('..'))}")
@@ -76,14 +76,16 @@ def diff(
             pairs = run.registry.diff_children(matrix, progress=run.progress)
             _write(plot, children_map(pairs), csv, matrix_csv(pairs))
             run.answer(pairs, lambda width: matrix_lines(pairs, width))
-            if len(pairs.children) < 2:
-                run.say(f"Pairs are compared, and {matrix} has {counted(len(pairs.children), 'child', 'children')}.")
+            for sentence in nothing_paired(pairs):
+                run.say(sentence)
             return
         wanted = deltas or plot is not None or csv is not None
         answer = run.registry.diff(a or "", b or "", deltas=wanted, progress=run.progress)
         if answer.deltas is not None:
             _write(plot, modules_map(answer.deltas), csv, modules_csv(answer.deltas))
         run.answer(answer, lambda width: difference_lines(answer, width))
+        for sentence in nothing_compared(answer.deltas) if answer.deltas is not None else ():
+            run.say(sentence)
         if not wanted and not answer.bases:
             run.next(("registry", "diff", a, b, "--deltas"), "compares what they learned")
 

@@ -258,7 +258,7 @@ def _publish_one(run: Session, folder: str, path: str, *, dry_run: bool, **optio
     run.answer(answer, lambda width: published_lines(answer, width))
     if "message" in answer.not_applied:
         run.say(f"`registry annotate {answer.revision.reference} -m TEXT` changes its message.")
-    run.notices((*answer.revision.notices, *map(str, answer.notices)))
+    run.notices(map(str, answer.notices))
     words = ("registry", "fetch", answer.revision.reference, "--as", "merged", "-o", "DIR")
     run.next(words, "writes the model to serve or train on")
 

@@ -100,7 +100,7 @@ def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None)
         ("source", [[phrase(revision.source)]] if revision.source else []),
         ("derived from", _derived(revision.derived_from)),
         ("digest", [[Span(revision.digest)]]),
-        *(("notice", [words(notice, BEHIND)]) for notice in (*revision.notices, *map(str, shown.notices))),
+        *(("notice", [words(notice, BEHIND)]) for notice in map(str, shown.notices)),
     ]
     return fields(pairs, width)
 

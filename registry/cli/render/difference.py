@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from registry.cli.render.deltas import deltas_lines
 from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Row, Span, phrase, table, words
-from registry.cli.render.text import amount, number, numbers, ranked, short_digest, size
+from registry.cli.render.text import ranked, short_digest
+from registry.schemas.views import file_text, modules_text, number_text, value_text
 
 if TYPE_CHECKING:
-    from registry.schemas import FileEntry, LineageEntry, TargetGroup
+    from registry.schemas import LineageEntry
     from registry.schemas.difference import Difference, ValueDifference
 
 _NEW: Final = "green"
@@ -27,21 +27,21 @@ def difference_lines(found: Difference, width: int | None) -> list[Line]:
         ("Other base models", [_one_sided(base, at) for at, base in enumerate(found.bases)]),
         ("", [_value(one) for one in found.about]),
         ("Configuration", [_value(one) for one in found.config]),
-        ("Targets", [_row(one.name, _modules(one.a), _modules(one.b)) for one in found.targets]),
+        ("Targets", [_row(one.name, modules_text(one.a), modules_text(one.b)) for one in found.targets]),
         (
             "Metrics",
             [
                 _row(
                     one.name,
-                    _number(one.a),
-                    _number(one.b),
+                    number_text(one.a),
+                    number_text(one.b),
                     "" if one.difference is None else f"({one.difference:+.6g})",
                 )
                 for one in found.metrics
             ],
         ),
         ("Annotations", [_value(one) for one in found.annotations]),
-        ("Files", [_row(one.path, _file(one.a), _file(one.b)) for one in found.files]),
+        ("Files", [_row(one.path, file_text(one.a), file_text(one.b)) for one in found.files]),
         ("Lineage", _lineage(found)),
     ]
     for title, rows in sections:
@@ -69,39 +69,16 @@ def _value(one: ValueDifference) -> Row:
     name = one.name.replace("_", " ") if one.name == "trained_on" else one.name
     if one.in_a and one.in_b and isinstance(one.a, list | tuple) and isinstance(one.b, list | tuple):
         return [Span("~", BEHIND), phrase(name)], _members(one.a, one.b)
-    return _row(name, _text(one.name, one.a) if one.in_a else None, _text(one.name, one.b) if one.in_b else None)
+    return _row(
+        name, value_text(one.name, one.a) if one.in_a else None, value_text(one.name, one.b) if one.in_b else None
+    )
 
 
 def _members(a: Sequence[object], b: Sequence[object]) -> Items:
     """What one list has and the other lacks."""
-    gone = [words(f"- {_text('', member)}", GONE) for member in a if member not in b]
-    new = [words(f"+ {_text('', member)}", _NEW) for member in b if member not in a]
+    gone = [words(f"- {value_text('', member)}", GONE) for member in a if member not in b]
+    new = [words(f"+ {value_text('', member)}", _NEW) for member in b if member not in a]
     return [*gone, *new] or [words("the same in another order", QUIET)]
-
-
-def _text(name: str, value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and name in {"size", "parameters"}:
-        return size(value) if name == "size" else amount(value)
-    if name == "rank" and value == 0:
-        return ranked(0)
-    if isinstance(value, str):
-        return value or '""'
-    return "none" if value is None else json.dumps(value)
-
-
-def _modules(group: TargetGroup | None) -> str | None:
-    if group is None:
-        return None
-    ranks = ", ".join(map(str, group.ranks))
-    return f"{group.modules} x rank {ranks} scaling {numbers(group.scalings)}"
-
-
-def _number(value: float | None) -> str | None:
-    return None if value is None else number(value)
-
-
-def _file(entry: FileEntry | None) -> str | None:
-    return None if entry is None else f"{size(entry.size)} {short_digest(entry.digest)}"
 
 
 def _lineage(found: Difference) -> list[Row]:

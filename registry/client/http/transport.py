@@ -137,13 +137,7 @@ class Transport:
         )
         attempts = self.attempts()
         while True:
-            try:
-                response = self._http.send(request)
-            except httpx.HTTPError as problem:
-                harmless = idempotent or isinstance(problem, UNSENT)
-                if harmless and not is_permanent(problem) and attempts.wait():
-                    continue
-                raise unreachable(self.url, problem) from problem
+            response = self._sent(request, attempts, idempotent=idempotent)
             error, pause, may_pass = self.failure(response)
             if error is None:
                 return response
@@ -152,6 +146,24 @@ class Transport:
             # 429 is sent before anything is done; the others may come from a proxy that lost the service's response.
             if not (may_pass and (idempotent or response.status_code == 429) and attempts.wait(pause)):
                 raise error
+
+    def _sent(self, request: httpx.Request, attempts: Attempts, *, idempotent: bool = True) -> httpx.Response:
+        """What answers, whatever it says; raises `UnavailableError` where nothing does."""
+        while True:
+            try:
+                return self._http.send(request)
+            except httpx.HTTPError as problem:
+                harmless = idempotent or isinstance(problem, UNSENT)
+                if harmless and not is_permanent(problem) and attempts.wait():
+                    continue
+                raise unreachable(self.url, problem) from problem
+
+    def reach(self) -> None:
+        """See that something answers at the address; the first call takes the same connection.
+
+        What it answers is not looked at: a proxy may lead there only what belongs to the API.
+        """
+        self._sent(self._http.build_request("GET", f"{self.url}/healthz"), self.attempts())
 
     def failure(self, response: httpx.Response) -> tuple[RegistryError | None, float | None, bool]:
         """The error of a response, the pause before a retry, and whether a retry may help."""

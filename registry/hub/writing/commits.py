@@ -188,8 +188,7 @@ def _told(taken: Taken) -> Iterable[str]:
         revision = taken.published.revision
         if taken.published.created:
             yield f"Published as {revision.reference}, on {revision.parent} ({taken.published.parent_reason})."
-            yield from revision.notices
-            yield from (str(notice) for notice in taken.published.notices)
+            yield from map(str, taken.published.notices)
         else:
             yield f"{revision.reference} has this configuration and these weights already: nothing new was published."
     if taken.waiting:

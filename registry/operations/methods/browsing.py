@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from registry.bars.shown import shown
@@ -12,7 +13,7 @@ from registry.operations.methods.table_calls import TableCalls
 from registry.operations.start_times import start_of
 from registry.progress import Progress
 from registry.reference import Path
-from registry.schemas import BaseSummary, Event, Log, Resolved, SearchResult, Shown, Tree
+from registry.schemas import Log, Resolved, RevisionSummary, SearchResult, Shown, Tree
 from registry.schemas.difference import DeltaMatrix, Difference
 from registry.schemas.requests import (
     BasesRequest,
@@ -23,18 +24,23 @@ from registry.schemas.requests import (
     SearchRequest,
     TreeRequest,
 )
+from registry.schemas.team import Events
+from registry.schemas.tree import Bases
 from registry.schemas.usage import Usage, UsageRequest
 
 
 class Browsing(TableCalls):
     """Looking at what is there: trees, logs, revisions, searches, events."""
 
-    def bases(self, *, old_names: bool = False, figures: bool = False) -> tuple[BaseSummary, ...]:
+    def bases(self, *, old_names: bool = False, figures: bool = False) -> Bases:
         """All base models, by name.
 
         Args:
             old_names: also what was renamed, under its old name.
             figures: also how many revisions each has, how large they are, and which is the newest, in ``.figures``.
+
+        Returns:
+            A tuple that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of.
 
         Example:
             >>> team.bases()
@@ -42,7 +48,7 @@ class Browsing(TableCalls):
             >>> team.bases(figures=True)[0].figures.revisions
             3
         """
-        return self._list(table.BASES, asked(BasesRequest, old_names=old_names, figures=figures))
+        return Bases(self._list(table.BASES, asked(BasesRequest, old_names=old_names, figures=figures)))
 
     def tree(
         self,
@@ -65,7 +71,8 @@ class Browsing(TableCalls):
             behind: only what is on an old revision of its parent, or below such, and what is above it; not in pages.
 
         Returns:
-            A tree that ``print`` shows indented and a notebook shows as a table.
+            A tree that ``print`` shows indented and a notebook shows as a table; ``.to_pandas()`` makes a data frame
+            of its adapters.
 
         Raises:
             NotFoundError: there is nothing at ``path``.
@@ -153,6 +160,9 @@ class Browsing(TableCalls):
                 one of its ancestors, what the ancestor is since the base model, and what followed it.
             progress: True shows a bar, of deltas.
 
+        Returns:
+            Differences that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of, a row each.
+
         Raises:
             NotFoundError: there is no such revision.
             UsageError: deltas of revisions on different base models.
@@ -185,7 +195,7 @@ class Browsing(TableCalls):
 
         Example:
             >>> team.diff_children("llama/support")
-            <DeltaMatrix of llama/support: 1 child>
+            <DeltaMatrix of llama/support: 1 child, nothing to compare>
         """
         with shown(progress) as sink:
             return self._do(table.DIFF_CHILDREN, asked(PathRequest, path=path), sink)
@@ -244,6 +254,9 @@ class Browsing(TableCalls):
             old_names: also what was renamed, under its old name.
             limit: at most so many.
 
+        Returns:
+            The revisions, and in ``.notices`` what could not be found for want of a statistic or metric.
+
         Raises:
             UsageError: a condition is malformed, or there is no such statistic.
 
@@ -268,7 +281,22 @@ class Browsing(TableCalls):
             all_revisions=all_revisions,
             old_names=old_names,
         )
-        return SearchResult(revisions=self._list(table.SEARCH, request, check_limit(limit)))
+        found = self._list(table.SEARCH, request, check_limit(limit))
+        return SearchResult(revisions=found, notices=tuple(self._left_out(request, found)))
+
+    def _left_out(self, request: SearchRequest, found: Sequence[RevisionSummary]) -> Iterator[str]:
+        """What a search does not find because it lacks what is compared or sorted by."""
+        by = (request.sort or "").partition(":")[2]
+        of_statistics = by.startswith("stat:")
+        if by and not found and (rest := self._list(table.SEARCH, request.model_copy(update={"sort": None}), 1)):
+            one = rest[0].reference
+            if of_statistics:
+                name = by.removeprefix("stat:")
+                yield f"No revision that matches has {name} yet; `registry stats {one}` computes it of one."
+            else:
+                yield f"No revision that matches has the metric {by}; `registry show {one}` shows which one has."
+        elif of_statistics or request.stat is not None:
+            yield "What has no statistics yet is not found; `registry stats REF` computes and keeps them."
 
     def events(
         self,
@@ -278,7 +306,7 @@ class Browsing(TableCalls):
         actor: str | None = None,
         kind: str | None = None,
         limit: int | None = 100,
-    ) -> tuple[Event, ...]:
+    ) -> Events:
         """Changes made to the registry, newest first.
 
         Args:
@@ -288,20 +316,25 @@ class Browsing(TableCalls):
             kind: only this action, such as ``"publish"`` or ``"tag"``.
             limit: at most so many. None: all.
 
+        Returns:
+            A tuple that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of.
+
         Example:
             >>> [change.subject for change in team.events() if change.action == "publish"]
             ['llama/support/french@1', 'llama/support@2', 'llama/support@1']
         """
         since = None if after is None else start_of(after)
-        return self._list(
-            table.EVENTS, asked(EventsRequest, path=path, after=since, actor=actor, kind=kind), check_limit(limit)
-        )
+        request = asked(EventsRequest, path=path, after=since, actor=actor, kind=kind)
+        return Events(self._list(table.EVENTS, request, check_limit(limit)))
 
     def du(self, path: str | None = None) -> Usage:
         """How much storage adapters and revisions use, in bytes.
 
         Args:
             path: only what is at and under it. None: everything.
+
+        Returns:
+            Sums, and what each adapter and revision takes, of which ``.to_pandas()`` makes a data frame.
 
         Raises:
             NotFoundError: there is nothing at ``path``.

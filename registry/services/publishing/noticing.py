@@ -22,7 +22,7 @@ from registry.schemas.around import MEASURED_CODES, Notice
 from registry.services.artifacts.inputs import path_table
 from registry.services.bases.norms import slot_norms
 from registry.services.deployment import Deployment
-from registry.services.fidelity import new_link_survival
+from registry.services.fidelity import new_link_fidelity
 from registry.services.lineage import read_document
 from registry.services.notices import LinkAtHand, look, of_fidelity, of_modules
 from registry.services.publishing.candidates import Candidate
@@ -117,8 +117,8 @@ def refuse_measured(deployment: Deployment, candidate: Candidate, weights: ByteS
         figures = delta_statistics(links, table, since=len(links) - 1, norms=norms)
         link = LinkAtHand(draft.path, parent, links, table, figures, sketch(links, table))
         found = look(deployment, link, codes, measure=True)
-        if "low_fidelity" in codes and (kept := new_link_survival(deployment, lineage, links)) is not None:
-            found += of_fidelity(kept)
+        if "low_fidelity" in codes:
+            found += of_fidelity(new_link_fidelity(deployment, lineage, links))
         refuse_noticed(draft, [one.notice for one in found])
 
 

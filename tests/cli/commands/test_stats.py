@@ -162,6 +162,11 @@ def test_search_by_statistics(stats: Run, run: Run) -> None:
     assert [word.partition("=")[0] for word in first.split() if "=" in word] == ["energy", "rank95", "rank99"]
     assert "What has no statistics yet is not found" in ended.err
     assert run("search", "--path", "llama/a", "--depth", "0", "--author", "nobody").err == "No revisions match.\n"
+    assert "nobody" not in run("search", "--author", "nobody", "--sort", "min:stat:rank95").err
+    ended = run("search", "--sort", "min:accuracy")
+    assert ended.err.startswith(
+        "No revisions match.\nNo revision that matches has the metric accuracy; `registry show "
+    )
     ended = run("search", "--stat", "rank<8")
     assert (ended.code, ended.out) == (2, "")
     assert "'rank' is no statistic; there are energy, frobenius, " in ended.err

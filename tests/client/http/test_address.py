@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -102,6 +103,20 @@ def test_which_token_is_sent(service: StrangeServer, monkeypatch: pytest.MonkeyP
     assert sent_token(service, url) == "Bearer right"
     monkeypatch.setenv("REGISTRY_TOKEN", "wrong")
     assert sent_token(service, url, "right") == "Bearer right"
+
+
+def test_connect_says_at_once_that_nobody_answers(service: StrangeServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with pytest.raises(UnavailableError, match="nothing answers at that port; check the address") as refused:
+        registry.connect(nobody)
+    assert "Errno" not in str(refused.value)
+    with open_registry(nobody, create=True):
+        pass  # a command asks only what it has to
+    with registry.connect(service.url, "wrong"):  # what answers is looked at by the first call
+        pass
+    assert service.lines == ["GET /healthz HTTP/1.1"]
+    assert "authorization" not in service.requests[0].headers
 
 
 def test_login_checks_before_it_keeps(service: StrangeServer) -> None:

@@ -107,4 +107,4 @@ def _tell(run: Session, outcome: FolderOutcome) -> None:
     parent = f", parent {answer.revision.parent}, {level_of(answer.revision.parent_known_by)}" if answer else ""
     run.say(f"{outcome.folder} {state}{parent}")
     if answer is not None:
-        run.notices((*answer.revision.notices, *map(str, answer.notices)))
+        run.notices(map(str, answer.notices))

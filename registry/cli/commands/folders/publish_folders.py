@@ -101,7 +101,7 @@ def _tell(run: Session, outcome: FolderOutcome) -> None:
     run.say(f"{answer.revision.reference} {state}, parent {_parent(answer)}")
     for item in _left_out(answer.left_out):
         run.say(f"left out: {item.path} ({item.reason})")
-    run.notices((*answer.revision.notices, *map(str, answer.notices), *outcome.notices))
+    run.notices((*map(str, answer.notices), *outcome.notices))
 
 
 def _left_out(items: Sequence[LeftOut]) -> Iterator[LeftOut]:
