@@ -8,6 +8,34 @@ from tests.house.planted.mutant import Mutant
 
 NOTICES: Final = (
     Mutant(
+        "noise-is-no-loss",
+        "of_fidelity",
+        "noise.value > NOISE",
+        "noise.value > NOISE * 100",
+        "test_on_a_base_in_fp32_noise_is_what_is_told",
+    ),
+    Mutant(
+        "half-of-the-notices",
+        "Shown.notices",
+        "(self.revision or self.base).notices",
+        "()",
+        "test_notices_are_one_thing_in_python_and_two_fields_of_json",
+    ),
+    Mutant(
+        "a-search-that-is-silent",
+        "Browsing._left_out",
+        "if by and not found",
+        "if by and found",
+        "test_search_by_statistics",
+    ),
+    Mutant(
+        "nothing-is-compared-in-silence",
+        "nothing_compared",
+        "module.frobenius_a and module.frobenius_b",
+        "module.frobenius_a or module.frobenius_b",
+        "test_a_comparison_of_nothing_says_so",
+    ),
+    Mutant(
         "cleared-at-any-rank",
         "_is_clear",
         "g.shape[1] == 1 or bool(least > _CLEAR)",

@@ -150,6 +150,20 @@ SHOWN: Final = (
         "test_an_interactive_shell_is_no_notebook",
     ),
     Mutant(
+        "nobody-is-asked-on-connecting",
+        "app:connect",
+        "reach=True",
+        "reach=False",
+        "test_connect_says_at_once_that_nobody_answers",
+    ),
+    Mutant(
+        "sides-of-a-frame-turned-round",
+        "Difference.rows",
+        '_row("metrics", one.name, one.a, one.b)',
+        '_row("metrics", one.name, one.b, one.a)',
+        "test_bases_events_and_what_is_stored_are_frames_too",
+    ),
+    Mutant(
         "html-in-a-table",
         "notebooks:_row",
         "escape(clean(text))",
