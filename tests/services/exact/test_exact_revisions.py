@@ -393,7 +393,7 @@ def test_a_folder_fetched_as_published_is_published_again(shop: Shop) -> None:
     out = shop.folder / "published"
     shop.registry.fetch("net/sft", out, kind="published")
     answer = shop.registry.publish(out, "net/again")
-    assert [(one.code, one.reference) for one in answer.notices] == [("duplicate", "net/sft@1")]
+    assert [(one.code, one.reference) for one in answer.noticed] == [("duplicate", "net/sft@1")]
     with pytest.raises(InvalidAdapterError, match="those of net/sft@1, byte for byte"):
         shop.registry.publish(shop.folder / "sft", "net/third", full=True, strict=["duplicate"])
     again = answer.revision
