@@ -47,7 +47,7 @@ MAX_RATIO: Final = 100
 """How many times as large as itself an archive may become; weights hardly shrink, and texts to a tenth."""
 FREE_SIZE: Final = 64 << 20
 """Bytes that any archive may become."""
-MAX_HEAD: Final = 32 << 20
+MAX_HEAD: Final = 16 << 20
 """Bytes that are read at once: what lists the entries of an archive."""
 UNTIMED: Final = 4_102_444_800.0
 """The time of what was unpacked (the year 2100): `registry.transfer.times` lets it say nothing.

@@ -241,7 +241,7 @@ DAMAGED: dict[str, tuple[str, Damage]] = {
     "no zip": ("x.zip", lambda _: b"PK\x03\x04 and nothing"),
     "zip with other bytes": ("x.zip", lambda data: data[:60] + bytes([data[60] ^ 255]) + data[61:]),
     "zip with a size that lies": ("x.zip", lambda data: data.replace((7000).to_bytes(4, "little"), b"\x05\0\0\0")),
-    "tar cut off at an entry": ("x.tar", lambda data: data[:2048]),
+    "tar cut off at an entry": ("x.tar", lambda data: data[:1536]),
     "tar cut off in an entry": ("x.tar", _half),
     "no tar": ("x.tar", lambda _: b"no tar at all"),
     "empty tar": ("x.tar", lambda _: b""),

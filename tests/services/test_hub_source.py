@@ -24,6 +24,7 @@ from registry.errors import (
 )
 from registry.folders.hub.repository import check_source
 from registry.services.local import LocalRegistry
+from registry.tensors import pickled
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
 from tests.kit.hub_folder import HubFolders, Repo, commit_of, hub_client
 from tests.kit.sending import SHAPES
@@ -112,6 +113,21 @@ def test_takes_a_base_and_an_adapter_and_says_where_they_are_from(
     same = registry.publish(made, "net/support")
     assert not same.created
     assert same.revision == published.revision  # where it is from is not what it is
+
+
+def test_an_adapter_of_old_versions_of_peft_has_its_pickle_read(
+    local: LocalRegistry, hub: HubFolders, net: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.add_base("net", net.folder)
+    made = adapter(net, tmp_path / "made")
+    weights = (made / "adapter_model.safetensors").read_bytes()
+    (made / "adapter_model.safetensors").rename(made / "adapter_model.bin")
+    monkeypatch.setattr(pickled, "convert", lambda _, out: out.write_bytes(weights))  # which has its own tests
+    commit = hub.add("org/old", made)
+    answer = local.publish("hf:org/old", "net/old")
+    assert answer.revision.source == f"hf:org/old@{commit} at {hub.url}"
+    assert [one.reason.partition(",")[0] for one in answer.left_out if one.path == "adapter_model.bin"] == ["pickle"]
+    assert "adapter_model.bin, a pickle" in str(answer.revision.notices)
 
 
 def test_what_is_here_is_not_brought_again_and_a_moved_name_is(

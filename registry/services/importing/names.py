@@ -9,7 +9,7 @@ from itertools import count, islice
 from typing import Final
 
 from registry.errors import UsageError
-from registry.folders.foreign import without_ending
+from registry.folders.foreign import is_archive, without_ending
 from registry.folders.heap.kinds import CHECKPOINT, HUB_REPO
 from registry.reference import MAX_BELOW_BASE, Path, check_base_name
 
@@ -41,8 +41,8 @@ def wanted_name(place: str, repo: str | None, *, dots: bool) -> str:
 
 
 def says_copy(place: str) -> bool:
-    """Whether a folder, or one above it, is called a copy: where there is another one, that gives the name."""
-    return any(_COPY.search(part.casefold()) is not None for part in place.split("/"))
+    """Whether a folder, or one above it, is called a copy or is an archive: another one has the name, if there is."""
+    return any(is_archive(part) or _COPY.search(part.casefold()) is not None for part in place.split("/"))
 
 
 def _valid(text: str, dots: bool) -> str:

@@ -110,6 +110,7 @@ def test_an_archive_is_a_heap_too_and_what_is_no_use_in_one_is_listed(tmp_path: 
     (top / "papers/todo.txt").write_text("buy milk")
     shutil.make_archive(str(top / "papers"), "zip", top / "papers")
     shutil.make_archive(str(top / "inner"), "zip", top / "loras")
+    shutil.make_archive(str(top / "a-legal"), "zip", top, "legal")
     (top / "bad.tgz").write_bytes(b"\x1f\x8b no archive")
     (top / "other.7z").write_bytes(b"7z")
     (top / "link.zip").symlink_to(top / "papers.zip")
@@ -121,6 +122,7 @@ def test_an_archive_is_a_heap_too_and_what_is_no_use_in_one_is_listed(tmp_path: 
     expected = {
         "./net": ("base model", "add", None),
         "./legal": ("adapter", "publish", None),
+        "./a-legal.zip/legal": ("adapter", "skip", None),
         "./loras/style.safetensors": ("weights in one file", "refused", "missing_file"),
         "./loras/face.safetensors": ("weights in one file", "refused", "missing_file"),
         "./loras/legal.safetensors": ("weights in one file", "refused", "missing_file"),
@@ -138,6 +140,7 @@ def test_an_archive_is_a_heap_too_and_what_is_no_use_in_one_is_listed(tmp_path: 
     assert f"{top}/inner.zip/style.safetensors is a LoRA" in str(found["./inner.zip/style.safetensors"].reason)
     assert found["./papers.zip"].reason == "no adapter and no model is in it"
     loose = {place: one for place, one in expected.items() if "inner.zip" not in place and "bad" not in place}
-    for place in ("./inner.zip", "./bad.tgz", "./papers.zip", "./link.zip"):
+    del loose["./a-legal.zip/legal"]
+    for place in ("./a-legal.zip", "./inner.zip", "./bad.tgz", "./papers.zip", "./link.zip"):
         loose[place] = ("archive", "skip", None)
     assert {place: (one.what, one.action, one.code) for place, one in packed.items()} == loose
