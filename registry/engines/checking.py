@@ -16,15 +16,18 @@ _SAYS: Final[dict[Part, str]] = {
     "replaced": "replaces the whole module {}",
     "biases": "replaces biases ({})",
     "tokens": "replaces rows of {} (trainable_token_indices)",
-    "tied_tokens": "replaces rows of {}, which is tied to another module,",
+    "tied_tokens": "replaces rows of {} (trainable_token_indices), tied to another module",
     "embeddings": "adapts the embedding {}",
     "convolutions": "adapts the convolution {}",
     "attention": "adapts the fused attention {}",
-    "experts": "adapts experts that share one tensor, {},",
+    "experts": "adapts experts that share one tensor ({})",
     "half_experts": "adapts one of two parameters of {}",
-    "conv1d": "adapts {}, a Conv1D of transformers,",
+    "conv1d": "adapts {} (Conv1D of transformers)",
     "pattern": "has to give its {} as a pattern",
     "modules": "adapts {}",
+    "head": "adapts {}",
+    "parameters": "adapts {} by target_parameters alone",
+    "indexer": "adapts the indexer of sparse attention ({})",
     "together": "adapts {} alone",
 }
 _BRIEFLY: Final[dict[str, str]] = {
@@ -43,6 +46,9 @@ _BRIEFLY: Final[dict[str, str]] = {
     "conv1d": "it adapts Conv1D modules",
     "pattern": "it needs a pattern in its configuration",
     "modules": "it adapts modules that the engine does not",
+    "head": "it adapts the head over the vocabulary",
+    "parameters": "it names modules in target_parameters alone",
+    "indexer": "it adapts the indexer of sparse attention",
     "together": "it lacks modules that the engine stacks with its own",
 }
 _MERGED: Final = "Serve the path merged."
@@ -70,7 +76,7 @@ def check_limit(engine: EngineName, limit: int | None) -> int | None:
         raise UsageError(f"--max-lora-rank is an option of vLLM and SGLang; {row.title} loads any rank: leave it out.")
     if row.slots and limit not in row.slots:
         raise UsageError(
-            f"{row.title} can't be started with --max-lora-rank {limit}: it has slots for the ranks "
+            f"{row.title} {row.version} can't be started with --max-lora-rank {limit}: it has slots for the ranks "
             f"{', '.join(map(str, row.slots))}; give one of them."
         )
     return limit
@@ -130,15 +136,17 @@ def _reasons(row: Engine, parts: Parts, limit: int | None, base: BaseFacts) -> I
         yield EngineReason(
             code="rank",
             modules=(),
-            sentence=f"It has rank {parts.rank} but {row.title} accepts at most {limit}.",
+            sentence=f"It has rank {parts.rank} but {row.title} {row.version} accepts at most {limit}.",
             remedy=_remedy_of_rank(row, parts.rank),
             source=row.rank_source,
         )
     for part, rule in row.rules.items():
         if part == "together":
             found = _alone(row, parts)
+        elif part == "parameters":
+            found = _unnamed(row, parts)
         else:
-            found = [one for one in parts.modules.get(part, ()) if one.rpartition(".")[2] not in rule.but_for]
+            found = [one for one in parts.modules.get(part, ()) if not rule.loads(one, base.model_type)]
         if not found or (rule.but_on and (base.model_type is None or base.model_type in rule.but_on)):
             continue
         what = _SAYS[part].format(_few(found))
@@ -150,6 +158,14 @@ def _alone(row: Engine, parts: Parts) -> list[str]:
     """Modules that lack one beside them that the engine stacks them with."""
     linear = set(parts.modules.get("modules", ()))
     return sorted(name for name in linear if _lacks(name, row, linear))
+
+
+def _unnamed(row: Engine, parts: Parts) -> list[str]:
+    """Modules of target_parameters whose like target_modules does not name."""
+    apart = parts.modules.get("parameters", ())
+    leaves = {name.rpartition(".")[2] for name in set(parts.modules.get("modules", ())).difference(apart)}
+    named = {row.stacks.get(leaf, leaf) for leaf in leaves}
+    return [name for name in apart if row.stacks.get(leaf := name.rpartition(".")[2], leaf) not in named]
 
 
 def _lacks(name: str, row: Engine, linear: Collection[str]) -> bool:

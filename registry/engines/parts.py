@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -16,6 +17,9 @@ _LENGTH: Final = 8  # bytes before a safetensors header, which say how long it i
 _PAIR: Final = (".lora_A.weight", ".lora_B.weight")
 _EMBEDDING: Final = (".lora_embedding_A", ".lora_embedding_B")
 _INNER: Final = ".base_layer"
+_WEIGHT: Final = ".weight"
+_INDEXER: Final = "indexer"
+_HEAD: Final = "lm_head"
 
 
 class _File(Protocol):
@@ -64,9 +68,12 @@ def parts_of(adapter: AdapterFiles, base: BaseFacts) -> Parts:
 
 def _of_config(config: Mapping[str, Any], shapes: Mapping[str, Any]) -> dict[Part, set[str]]:
     biases = {name for name in shapes if name.endswith("bias")} if config["bias"] != "none" else set()
+    saved = set(config["modules_to_save"] or ())
+    holders = {name.rpartition(".")[0] for name in shapes if any(name.startswith(f"{one}.") for one in saved)}
     return {
         "dora": {name.partition(".lora_magnitude_vector")[0] for name in shapes if ".lora_magnitude_vector" in name},
-        "replaced": set(config["modules_to_save"] or ()),
+        # of a head that consists of several modules, those; of one whose tensors another name has, itself
+        "replaced": {one for one in saved if not any(_is_in(held, one) for held in holders)} | holders,
         "biases": {name.replace(_INNER, "") for name in biases},
         "tokens": set(config.get("trainable_token_indices") or ()),
         "pattern": {"target_modules"} if isinstance(config["target_modules"], str) else set(),
@@ -74,21 +81,49 @@ def _of_config(config: Mapping[str, Any], shapes: Mapping[str, Any]) -> dict[Par
 
 
 def _of_pairs(config: Mapping[str, Any], shapes: Mapping[str, Any]) -> dict[Part, set[str]]:
-    experts = set(config.get("target_parameters") or ())
+    first = {name.removesuffix(_PAIR[0]): shape for name, shape in shapes.items() if name.endswith(_PAIR[0])}
+    named = set(config.get("target_parameters") or ())
+    matrices = {name for name in named if _is_matrix(name, named, first, config)}
+    experts = named - matrices
     parents = [name.rpartition(".")[0] for name in experts]
     holders = set(parents)
-    pairs = {name.removesuffix(_PAIR[0]): len(shape) for name, shape in shapes.items() if name.endswith(_PAIR[0])}
+    pairs = {name: len(shape) for name, shape in first.items()}
     attention = {name.partition(_INNER)[0] for name in pairs if _INNER in name} - holders
     plain = {name: rank for name, rank in pairs.items() if name.partition(_INNER)[0] not in attention | holders}
     convolutions = {name for name, dimensions in plain.items() if dimensions > 2}
     linear = set(plain) - convolutions
     turned = bool(config["fan_in_fan_out"])
+    parameters = {name.removesuffix(_WEIGHT) for name in matrices}
+    indexer = {name for name in linear if name.rpartition(".")[0].rpartition(".")[2] == _INDEXER}
     return {
         "experts": experts,
         "half_experts": {name for name in holders if parents.count(name) == 1},
         "attention": attention,
         "convolutions": convolutions,
         "embeddings": {name.removesuffix(_EMBEDDING[0]) for name in shapes if name.endswith(_EMBEDDING[0])},
-        "conv1d": linear if turned else set(),
-        "modules": set() if turned else linear,
+        "conv1d": linear - parameters if turned else set(),
+        "modules": (parameters if turned else linear) - indexer,
+        "head": {name for name in linear if name.rpartition(".")[2] == _HEAD},
+        "parameters": parameters,
+        "indexer": indexer,
     }
+
+
+def _is_matrix(
+    parameter: str, named: Collection[str], first: Mapping[str, Sequence[int]], config: Mapping[str, Any]
+) -> bool:
+    """Whether a parameter of ``target_parameters`` is the weight of an ordinary linear module.
+
+    Its A, then, is called like that of the module and has its rank alone, where that of experts has one for each of
+    them (PEFT's ``ParamWrapper``). ``first`` has the shapes of all A by module.
+    """
+    module, _, leaf = parameter.rpartition(".")
+    if f".{leaf}" != _WEIGHT or module not in first or any(f"{module}{_INNER}" in one for one in first):
+        return False
+    if any(one != parameter and one.rpartition(".")[0] == module for one in named):
+        return False
+    return first[module][0] == int(config["rank_pattern"].get(f"^{re.escape(parameter)}", config["r"]))
+
+
+def _is_in(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")

@@ -16,7 +16,7 @@ from registry.schemas.form import EngineName
 
 Part = Literal[
     "dora", "replaced", "biases", "tokens", "tied_tokens", "embeddings", "convolutions", "attention", "experts",
-    "half_experts", "conv1d", "pattern", "modules", "together",
+    "half_experts", "conv1d", "pattern", "modules", "head", "parameters", "indexer", "together",
 ]  # fmt: skip
 """What an adapter may have, beside plain pairs of linear modules."""
 
@@ -28,7 +28,21 @@ class Rule:
     why: str  # what the engine does with it
     source: str  # file of the engine, and what in it
     but_for: frozenset[str] = frozenset()  # last names of modules that it does load
+    but_named: frozenset[str] = frozenset()  # whole names of those
     but_on: frozenset[str] = frozenset()  # model types of base models on which it does
+    more_on: Mapping[str, frozenset[str]] = field(
+        default_factory=dict
+    )  # model type -> last names that it loads there, too
+    less_on: Mapping[str, frozenset[str]] = field(default_factory=dict)  # and those that it does not, of `but_for`
+
+    def loads(self, module: str, model_type: str | None) -> bool:
+        """Whether a module is one that the engine does load; of a model type that is not known, what any has is."""
+        last = module.rpartition(".")[2]
+        if model_type is None:
+            return module in self.but_named or any(last in names for names in (self.but_for, *self.more_on.values()))
+        if last in self.less_on.get(model_type, ()):
+            return False
+        return module in self.but_named or last in self.but_for | self.more_on.get(model_type, frozenset())
 
 
 @dataclass(frozen=True)
@@ -45,10 +59,21 @@ class Engine:
     uniform: bool = False  # it counts on one rank for all modules, so adapters are filled up with zeros for it
     takes_limit: bool = False  # it is started with a largest rank
     together: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # last name -> those it comes with in a layer
+    stacks: Mapping[str, str] = field(
+        default_factory=dict
+    )  # last name -> that of the module which holds it with others
 
 
 _IN_PEFT_HELPER: Final = "vllm/lora/peft_helper.py (_validate_features, validate_legal)"
 _IN_LORA_MODEL: Final = "vllm/lora/lora_model.py (check_unexpected_modules)"
+
+_WITHOUT_EMBEDDINGS: Final = (
+    "afmoe", "axk1", "deepseek_v2", "deepseek_v3", "ernie4_5_moe", "gemma", "gemma2", "gemma3_text", "gemma4_text",
+    "glm4", "glm4_moe", "glm4_moe_lite", "gpt_oss", "hy_v3", "laguna", "longcat_flash", "minimax_m2", "ministral3",
+    "mistral", "olmoe", "opt", "qwen2", "qwen2_moe", "sarvam_mla", "sarvam_moe",
+)  # fmt: skip
+"""Model types whose classes in vLLM support adapters and have no ``embedding_modules``."""
+_EMBEDDING_MODULES: Final = "embedding_modules of vllm/model_executor/models, by get_supported_lora_modules"
 
 _VLLM: Final = Engine(
     "vllm",
@@ -61,13 +86,24 @@ _VLLM: Final = Engine(
     takes_limit=True,
     rules={
         "dora": Rule("it refuses them", _IN_PEFT_HELPER),
-        "replaced": Rule("it refuses them", _IN_PEFT_HELPER, but_for=frozenset({"classifier", "score"})),
+        "replaced": Rule(
+            "it takes heads of classifiers that are one linear module, and no other",
+            "vllm/lora/peft_helper.py (_validate_features) and vllm/lora/utils.py (parse_fine_tuned_lora_name)",
+            but_named=frozenset({"classifier", "score"}),
+        ),
         "biases": Rule("it refuses them", _IN_PEFT_HELPER),
         "tokens": Rule("it does not know their tensors", "vllm/lora/utils.py (parse_fine_tuned_lora_name)"),
         "embeddings": Rule(
-            "it loads embed_tokens only",
-            "vllm/lora/utils.py (get_supported_lora_modules) and embedding_modules of vllm/model_executor/models",
+            "it loads embed_tokens only, and where its class of the model says so",
+            _EMBEDDING_MODULES,
             but_for=frozenset({"embed_tokens"}),
+            less_on=dict.fromkeys(_WITHOUT_EMBEDDINGS, frozenset({"embed_tokens"})),
+        ),
+        "head": Rule(
+            "it loads it where its class of the model says so, which this one does not",
+            _EMBEDDING_MODULES,
+            but_for=frozenset({"lm_head"}),
+            less_on=dict.fromkeys((*_WITHOUT_EMBEDDINGS, "cohere", "cohere2"), frozenset({"lm_head"})),
         ),
         "convolutions": Rule("it refuses them", _IN_LORA_MODEL),
         "attention": Rule("it refuses them", _IN_LORA_MODEL),
@@ -87,6 +123,10 @@ _IN_LORA: Final = "sglang/srt/lora/lora.py (LoRAAdapter)"
 _IN_MEM_POOL: Final = "sglang/srt/lora/mem_pool.py (load_lora_weight_to_buffer)"
 _IN_UTILS: Final = "sglang/srt/lora/utils.py (_KNOWN_LORA_TARGET_MODULES, get_normalized_target_modules)"
 
+_WITHOUT_VOCABULARY: Final = ("gemma3n", "gemma4", "llama4")
+"""Model types whose classes in SGLang have no size for what is as wide as the vocabulary."""
+_LINEAR_ATTENTION: Final = frozenset({"out_proj", "in_proj_qkvz"})
+
 _SGLANG: Final = Engine(
     "sglang",
     "SGLang",
@@ -94,18 +134,34 @@ _SGLANG: Final = Engine(
     uniform=True,  # sglang/srt/lora/mem_pool.py (load_lora_weight_tensor) takes `r` for every module
     takes_limit=True,  # where it is not given, that of the adapters it is started with
     rank_source="sglang/srt/lora/mem_pool.py (can_support) and sglang/srt/arg_groups/fields/lora.py (max_lora_rank)",
-    together={  # sglang/srt/lora/lora.py (normalize_qkv_proj, normalize_gate_up_proj)
+    stacks={  # sglang/srt/lora/utils.py (get_normalized_target_modules)
+        "q_proj": "qkv_proj",
+        "k_proj": "qkv_proj",
+        "v_proj": "qkv_proj",
+        "gate_proj": "gate_up_proj",
+        "up_proj": "gate_up_proj",
+        "q_a_proj": "fused_qkv_a_proj_with_mqa",
+        "kv_a_proj_with_mqa": "fused_qkv_a_proj_with_mqa",
+    },
+    together={  # sglang/srt/lora/lora.py (normalize_qkv_proj, normalize_gate_up_proj, normalize_fused_qkv_a_proj)
         "q_proj": ("v_proj",),
         "k_proj": ("q_proj", "v_proj"),
         "v_proj": ("q_proj",),
         "up_proj": ("gate_proj",),
+        "q_a_proj": ("kv_a_proj_with_mqa",),  # what stands in for the other has the shape of this one
+        "kv_a_proj_with_mqa": ("q_a_proj",),
     },
     rules={
         "dora": Rule("it refuses them", "sglang/srt/lora/lora_manager.py (validate_new_adapter)"),
         "replaced": Rule("it leaves them out", _IN_MEM_POOL),
         "biases": Rule("it leaves them out", _IN_MEM_POOL),
         "tokens": Rule("it leaves them out", _IN_MEM_POOL),
-        "embeddings": Rule("it loads embed_tokens only", _IN_UTILS, but_for=frozenset({"embed_tokens"})),
+        "embeddings": Rule(
+            "it loads embed_tokens only, and where its class of the model has a size for it",
+            "sglang/srt/lora/lora.py (_process_weight) and get_hidden_dim of sglang/srt/models",
+            but_for=frozenset({"embed_tokens"}),
+            less_on=dict.fromkeys(_WITHOUT_VOCABULARY, frozenset({"embed_tokens"})),
+        ),
         "convolutions": Rule("it has no place for them", _IN_UTILS),
         "attention": Rule("it has no place for them", _IN_UTILS),
         "experts": Rule("it reads a pair for each expert", _IN_MEM_POOL),
@@ -116,10 +172,23 @@ _SGLANG: Final = Engine(
             _IN_UTILS,
             but_for=frozenset(
                 {
-                    "q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "out_proj", "gate_proj", "up_proj",
-                    "gate_up_proj", "down_proj", "lm_head", "q_a_proj", "kv_a_proj_with_mqa", "q_b_proj", "kv_b_proj",
+                    "q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj",
+                    "down_proj", "lm_head", "q_a_proj", "kv_a_proj_with_mqa", "q_b_proj", "kv_b_proj",
                 }
             ),
+            more_on={  # whose classes have a size for them: get_hidden_dim of sglang/srt/models
+                **dict.fromkeys(("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"), _LINEAR_ATTENTION),
+                "nemotron_h": frozenset({"out_proj", "fc1_latent_proj", "fc2_latent_proj"}),
+            },
+            less_on=dict.fromkeys(_WITHOUT_VOCABULARY, frozenset({"lm_head"})),
+        ),
+        "parameters": Rule(
+            "it takes the names of modules from target_modules only",
+            "sglang/srt/lora/mem_pool.py (load_lora_weight_to_buffer, which asks get_target_module_name of utils.py)",
+        ),
+        "indexer": Rule(
+            "it fuses them on CUDA unless SGLANG_DISABLE_DSA_INDEXER_FUSION=1 is set",
+            "sglang/srt/lora/lora_manager.py (init_lora_shapes)",
         ),
         "together": Rule("it loads them only beside those that it stacks them with", _IN_LORA),
     },

@@ -5,6 +5,7 @@ The rules are those of `registry.engines.rules`, as for ``registry check --engin
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 from registry.engines.checking import engine_check
@@ -24,11 +25,19 @@ def rank_for_vllm(reference: str, artifact: ReadableArtifact) -> int:
     found = engine_check(reference, artifact, "vllm", None)
     if found.reasons or found.rank is None:
         said = " ".join(reason.sentence for reason in found.reasons)
+        here = running()
+        if here is not None and here.partition("+")[0] != found.version:
+            said += f" vLLM {here} runs here, and the rules are those of {found.version}."
         raise InvalidAdapterError(
             f"vLLM can't load {reference} as an adapter. {said} Serve the path merged (`{found.would_do}`).",
             code="engine_limits",
         )
     return found.rank
+
+
+def running() -> str | None:
+    """The version of the vLLM that asks; None: it is not known."""
+    return getattr(sys.modules.get("vllm"), "__version__", None)
 
 
 def too_large(reference: str, rank: int, limit: int) -> InvalidAdapterError:

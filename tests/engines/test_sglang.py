@@ -1,9 +1,10 @@
 """The rules of SGLang against a reading of its loader: SGLang itself imports only where its kernels are.
 
 `loader` says what ``sglang/srt/lora`` 0.5.23 does with names: ``lora_manager.py`` (validate_new_adapter), ``lora.py``
-(normalize_qkv_proj, normalize_gate_up_proj: what is stacked is taken from the layer's weights by name), ``utils.py``
-(get_normalized_target_modules, get_target_module_name) and ``mem_pool.py`` (load_lora_weight_to_buffer: the shape is
-asserted, and what does not belong to a pair is left out).
+(normalize_qkv_proj, normalize_gate_up_proj, normalize_fused_qkv_a_proj: what is stacked is taken from the layer's
+weights by name), ``utils.py`` (get_normalized_target_modules, get_target_module_name, get_default_hidden_dim, which
+has no out_proj) and ``mem_pool.py`` (load_lora_weight_to_buffer: the shape is asserted, what belongs to no pair is
+left out, and a name that no target module is part of raises).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tests.kit.variants import MAKERS, VARIANTS
 
 STACKED: Final = {"q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj", "gate_proj": "gate_up_proj"}
 STACKED_TOO: Final = {"up_proj": "gate_up_proj"}
-KNOWN: Final = {"qkv_proj", "o_proj", "out_proj", "gate_up_proj", "down_proj", "embed_tokens", "lm_head"}
+KNOWN: Final = {"qkv_proj", "o_proj", "gate_up_proj", "down_proj", "embed_tokens", "lm_head"}
 PARTS: Final = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
 MORE: Final = {
     "keys only": Recipe(("k_proj",)),
@@ -74,7 +75,8 @@ def loader(folder: Path) -> str:
 
 def _cases() -> list[tuple[str, str, Recipe]]:
     kinds = ("llama", "opt", "gpt2", "mixtral", "conv")
-    found = [(kind, name, recipe) for kind in kinds for name, recipe in VARIANTS[kind].items()]
+    own = [("opt", "projection", Recipe(("q_proj", "v_proj", "out_proj")))]
+    found = own + [(kind, name, recipe) for kind in kinds for name, recipe in VARIANTS[kind].items()]
     return [*found, *(("llama", name, recipe) for name, recipe in MORE.items())]
 
 

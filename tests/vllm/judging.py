@@ -16,16 +16,23 @@ from vllm.lora import lora_model
 from vllm.lora.layers import FusedMoEWithLoRA
 from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.peft_helper import PEFTHelper
+from vllm.model_executor.models.adapters import as_seq_cls_model
 from vllm.model_executor.models.interfaces import supports_lora
 
 CLASSES = {
     "llama": ("llama", "LlamaForCausalLM", ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")),
+    "mistral": ("mistral", "MistralForCausalLM", ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")),
     "opt": ("opt", "OPTForCausalLM", ("qkv_proj", "out_proj", "fc1", "fc2")),
     "gpt2": ("gpt2", "GPT2LMHeadModel", ()),
     "mixtral": ("mixtral", "MixtralForCausalLM", ("qkv_proj", "o_proj", "gate", "experts")),
     "gpt_oss": ("gpt_oss", "GptOssForCausalLM", ("qkv_proj", "o_proj", "router", "experts")),
+    "llama_score": ("llama", "LlamaForCausalLM", ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "score")),
+    "bert_head": ("bert", "BertForSequenceClassification", ("qkv_proj", "dense", "classifier")),
+    "roberta_head": ("roberta", "RobertaForSequenceClassification", ("qkv_proj", "dense", "out_proj")),
 }
 """Module, class, and the names of its layers that are a ``LinearBase`` or the experts, by model type."""
+HEADS = {"llama_score": "score", "bert_head": "classifier", "roberta_head": None}
+"""The head that ``LoRAModelManager`` wraps: that of Roberta consists of two modules, and is none."""
 
 
 def expected(model: Any, layers: tuple[str, ...]) -> set[str]:
@@ -40,6 +47,8 @@ def judged(folder: str, kind: str, limit: int) -> str:
     """What vLLM says; empty: it loads."""
     module, name, layers = CLASSES[kind]
     model = getattr(importlib.import_module(f"vllm.model_executor.models.{module}"), name)
+    if kind == "llama_score":
+        model = as_seq_cls_model(model)
     if not supports_lora(model):
         return f"LoRA is not supported for {name}"
     try:
@@ -56,6 +65,7 @@ def judged(folder: str, kind: str, limit: int) -> str:
             weights_mapper=mapper.get_rename_mapper() if mapper is not None else None,
         )
         check_experts(model, lora)
+        check_head(HEADS.get(kind), lora)
     except (ValueError, AssertionError) as problem:
         return str(problem) or type(problem).__name__
     return ""
@@ -74,6 +84,17 @@ def check_experts(model: Any, lora: Any) -> None:
         LoRAModelManager._validate_moe_lora_format(manager, lora)
     for name in names:  # of _stack_moe_lora_weights
         assert f"{name}.base_layer" in lora.loras, "gate_up_proj_lora is None"
+
+
+def check_head(name: str | None, lora: Any) -> None:
+    """The checks of ``LoRAModelManager`` on a classifier's head, of three labels over 16 features."""
+    manager = SimpleNamespace(
+        _classification_head=name and (name, SimpleNamespace(max_lora_cls_labels=3, input_size=16)),
+        _pooling_task="classify",
+        _get_module_to_save_weights=lambda one, module: one.get_module_to_save(module),
+        _get_lora_layer_weights=lambda one, module: one.loras.get(module),
+    )
+    LoRAModelManager._validate_classification_head_lora(manager, lora)
 
 
 def main(cases: list[tuple[str, str, str, int]]) -> None:

@@ -42,4 +42,25 @@ ENGINES: Final = (
         "return all(",
         "test_check_says_what_the_loader_does",
     ),
+    Mutant(
+        "a-matrix-is-an-expert",
+        "_is_matrix",
+        "return first[module][0] ==",
+        "return first[module][0] !=",
+        "test_a_parameter_of_two_dimensions_is_no_expert",
+    ),
+    Mutant(
+        "a-head-of-two-modules-is-one",
+        "_of_config",
+        "for held in holders)} | holders,",
+        "for held in ())},",
+        "test_vllm_takes_heads_that_are_one_module",
+    ),
+    Mutant(
+        "names-of-one-model-type-are-taken-on-all",
+        "Rule.loads",
+        "if model_type is None:",
+        "if True:",
+        "test_names_that_a_model_class_has_are_taken",
+    ),
 )
