@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Final, Literal, get_args
-
-from pydantic import Field
+from typing import Final, Literal, get_args
 
 from registry.schemas.form import Schema
 
@@ -68,8 +66,9 @@ class Notice(Schema):
         return f"{self.text} ({self.code})" if self.code else self.text
 
 
-Notices = Annotated[tuple[Notice, ...], Field(alias="notices", exclude_if=lambda value: not value)]
-"""Those of the weights, as they travel: absent where there are none, as older clients refuse what they don't know."""
+def is_empty(value: tuple[object, ...]) -> bool:
+    """Whether a field is absent from what travels: older clients refuse what they don't know."""
+    return not value
 
 
 def all_notices(told: Iterable[str], noticed: Iterable[Notice]) -> tuple[Notice, ...]:

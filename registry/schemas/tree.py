@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from registry.schemas.around import Children, Notice, Notices, TagHistory, all_notices
+from registry.schemas.around import Children, Notice, TagHistory, all_notices, is_empty
 from registry.schemas.artifacts import EngineAnswer, Extracted, Materialisation
 from registry.schemas.cards import CardState
 from registry.schemas.form import ArtifactKind, Dtype, LeftOut, Schema
@@ -239,7 +239,7 @@ class Published(Schema):
     applied: tuple[str, ...] = ()  # where it was there already: what of this call changed what is said about it
     not_applied: tuple[str, ...] = ()  # and what did not: ``message``, ``source``
     tagged: tuple[Tagged, ...] = ()  # the tags of this call, each with what it pointed at before
-    noticed: Notices = ()  # what its weights show
+    noticed: tuple[Notice, ...] = Field(default=(), alias="notices", exclude_if=is_empty)  # what its weights show
     extracted: Extracted = None  # how it was made of a full model
 
     @property
@@ -377,7 +377,7 @@ class Shown(Schema):
     materialisations: tuple[Materialisation, ...] = ()
     use: Use | None = None  # of the revision itself, without what was trained on it; None: a base model
     card: CardState | None = None  # None: the adapter has none
-    noticed: Notices = ()  # what its weights show
+    noticed: tuple[Notice, ...] = Field(default=(), alias="notices", exclude_if=is_empty)  # what its weights show
     extracted: Extracted = None  # how it was made of a full model
     engines: tuple[EngineAnswer, ...] = Field(
         default=(),
