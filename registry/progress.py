@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 
@@ -21,6 +22,22 @@ class _Silent:
 
     def advance(self, amount: int) -> None:
         del amount
+
+
+@dataclass(frozen=True)
+class Part:
+    """Progress of a part of some work: its stages say ``of`` what they are."""
+
+    progress: Progress
+    of: str
+
+    def begin(self, what: str, total: int) -> None:
+        """A stage of this part starts."""
+        self.progress.begin(f"{self.of}: {what[:1].lower()}{what[1:]}", total)
+
+    def advance(self, amount: int) -> None:
+        """More of that stage is done."""
+        self.progress.advance(amount)
 
 
 SILENT: Final[Progress] = _Silent()

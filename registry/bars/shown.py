@@ -33,7 +33,8 @@ def shown(progress: Progress | bool) -> Iterator[Progress]:
             with RichProgress() as bar:
                 yield bar
         else:
-            yield LineProgress()
+            with LineProgress() as lines:
+                yield lines
     elif callable(getattr(progress, "begin", None)) and callable(getattr(progress, "advance", None)):
         yield progress
     else:

@@ -65,6 +65,7 @@ IMPORT_HELP: Final = (
     "Edit parent: the folder of another entry, as './runs/support', or what the registry has, as 'llama/support@2'.",
     "proof: applying proves the parent again. Without it the parent is your word; weights may not contradict it.",
     "full keeps a model exactly, below its parent. With rank or max_error it becomes the LoRA that is nearest instead.",
+    "questions: whose name is it? Set base to one of its candidates, and all of its folders come in below that.",
 )
 """What a plan says at its top to whoever edits it."""
 ImportAction = Literal["add", "publish", "full", "skip", "undecided", "refused"]
@@ -112,6 +113,15 @@ class ImportEntry(Schema):
     files: tuple[FileEntry, ...] = ()  # as they were seen: what has changed since is refused
 
 
+class NamedBase(Schema):
+    """A question: which base model adapters mean by the name of a repository that is not here; one answer for all."""
+
+    repo_id: str
+    base: str | None = None  # the answer, as in `ImportEntry.parent`; None: not answered, and they stay undecided
+    candidates: tuple[str, ...]  # base models that fit, as in `ImportEntry.parent`
+    folders: tuple[str, ...]  # of the adapters
+
+
 class ImportDocument(Schema):
     """A plan of an import, as ``registry import --plan`` writes it: to be read, edited, and applied."""
 
@@ -120,6 +130,7 @@ class ImportDocument(Schema):
     registry: str
     source: str  # the folder that was looked through, or hf:ORG
     notices: Annotated[tuple[str, ...], Field(exclude_if=lambda value: not value)] = ()  # about all of it
+    questions: Annotated[tuple[NamedBase, ...], Field(exclude_if=lambda value: not value)] = ()
     entries: tuple[ImportEntry, ...]  # parents before their children; an edited plan may have another order
 
 

@@ -21,6 +21,7 @@ from registry.reference import Path as TreePath
 from registry.reference import Reference, check_adapter_name, check_base_name
 from registry.schemas import BaseAdded, BaseSummary, FolderCompared, FolderOutcome, FolderState, Published, Resolved
 from registry.schemas.publishing import ImportDocument, ImportEntry
+from registry.schemas.renaming import AlsoKnownAs
 from registry.transfer.publish_tree import Ground
 from registry.transfer.requests import PublishFolder, publish_request
 from registry.transfer.source import given_base
@@ -47,6 +48,9 @@ class Receiving(Protocol):
 
     def resolve(self, ref: str) -> Resolved:
         """What a reference stands for."""
+
+    def also_known_as(self, name: str, repo_id: str) -> AlsoKnownAs:
+        """Let a base model be known by the id of a repository."""
 
     def add_base(self, name: str, folder: str | Path, *, progress: Progress) -> BaseAdded:
         """Add a base model."""
@@ -77,14 +81,28 @@ def apply_plan(
         NotFoundError: its source is not there.
         UnavailableError: the registry can't be reached.
     """
+    document = answered(document)
     ordered = in_order(document)
     source = None if organisation_of(document.source) else Path(document.source)
     if source is not None and not (source.is_dir() or archive_of(source) == source):
         raise NotFoundError(f"There is no folder {document.source!r}, which the plan was made of.", code="missing_file")
-    run = _Run(registry, ground, source, {one.folder: one for one in document.entries}, opened, told, progress)
+    asked = {place: one.repo_id for one in document.questions if one.base for place in one.folders}
+    run = _Run(registry, ground, source, {one.folder: one for one in document.entries}, asked, opened, told, progress)
     for number, entry in enumerate(ordered, 1):
         run.apply(entry, f"{number} of {len(ordered)}")
     return tuple(run.outcomes)
+
+
+def answered(document: ImportDocument) -> ImportDocument:
+    """The plan with what the answers to its questions settle: the adapters go directly below the base model."""
+    parents = {place: one.base for one in document.questions if one.base for place in one.folders}
+    entries = tuple(
+        one.model_copy(update={"action": "publish", "parent": parents[one.folder], "proof": None})
+        if one.action == "undecided" and one.folder in parents
+        else one
+        for one in document.entries
+    )
+    return document.model_copy(update={"entries": entries})
 
 
 def in_order(document: ImportDocument) -> list[ImportEntry]:
@@ -186,6 +204,7 @@ class _Run:
     ground: Ground
     source: Path | None  # None: repositories of a Hub
     entries: Mapping[str, ImportEntry]
+    asked: Mapping[str, str]  # repositories' names whose base model the plan says, by the folder of an adapter
     opened: Opened
     told: Told
     progress: Progress
@@ -194,6 +213,7 @@ class _Run:
     failed: set[str] = field(default_factory=set)
     checked: dict[str, ConflictError | None] = field(default_factory=dict)  # whether models are as they were seen
     compared: dict[str, FolderCompared] = field(default_factory=dict)  # by the folder that was trained on
+    named: set[str] = field(default_factory=set)  # names that base models were given
 
     def apply(self, entry: ImportEntry, count: str) -> None:
         """Do one entry, and tell what came of it."""
@@ -288,7 +308,21 @@ class _Run:
         made = self._with_parent(made, entry, parent)
         answer = self.ground.publish(made, SILENT)
         self.references[entry.folder] = answer.revision.reference
-        return _outcome(entry, path, answer)
+        notices = self._name(Reference.parse(parent).path.base, self.asked.get(entry.folder))
+        return _outcome(entry, path, answer).model_copy(update={"notices": notices})
+
+    def _name(self, base: str, repo_id: str | None) -> tuple[str, ...]:
+        """Let a base model be known by what a question's answer says, once; a notice, if it can't be."""
+        if repo_id is None or repo_id in self.named:
+            return ()
+        self.named.add(repo_id)
+        try:
+            self.registry.also_known_as(base, repo_id)
+        except UnavailableError:
+            raise
+        except RegistryError as problem:
+            return (f"{base} was not given the name {repo_id}, so that the next plan asks again: {problem}",)
+        return ()
 
     def _there(self, path: TreePath, entry: ImportEntry) -> str | None:
         """The revision that the registry has already, where it is the one that was planned."""

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from registry import connect
 from registry.bars.lines import LineProgress
 from registry.bars.shown import shown
 from registry.errors import UsageError
-from registry.progress import SILENT
+from registry.progress import SILENT, Part
 from tests.kit import plain_base, write_adapter
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
@@ -127,6 +128,22 @@ def test_lines_go_on_while_work_does(capsys: pytest.CaptureFixture[str]) -> None
         "Checking",
         "Checking",
     ]
+
+
+def test_lines_go_on_while_a_step_does_not_end() -> None:
+    """A model takes longer than ten seconds to be compared, and a log is to tell that from what hangs."""
+    written, several = list[str](), Event()
+
+    class Lines(LineProgress):
+        def _write(self) -> None:
+            written.append(self._what)
+            if len(written) == 3:
+                several.set()
+
+    with Lines(seconds=0.01) as lines:
+        Part(lines, "./merged").begin("Comparing whole tensors", 0)
+        assert several.wait(300)
+    assert set(written) == {"./merged: comparing whole tensors"}
 
 
 def test_false_is_silent_and_a_sink_is_taken_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,12 +11,13 @@ from registry.errors import RegistryError
 from registry.folders.heap.walk import Found, Heap
 from registry.reference import Path, Reference
 from registry.schemas import FolderCompared
-from registry.schemas.publishing import ImportEntry, NearFolder
+from registry.schemas.publishing import ImportEntry, NamedBase, NearFolder
 from registry.services.importing.names import wanted_name
 from registry.services.importing.reading import Adapter, Contents, Model
 from registry.services.importing.settle import name_of
 from registry.services.importing.settled import Landed, MaybeFull, Settled, There
 from registry.services.importing.trainer_notes import notes_of
+from registry.services.publishing.hub_parent import names_repo
 
 _LOST_LINK = "If an adapter was merged into it that is not here, bring that too and plan again."
 _SETTLE_MODEL = (
@@ -25,6 +26,7 @@ _SETTLE_MODEL = (
 )
 _SETTLE_FULL = "Set action to full for a full fine-tune of its parent, or to add for a base model of its own."
 _OTHER_FULL = "Give it a rank or a max_error to have an adapter made of it, or set action to add or skip."
+_ANSWER = "Answer the question at the top about that name: it settles all adapters that say it."
 _SETTLE_ADAPTER = "If you know it, set parent to that, and action to publish: it is your word then."
 
 
@@ -57,6 +59,24 @@ class Writing:
         depth = {place: len(one.path.names) for place, one in done.landed.items()}
         depth |= {place: len(one.path.names) for place, one in done.full.items()}
         yield from sorted(made, key=lambda one: (order[one.action], depth.get(one.folder, 0), one.folder))
+
+    @cached_property
+    def questions(self) -> tuple[NamedBase, ...]:
+        """Names of repositories that undecided adapters have for base models which are here under other names."""
+        asked: dict[str, list[Adapter]] = {}
+        for one in self.contents.adapters:
+            folder = any(place.endswith(f"/{one.named}") for place in one.maybe)
+            if one.place in self.settled.doubts and one.model is None and names_repo(one.named) and not folder:
+                asked.setdefault(one.named or "", []).append(one)
+        bases = set(self.settled.bases.values())
+        found = []
+        for repo_id, adapters in sorted(asked.items()):
+            near = [{name for name, _ in self.settled.doubts[one.place].near} for one in adapters]
+            fits = [{self._called(name) for name in names & bases} for names in near]
+            if all(fits):
+                candidates, folders = tuple(sorted(set.union(*fits))), tuple(one.place for one in adapters)
+                found.append(NamedBase(repo_id=repo_id, candidates=candidates, folders=folders))
+        return tuple(found)
 
     @cached_property
     def _owners(self) -> Mapping[str, str]:
@@ -171,8 +191,10 @@ class Writing:
             return ImportEntry.model_validate({**known, **said})
         doubt = done.doubts[one.place]
         near = [NearFolder(parent=self._called(reference), why=why) for reference, why in doubt.near]
+        asked = any(one.place in question.folders for question in self.questions)
+        settle = _ANSWER if asked else _SETTLE_ADAPTER
         unsaid: dict[str, object] = {
-            "action": "undecided", "name": name_of(one), "reason": f"{doubt.problem} {_SETTLE_ADAPTER}",
+            "action": "undecided", "name": name_of(one), "reason": f"{doubt.problem} {settle}",
             "code": doubt.problem.code, "candidates": near,
         }  # fmt: skip
         return ImportEntry.model_validate({**known, **unsaid})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from registry.errors import RegistryError, UnavailableError
-from registry.progress import Progress
+from registry.progress import Part, Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import FolderCompared
@@ -63,7 +63,8 @@ class FullModels:
 
     def _measured(self, side: Side, key: str, base: str) -> FullSize | RegistryError | None:
         try:
-            return side.ground.full_size(base, self.contents.models[key].folder, FAR, self.progress)
+            part = Part(self.progress, f"Measuring {key} beside {base}")
+            return side.ground.full_size(base, self.contents.models[key].folder, FAR, part)
         except UnavailableError:
             raise
         except RegistryError as problem:

@@ -53,12 +53,13 @@ def plan_import(
     contents = read_heap(heap, opened, progress)
     there = There.of(target.registry)
     settled = _settle(contents, target, there, private, progress)
-    entries = tuple(Writing(heap, contents, settled, there).entries())
+    writing = Writing(heap, contents, settled, there)
     return ImportDocument(
         registry=target.registry.url,
         source=source if heap.root is None else str(heap.root),
         notices=(_NO_TIMES,) if contents.around is not None and contents.around.of_one_moment else (),
-        entries=entries,
+        questions=writing.questions,
+        entries=tuple(writing.entries()),
     )
 
 
@@ -85,8 +86,10 @@ def _settle(
         if other is None:
             break
         asked.add(other.key)
-        above = _first(_above(contents, best, other.taken), other.key)
-        if other.explains or other.taken not in tried(*above, 1).pending:
+        above = _above(contents, best, other.taken)
+        if not other.explains and not _may_be_merged(above, other):
+            continue
+        if other.explains or other.taken not in tried(*_first(above, other.key), 1).pending:
             best = max(best, tried(*_first(contents, other.key, likely)), key=lambda one: one.quality)
     return best
 
@@ -112,6 +115,18 @@ def _others(contents: Contents, there: There, found: Settled) -> Iterator[_Other
         explains = contents.models[taken[name]].trained and not model.trained
         if explains or key in named:
             yield _Other(key, taken[name], explains)
+
+
+def _may_be_merged(above: Contents, other: _Other) -> bool:
+    """Whether a model may be another one with adapters: it has that one's norms and biases, as merging leaves them.
+
+    A training of the whole model moves nearly all of them. What is of another dtype shows nothing.
+    """
+    if not all(one.is_of_pairs for one in above.adapters):
+        return True
+    one, there = above.models[other.taken].vectors, above.models[other.key].vectors
+    same = [one[name] == there[name] for name in one if name in there and one[name][0] == there[name][0]]
+    return 2 * sum(same) >= len(same)
 
 
 def _first(contents: Contents, key: str, order: Iterable[str] = ()) -> tuple[Contents, list[str]]:

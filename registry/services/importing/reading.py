@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from registry.errors import RegistryError
+from registry.errors import InvalidAdapterError, RegistryError
+from registry.files.header import read_header
 from registry.folders.archives import Opened
 from registry.folders.heap.walk import Found, Heap
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from registry.progress import SILENT, Progress
+from registry.progress import SILENT, Part, Progress
 from registry.schemas import FileEntry
 from registry.services.importing.old_roots import Moved, named_parts
 from registry.services.importing.trainer_notes import began_with
@@ -23,6 +26,7 @@ from registry.transfer.trained_on import TrainedFolder, trained_folder, trained_
 
 _TRAINED: Final = ("trainer_state.json", "training_args.bin", "train_results.json", "all_results.json", "optimizer.pt")
 """What trainers leave beside the weights that they have trained."""
+_PAIRED: Final = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(?!.*\bbias$)(\.|$)")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Model:
     trained: bool = False  # a trainer left its files there
     began_with: frozenset[str] = frozenset()  # the models that it says that it was made of
     run: Path | None = None  # of a checkpoint
+    vectors: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # dtype and digest of norms and biases
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,15 @@ class Adapter:
     def files(self) -> tuple[FileEntry, ...]:
         """Its files, as they were hashed."""
         return tuple(FileEntry(path=one.path, size=one.size, digest=one.digest) for one in self.made.request.files)
+
+    @cached_property
+    def is_of_pairs(self) -> bool:
+        """Whether all that it has are pairs of factors, which change matrices alone: no norm and no bias."""
+        try:
+            entries = read_header(self.made.adapter.head, what=ADAPTER_WEIGHTS, error=InvalidAdapterError).entries
+        except InvalidAdapterError:
+            return False
+        return all(_PAIRED.search(name) is not None for name in entries)
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -87,8 +101,8 @@ def read_heap(heap: Heap, opened: Opened, progress: Progress) -> Contents:
         if one.kind.taken == "model" or one.with_model:
             _read_model(found, one, progress)
     adapters = [one for one in heap.found if one.kind.taken == "adapter"]
-    progress.begin("Reading the adapters", len(adapters))
-    for one in adapters:
+    for number, one in enumerate(adapters, 1):
+        progress.begin(f"Reading {one.place}, {number} of {len(adapters)} adapters", 0)
         try:
             place = one.place if heap.root is None else one.folder
             made = publish_request(
@@ -97,7 +111,6 @@ def read_heap(heap: Heap, opened: Opened, progress: Progress) -> Contents:
             found.adapters.append(Adapter(one, made, trained_on(made.request.config)))
         except RegistryError as problem:
             found.refused.append((one, problem))
-        progress.advance(1)
     found.adapters = list(_with_models(found))
     return found
 
@@ -105,7 +118,7 @@ def read_heap(heap: Heap, opened: Opened, progress: Progress) -> Contents:
 def _read_model(found: Contents, one: Found, progress: Progress) -> None:
     try:
         files = read_model_files(one.folder)
-        index = index_model(files, progress, {})
+        index = index_model(files, Part(progress, one.place), {})
     except RegistryError as problem:
         if not one.with_model:
             found.refused.append((one, problem))
@@ -122,6 +135,11 @@ def _read_model(found: Contents, one: Found, progress: Progress) -> None:
         one.run is not None or any((one.folder / name).exists() for name in _TRAINED),
         began_with(one.folder, files.model.config),
         None if one.run is None else one.folder.parent,
+        {
+            name: (tensor.entry.dtype, tensor.digest)
+            for name, tensor in index.tensors.items()
+            if len(tensor.entry.shape) == 1
+        },
     )
 
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from registry.errors import RegistryError, UnavailableError, UsageError
 from registry.figures import command
-from registry.progress import SILENT, Progress
+from registry.progress import SILENT, Part, Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import FolderCompared
@@ -118,6 +118,7 @@ class Settling:
 
     def _add_base(self, key: str, name: str | None) -> None:
         model = self.contents.models[key]
+        self.progress.begin(f"Looking into {key}, a base model", 0)
         name = name or free_base(wanted_name(_said(key, model.folder), model.repo, dots=True), self._base_names)
         try:
             added = self.private.registry.add_base(name, model.folder, link=True)
@@ -126,8 +127,14 @@ class Settling:
         except RegistryError as problem:
             self.done.refused[key] = problem
             return
+        self._name(name)
         self.done.bases[key] = name
         self.done.compared[key] = fits_itself(key, name, added.base.digest, None)
+
+    def _name(self, base: str) -> None:
+        """Let a base model of the private registry have the names that the other one knows it by."""
+        for repo_id in sorted(self.there.repo_ids.get(base, ())):
+            self.private.registry.also_known_as(base, repo_id)
 
     def _fits(self, key: str) -> bool:
         found = self.done.compared.get(key)
@@ -201,11 +208,9 @@ class Settling:
         """Search for what the models are; whether one was found."""
         count = len(self.done.landed) + len(self._copied)
         searched = [key for key in pending if self._searched.get(key) != count] if self._has_bases else []
-        self.progress.begin("Comparing the models", len(searched))
-        for key in searched:
+        for number, key in enumerate(searched, 1):
             self._searched[key] = count
-            self.done.compared[key] = self._search(self.private, key)
-            self.progress.advance(1)
+            self.done.compared[key] = self._search(self.private, key, f", {number} of {len(searched)}")
         return any(self._fits(key) for key in searched)
 
     @cached_property
@@ -217,8 +222,10 @@ class Settling:
     def _has_bases(self) -> bool:
         return bool(self.done.bases or self._copied)
 
-    def _search(self, side: Side, key: str) -> FolderCompared:
-        return side.ground.searched(TrainedFolder(self.contents.models[key].folder, key), SILENT)
+    def _search(self, side: Side, key: str, count: str = "") -> FolderCompared:
+        part = Part(self.progress, f"Comparing {key}{count}")
+        part.begin("by samples", 0)
+        return side.ground.searched(TrainedFolder(self.contents.models[key].folder, key), part)
 
     def _ask_target(self, pending: Sequence[str]) -> bool:
         """Search among what the registry has; what explains a model is copied into the private one."""
@@ -254,14 +261,15 @@ class Settling:
     def _copy(self, reference: str) -> None:
         if reference not in self._copied:
             self.target.registry.copy(reference, self.private.registry)
+            self._name(Reference.parse(reference).path.base)
             self._copied.add(reference)
 
     def _publish_ready(self) -> bool:
         """Publish what was trained on models that are explained; whether there was anything."""
         ready = [one for one in self._waiting if (key := self._key(one)) is not None and self._fits(key)]
         self._waiting = [one for one in self._waiting if one not in ready]
-        self.progress.begin("Placing the adapters", len(ready))
-        for one in ready:
+        for number, one in enumerate(ready, 1):
+            self.progress.begin(f"Placing {one.place}, {number} of {len(ready)}", 0)
             key = self._key(one)
             refused = self.done.refused.get(key or "")
             if refused is None:
@@ -269,7 +277,6 @@ class Settling:
             else:
                 problem = UsageError(f"It was trained on {one.model}, which is refused: {refused}")
                 self.done.doubts[one.place] = Doubt(problem)
-            self.progress.advance(1)
         return bool(ready)
 
     def _publish(self, one: Adapter, compared: FolderCompared) -> None:

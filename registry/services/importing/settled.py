@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from registry.errors import RegistryError
 from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
-from registry.schemas import FolderCompared, Published
+from registry.schemas import BaseSummary, FolderCompared, Published
 from registry.schemas.publishing import FullSize
 from registry.transfer.publish_tree import Ground
 
@@ -27,6 +29,7 @@ class There:
 
     bases: Mapping[str, str]  # names by the digest of their weights
     revisions: Mapping[str, str]  # references by digest
+    repo_ids: Mapping[str, frozenset[str]]  # under which its base models are known, by name
     taken: frozenset[TreePath]
 
     @classmethod
@@ -34,12 +37,20 @@ class There:
         """Ask a registry."""
         bases = registry.bases()
         revisions = registry.search(all_revisions=True).revisions
+        repo_ids = {one.name: _repo_ids(one) for one in bases}
+        held = Counter(itertools.chain(*repo_ids.values()))  # what is the name of two says nothing
         paths = {one.path for one in revisions} | {one.name for one in bases}
         return cls(
             {one.digest: one.name for one in bases},
             {one.digest: one.reference for one in revisions},
+            {name: frozenset(one for one in ids if held[one] == 1) for name, ids in repo_ids.items()},
             frozenset(TreePath.parse(path) for path in paths),
         )
+
+
+def _repo_ids(base: BaseSummary) -> frozenset[str]:
+    source = (base.source or "").removeprefix("hf:").partition("@")[0]
+    return frozenset({*base.also_known_as, *([source] if source else [])})
 
 
 @dataclass(frozen=True)

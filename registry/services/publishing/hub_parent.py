@@ -262,6 +262,11 @@ def _unknown(place: Place, told: TrainedOn) -> Doubt:
     )
 
 
+def names_repo(name: str | None) -> bool:
+    """Whether a name in a configuration is that of a repository, and not of a folder."""
+    return name is not None and len(name) <= _LONGEST and _REPO_ID.fullmatch(name) is not None
+
+
 def names_source(name: str | None, source: str | None, given: Collection[str] = ()) -> bool | None:
     """Whether the name in a configuration is the repository that a base model was taken from.
 

@@ -196,4 +196,18 @@ IMPORTING: Final = (
         "False",
         "test_a_pickle_is_read_where_it_lies_written_as_safetensors_and_said[in process]",
     ),
+    Mutant(
+        "imports-answers-for-all",
+        "apply_plan:answered",
+        'if one.action == "undecided" and one.folder in parents',
+        'if one.action == "undecided" and False',
+        "test_a_name_of_the_hub_is_one_question_and_one_answer",
+    ),
+    Mutant(
+        "imports-forget-names-of-the-registry",
+        "Settling._name",
+        "for repo_id in sorted(self.there.repo_ids.get(base, ())):",
+        "for repo_id in ():",
+        "test_a_name_of_the_hub_is_one_question_and_one_answer",
+    ),
 )

@@ -440,6 +440,44 @@ def test_a_cache_of_the_hub_is_looked_into(tmp_path: Path, team: LocalRegistry) 
     assert {one.state for one in plan.apply()} == {"published"}
 
 
+def test_a_name_of_the_hub_is_one_question_and_one_answer(heap: PlainHeap, team: LocalRegistry, tmp_path: Path) -> None:
+    """Adapters name the repository of a base model that is here as a folder: the answer brings all of them in."""
+    for name, repo_id in (
+        ("one", "acme/net"),
+        ("two", "acme/net"),
+        ("three", "acme/net-4bit"),
+        ("four", "/gone/net-2"),
+    ):
+        heap.run(name, repo_id, seed=50 + len(name) + ord(name[0]))
+    plan = team.plan_import(heap.folder)
+    asked = {one.repo_id: (one.base, one.candidates, one.folders) for one in plan.document.questions}
+    assert asked == {
+        "acme/net": (None, ("./net",), ("./one", "./two")),
+        "acme/net-4bit": (None, ("./net",), ("./three",)),
+    }
+    entries = {one.folder: one for one in plan.entries}
+    assert "Answer the question at the top" in (entries["./one"].reason or "")
+    assert entries["./four"].action == "undecided"
+    plan.write(tmp_path / "plan.json")
+    document = json.loads((tmp_path / "plan.json").read_text())
+    next(one for one in document["questions"] if one["repo_id"] == "acme/net")["base"] = "./net"
+    (tmp_path / "plan.json").write_text(json.dumps(document))
+    done = {one.folder: one for one in team.apply_import(tmp_path / "plan.json")}
+    assert {done[place].path for place in ("./one", "./two")} == {"net/one", "net/two"}
+    assert {one.state for one in done.values()} == {"published"}
+    assert "./three" not in done
+    assert revision_of(team, "net/one").parent_known_by == "given"
+    assert [one.also_known_as for one in team.bases()] == [("acme/net",)]
+    heap.run("five", "acme/net", seed=70)  # which the registry knows from now on
+    again = team.plan_import(heap.folder)
+    assert planned(again.entries) == {"./five": ("publish", "five", "net")}
+    assert [one.repo_id for one in again.document.questions] == ["acme/net-4bit"]
+    document["questions"][1]["base"] = "./nett"
+    (tmp_path / "plan.json").write_text(json.dumps(document))
+    with pytest.raises(UsageError, match=r"is \./nett, which is no folder of the plan"):
+        team.apply_import(tmp_path / "plan.json")
+
+
 def test_there_must_be_a_folder(idle: LocalRegistry, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="There is no folder"):
         idle.plan_import(tmp_path / "nowhere")

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from registry.bars.terminal import is_terminal
 from registry.cli.exit_codes import NONE, SOME
 from registry.cli.options import Json, Url
 from registry.cli.session import session
 from registry.errors import UsageError
+from registry.figures import counted
 from registry.schemas.parents import level_of
 
 if TYPE_CHECKING:
     from registry.cli.session import Session
+    from registry.progress import Progress
     from registry.schemas import FolderOutcome
 
 
@@ -62,20 +65,32 @@ def _plan(run: Session, source: str, file: str) -> None:
 
     check_file("--plan", file)
     require_new(Path(file))
-    made = run.registry.plan_import(source, progress=run.progress)
+    made = run.registry.plan_import(source, progress=_progress(run))
     made.write(file)
     run.notices(made.document.notices)
     run.answer(made.document, lambda width: plan_lines(made.document, width))
+    for one in made.document.questions:
+        say = counted(len(one.folders), "adapter says that it was", "adapters say that they were")
+        notice = (
+            f"{say} trained on {one.repo_id}, and no base model here has that name. If it is "
+            f"{' or '.join(one.candidates)}, set base to that in the questions of {file}."
+        )
+        run.notices((notice,))
     run.say(f"{file}: {summary(made.document)}.")
     if any(one.action in ("add", "publish", "full") for one in made.entries):
         run.next(("registry", "import", "--apply", file), "brings that in")
+
+
+def _progress(run: Session) -> Progress | bool:
+    """A bar on a terminal; elsewhere a line every ten seconds, since a heap takes minutes."""
+    return run.progress if is_terminal() else True
 
 
 def _apply(run: Session, file: str) -> None:
     from registry.operations.import_plan import read_document
 
     document = read_document(Path(file))
-    outcomes = run.registry.apply_import(document, told=lambda outcome: _tell(run, outcome), progress=run.progress)
+    outcomes = run.registry.apply_import(document, told=lambda outcome: _tell(run, outcome), progress=_progress(run))
     bad = [one for one in outcomes if one.state in ("refused", "blocked")]
     new = sum(one.state == "published" for one in outcomes)
     there = sum(one.state == "existing" for one in outcomes)
@@ -100,6 +115,7 @@ def _tell(run: Session, outcome: FolderOutcome) -> None:
         code = f" ({outcome.code})" if outcome.code else ""
         run.say(f"{outcome.state}: {outcome.folder}{code}: {outcome.message}", GONE)
         return
+    run.notices(outcome.notices)
     answer = outcome.published
     reference = answer.revision.reference if answer else outcome.path or ""
     run.show([(Span(reference, REFERENCE),)])
