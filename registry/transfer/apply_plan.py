@@ -338,6 +338,8 @@ class _Run:
         """The request with its parent: as the weights prove again, or by the word of who edited the plan."""
         place = entry.trained_on
         folder = None if place is None else self._trained_on(place)
+        if entry.proof is None and entry.parent_known_by == "assumed":
+            return made
         if entry.proof is None or place is None or folder is None:
             return made if entry.proof is not None else made.with_request(parent=parent)
         if (problem := self._model_problem(place)) is not None:

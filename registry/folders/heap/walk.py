@@ -69,6 +69,7 @@ class Heap:
     root: Path | None  # None: repositories of a Hub
     found: list[Found] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
+    spare: list[Found] = field(default_factory=list)  # checkpoints that are left, unless something else is made of them
 
 
 def walk_heap(root: Path, opened: Archives) -> Heap:
@@ -88,7 +89,7 @@ def walk_heap(root: Path, opened: Archives) -> Heap:
     walk = _Walk(root, opened)
     walk.enter(folder, 0, None)
     walk.sort_checkpoints()
-    return Heap(root, walk.found, walk.left)
+    return Heap(root, walk.found, walk.left, walk.spare)
 
 
 @dataclass
@@ -97,6 +98,7 @@ class _Walk:
     opened: Archives
     found: list[Found] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
+    spare: list[Found] = field(default_factory=list)
 
     def place(self, folder: Path) -> str:
         """How plans call a folder: by its place below the heap."""
@@ -197,6 +199,7 @@ class _Walk:
     def _leave(self, run: str, several: list[Found], why: str) -> None:
         """Name checkpoints that stay where they are; many of one run together."""
         gone = {one.place for one in several}
+        self.spare += several
         self.found = [one for one in self.found if one.place not in gone]
         if len(several) > _NAMED:
             self.left.append(Left(f"{run}/checkpoint-*", f"{len(several)} checkpoints", f"checkpoints {why}"))

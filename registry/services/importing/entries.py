@@ -17,7 +17,6 @@ from registry.services.importing.reading import Adapter, Contents, Model
 from registry.services.importing.settle import name_of
 from registry.services.importing.settled import Landed, MaybeFull, Settled, There
 from registry.services.importing.trainer_notes import notes_of
-from registry.services.publishing.hub_parent import names_repo
 
 _LOST_LINK = "If an adapter was merged into it that is not here, bring that too and plan again."
 _SETTLE_MODEL = (
@@ -43,7 +42,7 @@ class Writing:
         """What is brought in, parents first; then what is undecided, what is refused, and what stays."""
         done = self.settled
         models = [model for model in self.contents.models.values() if model.digest and not model.with_adapter]
-        made = [*map(self._model, models), *map(self._adapter, self.contents.adapters)]
+        made = [*map(self._model, models), *map(self._adapter, (*self.contents.adapters, *done.kept))]
         made += [self._refused(one, problem) for one, problem in self.contents.refused]
         made += [
             ImportEntry(
@@ -54,6 +53,7 @@ class Writing:
                 code=one.code,
             )
             for one in self.heap.left
+            if all(one.place != kept.place for kept in done.kept)
         ]
         order = {"add": 0, "publish": 1, "full": 1, "undecided": 2, "refused": 3, "skip": 4}
         depth = {place: len(one.path.names) for place, one in done.landed.items()}
@@ -65,9 +65,8 @@ class Writing:
         """Names of repositories that undecided adapters have for base models which are here under other names."""
         asked: dict[str, list[Adapter]] = {}
         for one in self.contents.adapters:
-            folder = any(place.endswith(f"/{one.named}") for place in one.maybe)
-            if one.place in self.settled.doubts and one.model is None and names_repo(one.named) and not folder:
-                asked.setdefault(one.named or "", []).append(one)
+            if one.place in self.settled.doubts and one.repo is not None:
+                asked.setdefault(one.repo, []).append(one)
         bases = set(self.settled.bases.values())
         found = []
         for repo_id, adapters in sorted(asked.items()):
@@ -102,8 +101,8 @@ class Writing:
         what, action, reason, name, code = "model", "undecided", None, None, None
         found = done.compared.get(key)
         near: tuple[NearFolder, ...] = ()
-        if key in done.same_weights:
-            action, reason = "skip", f"it has the same weights as {done.same_weights[key]}"
+        if (same := self.contents.same_weights.get(key)) is not None:
+            action, reason = "skip", f"it has the same weights as {same}"
         elif key in done.refused:
             action, reason, code = "refused", str(done.refused[key]), done.refused[key].code
         elif key in done.bases:
@@ -181,8 +180,8 @@ class Writing:
             "folder": one.place, "what": "adapter", "trained_on": one.model or one.named,
             "metrics": dict(notes.metrics), "annotations": dict(notes.annotations), "files": one.files,
         }  # fmt: skip
-        if one.place in done.same:
-            why = f"it has the same files as {done.same[one.place]}"
+        if (same := self.contents.same.get(one.place)) is not None:
+            why = f"it has the same files as {same}"
             return ImportEntry.model_validate({**known, "action": "skip", "reason": why})
         if (landed := done.landed.get(one.place)) is not None:
             return ImportEntry.model_validate({**known, **self._where(landed)})
@@ -203,6 +202,12 @@ class Writing:
         revision = landed.answer.revision
         if landed.there is not None:
             return {"action": "skip", "reason": f"the registry has it as {landed.there}", "digest": revision.digest}
+        if landed.merged is not None:
+            model, proof = landed.merged
+            why = f"{model} is {self._called(revision.parent)} with this adapter merged into it: {proof}"
+            shown: dict[str, object] = {"reason": why, "parent_known_by": "assumed"}
+            return {"action": "publish", "name": Path.parse(revision.path).name, "digest": revision.digest,
+                    "parent": self._called(revision.parent), **shown}  # fmt: skip
         return {
             "action": "publish",
             "name": Path.parse(revision.path).name,

@@ -14,8 +14,8 @@ from registry.folders.hub.organisation import hub_heap, organisation_of
 from registry.progress import Progress
 from registry.schemas.publishing import ImportDocument
 from registry.services.importing.entries import Writing
-from registry.services.importing.reading import Contents, read_heap
-from registry.services.importing.settle import Settling, order_of
+from registry.services.importing.reading import Contents, order_of, read_heap
+from registry.services.importing.settle import Settling
 from registry.services.importing.settled import Settled, Side, There
 
 _NO_TIMES: Final = (
@@ -107,13 +107,14 @@ def _others(contents: Contents, there: There, found: Settled) -> Iterator[_Other
     """Models near one that was only taken for a base model: adapters were trained on them, or that one was trained."""
     taken = {name: key for key, name in found.bases.items() if contents.models[key].repo is None}
     named = {one.model for one in contents.adapters}
+    merged = any(one.repo is not None and one.place in found.doubts for one in contents.adapters)
     for key in found.pending:
         compared, model = found.compared.get(key), contents.models[key]
         name = "" if compared is None or compared.nearest is None else compared.nearest.partition("/")[0]
         if model.digest is None or name not in taken.keys() - there.bases.values():
             continue
         explains = contents.models[taken[name]].trained and not model.trained
-        if explains or key in named:
+        if explains or merged or key in named:
             yield _Other(key, taken[name], explains)
 
 
@@ -137,5 +138,6 @@ def _first(contents: Contents, key: str, order: Iterable[str] = ()) -> tuple[Con
 def _above(contents: Contents, found: Settled, taken: str) -> Contents:
     """What may be above the model that was taken for a base model, if that is none: what nothing has explained."""
     models = {key: contents.models[key] for key in (*found.pending, taken)}
-    adapters = [one for one in contents.adapters if one.model in models and one.model != taken]
-    return Contents(models, adapters, around=contents.around)
+    on_these = models.keys() - {taken}
+    adapters = [one for one in contents.adapters if one.model in on_these or one.repo is not None]
+    return Contents(models, adapters, contents.spare, around=contents.around)

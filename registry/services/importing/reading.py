@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +17,10 @@ from registry.folders.heap.walk import Found, Heap
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.progress import SILENT, Part, Progress
 from registry.schemas import FileEntry
+from registry.services.importing.names import says_copy
 from registry.services.importing.old_roots import Moved, named_parts
 from registry.services.importing.trainer_notes import began_with
+from registry.services.publishing.hub_parent import names_repo
 from registry.transfer.index import index_model
 from registry.transfer.model_weights import read_model_files
 from registry.transfer.requests import PublishFolder, publish_request
@@ -68,6 +71,12 @@ class Adapter:
         """Its files, as they were hashed."""
         return tuple(FileEntry(path=one.path, size=one.size, digest=one.digest) for one in self.made.request.files)
 
+    @property
+    def repo(self) -> str | None:
+        """The repository that it says that it was trained on, which is not here, as far as that is no folder's name."""
+        folder = any(place.endswith(f"/{self.named}") for place in self.maybe)
+        return self.named if self.model is None and not folder and names_repo(self.named) else None
+
     @cached_property
     def is_of_pairs(self) -> bool:
         """Whether all that it has are pairs of factors, which change matrices alone: no norm and no bias."""
@@ -90,8 +99,49 @@ class Contents:
 
     models: dict[str, Model] = field(default_factory=dict)  # by key
     adapters: list[Adapter] = field(default_factory=list)
+    spare: list[Adapter] = field(default_factory=list)  # checkpoints that come in only if a model is made of them
     refused: list[tuple[Found, RegistryError]] = field(default_factory=list)
     around: Around | None = None  # the files of the heap; None: repositories of a Hub
+
+    @cached_property
+    def same_weights(self) -> Mapping[str, str]:
+        """Copies of models, by key: that of the original, which they are."""
+        first: dict[str, str] = {}
+        for key in sorted(self.models, key=self._original):
+            first.setdefault(self.models[key].digest or key, key)
+        of = {key: first[model.digest or key] for key, model in self.models.items()}
+        return {key: other for key, other in of.items() if other != key}
+
+    @cached_property
+    def _alike(self) -> tuple[tuple[Adapter, ...], ...]:
+        """The adapters with their copies, those first that give their names first."""
+        found: dict[tuple[str, ...], list[Adapter]] = {}
+        for one in sorted(self.adapters, key=lambda one: (one.found.run is not None, *self._original(one.place))):
+            found.setdefault((*one.identity, self.key(one) or ""), []).append(one)
+        return tuple(map(tuple, found.values()))
+
+    @property
+    def originals(self) -> tuple[Adapter, ...]:
+        """The adapters without copies."""
+        return tuple(alike[0] for alike in self._alike)
+
+    @cached_property
+    def same(self) -> Mapping[str, str]:
+        """Copies of adapters, by place: that of the original."""
+        return {copy.place: first.place for first, *copies in self._alike for copy in copies}
+
+    def key(self, adapter: Adapter) -> str | None:
+        """The model that an adapter was trained on, or the original of that copy; an adapter's folder is itself."""
+        return None if adapter.model is None else self.same_weights.get(adapter.model, adapter.model)
+
+    def _original(self, place: str) -> tuple[bool, bool, int]:
+        """Sorts the copy first that gives what it holds its name: one that others were trained on, and no backup."""
+        return not self._uses[place], says_copy(place), -self._uses[place]
+
+    @cached_property
+    def _uses(self) -> Counter[str]:
+        """How many adapters were trained on each folder."""
+        return Counter(one.model for one in self.adapters if one.model is not None)
 
 
 def read_heap(heap: Heap, opened: Opened, progress: Progress) -> Contents:
@@ -100,7 +150,8 @@ def read_heap(heap: Heap, opened: Opened, progress: Progress) -> Contents:
     for one in heap.found:
         if one.kind.taken == "model" or one.with_model:
             _read_model(found, one, progress)
-    adapters = [one for one in heap.found if one.kind.taken == "adapter"]
+    adapters = [one for one in (*heap.found, *heap.spare) if one.kind.taken == "adapter"]
+    spare = {one.place for one in heap.spare}
     for number, one in enumerate(adapters, 1):
         progress.begin(f"Reading {one.place}, {number} of {len(adapters)} adapters", 0)
         try:
@@ -110,8 +161,11 @@ def read_heap(heap: Heap, opened: Opened, progress: Progress) -> Contents:
             )
             found.adapters.append(Adapter(one, made, trained_on(made.request.config)))
         except RegistryError as problem:
-            found.refused.append((one, problem))
-    found.adapters = list(_with_models(found))
+            if one.place not in spare:
+                found.refused.append((one, problem))
+    both = list(_with_models(found))
+    found.adapters = [one for one in both if one.place not in spare]
+    found.spare = [one for one in both if one.place in spare]
     return found
 
 
@@ -184,3 +238,23 @@ def _alike(named: str | None, models: Mapping[str, Model]) -> Iterator[str]:
     for key, model in models.items():
         if parts and model.folder.name == parts[-1]:
             yield key
+
+
+def order_of(models: Mapping[str, Model], adapters: Sequence[Adapter]) -> list[str]:
+    """Keys of models, those first that are most likely base models; proofs decide, the order saves time."""
+    named = [one.model for one in adapters]
+    known = {name for model in models.values() for name in (model.repo, str(model.folder))}
+
+    def likely(key: str) -> tuple[bool, bool, bool, bool, int, float, str]:
+        model = models[key]
+        return (
+            model.receipt,
+            not known.isdisjoint(model.began_with),
+            model.trained,
+            model.repo is None,
+            -named.count(key),
+            model.written,
+            key,
+        )
+
+    return sorted(models, key=likely)

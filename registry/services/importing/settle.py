@@ -8,8 +8,7 @@ the one that searches for lost parents.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +22,8 @@ from registry.reference import Reference
 from registry.schemas import FolderCompared
 from registry.schemas.publishing import FullSize
 from registry.services.importing.full_models import FAR, FullModels, fits_itself
-from registry.services.importing.names import free_base, free_path, says_copy, wanted_name
-from registry.services.importing.reading import Adapter, Contents, Model
+from registry.services.importing.names import free_base, free_path, wanted_name
+from registry.services.importing.reading import Adapter, Contents
 from registry.services.importing.settled import Doubt, Full, Landed, MaybeFull, Settled, Side, There
 from registry.transfer.trained_on import Beside, TrainedFolder
 
@@ -46,6 +45,7 @@ class Settling:
     _asked: set[str] = field(default_factory=set)  # models and adapters that the registry was asked for
     _copied: set[str] = field(default_factory=set)
     _tried: dict[str, dict[str, RegistryError | None]] = field(default_factory=dict)  # paths, by place
+    _subtracted: set[frozenset[str]] = field(default_factory=set)  # base models, adapters and models looked at together
     _paths: dict[TreePath, TreePath] = field(default_factory=dict)  # by private path: the one in the registry
 
     def run(self, order: Sequence[str], roots: int | None = None) -> Settled:
@@ -55,8 +55,8 @@ class Settling:
             order: keys of models, those first that are tried first as base models.
             roots: take at most so many for base models; None: any number.
         """
-        models = self._without_same_weights(order)
-        self._waiting = self._without_copies()
+        models = [key for key in order if key not in self.contents.same_weights]
+        self._waiting = list(self.contents.originals)
         for key in models:
             name = self.there.bases.get(self.contents.models[key].digest or "")
             if name is not None:
@@ -80,41 +80,13 @@ class Settling:
 
     def _goes_on(self, pending: Sequence[str]) -> bool:
         """Place or explain something; False: there is nothing left that proofs can do."""
-        return self._publish_ready() or self._explain(pending) or self._publish_otherwise() or self._ask_target(pending)
-
-    def _without_copies(self) -> list[Adapter]:
-        first: dict[tuple[str, ...], str] = {}
-        waiting = []
-        for one in sorted(
-            self.contents.adapters, key=lambda one: (one.found.run is not None, *self._original(one.place))
-        ):
-            other = first.setdefault((*one.identity, self._key(one) or ""), one.place)
-            if other == one.place:
-                waiting.append(one)
-            else:
-                self.done.same[one.place] = other
-        return waiting
-
-    def _without_same_weights(self, order: Sequence[str]) -> list[str]:
-        """Keys of the models without copies: these are what the original is."""
-        first: dict[str, str] = {}
-        for key in sorted(self.contents.models, key=self._original):
-            digest = self.contents.models[key].digest
-            if digest is not None and first.setdefault(digest, key) != key:
-                self.done.same_weights[key] = first[digest]
-        return [key for key in order if key not in self.done.same_weights]
-
-    def _original(self, place: str) -> tuple[bool, bool, int]:
-        """Sorts the copy first that gives what it holds its name: one that others were trained on, and no backup."""
-        return not self._uses[place], says_copy(place), -self._uses[place]
-
-    @cached_property
-    def _uses(self) -> Counter[str]:
-        """How many adapters were trained on each folder."""
-        return Counter(one.model for one in self.contents.adapters if one.model is not None)
-
-    def _key(self, adapter: Adapter) -> str | None:
-        return None if adapter.model is None else self.done.same_weights.get(adapter.model, adapter.model)
+        return (
+            self._publish_ready()
+            or self._explain(pending)
+            or self._publish_otherwise()
+            or self._ask_target(pending)
+            or self._subtract(pending)
+        )
 
     def _add_base(self, key: str, name: str | None) -> None:
         model = self.contents.models[key]
@@ -183,7 +155,7 @@ class Settling:
         try:
             path = free_path(above, wanted_name(_said(key, model.folder), model.repo, dots=False), self._taken)
             name = None
-            if any(self._key(one) == key for one in self._waiting):
+            if any(self.contents.key(one) == key for one in self._waiting):
                 name = free_base(path.name, {*self._base_names, *self.there.bases.values()})
                 digest = self.private.registry.add_base(name, model.folder, link=True).base.digest
                 self.done.compared[key] = fits_itself(key, name, digest, self.done.compared.get(key))
@@ -266,11 +238,11 @@ class Settling:
 
     def _publish_ready(self) -> bool:
         """Publish what was trained on models that are explained; whether there was anything."""
-        ready = [one for one in self._waiting if (key := self._key(one)) is not None and self._fits(key)]
+        ready = [one for one in self._waiting if (key := self.contents.key(one)) is not None and self._fits(key)]
         self._waiting = [one for one in self._waiting if one not in ready]
         for number, one in enumerate(ready, 1):
             self.progress.begin(f"Placing {one.place}, {number} of {len(ready)}", 0)
-            key = self._key(one)
+            key = self.contents.key(one)
             refused = self.done.refused.get(key or "")
             if refused is None:
                 self._publish(one, self.done.compared[key or ""])
@@ -296,13 +268,16 @@ class Settling:
         elif problem is not None:
             self.done.refused[one.place] = problem
 
-    def _try(self, one: Adapter, above: TreePath, compared: FolderCompared | None) -> RegistryError | None:
-        """Publish an adapter below a path of the private registry; the error, if it can't be."""
+    def _try(
+        self, one: Adapter, above: TreePath, compared: FolderCompared | None, *, given: bool = False
+    ) -> RegistryError | None:
+        """Publish an adapter below a path of the private registry, ``given`` or proven; the error, if it can't be."""
         try:
             target = free_path(self._paths.get(above, above), name_of(one), self._taken)
             path = TreePath(above.base, (*above.names, target.name))
             adapter = replace(one.made.adapter, trained_on=None)
-            made = replace(one.made, adapter=adapter).with_request(path=str(path), compared=compared)
+            word = {"parent": str(above), "skip_parent_check": True, "find_parent": False} if given else {}
+            made = replace(one.made, adapter=adapter).with_request(path=str(path), compared=compared, **word)
             answer = self.private.ground.publish(made, SILENT)
         except UnavailableError:
             raise
@@ -325,6 +300,61 @@ class Settling:
                     self._waiting.remove(one)
                     break
         return len(self.done.landed) > before
+
+    def _subtract(self, pending: Sequence[str]) -> bool:
+        """Place adapters by models that they were merged into: less the base model, such a model is what they add.
+
+        Of those that name a repository which is not here. Each is tried on every base model, and stays below the one
+        with which it makes a model here, every bit of it. So do checkpoints that would be left, on what they were
+        trained on.
+        """
+        models = [key for key in pending if self.contents.models[key].digest is not None]
+        spare = [one for one in self._spare if one not in self.done.kept]
+        waiting = [one for one in (*self._waiting, *spare) if one.repo is not None]
+        ready = [one for one in spare if (key := self.contents.key(one)) is not None and key in self.done.compared]
+        ready = [one for one in ready if self.done.compared[self.contents.key(one) or ""].is_equal]
+        bases = sorted(set(self.done.bases.values()))
+        looked_at = frozenset([*bases, *models, *(one.place for one in (*waiting, *ready))])
+        if not models or not (waiting or ready) or looked_at in self._subtracted:
+            return False
+        self._subtracted.add(looked_at)
+        for one in ready:
+            self._publish(one, self.done.compared[self.contents.key(one) or ""])
+            self.done.doubts.pop(one.place, None)
+            self.done.refused.pop(one.place, None)
+        if self._keep_merged([one for one in ready if one.place in self.done.landed], models):
+            return True
+        return any(self._subtract_base(base, waiting, models) for base in bases)
+
+    def _subtract_base(self, base: str, waiting: Sequence[Adapter], models: Sequence[str]) -> bool:
+        tried = [one for one in waiting if self._try(one, TreePath(base), None, given=True) is None]
+        for one, shown in (kept := self._keep_merged(tried, models)):
+            self.done.landed[one.place] = replace(self.done.landed[one.place], merged=shown)
+        return bool(kept)
+
+    def _keep_merged(self, tried: Sequence[Adapter], models: Sequence[str]) -> list[tuple[Adapter, tuple[str, str]]]:
+        """Keep those of some adapters in the private registry that a model here is made of, with it and how equal."""
+        paths = {self.done.landed[one.place].answer.revision.path: one for one in tried}
+        kept: list[tuple[Adapter, tuple[str, str]]] = []
+        for key in models if paths else ():
+            found = self._search(self.private, key)
+            if not found.is_equal or len({one.weights for one in found.fitting}) > 1:
+                continue
+            one = paths.pop(str(Reference.parse(found.fitting[0].reference).path), None)
+            if one is not None:
+                kept.append((one, (key, found.proof or "")))
+        for path, one in paths.items():
+            self.private.registry.delete(self.done.landed.pop(one.place).answer.revision.reference)
+            del self._paths[TreePath.parse(path)]
+        self._waiting = [one for one in self._waiting if one.place not in self.done.landed]
+        self.done.kept += [one for one, _ in kept if one in self._spare]
+        return kept
+
+    @cached_property
+    def _spare(self) -> list[Adapter]:
+        """Checkpoints that are left, and are no copies of what is not."""
+        known = {one.identity for one in self.contents.adapters}
+        return [one for one in self.contents.spare if one.identity not in known]
 
     def _of_receipt(self, one: Adapter) -> Iterator[str]:
         """The path of the private registry that the receipt of an export says the adapter goes on, if it is there."""
@@ -369,10 +399,10 @@ class Settling:
         self.done.doubts[one.place] = Doubt(why, (*maybe, *fits))
 
     def _doubt(self, one: Adapter) -> Doubt:
-        found, model = self.done.compared.get(self._key(one) or ""), self.contents.models[one.model or ""]
+        found, model = self.done.compared.get(self.contents.key(one) or ""), self.contents.models[one.model or ""]
         near = () if found is None else tuple((each.reference, _away(each.distance)) for each in found.near)
-        if self._key(one) in self.done.maybe_full:
-            near = ((self._key(one) or "", "it was trained on that folder, which is undecided"), *near)
+        if self.contents.key(one) in self.done.maybe_full:
+            near = ((self.contents.key(one) or "", "it was trained on that folder, which is undecided"), *near)
         why = f"It was trained on {one.words}, and nothing here makes those weights."
         if found is not None and found.order:
             why = f"{one.words} was made by merging {' then '.join(found.order)}, and no path has that order."
@@ -398,7 +428,9 @@ class Settling:
         """Search once more for models that were explained early: something published later may equal them as well."""
         count = len(self.done.landed) + len(self._copied)
         for key, before in list(self.done.compared.items()):
-            used = [one for one in self.contents.adapters if self._key(one) == key and one.place in self.done.landed]
+            used = [
+                one for one in self.contents.adapters if self.contents.key(one) == key and one.place in self.done.landed
+            ]
             itself = key in self.done.bases or key in self.done.full
             if not used or itself or self._searched.get(key) == count or not before.is_equal:
                 continue
@@ -444,23 +476,3 @@ def _said(place: str, folder: Path) -> str:
 
 def _away(distance: float) -> str:
     return f"{100 * distance:.3g} % of its norm away"
-
-
-def order_of(models: Mapping[str, Model], adapters: Sequence[Adapter]) -> list[str]:
-    """Keys of models, those first that are most likely base models; proofs decide, the order saves time."""
-    named = [one.model for one in adapters]
-    known = {name for model in models.values() for name in (model.repo, str(model.folder))}
-
-    def likely(key: str) -> tuple[bool, bool, bool, bool, int, float, str]:
-        model = models[key]
-        return (
-            model.receipt,
-            not known.isdisjoint(model.began_with),
-            model.trained,
-            model.repo is None,
-            -named.count(key),
-            model.written,
-            key,
-        )
-
-    return sorted(models, key=likely)

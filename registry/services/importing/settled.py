@@ -12,6 +12,7 @@ from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
 from registry.schemas import BaseSummary, FolderCompared, Published
 from registry.schemas.publishing import FullSize
+from registry.services.importing.reading import Adapter
 from registry.transfer.publish_tree import Ground
 
 
@@ -60,6 +61,7 @@ class Landed:
     answer: Published
     path: TreePath  # in the registry that is imported into
     there: str | None  # reference of the same revision there
+    merged: tuple[str, str] | None = None  # the only thing that shows its parent: a model that is both, and how equal
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,7 @@ class Settled:
     landed: dict[str, Landed] = field(default_factory=dict)  # adapters by place
     doubts: dict[str, Doubt] = field(default_factory=dict)  # by place
     refused: dict[str, RegistryError] = field(default_factory=dict)  # by place
-    same: dict[str, str] = field(default_factory=dict)  # copies of adapters, by place: that of the original
-    same_weights: dict[str, str] = field(default_factory=dict)  # copies of models, by key: that of the original
+    kept: list[Adapter] = field(default_factory=list)  # checkpoints that come in, since a model is made of them
     pending: list[str] = field(default_factory=list)  # keys of models that no path explains, full fine-tunes among them
 
     def compared_with(self, key: str) -> tuple[FolderCompared, ...]:

@@ -121,7 +121,7 @@ IMPORTING: Final = (
     ),
     Mutant(
         "imports-names-of-backups",
-        "Settling._original",
+        "Contents._original",
         "return not self._uses[place], says_copy(place), -self._uses[place]",
         "return False, False, 0",
         "test_copies_take_neither_names_nor_what_was_trained_on_the_original",
@@ -209,5 +209,19 @@ IMPORTING: Final = (
         "for repo_id in sorted(self.there.repo_ids.get(base, ())):",
         "for repo_id in ():",
         "test_a_name_of_the_hub_is_one_question_and_one_answer",
+    ),
+    Mutant(
+        "imports-keep-what-no-merge-shows",
+        "Settling._keep_merged",
+        "for path, one in paths.items():",
+        "for path, one in list[tuple[str, Adapter]]():",
+        "test_an_adapter_its_base_and_its_merged_folder_place_each_other",
+    ),
+    Mutant(
+        "imports-settle-again-for-other-norms",
+        "plan:_may_be_merged",
+        "return 2 * sum(same) >= len(same)",
+        "return True",
+        "test_a_heap_is_settled_once_where_a_model_has_other_norms",
     ),
 )

@@ -11,7 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Made:
     """An adapter of the heap: its folder, its parent's folder (None: nothing here is), and its path's adapters."""
 
     folder: Path
-    trained_on: Path
+    trained_on: Path | str
     parent: Path | None
     adapters: tuple[Path, ...]
 
@@ -49,6 +49,7 @@ class DrawnHeap:
         self.base = llama_base(self.place("models"), seed=seed, **self.sizes)
         self.stranger = llama_base(self.place("models"), seed=seed + 1000, **self.sizes)
         self.made: list[Made] = []
+        self.copies: dict[Path, Path] = {}  # by the copy
         for _ in range(3):
             one = self.adapter(self.base.folder, self.base.folder, ())
             if self.random.random() < 0.8:
@@ -63,7 +64,13 @@ class DrawnHeap:
         return self.root / above / f"{self.random.choice('abcdefgh')}{self.count}"
 
     def adapter(
-        self, trained_on: Path, parent: Path | None, adapters: tuple[Path, ...], base: Base | None = None
+        self,
+        trained_on: Path | str,
+        parent: Path | None,
+        adapters: tuple[Path, ...],
+        base: Base | None = None,
+        *,
+        trained: bool = True,
     ) -> Made:
         """A drawn adapter that says that it was trained on a folder."""
         draw = self.random
@@ -72,9 +79,10 @@ class DrawnHeap:
             r=draw.choice([1, 2, 4]),
             rslora=draw.random() < 0.3,
             dora=draw.random() < 0.1,
-            scale=draw.choice([0.05, 0.1, 0.3]),
+            scale=draw.choice([0.05, 0.1, 0.3]) if trained else 0.0,
             seed=draw.randrange(10**6),
         )
+        recipe = recipe if trained else replace(recipe, dora=False)
         folder = write_recipe(self.place("runs"), base or self.base, recipe)
         config = folder / "adapter_config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(trained_on)}))
@@ -106,6 +114,29 @@ class DrawnHeap:
             sums = dtype == "F32" and not any(map(_rescales, one.adapters))  # real numbers, in any order
             same = sums or _bits(turned) == _bits(self.merged(one.adapters, dtype=dtype))
             self.adapter(turned, one.folder if same else None, one.adapters)
+        self._untrained()
+        self._copied()
+        self._merged_beside()
+
+    def _untrained(self) -> None:
+        """Two that were never trained, and one that was, on a copy of the base model in another dtype."""
+        for _ in range(2):
+            self.adapter(self.base.folder, self.base.folder, (), trained=False)
+        self.adapter(self.merged([], dtype="F32"), self.base.folder, ())
+
+    def _copied(self) -> None:
+        """A backup of an adapter, on one of which something was trained; in half of the heaps on both."""
+        one = self.random.choice(self.made[:3])
+        copy = self.root / "backup" / one.folder.name
+        self.copies[shutil.copytree(one.folder, copy)] = one.folder
+        self.adapter(copy, one.folder, one.adapters)
+        if self.random.random() < 0.5:
+            self.adapter(one.folder, one.folder, one.adapters)
+
+    def _merged_beside(self) -> None:
+        """As axolotl leaves them: an adapter that names a repository which is not here, and what it was merged into."""
+        one = self.adapter("acme/tiny", self.base.folder, ())
+        self.adapter(self.merged(one.adapters), one.folder, one.adapters)
 
     def truth(self, folder: str) -> str | None:
         """The place of the true parent of the adapter at a place."""
@@ -114,10 +145,14 @@ class DrawnHeap:
 
     def is_parent(self, folder: str, parent: str | None) -> bool:
         """Whether that is the true parent; a model that no path makes is one itself, where it comes in as a whole."""
-        return parent == (self.truth(folder) or self._place(self._made(folder).trained_on))
+        made = self._made(folder)
+        true = made.parent or self.root / made.trained_on
+        found = None if parent is None else self.root / parent
+        return found is not None and self.copies.get(found, found) == self.copies.get(true, true)
 
     def _made(self, folder: str) -> Made:
-        return next(made for made in self.made if made.folder == self.root / folder)
+        place = self.root / folder
+        return next(made for made in self.made if made.folder == self.copies.get(place, place))
 
     def _place(self, folder: Path) -> str:
         return f"./{folder.relative_to(self.root).as_posix()}"

@@ -17,6 +17,8 @@ from registry.operations.registry import Registry
 from registry.schemas import RevisionSummary
 from registry.schemas.publishing import ImportDocument, ImportEntry
 from registry.services.importing.names import says_copy
+from registry.services.importing.settle import Settling
+from registry.services.importing.settled import Settled
 from registry.services.local import LocalRegistry
 from tests.kit.serving import ServedRegistry
 from tests.services.importing.plain_heap import PlainHeap, state_of
@@ -476,6 +478,64 @@ def test_a_name_of_the_hub_is_one_question_and_one_answer(heap: PlainHeap, team:
     (tmp_path / "plan.json").write_text(json.dumps(document))
     with pytest.raises(UsageError, match=r"is \./nett, which is no folder of the plan"):
         team.apply_import(tmp_path / "plan.json")
+
+
+def test_an_adapter_its_base_and_its_merged_folder_place_each_other(heap: PlainHeap, team: LocalRegistry) -> None:
+    """As axolotl leaves them: the adapter names a repository that is not here. What was trained on the merge has it."""
+    heap.save("other", {name: -one for name, one in heap.values(heap.base.folder).items()})
+    out = heap.run("out", "acme/tiny", seed=61)
+    shutil.move(heap.stepwise("out-merged", [out]), out / "merged")
+    heap.run("on-merged", out / "merged", seed=62)
+    heap.run("unmerged", "acme/tiny", seed=63)
+    heap.run("never-trained", "acme/tiny", seed=64, size=0.0)
+    plan = team.plan_import(heap.folder)
+    entries = {one.folder: one for one in plan.entries}
+    assert planned(plan.entries) == TREE | {
+        "./other": ("add", "other", None),
+        "./out": ("publish", "out", "./net"),
+        "./on-merged": ("publish", "on-merged", "./out"),
+    }
+    assert (entries["./out"].proof, entries["./out"].parent_known_by) == (None, "assumed")
+    assert "./out/merged is ./net with this adapter merged into it: equal in 4" in (entries["./out"].reason or "")
+    assert entries["./out/merged"].what == "merged model"
+    assert entries["./on-merged"].parent_known_by == "compared"
+    assert [one.folders for one in plan.document.questions] == [("./never-trained", "./unmerged")]
+    assert {one.state for one in plan.apply()} == {"published"}
+    assert revision_of(team, "net/out").parent_known_by == "assumed"
+    assert revision_of(team, "net/out/on-merged").parent_known_by == "compared"
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_a_model_is_made_of_comes_in(heap: PlainHeap, team: LocalRegistry) -> None:
+    """Of its run another one is taken; what was trained on its merge has it for its parent."""
+    run = heap.checkpoints("stopped", heap.base.folder, best=10)
+    heap.run("on-20", heap.stepwise("merged-20", [run / "checkpoint-20"]), seed=91)
+    heap.checkpoints("other", heap.on_support, best=10)
+    plan = team.plan_import(heap.folder)
+    names = planned(plan.entries)
+    assert names["./stopped/checkpoint-10"] == ("publish", "stopped", "./net")
+    assert names["./stopped/checkpoint-20"] == ("publish", "stopped-2", "./net")
+    assert names["./on-20"] == ("publish", "on-20", "./stopped/checkpoint-20")
+    assert "./other/checkpoint-20" not in names
+    assert len([one for one in plan.entries if one.folder == "./stopped/checkpoint-20"]) == 1
+    assert {one.state for one in plan.apply()} == {"published"}
+
+
+def test_a_heap_is_settled_once_where_a_model_has_other_norms(
+    heap: PlainHeap, team: LocalRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Merging leaves norms alone: a full fine-tune that adapters were trained on is not tried as the base model."""
+    runs, run = list[int](), Settling.run
+
+    def counted(self: Settling, order: list[str], roots: int | None = None) -> Settled:
+        runs.append(len(order))
+        return run(self, order, roots)
+
+    monkeypatch.setattr(Settling, "run", counted)
+    heap.run("on-tuned", heap.tuned("tuned"), seed=81)
+    entries = {one.folder: one for one in team.plan_import(heap.folder).entries}
+    assert (entries["./tuned"].action, entries["./on-tuned"].parent) == ("full", "./tuned")
+    assert runs == [4]
 
 
 def test_there_must_be_a_folder(idle: LocalRegistry, tmp_path: Path) -> None:
