@@ -6,8 +6,10 @@ folder, has to be new; lines break as on the page if its name is about as long a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import socket
 import sys
 import tomllib
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 from registry.app import hub_settings
 from tests.journeys import pages, warm
 from tests.journeys.pages import Ran
-from tests.kit.servers_home import Home, free_port
+from tests.kit.servers_home import Home
 from tests.kit.servers_shared import SharedServers
 from tests.root import ROOT
 
@@ -31,7 +33,7 @@ def test_every_line_of_the_tutorial(
     tmp_path: Path, own_home: Home, shared_servers: SharedServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = PAGE.read_text(encoding="utf-8")
-    page, port = pages.read(text), str(free_port())
+    page, port = pages.read(text), str(_port_for_later())
     home, clone = Path(os.environ.get("WRITE_TUTORIAL", tmp_path / "home")), tmp_path / "clone"
     for folder in (home, clone):
         folder.mkdir()
@@ -57,6 +59,16 @@ def test_every_line_of_the_tutorial(
     )
     assert (clone / "pip-asked").read_text() == "install .[demo]\n"
     assert "demo" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+def _port_for_later() -> int:
+    """A free port that the system hands to nobody by itself: the page's service begins a minute after this."""
+    first = 10_000 + os.getpid() % 10_000  # below those of outgoing connections
+    for port in range(first, first + 1000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def assert_asked_alike(answers: list[str]) -> None:
