@@ -57,7 +57,7 @@ INSTEAD: Final[dict[str, str]] = {
     **dict.fromkeys(("mv", "move"), _RENAME),
     **dict.fromkeys(("rm", "rmi", "remove", "del"), _DELETE),
     **dict.fromkeys(("ls", "list", "dir", "models", "images"), _LIST),
-    **dict.fromkeys(("push", "upload", "add", "save", "commit", "register", "log-model"), _ADD),
+    **dict.fromkeys(("push", "upload", "add", "save", "commit", "register", "log-model", "upload-large-folder"), _ADD),
     **dict.fromkeys(("init", "create", "new"), _MAKE),
     **dict.fromkeys(("repo", "repos", "repo-files"), _PATHS),
     **dict.fromkeys(("pull", "download", "get", "load"), _FETCH),
@@ -72,10 +72,10 @@ INSTEAD: Final[dict[str, str]] = {
     **dict.fromkeys(("revert", "reset", "rollback", "yank", "deprecate", "unpublish"), _BACK),
     "cherry-pick": _REBASE,
     **dict.fromkeys(("branch", "checkout", "switch"), _BRANCH),
-    **dict.fromkeys(("runs", "experiments", "sweep", "log-metric", "metrics"), _METRICS),
+    **dict.fromkeys(("runs", "experiment", "experiments", "sweep", "log-metric", "metrics"), _METRICS),
     **dict.fromkeys(("validate", "lint", "test"), _CHECK),
     **dict.fromkeys(("run", "chat", "complete", "generate", "predict", "infer", "bench", "train", "eval"), _RUN),
-    **dict.fromkeys(("start", "server", "ui", "web", "open", "dashboard"), _SERVE),
+    **dict.fromkeys(("start", "server", "ui", "gui", "web", "open", "dashboard"), _SERVE),
     "auth": _WHO,
     "status": "`registry whoami` shows which registry is in use, and as whom",
     **dict.fromkeys(
@@ -84,7 +84,7 @@ INSTEAD: Final[dict[str, str]] = {
         "in use",
     ),
     **dict.fromkeys(("prune", "clean", "cleanup"), _CLEAN),
-    **dict.fromkeys(("merge", "convert", "quantize", "quantise"), _MERGED),
+    **dict.fromkeys(("merge", "convert"), _MERGED),
     "compose": "`registry fetch REF -o DIR` writes the composed adapter into a folder",
     "find": "`registry search TEXT` finds revisions",
     **dict.fromkeys(
@@ -96,6 +96,8 @@ INSTEAD: Final[dict[str, str]] = {
         ("ps", "system"),
         "`registry health` shows how a service is, `registry jobs` what it works at, `registry du` sizes",
     ),
+    **dict.fromkeys(("quantize", "quantise"), "nothing is quantised here, and " + _MERGED + " to quantise"),
+    **dict.fromkeys(("delete-tag", "remove-tag"), "`registry untag PATH TAG` removes a tag"),
     "logs": "`registry events` lists what happened, `registry log PATH` the revisions of an adapter",
     "bases": "`registry base list` lists the base models",
     "tokens": _TOKENS,
@@ -328,6 +330,8 @@ class Group(TyperGroup):
             words = " ".join([*ctx.command_path.split()[1:], args[0]])
             if words in INSTEAD:
                 raise UsageError(f"There is no command {words!r}: {INSTEAD[words]}.")
+            if "/" in args[0]:
+                raise UsageError(f"A command comes before {args[0]!r}: `{ctx.command_path} --help` lists them.")
             how = near(args[0], self.commands) or f" `{ctx.command_path} --help` lists them."
             raise UsageError(f"There is no command {words!r}.{how}")
         return super().resolve_command(ctx, args)

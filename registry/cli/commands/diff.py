@@ -61,7 +61,9 @@ def diff(
     from registry.schemas.views import nothing_compared, nothing_paired
 
     if a is not None and b is None and ".." in a:
-        raise UsageError(f"Two revisions are compared as two words: registry diff {' '.join(a.split('..'))}")
+        raise UsageError(
+            f"Two revisions are compared as two words: registry diff {a.replace('...', '..').replace('..', ' ')}"
+        )
     if (a is None or b is None) if matrix is None else (a is not None):
         raise UsageError(
             "Two revisions are compared, or all children of a path; give registry diff A B or registry diff --matrix "
