@@ -21,9 +21,8 @@ from registry.http.payloads import JSON
 from registry.http.reads import ReadRoute
 from registry.http.request.bounds import BoundsMiddleware
 from registry.http.request.limits import Limits
-from registry.http.request.logs import log_to_stderr
 from registry.http.request.metrics import Metrics
-from registry.http.request.middleware import RequestMiddleware
+from registry.http.request.middleware import RequestMiddleware, log_to_stderr
 from registry.http.service import build
 from registry.http.threads import ReaderThreads
 from registry.http.wire.webserver import Server, listen

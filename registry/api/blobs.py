@@ -10,9 +10,9 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from registry.api.openapi import octets, problems
 from registry.api.parameters import from_query
 from registry.digest import hex_of
+from registry.http.artifacts import redirect_to_store
 from registry.http.dependencies import RequestRegistry, service_of
 from registry.http.reads import ReadRoute
-from registry.http.redirects import redirect_to_store
 from registry.http.wire.bodies import FileBody
 from registry.schemas.protocol import API
 from registry.schemas.requests import ReferenceRequest

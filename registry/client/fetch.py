@@ -26,7 +26,7 @@ from registry.schemas.form import MeasuredRows
 from registry.schemas.kinds import KINDS, check_options
 from registry.schemas.renaming import old_name_notices
 from registry.transfer.fetch import FetchSource, write_artifact
-from registry.transfer.receipts import receipt_of
+from registry.transfer.receipt_check import receipt_of
 
 _WORTH_RESUMING: Final = 16 << 20
 

@@ -1,30 +1,33 @@
-"""The registry over HTTP: `registry.operations.registry.Registry` and `registry.operations.transfer.Transfer`."""
+"""The registry over HTTP: `registry.operations.registry.Registry` and `registry.operations.transfer.Transfer`.
+
+Plans and publishes one folder of a nested one over HTTP.
+
+Verifies a fetched folder against a service: byte by byte, or by tensor if the arithmetic differs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from registry.client.arithmetic import MakeArithmetic, Planner, needed
-from registry.client.artifacts import RemoteArtifact, plan_artifact
+from registry.client.arithmetic import MakeArithmetic, Planner, missing, needed
+from registry.client.artifacts import RemoteArtifact, measured_by_service, plan_artifact
 from registry.client.calls import do, listed
 from registry.client.download.blobs import RemoteBlob, open_blob
 from registry.client.fetch import Fetching
 from registry.client.http.retry import RetryPolicy
 from registry.client.http.transport import Transport
-from registry.client.nested import RemoteGround
 from registry.client.parents import ParentFolders
-from registry.client.publish import (
-    add_base_folder,
-    publish_folder,
-)
+from registry.client.publish import add_base_folder, plan_publish, publish_folder
 from registry.client.uploads import Uploads
-from registry.client.verify import verify
-from registry.errors import UsageError
+from registry.errors import NotFoundError, UnavailableError, UsageError
 from registry.files.source import ByteSource
 from registry.folders.cache import FetchCache
+from registry.folders.receipts import receipt_in
+from registry.folders.scan import EXACT
 from registry.operations.arguments import check_order
 from registry.operations.exports import Export
 from registry.operations.last_opened import LastOpened
@@ -34,27 +37,146 @@ from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import FullModel, Publication
 from registry.operations.registry import Registry
 from registry.progress import SILENT, Progress
-from registry.reference import check_base_name
+from registry.reference import Path as TreePath
+from registry.reference import Reference, check_base_name, hub_name
 from registry.schemas import (
     BaseAdded,
     Copied,
     Fetched,
+    FolderCompared,
     Identity,
     Options,
     Published,
+    PublishPreview,
+    Resolved,
+    Shown,
     Verified,
 )
-from registry.schemas.bundles import BlobEntry
+from registry.schemas.bundles import ArtifactPlan, BlobEntry
 from registry.schemas.cards import Exported
 from registry.schemas.form import MeasuredRows
 from registry.schemas.parents import Identified
-from registry.schemas.publishing import ImportDocument
+from registry.schemas.publishing import FullSize, ImportDocument
+from registry.schemas.receipt import rendering_digest
 from registry.schemas.use import Interface
+from registry.transfer.compare import check_base, check_plan, verified
 from registry.transfer.copy import copy
 from registry.transfer.folders import PublishingFolders
 from registry.transfer.full_folder import MadeOfFull, extracted
-from registry.transfer.requests import base_request, request_of
+from registry.transfer.receipt_check import Ours
+from registry.transfer.requests import PublishFolder, base_request, preview, request_of
+from registry.transfer.trained_on import UNTIMED, TrainedFolder
 from registry.version import __version__
+
+
+def verify(
+    transport: Transport, folder: Path, *, arithmetic: MakeArithmetic | None, room: Path, progress: Progress
+) -> Verified:
+    """Check a fetched folder; see `registry.operations.registry.Registry.verify`.
+
+    Raises:
+        NotFoundError: the folder has no receipt, or the service lacks what the receipt names.
+        IntegrityError: the receipt is not one, or its plan is not the service's plan of that lineage.
+        UnavailableError: ``numerics``: the folder was made with another arithmetic, and comparing needs torch.
+    """
+    receipt = receipt_in(folder)
+    since = None if receipt.since is None else _by_digest(receipt.since, receipt.plan.since)
+    # By digest: numbers and names may be another registry's.
+    ref = _by_digest(receipt.reference, receipt.tip)
+    options = receipt.options.model_copy(update={"since": since})
+    plan = plan_artifact(transport, ref, options, is_use=False)
+    check_base(receipt, plan.base, plan.plan.base)
+    check_plan(folder, receipt, plan.plan_digest)
+    ours = _ours(transport, plan)
+    if (why := ours.not_exact(receipt)) is not None and arithmetic is None:
+        raise UnavailableError(
+            f"{folder} was {why}, so bytes can't be compared, and {missing()}, which compares values, is not installed "
+            f"here: pip install {missing()}.",
+            code="numerics",
+        )
+    with RemoteArtifact(transport, plan, options, arithmetic=arithmetic, room=room) as artifact:
+        compare = None if why is None else needed(arithmetic, "compare values").comparison
+        fidelity = measured_by_service(transport, plan)
+        answer = verified(folder, receipt, artifact.files, ours, compare, lambda: fidelity, progress)
+        return answer.model_copy(update={"fidelity": fidelity})
+
+
+def _ours(transport: Transport, plan: ArtifactPlan) -> Ours:
+    """What the service says of the artifact, with the name in its README.md that gives the service's rendering."""
+    made_of = (plan.plan_digest, plan.artifact_format, plan.numerics)
+    known = True
+    for name in _names(transport, plan):
+        if rendering_digest(*made_of, name) == plan.rendering:
+            break
+    else:
+        known, name = False, None
+    return Ours(plan, transport.url, [file.path for file in plan.files], name, base_model_known=known)
+
+
+def _names(transport: Transport, plan: ArtifactPlan) -> Iterator[str | None]:
+    """What README.md may call the model: nothing, the repo id of what it goes on in the views, or its repo on a Hub."""
+    yield None
+    below = plan.base if plan.since is None else str(Reference.parse(plan.since).path)
+    yield TreePath.parse(below).repo_id
+    with suppress(NotFoundError):  # a token may see the revision alone
+        yield hub_name(plan.base, transport.get("/revisions", Shown, ref=plan.base).base.source)
+
+
+def _by_digest(reference: str, digest: str | None) -> str:
+    path = Reference.parse(reference).path
+    return str(TreePath(path.base)) if digest is None else str(Reference(path, digest_prefix=digest))
+
+
+@dataclass(frozen=True)
+class RemoteGround:
+    """A service, and what this machine can check itself."""
+
+    transport: Transport
+    arithmetic: MakeArithmetic | None
+    folders: ParentFolders
+
+    def plan(self, folder: PublishFolder, progress: Progress) -> PublishPreview:
+        # The weights of a parent that is only planned can't be read anywhere.
+        request, trained_on = folder.request, folder.adapter.trained_on
+        planned = request.nested and trained_on is not None and not self._is_there(request.parent)
+        if not planned:
+            folder = self.folders.compared(folder, progress)
+        plan = plan_publish(self.transport, folder.request)
+        return preview(folder, plan, self.transport.url, self._unchecked(folder, progress, compared=not planned))
+
+    def _is_there(self, parent: str | None) -> bool:
+        try:
+            self.transport.get("/resolve", Resolved, ref=parent)
+        except NotFoundError:
+            return False
+        return True
+
+    def _unchecked(self, folder: PublishFolder, progress: Progress, *, compared: bool) -> Iterator[str]:
+        """The checks left to the service, which reads no weights before they are published."""
+        if folder.adapter.form is EXACT:
+            yield "whether its values are finite and not its parent's: the service checks that when it is published"
+            return
+        if self.arithmetic is None:
+            yield "whether all weights are finite: torch is not installed here"
+        else:
+            self.arithmetic().check_finite(folder.adapter.weights.file, progress)
+        if not compared:
+            yield "whether the folder that it was trained on is that of its parent, which is not published yet"
+        yield "notices about its weights: the service looks for them when they are published"
+        yield "whether its weights fit those of its lineage: the service checks that when they are published"
+
+    def publish(self, folder: PublishFolder, progress: Progress) -> Published:
+        return publish_folder(self.transport, self.folders.compared(folder, progress), progress)
+
+    def searched(self, folder: TrainedFolder, progress: Progress) -> FolderCompared:
+        return self.folders.searched(folder, UNTIMED, progress)
+
+    def full_size(self, base: str, folder: Path, far: float, progress: Progress) -> FullSize | None:
+        bundle = self.folders.bundle(base)
+        there = self.folders.base_files(bundle, progress)
+        arithmetic = needed(self.arithmetic, "compare a full model with its base model")
+        return arithmetic.full_size(bundle, self.folders.open_blob, there, folder, far, progress)
+
 
 Folder = str | PathLike[str]
 

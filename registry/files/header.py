@@ -3,6 +3,8 @@
 Format: 8 bytes little-endian length of the header, the header as JSON (name -> dtype, shape, data_offsets; and
 ``__metadata__``), then the tensors' bytes. The reader accepts what the reference implementation accepts and refuses
 everything else: holes, overlaps, bytes left over, unknown dtypes, duplicate names (safetensors 0.8, ``tensor.rs``).
+
+How large an element of each dtype of a safetensors file is. Needs no torch, so that files can be read without it.
 """
 
 from __future__ import annotations
@@ -14,9 +16,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from registry.errors import RegistryError
-from registry.files.sizes import SIZES
 from registry.files.source import ByteSource, read_range
 from registry.files.strict_json import parse, shown
+
+SIZES: Final[dict[str, int]] = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4,
+    "I64": 8, "U64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
+"""Bytes an element, of every dtype that a header may name."""
+
 
 MAX_HEADER: Final = 100_000_000
 MAX_TENSORS: Final = 1_000_000

@@ -1,17 +1,21 @@
-"""Fills a folder with an artifact: it appears only when complete, and replaces only what an earlier fetch wrote."""
+"""Fills a folder with an artifact: it appears only when complete, and replaces only what an earlier fetch wrote.
+
+Restricts a folder to its owner.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from blake3 import blake3
 
-from registry.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError, UsageError
+from registry.errors import ConflictError, IntegrityError, NotAllowedError, NotFoundError, UnavailableError, UsageError
 from registry.files.opened import sync_folder
 from registry.folders.beside import Beside, advice, beside, named
 from registry.folders.errors import reason, telling_unwritable
@@ -23,6 +27,35 @@ from registry.progress import SILENT, Progress
 from registry.schemas import Fetched, OutputFile
 from registry.schemas.artifacts import fuller
 from registry.schemas.receipt import Receipt
+
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+def make_private(folder: Path, files: Iterable[Path]) -> None:
+    """Remove all permissions of group and others from the folder and the given files.
+
+    Raises:
+        NotAllowedError: ``read_only``, another user owns it.
+    """
+    try:
+        for place in (folder, *files):  # the folder first: it makes the rest of its content unreachable
+            _close(place)
+    except OSError as error:
+        raise NotAllowedError(
+            f"The folder {folder} can't be closed to other users ({reason(error)}), which a registry with tokens "
+            "requires: run this as its owner.",
+            code="read_only",
+        ) from error
+
+
+def _close(place: Path) -> None:
+    try:
+        mode = stat.S_IMODE(place.stat().st_mode)
+        if mode & _OTHERS:
+            place.chmod(mode & ~_OTHERS)
+    except FileNotFoundError:  # SQLite removes its own temporary files
+        return
+
 
 _READ: Final = 8 << 20
 

@@ -2,24 +2,53 @@
 
 It is filled beside its final place under a hidden name, with a lock on it. A killed run leaves the folder without its
 lock; the next run for the same place finds that and clears it. So it is with temporary folders, too.
+
+Exchanging the names of two folders in one step, where the system can.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from registry.errors import ConflictError, UnavailableError
 from registry.files.opened import FolderLock, lock_folder, sync_folder
-from registry.folders.exchange import exchange
 from registry.folders.leases import free
+
+_HERE: Final = -100  # AT_FDCWD: names are as for this process
+_EXCHANGE: Final = 2  # RENAME_EXCHANGE
+_CANT: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP})
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Give each of two folders the other's name, so that both names are there at any time.
+
+    False where that can't be done in one step: not on Linux, and on file systems such as NFS.
+
+    Raises:
+        OSError: one of them is not there, or may not be renamed.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    rename: Any = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    failed = ctypes.get_errno()
+    if failed in _CANT:
+        return False
+    raise OSError(failed, os.strerror(failed), str(other))
+
 
 HEX_DIGIT: Final = "[0-9a-f]"  # as a glob pattern
 _MARK: Final = ".fetch-"

@@ -1,4 +1,7 @@
-"""Responses with files of artifacts: redirected or copied from the store, or computed while they are streamed."""
+"""Responses with files of artifacts: redirected or copied from the store, or computed while they are streamed.
+
+Redirects to presigned URLs of the store, where clients can reach it.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import Request, Response
 
-from registry.digest import document_digest
+from registry.digest import BlobRef, document_digest
 from registry.errors import IntegrityError, NotFoundError, UnavailableError
 from registry.http.dependencies import Service, service_of
-from registry.http.redirects import redirect_to_store
 from registry.http.wire.bodies import FileBody
+from registry.http.wire.ranges import has
 from registry.reference import Reference
 from registry.schemas.kinds import KINDS
 from registry.services.artifacts.build import check_kept
@@ -26,6 +29,26 @@ if TYPE_CHECKING:
     from registry.digest import StoredFile
     from registry.services.deployment import Deployment
     from registry.tensors.artifacts.artifact import Artifact
+
+
+_SIGNED_AT_LEAST: Final = 15 * 60  # seconds
+_SIGNED_AT_MOST: Final = 7 * 24 * 3600  # what S3 allows
+_SLOWEST: Final = 1 << 20  # bytes a second: the slowest download that a signature outlives
+
+
+def redirect_to_store(
+    request: Request, deployment: Deployment, blob: BlobRef, etag: str, name: str, *, status: int = 307
+) -> Response | None:
+    """A redirect to a presigned URL; None where the service has to send the bytes itself."""
+    if request.method != "GET" or has(request.headers, etag):
+        return None
+    lasts = min(max(_SIGNED_AT_LEAST, blob.size // _SLOWEST), _SIGNED_AT_MOST)
+    url = deployment.blobs.sign_get(blob, lasts, name.rpartition("/")[2])
+    if url is None:
+        return None
+    headers = {"Location": url, "Cache-Control": "no-store", "ETag": f'"{etag}"'}
+    return Response(status_code=status, headers=headers)
+
 
 _PLAN: Final = 64 << 10
 _TENSOR: Final = 2 << 10

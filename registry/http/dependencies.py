@@ -1,7 +1,12 @@
-"""FastAPI dependencies of the routes: the service, and the registry with the rights of the request's principal."""
+"""FastAPI dependencies of the routes: the service, and the registry with the rights of the request's principal.
+
+The renderings that this process has made: distinguishes them from those of other replicas' arithmetic.
+"""
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Annotated, cast
 
@@ -13,7 +18,6 @@ from registry.errors import UnavailableError
 from registry.http.access import Access, DenialLog
 from registry.http.heartbeat import Heartbeat
 from registry.http.origins import foreign_page
-from registry.http.renderings import Renderings
 from registry.http.request.errors import MalformedError
 from registry.http.request.limits import Limits
 from registry.http.request.metrics import Metrics
@@ -21,11 +25,35 @@ from registry.http.threads import ReaderThreads
 from registry.http.wire.admission import ThreadAdmission
 from registry.http.wire.bodies import BodySender
 from registry.memory import MemoryCache
-from registry.rights import Principal
+from registry.reference import Path
+from registry.rights import Principal, Rights
 from registry.schemas.protocol import AGENT, PROTOCOL, PROTOCOL_HEADER
 from registry.schemas.texts import is_plain
 from registry.services.jobs.runner import Runner
 from registry.services.local import LocalRegistry
+
+
+class Renderings:
+    """A bounded LRU map of renderings made by this process."""
+
+    def __init__(self, most: int = 16384) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._paths: OrderedDict[str, Path] = OrderedDict()
+
+    def note(self, rendering: str, path: Path) -> None:
+        """Note a rendering of a path."""
+        with self._lock:
+            self._paths[rendering] = path
+            self._paths.move_to_end(rendering)
+            while len(self._paths) > self._most:
+                self._paths.popitem(last=False)
+
+    def knows(self, rendering: str, rights: Rights) -> bool:
+        """Whether it was made here, of a path that these rights see."""
+        with self._lock:
+            path = self._paths.get(rendering)
+        return path is not None and rights.sees(path)
 
 
 @dataclass(frozen=True)

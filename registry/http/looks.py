@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from registry.files.header import TensorEntry
-from registry.files.sizes import SIZES
+from registry.files.header import SIZES, TensorEntry
 from registry.http.artifacts import ArtifactHandle
 from registry.http.dependencies import Service
 from registry.tensors.artifacts.pieces import SharedPieces

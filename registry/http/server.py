@@ -14,7 +14,7 @@ from registry.errors import NotAllowedError
 from registry.http.access import Anonymous
 from registry.http.addresses import is_loopback
 from registry.http.request.limits import Limits
-from registry.http.request.logs import log_to_stderr
+from registry.http.request.middleware import log_to_stderr
 from registry.http.wire.webserver import Server, address_of, listen, stopped_by_signals
 from registry.services.local import LocalRegistry
 

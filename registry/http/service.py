@@ -1,9 +1,13 @@
-"""The FastAPI app of a service process."""
+"""The FastAPI app of a service process.
+
+What is read rather than counted, of this process and of the whole registry: for metrics, and for its own row.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -13,12 +17,12 @@ from anyio import CapacityLimiter
 from fastapi import APIRouter, FastAPI, Request
 
 from registry.catalogue.database import events
+from registry.catalogue.team.jobs import pending
 from registry.catalogue.team.sessions import principal_of
 from registry.catalogue.team.tokens import any_exist, sign_in
 from registry.errors import RegistryError
 from registry.http.access import Access, Anonymous, DenialLog
 from registry.http.dependencies import Service
-from registry.http.gauges import figures_of, of_process, of_registry
 from registry.http.heartbeat import Heartbeat
 from registry.http.origins import OriginGuard
 from registry.http.readiness import Readiness
@@ -35,8 +39,50 @@ from registry.http.wire.admission import Admission, ThreadAdmission
 from registry.http.wire.bodies import BodySender
 from registry.memory import DEFAULT_BUDGET, MemoryCache
 from registry.rights import Principal
+from registry.schemas.jobs import ReplicaFigures
+from registry.services.deployment import Deployment
 from registry.services.jobs.runner import Runner
 from registry.services.local import LocalRegistry
+from registry.services.upkeep.health import damage, successes
+
+log = logging.getLogger(__name__)
+
+
+def of_process(deployment: Deployment) -> Mapping[str, Mapping[str, float]]:
+    """Values by name and label that add up over processes."""
+    use = deployment.database.pool()
+    return {"pool": {"in_use": use.in_use, "idle": use.idle} | ({} if use.size is None else {"most": use.size})}
+
+
+def figures_of(deployment: Deployment, memory: MemoryCache, *, bodies: int, jobs: int) -> ReplicaFigures:
+    """What this process tells of itself in its row."""
+    pool, kinds = deployment.database.pool(), memory.use().values()
+    return ReplicaFigures(
+        cache_hits=sum(use.hits for use in kinds),
+        cache_misses=sum(use.misses for use in kinds),
+        cache_bytes=sum(use.bytes for use in kinds),
+        cache_budget=memory.budget,
+        pool_in_use=pool.in_use,
+        pool_idle=pool.idle,
+        pool_most=pool.size,
+        bodies=bodies,
+        jobs=jobs,
+    )
+
+
+def of_registry(deployment: Deployment) -> Mapping[str, Mapping[str, float]]:
+    """Values by name and label that every process reads alike."""
+    try:
+        with deployment.database.read() as session:
+            return {
+                "operations": {"open": pending(session)},
+                "last_success_timestamp_seconds": successes(session),
+                "damage": damage(session),
+            }
+    except RegistryError as error:
+        log.warning("operations can't be counted, nor the last upkeep found: %s", error)
+        return {}
+
 
 _PUBLISHED_EVERY: Final = 2.0  # seconds
 

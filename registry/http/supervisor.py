@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Final
 
 from registry.errors import UnavailableError
-from registry.http.request.logs import log_to_stderr
+from registry.http.request.middleware import log_to_stderr
 from registry.http.request.shared_metrics import SharedValues
 from registry.http.server import Front
 from registry.http.wire.webserver import AFTER_STOP, SIGNALS

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from registry.errors import RegistryError
 from registry.http.request.limits import Limits
-from registry.http.request.logs import log_to_stderr
+from registry.http.request.middleware import log_to_stderr
 from registry.http.request.shared_metrics import SharedValues
 from registry.http.wire.webserver import Server, end
 

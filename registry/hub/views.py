@@ -1,31 +1,145 @@
-"""The routes of the views: the same for each, below the path of the view."""
+"""The routes of the views: the same for each, below the path of the view.
+
+What a browser finds at the address of a repo, which on the Hub is its page: the way to the page of its path.
+
+Nothing is looked up: it leads to a page for whoever asks, and the page knows what its visitor may see.
+
+Model info of a repo, with what its card says.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
 from starlette.convertors import Convertor, register_url_convertor
 
-from registry.errors import CROSS_SITE, NotFoundError
+from registry.catalogue.tree import browse, cards
+from registry.catalogue.tree.revisions import RevisionRow
+from registry.errors import CROSS_SITE, NotFoundError, UsageError
+from registry.http.addresses import page_path, prefix_of
 from registry.http.request.context import Scope
 from registry.http.request.errors import Face
 from registry.http.request.limits import is_below_view
-from registry.hub.browsers import page_of
-from registry.hub.errors import MissingError, view_response, warning
+from registry.hub.entries import files_of, hub_time, id_of, sibling
+from registry.hub.errors import EmptyRepoError, MissingError, view_response, warning
 from registry.hub.files import raw, resolve
-from registry.hub.info import auth_check, model_info
 from registry.hub.lists import commits, harnesses, paths_info, refs, tree, whoami
 from registry.hub.models import models
-from registry.hub.requests import RequestRegistry, request_registry
+from registry.hub.requests import RepoQuery, RepoQueryParam, RequestRegistry, renamed_warning, request_registry
 from registry.hub.upstream.answers import RepoRoute
 from registry.hub.writing.commits import commit, preupload
 from registry.hub.writing.lfs import batch, complete, part
 from registry.hub.writing.refusals import WriteRoute
 from registry.hub.writing.repos import branches, create, no_discussions, no_removal, no_xet, settings, validate_yaml
 from registry.hub.writing.tags import create_tag, delete_tag
+from registry.reference import MAIN, Path, Reference, check_tag, number_in_view
 from registry.schemas.protocol import VIEWS, Problem
+from registry.services.artifacts.commits import is_commit
+from registry.services.artifacts.readme.facts import base_facts
+from registry.services.hub_cards import RepoCard, repo_card
+from registry.services.hub_repos import Pinned
+
+
+def model_info(query: RepoQueryParam) -> JSONResponse:
+    """A repo at a revision; of one that is empty so far that it is there."""
+    try:
+        return _model_info(query)
+    except EmptyRepoError as empty:
+        if query.revision not in {MAIN, empty.sha}:
+            raise
+        found = {"id": query.repo_id, "modelId": query.repo_id, "sha": empty.sha, "private": False, "siblings": []}
+        return JSONResponse(found | {"tags": []})
+
+
+def _model_info(query: RepoQuery) -> JSONResponse:
+    with query.deployment.read() as session:
+        pinned = query.pinned_in(session)
+        edited, said = {}, {}
+        if pinned.revision is not None:
+            edited, said = cards.own_metadata(session, pinned.revision.adapter_id), _said(session, pinned.revision)
+    query.deployment.note_load(pinned.asked.path.reference, weights=False)  # transformers 5 asks no more of what it has
+    repo, repo_id, blobs = pinned.repo, query.repo_id, query.flag("blobs")
+    card = _card(query, pinned, edited, said)
+    known = {"library_name": card.library, "pipeline_tag": card.pipeline_tag}
+    return JSONResponse(
+        {
+            "_id": id_of(repo_id),
+            "id": repo_id,
+            "modelId": repo_id,
+            "author": repo_id.partition("/")[0],
+            "sha": pinned.commit,
+            "createdAt": hub_time(repo.created_at),
+            "lastModified": hub_time(pinned.at),
+            "private": False,
+            "gated": False,
+            "disabled": False,
+            "tags": list(card.tags),
+            **{key: value for key, value in known.items() if value is not None},
+            "cardData": card.data,
+            "siblings": [sibling(file, blobs=blobs) for file in files_of(query, pinned)],
+        },
+        headers=renamed_warning(repo),
+    )
+
+
+def auth_check(query: RepoQueryParam) -> JSONResponse:
+    """Whether the token may read a repo: an error says that it may not."""
+    with query.deployment.read() as session:
+        query.repo(session)
+    return JSONResponse({})
+
+
+def _card(query: RepoQuery, pinned: Pinned, edited: dict[str, Any], said: dict[str, Any]) -> RepoCard:
+    repo = pinned.repo
+    config = None if pinned.revision is None else json.loads(pinned.revision.manifest)["config"]
+    facts = base_facts(query.deployment.artifact_blobs, repo.base.files)
+    return repo_card(repo.kind, facts, repo.base.hub_name, adapter_config=config, edited=edited, said=said)
+
+
+def _said(session: Session, row: RevisionRow) -> dict[str, Any]:
+    tags, metrics = browse.labels(session, row.id)
+    return {"reference": row.reference, "digest": row.digest, "tags": list(tags), "metrics": metrics}
+
+
+_NAMING: Final = frozenset({"tree", "blob", "commit", "commits"})
+"""Words of the Hub's addresses after which the name of a revision comes."""
+
+
+def page_of(request: Request, view: str) -> str | None:
+    """The address of the page of the repo that a browser asks for; None: not a browser, or no repo."""
+    if request.method != "GET" or "text/html" not in request.headers.get("accept", ""):
+        return None
+    rest = str(request.path_params.get("path", "")).removeprefix("models/")
+    namespace, _, below = rest.partition("/")
+    name, word, revision, *_ = [*below.split("/"), "", "", ""]
+    try:
+        path = Path.of_repo_id(f"{namespace}/{name}")
+    except UsageError:
+        return None
+    if word in _NAMING and is_commit(revision) and not path.is_base:
+        page = f"/commit/{view}/{revision}/{path}"
+    else:
+        page = page_path(str(_reference(path, revision if word in _NAMING else MAIN)))
+    return f"{prefix_of(request.app)}{page}"
+
+
+def _reference(path: Path, revision: str) -> Reference:
+    """What the name of a revision means; the newest where it is no name that one can have."""
+    number = number_in_view(revision)
+    if path.is_base or revision == MAIN:
+        return Reference(path)
+    if number is not None:
+        return Reference(path, number=number)
+    try:
+        return Reference(path, tag=check_tag(revision))
+    except UsageError:
+        return Reference(path)
+
 
 _READ: Final = ("GET", "HEAD")
 _CHANGES: Final = ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")

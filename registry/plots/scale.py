@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from registry.plots.drawing import SHADES
-from registry.plots.legend import Measure
+from registry.plots.drawing import SHADES, Measure
 
 
 @dataclass(frozen=True)

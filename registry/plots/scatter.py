@@ -8,8 +8,7 @@ from math import isfinite, sqrt
 from typing import ClassVar, Final, Literal
 
 from registry.plots.axes import BOLD, Axis, Frame, framed
-from registry.plots.drawing import HEADING, SHADES, Drawing, Sheet, cut
-from registry.plots.legend import HEIGHT, Measure, legend
+from registry.plots.drawing import HEADING, HEIGHT, SHADES, Drawing, Measure, Sheet, cut, legend
 
 _WIDTH, _HEIGHT = 640, 400
 _SIZES: Final = (8, 12, 16, 20, 26, 32, 48, 80)  # of cells in pixels

@@ -1,17 +1,20 @@
-"""The weights of a running model, and what is known of each: the base's, those after some steps, or half written."""
+"""The weights of a running model, and what is known of each: the base's, those after some steps, or half written.
+
+Rounds of work on several threads: a round that was given up writes nothing once the next one has begun.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Final
 
 import torch
 from torch import nn
 
-from registry.pool.layout import Layout, Place
-from registry.pool.pristine import PristineTensors, plain_rows
-from registry.pool.rounds import Rounds
+from registry.pool.layout import Layout, Place, PristineTensors, plain_rows
 from registry.pool.wanted import BASE, Key, Wanted
 from registry.pool.watch import Watch
 from registry.tensors.arithmetic.blocks import block_rows
@@ -19,6 +22,42 @@ from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.artifacts.merged import RoundedSlot
 from registry.tensors.path.kept_factors import RecentFactors
 from registry.tensors.path.slot_values import MatrixRows
+
+
+class Rounds:
+    """Counts who works in a round, as threads go on for a moment after the one that waits for them was interrupted."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._round = 0
+        self._working = 0
+
+    def begin(self) -> int:
+        """End the round before: nobody begins to work in it any more, and who does so now is waited for.
+
+        Returns:
+            The new round.
+        """
+        with self._changed:
+            self._round += 1
+            while self._working:
+                self._changed.wait()
+            return self._round
+
+    @contextmanager
+    def work(self, of: int) -> Iterator[None]:
+        """Work of a round; raises `CancelledError` where that has ended."""
+        with self._changed:
+            if of != self._round:
+                raise CancelledError
+            self._working += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._working -= 1
+                self._changed.notify_all()
+
 
 _TORN: Final[Key] = (("half written", ""),)
 

@@ -20,9 +20,8 @@ from registry.pool.body import body_of
 from registry.pool.checked_base import PoolRegistry, find_base
 from registry.pool.compiled.model import CompiledModel
 from registry.pool.gate import Gate, guard, unguard
-from registry.pool.layout import Place
+from registry.pool.layout import Place, PristineTensors
 from registry.pool.live import LiveWeights
-from registry.pool.pristine import PristineTensors
 from registry.pool.refusals import check_model
 from registry.pool.siblings import Siblings
 from registry.pool.wanted import Wanted, asked, wanted

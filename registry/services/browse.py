@@ -10,16 +10,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue.changes import engine_answers, notices
 from registry.catalogue.changes.engine_answers import KeptAnswer
 from registry.catalogue.store import materialisations
-from registry.catalogue.tree import (
-    bases,
-    browse,
-    cards,
-    children,
-    resolution,
-    revisions,
-    statistics,
-    tag_moves,
-)
+from registry.catalogue.tree import bases, browse, cards, nodes, resolution, revisions, statistics, tag_moves
 from registry.catalogue.tree.links import links
 from registry.catalogue.tree.use import uses
 from registry.engines.rules import ENGINES, RULES
@@ -43,7 +34,7 @@ def shown(session: Session, reference: Reference) -> Shown:
             share_of_model=1.0,
             repo_id=reference.path.repo_id,
             repo_revisions=(MAIN,),
-            children=children.of_base(session, base.name),
+            children=nodes.of_base(session, base.name),
         )
     found = links(session, reference)
     row, stored = found[-1].revision, found[-1].files
@@ -59,7 +50,7 @@ def shown(session: Session, reference: Reference) -> Shown:
         share_of_model=_weights(files) / max(1, _weights(base.files)),
         repo_id=reference.path.repo_id,
         repo_revisions=_names(summary, newest=lineage[-1].newest == row.number),
-        children=children.of_revision(session, row.id),
+        children=nodes.of_revision(session, row.id),
         tag_history=tag_moves.histories(session, row, summary.tags),
         materialisations=tuple(one.shown for one in materialisations.of_revision(session, row.id)),
         use=uses(session, [row.id]).together,

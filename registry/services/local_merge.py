@@ -48,7 +48,7 @@ from registry.tensors.elements.finite import check_finite
 from registry.tensors.pickled import convert
 from registry.transfer.full_folder import MadeOfFull
 from registry.transfer.index import files_digest, weights_digest
-from registry.transfer.receipts import receipt_of
+from registry.transfer.receipt_check import receipt_of
 from registry.transfer.searched import Searched
 from registry.transfer.trained_on import Beside, TrainedFolder
 

@@ -10,13 +10,15 @@
             adapter/                 a copy of what was saved: the trainer may remove its own
 
 Hidden names, so that publishing OUTPUT_DIR itself takes nothing of it.
+
+Which revisions of a training run stay, where somebody asked for fewer than all.
 """
 
 from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -230,3 +232,33 @@ class Outbox:
             written.replace(self.root / _RUN)
         except OSError as problem:
             raise unwritable(self.root, problem) from problem
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How many of the best and of the last revisions stay; without both, all."""
+
+    best: int | None = None
+    last: int | None = None
+    greater_is_better: bool = False
+
+
+def too_many(sent: Sequence[Sent], keep: Keep) -> list[Sent]:
+    """The revisions of a run that are neither among its best nor among its last, in the order of steps.
+
+    What the run ended with stays, and so does what was there before it. One without a score is not judged by it: asked
+    for the best alone, it stays.
+    """
+    if keep.best is None and keep.last is None:
+        return []
+    there = sorted((one for one in sent if not one.removed), key=lambda one: one.step)
+    kept = {one.reference for one in there if one.final or not one.created}
+    if keep.best is not None:
+        judged = [(one.score if keep.greater_is_better else -one.score, one) for one in there if one.score is not None]
+        judged.sort(key=lambda pair: pair[0], reverse=True)  # of equals the earlier
+        kept |= {one.reference for _, one in judged[: keep.best]}
+        if keep.last is None:
+            kept |= {one.reference for one in there if one.score is None}
+    if keep.last:
+        kept |= {one.reference for one in there[-keep.last :]}
+    return [one for one in there if one.reference not in kept]

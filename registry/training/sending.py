@@ -11,8 +11,7 @@ from typing import Final
 from registry.errors import NotFoundError, RegistryError, UnavailableError
 from registry.operations.registry import Registry
 from registry.schemas import RevisionSummary
-from registry.training.outbox import Outbox, Waiting
-from registry.training.retention import Keep, too_many
+from registry.training.outbox import Keep, Outbox, Waiting, too_many
 
 LOG: Final = logging.getLogger("registry.training")
 LAST_WAIT: Final = 300.0

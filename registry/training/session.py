@@ -1,25 +1,184 @@
-"""One training run: which of its moments are published, and with which words."""
+"""One training run: which of its moments are published, and with which words.
+
+Copies of what a trainer saved: the adapter without the trainer's own state.
+
+What a trainer knows of a moment of its run: step, epoch, metrics, and which checkpoint was the best.
+
+What the folder holds that a training starts from, recorded when it starts: it may be overwritten before the end.
+
+Reading all of it takes as long as the disk does, so a thread does that beside the training.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from registry.errors import InvalidAdapterError
+from registry.folders.heap.evaluations import figure_of, figures_of_state, is_number, metrics_among
+from registry.folders.heap.kinds import CHECKPOINT
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder
 from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
-from registry.training.checkpoints import checkpoint_of, copy_adapter, is_sharded, last_checkpoint
 from registry.training.models import adapter_of, loaded_commit, note_commit, save_adapter, unwrapped
-from registry.training.moments import best_step, moment_of
 from registry.training.options import Options
-from registry.training.outbox import MOST_WAITING, Outbox, ToPublish
-from registry.training.retention import Keep
+from registry.training.outbox import MOST_WAITING, Keep, Outbox, ToPublish
 from registry.training.sending import Sender
 from registry.training.surroundings import look_around, trainer_of
-from registry.training.trained import Recording
+from registry.transfer.trained_on import TrainedRecord, trained_folder, weights_of_folder, write_record
+
+_FILE: Final = ".trained-on.json"
+
+
+class Recording:
+    """The record of one run, which lies beside the adapters that wait.
+
+    A run that goes on keeps its first record: if it goes on from another folder, that is not what it was trained on.
+    """
+
+    def __init__(self, root: Path, model: Any, adapter: str) -> None:
+        self._file = root / _FILE
+        self._name: str | None = getattr(model.peft_config[adapter], "base_model_name_or_path", None)
+        self._record: TrainedRecord | None = None
+        self._thread = threading.Thread(target=self._work, name="registry-trained-on", daemon=True)
+
+    def start(self, *, resumed: bool) -> None:
+        """Begin to read the folder, unless a run goes on that has a record."""
+        self._record = self._before() if resumed else None
+        if self._record is None and self._name:
+            self._thread.start()
+
+    def lay_beside(self, adapter: Path) -> None:
+        """Write the record into an adapter's folder, once it is made; nothing, where there is no folder to record.
+
+        Raises OSError.
+        """
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._record is not None:
+            write_record(adapter, self._record)
+
+    def _before(self) -> TrainedRecord | None:
+        try:
+            return TrainedRecord.model_validate_json(self._file.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def _work(self) -> None:
+        name = self._name or ""
+        folder = trained_folder(json.dumps({"base_model_name_or_path": name}).encode(), Path.cwd())
+        if folder is None:
+            return
+        try:
+            digest = weights_of_folder(folder.place)
+            if digest is None:
+                return
+            self._record = TrainedRecord(name=name, digest=digest)
+            self._file.write_text(self._record.model_dump_json(indent=2), encoding="utf-8")
+        except OSError as problem:
+            LOG.warning("What %s holds could not be recorded: %s", folder.words, problem)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A step of a run, and what was measured up to it."""
+
+    step: int
+    epoch: float | None
+    metrics: dict[str, float]
+    score: float | None  # by which the best are told
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """Step and epoch."""
+        return {"step": str(self.step), **({} if self.epoch is None else {"epoch": f"{self.epoch:.6g}"})}
+
+    @property
+    def message(self) -> str:
+        """What stands beside a revision where nobody gave a message."""
+        return f"Step {self.step}" if self.epoch is None else f"Step {self.step}, epoch {self.epoch:.6g}"
+
+
+def moment_of(state: Any, step: int, metric: str | None) -> Moment:
+    """What the state of a trainer says of a step."""
+    # Without the trainer's own best: it is a metric of another step.
+    metrics = metrics_among(figures_of_state({"log_history": state.log_history}, step))
+    score = metrics.get(metric) if metric is not None and _is_measured_at(state, step, metric) else None
+    return Moment(step, _epoch_of(state, step), metrics, score)
+
+
+def _is_measured_at(state: Any, step: int, metric: str) -> bool:
+    """Whether the metric was measured at the very step: what was measured before says nothing of these weights."""
+    return any(entry.get("step") == step and is_number(figure_of(entry, metric)) for entry in state.log_history)
+
+
+def _epoch_of(state: Any, step: int) -> float | None:
+    if step == state.global_step and is_number(state.epoch):
+        return float(state.epoch)
+    epochs = [entry.get("epoch") for entry in state.log_history if entry.get("step") == step]
+    return next((float(epoch) for epoch in reversed(epochs) if is_number(epoch)), None)
+
+
+def best_step(state: Any, options: Options) -> int | None:
+    """The step that was best: as the trainer has it, or by the metric that was asked for; None: nobody knows."""
+    if options.metric is None:
+        checkpoint = state.best_model_checkpoint
+        match = CHECKPOINT.fullmatch(Path(checkpoint).name) if checkpoint else None
+        return int(match[1]) if match else None
+    metric = options.metric_of(None) or ""
+    greater = options.prefers_greater(metric, None)
+    measured = [
+        (figure if greater else -figure, -entry["step"])
+        for entry in state.log_history
+        if is_number(figure := figure_of(entry, metric)) and is_number(entry.get("step"))
+    ]
+    return -max(measured)[1] if measured else None
+
+
+_STATE: Final = "trainer_state.json"  # differs between two saves of the same weights, and its figures are metrics
+
+
+def copy_adapter(checkpoint: Path, into: Path) -> None:
+    """Copy what of a checkpoint belongs to a revision.
+
+    Raises:
+        InvalidAdapterError, NotFoundError: as `registry.folders.scan.adapter_folder`.
+        OSError: a file can't be read or written.
+    """
+    for one in adapter_folder(checkpoint).files:
+        if one.path != _STATE:
+            (into / one.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(one.file, into / one.path)
+
+
+def checkpoint_of(output: Path, step: int, adapter: str) -> Path | None:
+    """Where a trainer has the adapter's files of a step; None: nowhere."""
+    folder = output / f"checkpoint-{step}"
+    for place in (folder, folder / adapter):  # by name where it is not PEFT's default
+        if (place / ADAPTER_CONFIG).is_file() and (place / ADAPTER_WEIGHTS).is_file():
+            return place
+    return None
+
+
+def last_checkpoint(output: Path, adapter: str) -> int | None:
+    """The last step of which a trainer has the adapter's files."""
+    steps = [int(match[1]) for one in output.iterdir() if (match := CHECKPOINT.fullmatch(one.name))]
+    return max((step for step in steps if checkpoint_of(output, step, adapter) is not None), default=None)
+
+
+def is_sharded(args: Any) -> bool:
+    """Whether the weights are spread over processes, so that none of them can save the model alone."""
+    return bool(getattr(args, "fsdp", None)) or getattr(args, "deepspeed", None) is not None
+
 
 LOG: Final = logging.getLogger("registry.training")
 

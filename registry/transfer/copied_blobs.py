@@ -1,4 +1,7 @@
-"""The bytes of a copy: read from the source registry with checks, and uploaded to the target."""
+"""The bytes of a copy: read from the source registry with checks, and uploaded to the target.
+
+Edited cards of adapters that are copied; a published README.md comes with its revision.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,61 @@ import json
 import threading
 from collections.abc import Iterable
 from contextlib import closing
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from registry.errors import IntegrityError
+from registry.digest import sha256_digest
+from registry.errors import ConflictError, IntegrityError, NotAllowedError, NotFoundError
 from registry.files.source import read_range
 from registry.operations.transfer import Transfer
 from registry.progress import Progress
+from registry.schemas import Shown
 from registry.schemas.bundles import BlobEntry
+from registry.schemas.cards import Card, CardState
 from registry.schemas.transfer import FileClaim
+
+
+class CardSource(Protocol):
+    """Where cards are read."""
+
+    def show(self, ref: str) -> Shown:
+        """See `registry.operations.registry.Registry`; likewise for the other methods."""
+
+    def card(self, ref: str) -> Card: ...
+
+
+class CardTarget(CardSource, Protocol):
+    """Where cards are written."""
+
+    def set_card(self, path: str, text: str | None, *, expected: str | None = None) -> Card: ...
+
+
+def copy_card(source: CardSource, target: CardTarget, path: str, where: str) -> str | None:
+    """Give the adapter at ``target`` the edited card that it has at ``source``; a card that was edited there stays.
+
+    ``where`` is the target's address, for the notice that is returned where the card was not copied.
+    """
+    if not _is_edited(source.show(path).card):  # a service of before cards knows none
+        return None
+    card = source.card(path)
+    there = target.show(path).card
+    if there is not None and there.digest == card.digest:
+        return None
+    if _is_edited(there):
+        return f"{path} has an edited card in {where}, which was not replaced by that of the source."
+    try:
+        target.set_card(path, card.text, expected=there.digest if there else sha256_digest(b""))
+    except (
+        ConflictError,
+        NotAllowedError,
+        NotFoundError,
+    ) as error:  # edited this moment, no right, a service of before
+        return f"{path} was copied without its edited card: {error}"
+    return None
+
+
+def _is_edited(state: CardState | None) -> bool:
+    return state is not None and state.source == "edited"
+
 
 _MAX_HEADER: Final = 100_000_000
 _LENGTH: Final = 8

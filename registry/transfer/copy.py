@@ -36,8 +36,7 @@ from registry.schemas.transfer import (
     Truncated,
 )
 from registry.schemas.tree import CombinedOf
-from registry.transfer.copied_blobs import SourceBlobs, claims_of, named
-from registry.transfer.copied_cards import CardSource, CardTarget, copy_card
+from registry.transfer.copied_blobs import CardSource, CardTarget, SourceBlobs, claims_of, copy_card, named
 from registry.transfer.model_files import DOCUMENTS
 from registry.transfer.quantised import sign_in
 

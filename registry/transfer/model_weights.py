@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from registry.errors import InvalidBaseError
 from registry.files.header import Header, read_header
-from registry.files.quantised import is_quantised
 from registry.files.source import FileSource
 from registry.files.strict_json import shown
 from registry.folders.errors import telling_unreadable
 from registry.folders.foreign import dialect_of
+from registry.folders.quantised import is_quantised
 from registry.folders.scan import Folder, FoundFile, scan
 from registry.schemas import LeftOut
 from registry.transfer.model_files import INDEX, ModelListing, adapter_as_base

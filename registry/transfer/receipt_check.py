@@ -2,10 +2,13 @@
 
 All that can be computed again is compared, a field that later versions add as well. What is only told is not: which
 registry it was, the versions of the programs, and notices. Docs: `docs/cli.md`, registry verify.
+
+The receipt of a written artifact, whichever machine computed it.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,11 +16,39 @@ from typing import Any, Final
 from registry.errors import UsageError
 from registry.folders.scan import README, RECEIPT
 from registry.reference import Reference
-from registry.schemas import Fidelity, TensorMismatch
+from registry.schemas import Fidelity, OutputFile, TensorMismatch
 from registry.schemas.bundles import ArtifactPlan
 from registry.schemas.kinds import KINDS
-from registry.schemas.receipt import README_FORMAT, Receipt, ReceiptLink, rendering_digest
-from registry.transfer.receipts import receipt_of
+from registry.schemas.receipt import README_FORMAT, Receipt, ReceiptLink, ReceiptVersions, rendering_digest
+
+
+def receipt_of(
+    plan: ArtifactPlan, files: tuple[OutputFile, ...], registry: str, fidelity: Fidelity | None = None
+) -> Receipt:
+    """The receipt for ``files``, written by a plan of ``registry``, with what was measured meanwhile."""
+    return Receipt(
+        reference=plan.reference,
+        kind=plan.kind,
+        base=plan.base,
+        since=plan.since,
+        plan=plan.plan,
+        plan_digest=plan.plan_digest,
+        rendering=plan.rendering,
+        numerics=plan.numerics,
+        lineage=plan.lineage,
+        registry=registry,
+        versions=ReceiptVersions(
+            registry=plan.version,
+            artifact_format=plan.artifact_format,
+            torch=plan.torch,
+            python=platform.python_version(),
+        ),
+        notices=plan.notices,
+        truncation=plan.truncation,
+        files=files,
+        fidelity=fidelity,
+    )
+
 
 _TOLD: Final = frozenset({"registry", "versions", "notices"})
 _OF_BYTES: Final = frozenset({"rendering", "numerics"})  # see `Ours.wrong_rendering`

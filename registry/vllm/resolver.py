@@ -2,6 +2,10 @@
 
 vLLM asks once per name and keeps the answer until the name is unloaded; see ``docs/vllm.md``. Meanwhile it locks that
 name only and continues other requests, so the work runs on threads of our own.
+
+Rejects what vLLM can't load before vLLM gets it: vLLM fails late, with the reason in the server's log only.
+
+The rules are those of `registry.engines.rules`, as for ``registry check --engine vllm``.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -18,10 +23,13 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from registry.digest import hex_of
+from registry.engines.checking import engine_check
+from registry.engines.rules import ENGINES
 from registry.errors import (
     AccuracyError,
     ConflictError,
     IntegrityError,
+    InvalidAdapterError,
     NotFoundError,
     RegistryError,
     UnavailableError,
@@ -30,13 +38,58 @@ from registry.errors import (
 from registry.folders.errors import reason
 from registry.folders.leases import Hold, hold
 from registry.folders.scan import RECEIPT
+from registry.operations.readable import ReadableArtifact
 from registry.operations.registry import Registry
 from registry.reference import Reference
 from registry.schemas import Fetched, Truncation
 from registry.settings import Settings
 from registry.vllm.asked import DIGITS, Asked, Names, base_of
-from registry.vllm.limits import DEFAULT_MAX_RANK, rank_for_vllm, too_inexact, too_large
 from registry.vllm.served import Served, served_base, untied
+
+DEFAULT_MAX_RANK: Final = ENGINES["vllm"].rank or 1
+
+
+def rank_for_vllm(reference: str, artifact: ReadableArtifact) -> int:
+    """The largest rank in a composed adapter, checking that vLLM can load everything else in it.
+
+    Raises:
+        InvalidAdapterError: ``engine_limits``, it has a part that vLLM can't load.
+    """
+    found = engine_check(reference, artifact, "vllm", None)
+    if found.reasons or found.rank is None:
+        said = " ".join(reason.sentence for reason in found.reasons)
+        here = running()
+        if here is not None and here.partition("+")[0] != found.version:
+            said += f" vLLM {here} runs here, and the rules are those of {found.version}."
+        raise InvalidAdapterError(
+            f"vLLM can't load {reference} as an adapter. {said} Serve the path merged (`{found.would_do}`).",
+            code="engine_limits",
+        )
+    return found.rank
+
+
+def running() -> str | None:
+    """The version of the vLLM that asks; None: it is not known."""
+    return getattr(sys.modules.get("vllm"), "__version__", None)
+
+
+def too_large(reference: str, rank: int, limit: int) -> InvalidAdapterError:
+    """The error for a rank above the limit where no truncation is allowed."""
+    return InvalidAdapterError(
+        f"{reference} has rank {rank} but vLLM accepts at most {limit}; start vLLM with a larger --max-lora-rank and "
+        "set REGISTRY_VLLM_MAX_RANK to the same, or allow an error with REGISTRY_VLLM_MAX_ERROR, such as 0.05, to "
+        "have such adapters truncated.",
+        code="engine_limits",
+    )
+
+
+def too_inexact(reference: str, rank: int, limit: int, problem: AccuracyError) -> AccuracyError:
+    """The error for a rank that can't be truncated within the allowed error."""
+    return AccuracyError(
+        f"{reference} has rank {rank} but vLLM accepts at most {limit}, which REGISTRY_VLLM_MAX_ERROR does not allow. "
+        f"{problem}"
+    )
+
 
 LOG: Final = logging.getLogger("vllm.registry")  # below vLLM's logger, so that its logging configuration applies
 _THREADS: Final = 4

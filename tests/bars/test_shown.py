@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from registry import connect
-from registry.bars.lines import LineProgress
-from registry.bars.shown import shown
+from registry.bars.shown import LineProgress, shown
 from registry.errors import UsageError
 from registry.progress import SILENT, Part
 from tests.kit import plain_base, write_adapter

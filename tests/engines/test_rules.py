@@ -14,7 +14,7 @@ from registry.engines.parts import BaseFacts
 from registry.engines.rules import ENGINES
 from registry.errors import InvalidAdapterError, UsageError
 from registry.operations.readable import ReadableArtifact
-from registry.vllm.limits import rank_for_vllm
+from registry.vllm.resolver import rank_for_vllm
 
 MLA: Final = "model.layers.0.self_attn."
 TYPES: Final[list[tuple[str | None, list[str], list[str]]]] = [
@@ -149,7 +149,7 @@ def test_the_version_is_that_of_the_rules_and_another_that_runs_is_told(monkeypa
         check_limit("vllm", 3)
     pair = {"m.q_proj.lora_A.weight": (2, 8), "m.q_proj.lora_B.weight": (8, 2), "m.q_proj.bias": (8,)}
     for running, told in ((None, False), (version, False), (f"{version}+cpu", False), ("0.17.1", True)):
-        monkeypatch.setattr("registry.vllm.limits.running", lambda running=running: running)
+        monkeypatch.setattr("registry.vllm.resolver.running", lambda running=running: running)
         with pytest.raises(InvalidAdapterError, match=f"vLLM {version} can't load: it refuses them") as refused:
             rank_for_vllm("a/b@1", cast(ReadableArtifact, adapter(pair, bias="all")))
         assert ("vLLM 0.17.1 runs here" in str(refused.value)) == told

@@ -11,8 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.files.header import TensorEntry
-from registry.files.sizes import SIZES
+from registry.files.header import SIZES, TensorEntry
 from registry.tensors.elements import energies
 from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.elements.energies import EnergyWatch, RowEnergies

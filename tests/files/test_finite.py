@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
-from registry.files.header import TensorEntry
-from registry.files.sizes import SIZES
+from registry.files.header import SIZES, TensorEntry
 from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.elements.finite import FiniteWatch
 

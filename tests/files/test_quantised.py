@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from registry.files.header import TensorEntry
-from registry.files.quantised import is_quantised
+from registry.folders.quantised import is_quantised
 
 LAYER = "model.layers.0.mlp.down_proj"
 EXPERTS = "model.layers.0.mlp.experts"

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from registry.app import service_app
 from registry.http.request.limits import Limits
-from registry.http.request.logs import JsonLines
+from registry.http.request.middleware import JsonLines
 from registry.http.wire.webserver import Server, address_of, listen
 from registry.schemas.protocol import API, PROTOCOL
 from registry.services.local import LocalRegistry

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from registry.plots.axes import Axis
 from registry.plots.bar_chart import SERIES, Bar, BarChart
-from registry.plots.drawing import HEADING, Drawing, stylesheet
+from registry.plots.drawing import HEADING, Drawing, Measure, stylesheet
 from registry.plots.heat_map import HeatMap, from_zero
-from registry.plots.legend import Measure
 from registry.plots.line_chart import LineChart, Mark, Point, Sparkline
 from registry.plots.nodes import Node
 from registry.plots.scatter import Dot, Reference, Scatter

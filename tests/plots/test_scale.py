@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.figures import number
-from registry.plots.legend import Measure
+from registry.plots.drawing import Measure
 from registry.plots.nodes import Node
 from registry.plots.paths import ancestors, labels, nested
 from registry.plots.scale import Scale

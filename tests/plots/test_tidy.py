@@ -9,7 +9,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 
 from registry.plots.nodes import Node
-from registry.plots.tidy import COUSINS, SIBLINGS, Placed, tidy
+from registry.plots.tree_drawing import COUSINS, SIBLINGS, Placed, tidy
 from tests.plots.trees import PARENTS, numbered
 
 NEARLY = 1e-6

@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.plots.legend import Measure
+from registry.plots.drawing import Measure
 from registry.plots.nodes import MOST, WIDEST, Node, folded
 from registry.plots.tree_drawing import TreeDrawing
 from tests.plots.pictures import MOST_BYTES, SVG, frame_of, part, texts_of, whole

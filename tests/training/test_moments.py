@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from registry.operations.publication import Labels
-from registry.training.moments import best_step, moment_of
 from registry.training.options import Options
+from registry.training.session import best_step, moment_of
 
 HISTORY: list[dict[str, Any]] = [
     {"step": 2, "epoch": 0.5, "loss": 3.0},

@@ -13,8 +13,7 @@ import pytest
 
 from registry.errors import InvalidAdapterError, NotAllowedError, NotFoundError, UnavailableError
 from registry.services.local import LocalRegistry
-from registry.training.outbox import MOST_WAITING, Outbox, Sent, ToPublish
-from registry.training.retention import Keep, too_many
+from registry.training.outbox import MOST_WAITING, Keep, Outbox, Sent, ToPublish, too_many
 from registry.training.sending import Sender, send
 from tests.kit import Base, plain_base, write_adapter
 

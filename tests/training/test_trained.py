@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from registry.training.trained import Recording
+from registry.training.session import Recording
 from registry.transfer.trained_on import RECORD, Beside, TrainedFolder
 
 

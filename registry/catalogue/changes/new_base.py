@@ -1,4 +1,7 @@
-"""Adding a base model to the catalogue."""
+"""Adding a base model to the catalogue.
+
+Keeping the norms of a base model.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import norms, repo_ids
+from registry.catalogue.changes import repo_ids
 from registry.catalogue.database import events
+from registry.catalogue.database.statistics_tables import BaseNormsRecord
 from registry.catalogue.database.tables import BaseFile, BaseModelRecord
 from registry.catalogue.store import blobs, purge
 from registry.catalogue.store.blobs import FileRef
@@ -19,6 +23,37 @@ from registry.errors import ConflictError
 from registry.reference import check_base_name
 from registry.rights import Principal
 from registry.schemas import BaseSummary, DerivedFrom
+
+
+def keep(session: Session, name: str, digest: str, norms: NormsRow) -> bool:
+    """Keep the norms of a base model, in the place of those that it has.
+
+    False, and nothing is changed: there is none of this name with these weights and this target table any more.
+
+    Args:
+        session: a write transaction.
+        name: the base model.
+        digest: of its weights.
+        norms: for its target table.
+    """
+    held = select(BaseModelRecord.id).where(
+        BaseModelRecord.name == name,
+        BaseModelRecord.digest == digest,
+        BaseModelRecord.table_digest == norms.table_digest,
+    )
+    base_id = session.scalar(held.with_for_update())  # two jobs at once: the second finds the row of the first
+    if base_id is None:
+        return False
+    put(session, base_id, norms)
+    return True
+
+
+def put(session: Session, base_id: int, norms: NormsRow) -> None:
+    """Write the norms of a base model whose row is held, or new."""
+    row = session.get(BaseNormsRecord, base_id) or BaseNormsRecord(base_id=base_id)
+    row.format, row.table_digest, row.document = norms.format, norms.table_digest, norms.document
+    session.add(row)
+    session.flush()
 
 
 @dataclass(frozen=True)
@@ -83,7 +118,7 @@ def add(session: Session, new: NewBase, principal: Principal) -> tuple[BaseSumma
     session.flush()
     purge.reassign_adapters(session, replaced, row.id)
     if new.norms is not None:
-        norms.put(session, row.id, new.norms)
+        put(session, row.id, new.norms)
     session.add_all(BaseFile(base_id=row.id, path=file.path, digest=file.digest) for file in new.files)
     events.record(session, "base add", new.name, principal, {"digest": new.digest, "table": new.table_digest})
     session.flush()

@@ -22,10 +22,9 @@ from registry.cli.options import (
     Url,
     WrittenAs,
 )
-from registry.cli.render.fidelity import fidelity_line
+from registry.cli.render.fidelity import fidelity_line, truncation_line
 from registry.cli.render.screen import Span
 from registry.cli.render.text import counted, size
-from registry.cli.render.truncation import truncation_line
 from registry.cli.session import session
 from registry.cli.written import check_file, write_file
 from registry.errors import IntegrityError, UsageError

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from registry.cli import completion
-from registry.cli.commands.folders.publish_folders import parse_renames, publish_folders
-from registry.cli.commands.folders.waiting import publish_rest
+from registry.cli.commands.folders.publish_folders import parse_renames, publish_folders, publish_rest
 from registry.cli.options import (
     AdapterPath,
     Annotations,

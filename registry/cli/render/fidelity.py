@@ -1,11 +1,27 @@
-"""Renders how much of a change is left after rounding: as measured in a merged model, and as estimated."""
+"""Renders how much of a change is left after rounding: as measured in a merged model, and as estimated.
+
+Reports the loss of a truncation as a line of text.
+"""
 
 from __future__ import annotations
 
 from registry.cli.render.screen import QUIET, REFERENCE, Line, Row, Span, phrase, table, words
 from registry.cli.render.text import percent, size
+from registry.schemas import Truncation
 from registry.schemas.artifacts import Fidelity, FidelityFigures
 from registry.schemas.statistics import EstimatedFidelity, EstimatedFigure, PathFidelity
+
+
+def truncation_line(truncation: Truncation) -> str:
+    """One line: the error over all modules, and the uniform rank that is enough for each of some errors."""
+    if all(module.rank_after >= module.rank_before for module in truncation.modules):
+        largest = max((module.rank_before for module in truncation.modules), default=0)
+        return f"not truncated: its largest rank is {largest}"
+    total = truncation.total
+    kept = 100 * total.parameters_after / max(1, total.parameters_before)
+    error = total.relative_frobenius if total.written is None else total.written
+    enough = ", ".join(f"{float(bound):.0%} with --rank {rank}" for bound, rank in truncation.enough_for.items())
+    return f"truncated to {kept:.3g}% of the parameters with an error of {100 * error:.3g}%; at most {enough}"
 
 
 def fidelity_line(found: Fidelity) -> str:

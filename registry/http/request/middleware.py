@@ -1,25 +1,73 @@
 """The outermost middleware: request id, response timeout, request log and metrics.
 
 Pure ASGI, because it counts bytes as they pass and must not touch the body.
+
+Structured logging: one JSON object a line on stderr.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
-from typing import Any
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from registry.errors import RegistryError, UnavailableError
 from registry.http.request.context import SOCKET_WRITER, RequestContext, Scope, begin_context, route_of, source_of
-from registry.http.request.errors import problem, problem_response, unexpected
+from registry.http.request.errors import CLIENT_GONE, STATUSES, problem, problem_response, status_of, unexpected
 from registry.http.request.limits import Limits, time_to_answer
-from registry.http.request.logs import log_request
 from registry.http.request.metrics import Metrics
-from registry.http.request.statuses import CLIENT_GONE, STATUSES, status_of
 from registry.schemas.protocol import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER
 from registry.version import __version__
+
+_REQUESTS: Final = logging.getLogger("registry.requests")
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, default=str).encode  # made once: `dumps` makes one for each line
+_KNOWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonLines(logging.Formatter):
+    """Formats a record with its extra fields as one line; with the number of the worker, where there are several."""
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker = {} if worker is None else {"worker": worker}
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            **self._worker,
+            "event": record.getMessage(),
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in _KNOWN}
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            line["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
+        return _ENCODE(line)
+
+
+def log_request(fields: Mapping[str, object]) -> None:
+    """Write the line of a request."""
+    if _REQUESTS.isEnabledFor(logging.INFO):  # without looking for the caller, which is known
+        _REQUESTS.handle(
+            _REQUESTS.makeRecord(_REQUESTS.name, logging.INFO, __file__, 0, "request", (), None, extra=fields)
+        )
+
+
+def log_to_stderr(worker: int | None = None) -> None:
+    """Log to stderr, with the number of a worker; uvicorn's access log is off, since the request log has more."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(worker))
+    for name in {"registry", __name__.partition(".")[0]}:  # the package may have been imported as `adapter_registry`
+        own = logging.getLogger(name)
+        own.handlers, own.propagate = [handler], False
+        own.setLevel(logging.INFO)
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

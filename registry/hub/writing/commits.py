@@ -1,7 +1,11 @@
-"""Commits: first their files by name, so that what is not taken does not travel, then the files themselves."""
+"""Commits: first their files by name, so that what is not taken does not travel, then the files themselves.
+
+What a Hub client tells of itself, as far as it decides by which way its bytes come.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -20,17 +24,42 @@ from registry.http.request.context import context_of
 from registry.http.request.errors import MalformedError
 from registry.hub.errors import EmptyRepoError, MissingError, warning
 from registry.hub.requests import RepoQuery, RepoQueryParam
-from registry.hub.writing.clients import may_insist_on_xet, uses_lfs
 from registry.hub.writing.documents import Announcement, Body, Header, LargePushed, PushedFile, parsed
 from registry.hub.writing.ndjson import Line, lines
 from registry.hub.writing.refusals import said_in
 from registry.hub.writing.repos import view_of
 from registry.reference import MAIN, Path
+from registry.schemas.protocol import HUB_ORIGIN
 from registry.services import hub_repos
 from registry.services.pushing.chosen import PAIR, choose
 from registry.services.pushing.parts import Large, Sent
 from registry.services.pushing.place import begin, place_of, waiting_for
 from registry.services.pushing.push import Push, Taken, parent_in, take_push
+
+_VERSION: Final = re.compile(r"(?:^|; )hf_hub/(\d{1,4})\.(\d{1,4})\.")
+_ORIGIN: Final = re.compile(rf"(?:^|; )origin/{re.escape(HUB_ORIGIN)}(?:;|$)")
+_INSISTS: Final = (1, 20)
+"""From this version of huggingface_hub on, clients with hf_xet send large files by Xet, whatever the answer offers."""
+
+
+def uses_lfs(user_agent: str) -> bool:
+    """Whether a client is known to send a large file by LFS, which costs it a sixth of what base64 does.
+
+    Version 1.20 and later say nothing of whether they will; those whose shell has what `registry env` prints will.
+    """
+    version = _version(user_agent)
+    return version is not None and (version < _INSISTS or _ORIGIN.search(user_agent) is not None)
+
+
+def may_insist_on_xet(user_agent: str) -> bool:
+    """Whether a client may send a large file by Xet though it is told otherwise, and then shows no sentence of ours."""
+    return _version(user_agent) is not None and not uses_lfs(user_agent)
+
+
+def _version(user_agent: str) -> tuple[int, int] | None:
+    found = _VERSION.search(user_agent)
+    return None if found is None else (int(found[1]), int(found[2]))
+
 
 _PULL_REQUEST: Final = "create_pr"
 

@@ -12,8 +12,7 @@ from fastapi import Request, Response
 from registry.errors import IntegrityError, NotAllowedError, RegistryError, UnavailableError
 from registry.http.dependencies import service_of
 from registry.http.request.context import context_of
-from registry.http.request.errors import MalformedError, problem
-from registry.http.request.statuses import status_of
+from registry.http.request.errors import MalformedError, problem, status_of
 from registry.hub.errors import HubRoute, view_response, warning
 
 REFUSED: Final = 422

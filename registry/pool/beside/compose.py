@@ -15,8 +15,7 @@ from registry.pool.beside.effects import Effect, Sum, Whole
 from registry.pool.beside.forms import Form, form_of
 from registry.pool.beside.readers import Readers, source_of
 from registry.pool.beside.sums import SumParts
-from registry.pool.layout import Layout, Place
-from registry.pool.pristine import PristineTensors, plain_rows
+from registry.pool.layout import Layout, Place, PristineTensors, plain_rows
 from registry.pool.wanted import Wanted
 from registry.tensors.artifacts.merged import RoundedSlot
 from registry.tensors.path.kept_factors import RecentFactors

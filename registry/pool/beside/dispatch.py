@@ -2,23 +2,145 @@
 
 What a module is called with goes to its ``forward``, which is replaced on the instance: hooks could not keep it from
 running with weights that are not used.
+
+Modules that a backward pass runs again, as gradient checkpointing does, have to run what ran in the call it is of.
+
+What chooses a path is the context of the call, which may be another one when gradients are asked for: the block has
+ended, or another path was merged. So what a call gives is marked in the graph with what ran. The marks are met before
+anything else of the call, and a module that is run again looks whether the same runs now.
+
+Which slots run in a call that is compiled. `torch.compile` reads what a thread has, but no context.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 import types
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import torch
 from torch import nn
 
 from registry.errors import UsageError
-from registry.pool.beside.again import Again
-from registry.pool.beside.chosen import Chosen, OfThread
 from registry.pool.beside.selection import Active
+
+
+class Chosen:
+    """The slots of one call; whether they are read or written in it, it is traced.
+
+    Args:
+        rows: the slot of each row of the batch, or one for all; None: the base alone.
+        turned: whether some module may get the rows of the batch in another dimension than the first.
+    """
+
+    def __init__(self, rows: torch.Tensor | None, *, turned: bool = False) -> None:
+        self.rows = rows
+        self.turned = turned
+        self.length: int | None = None
+        """Of the sequences in the batch, once it is known."""
+        self.lost: list[str] = []
+        """Modules that ran with the base's weights, as the rows of the batch were not found in their input."""
+
+    def finds(self, rows: torch.Tensor, x: torch.Tensor) -> bool:
+        """Whether a module's input has the rows of the batch, in order; numbers to look up may have one for all."""
+        count = rows.shape[0]
+        if not x.is_floating_point():
+            # positions are the same in all rows; without a dimension for rows nothing tells them from rows, and
+            # dynamo gets `in` wrong for sizes that vary
+            return x.dim() > 1 and (x.shape[0] == 1 or x.shape[0] == count)
+        if x.dim() > 2:
+            self.length = x.shape[1]
+            return x.shape[0] == count and not (self.turned and x.shape[1] == count)
+        if x.dim() == 0 or x.shape[0] == count:
+            return x.dim() > 0
+        return x.dim() == 2 and not self.turned and self.length is not None and x.shape[0] == count * self.length
+
+
+class OfThread(threading.local):
+    """What runs in this thread."""
+
+    chosen: Chosen | None = None
+    """In a call that is compiled, its slots."""
+    inside: bool = False
+    """Whether a call of the model runs, in which paths were chosen."""
+
+
+_RUN_AGAIN: Final = (
+    "The model is run again in a backward pass, and what runs now is not known to be what ran in the call: turn off "
+    "gradient checkpointing, or ask for gradients within the block of `use`, on the CPU, or merge the path instead."
+)
+_WRITTEN: Final = (
+    "Another path was merged, or the base unmerged, since the call whose gradients are asked for: ask for them before "
+    "the weights change."
+)
+_MOST: Final = 256  # backward passes that are remembered: those that run now, in all threads
+_DEPTH: Final = 4  # of outputs in outputs
+
+
+class Ran(NamedTuple):
+    """What runs in a call."""
+
+    weights: int  # how often the weights had been changed
+    paths: Hashable  # beside them; None: none
+
+
+class Again:
+    """What ran in the calls that backward passes are of; any thread may ask.
+
+    Args:
+        weights: how often the weights were changed.
+    """
+
+    def __init__(self, weights: Callable[[], int] = lambda: 0) -> None:
+        self.weights = weights
+        self.unknown = False
+        """Whether a part of the model was called by itself with a path: its graph has no mark."""
+        self._passes: dict[int, set[Ran]] = {}
+
+    def mark(self, found: Any, paths: Hashable) -> None:
+        """Mark what a call of the model gave with what ran in it."""
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return
+        ran = Ran(self.weights(), paths)
+        for node in {one.grad_fn for one in _tensors(found, _DEPTH) if one.grad_fn is not None}:
+            node.register_prehook(lambda *_: self._begin(ran))
+
+    def check(self, paths: Hashable) -> None:
+        """Check that what runs now is what ran in all calls that this backward pass has come to.
+
+        Raises:
+            UsageError: it is something else, or not known.
+        """
+        ran = self._passes.get(torch._C._current_graph_task_id())
+        if self.unknown or ran != {Ran(self.weights(), paths)}:
+            raise UsageError(_RUN_AGAIN)
+
+    def _begin(self, ran: Ran) -> None:
+        if ran.weights != self.weights():
+            raise UsageError(_WRITTEN)
+        self._passes.setdefault(torch._C._current_graph_task_id(), set()).add(ran)
+        while len(self._passes) > _MOST:
+            self._passes.pop(next(iter(self._passes)), None)
+
+
+def _tensors(found: Any, depth: int) -> Iterator[torch.Tensor]:
+    """The tensors in what a model gave: outputs by name, lists, and objects such as caches."""
+    if isinstance(found, torch.Tensor):
+        if not torch._C._functorch.is_functorch_wrapped_tensor(found):
+            yield found
+    elif depth:
+        if isinstance(found, Mapping):
+            inner = list(found.values())
+        elif isinstance(found, list | tuple | set):
+            inner = list(found)
+        else:
+            inner = list(getattr(found, "__dict__", {}).values())
+        for one in inner:
+            yield from _tensors(one, depth - 1)
+
 
 MERGED = "A path is merged into the model: `unmerge()` before other paths run beside its weights."
 

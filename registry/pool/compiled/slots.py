@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import nn
 
-from registry.pool.beside.chosen import Chosen
+from registry.pool.beside.dispatch import Chosen
 from registry.pool.beside.effects import Effect
 from registry.pool.beside.forms import is_by_row
 from registry.pool.beside.selection import first

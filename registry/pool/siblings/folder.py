@@ -30,7 +30,7 @@ from registry.services.artifacts.plan import make_plan
 from registry.services.local_merge import path_of
 from registry.tensors.artifacts.artifact import Artifact
 from registry.tensors.checkpoint.coverage import saved_names
-from registry.transfer.receipts import receipt_of
+from registry.transfer.receipt_check import receipt_of
 
 _DTYPES: Final[dict[torch.dtype, Dtype]] = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 

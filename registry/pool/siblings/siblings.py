@@ -20,12 +20,10 @@ from registry.pool.checked_base import PoolRegistry
 from registry.pool.siblings.folder import configuration, receipt_of_merged, write_folder
 from registry.pool.siblings.hooks import Hooks, Trained
 from registry.pool.siblings.losses import CountedLoss, Labels, Loss, labels_of, losses_by_sibling, own_loss, weighted
-from registry.pool.siblings.recipe import read_recipe
-from registry.pool.siblings.refusals import Mixing
+from registry.pool.siblings.recipe import Mixing, read_recipe
 from registry.pool.siblings.rows import Rows
 from registry.pool.siblings.sibling import MakeOptimizer, Pace, Seen, Sibling
-from registry.pool.siblings.steps import Step
-from registry.pool.siblings.trainer import Collate, callback, collator
+from registry.pool.siblings.trainer import Collate, Step, callback, collator
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 

@@ -1,11 +1,14 @@
 """What `transformers.Trainer` needs to train siblings: a collator that says whose rows are, a callback that updates.
 
 The Trainer's own optimizer has nothing to update: the model's parameters are frozen.
+
+What came of a batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import torch
@@ -14,6 +17,24 @@ from torch.optim import Optimizer
 from registry.errors import UsageError
 from registry.pool.siblings.hooks import ROWS
 from registry.pool.siblings.sibling import Pace
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a batch did to each sibling that had rows in it.
+
+    Example:
+        >>> Step({"llama/support/code": 2.5}, {"llama/support/code": 0.9}).losses
+        {'llama/support/code': 2.5}
+    """
+
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """The mean loss over a sibling's own rows."""
+    grad_norms: Mapping[str, float] = field(default_factory=dict)
+    """The norm of the gradient before it was clipped, of those that were updated."""
+    set_aside: Mapping[str, str] = field(default_factory=dict)
+    """Why siblings are not trained any more, of those that this batch was the last of."""
+
 
 FIELD: Final = "sibling"
 """The field of an example that says which sibling it is for."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
-from registry.catalogue.changes.norms import keep
+from registry.catalogue.changes.new_base import keep
 from registry.catalogue.tree import norms as rows
 from registry.catalogue.tree.norms import NormsRow
 from registry.errors import IntegrityError, UnavailableError, UsageError

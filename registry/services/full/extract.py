@@ -1,14 +1,20 @@
 """The adapter of a full model, written as an ordinary folder, which is then published as any other.
 
 It runs where the folder is: in the process of a client or of a registry. Nothing is stored meanwhile.
+
+The folder of a full model beside the base model that it was trained from: opened, named and refused by name.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 
+from registry.errors import InvalidAdapterError
+from registry.files.header import TensorEntry
 from registry.files.source import FileSource
 from registry.folders.errors import telling_unwritable
 from registry.operations.publication import FullModel
@@ -16,17 +22,127 @@ from registry.progress import Progress
 from registry.schemas.artifacts import ExtractedModule, Extraction
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs
-from registry.services.exact.model_folder import FullFolder
+from registry.services.exact.model_folder import FullFolder, open_tensors
 from registry.services.exact.values import no_change
-from registry.services.full.folder import open_full_model
 from registry.services.lineage import Blobs, LoadedPath
+from registry.services.publishing.parent_folder import Held, by_names_of
 from registry.tensors.artifacts.artifact import ArtifactFile
+from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.extraction import extract as core
 from registry.tensors.extraction.best_pair import Wanted
 from registry.tensors.extraction.changed import Changes, changes_of
 from registry.tensors.extraction.link import Scratch
+from registry.tensors.factors.slots import slot_of_target
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import path_programs
+from registry.tensors.table.targets import TargetTable
+
+_MOST_OF_IT: Final = 0.5  # share of the base's tensors that must be found by name
+
+
+def open_full_model(
+    full: FullFolder, base: BaseTensors, table: TargetTable, name: str, opened: ExitStack
+) -> BaseTensors:
+    """The tensors of a full model, by the names of the base's files where they have one.
+
+    Args:
+        full: the folder.
+        base: the tensors of the base model.
+        table: its target table.
+        name: of the base model, for errors.
+        opened: closes the files.
+
+    Raises:
+        UnavailableError: a file can't be read.
+        InvalidAdapterError: ``architecture``: of another base model; ``incomplete_model``, ``shape_mismatch``,
+            ``grown_vocabulary``, ``bad_dtype``, ``unexpected_tensor``: it does not fit that one.
+    """
+    folder, found = full.place, open_tensors(full.model, opened)
+    named = by_names_of(base.tensors, found)
+    _check_architecture(folder, base.tensors, named, name)
+    _check_there(folder, base.tensors, named, table, name)
+    for tensor, (_, entry) in base.tensors.items():
+        if tensor in named:
+            _check_fits(folder, tensor, entry, named[tensor][1], name)
+    _check_new(folder, base.tensors, named, table, name)
+    return BaseTensors(named)
+
+
+def _check_architecture(folder: Path, base: Mapping[str, object], named: Mapping[str, object], name: str) -> None:
+    """Tensors with other names are those of another architecture."""
+    there = sum(tensor in named for tensor in base)
+    if there < _MOST_OF_IT * len(base):
+        lacking = next(tensor for tensor in base if tensor not in named)
+        other = next((tensor for tensor in named if tensor not in base), None)
+        instead = f"; it has {other!r}" if other is not None else ""
+        raise InvalidAdapterError(
+            f"{folder} holds a model of another architecture than {name}: {there} of its {len(base)} tensors are there "
+            f"by name, and {lacking!r} is not{instead}. Publish it under the base model that it was trained from.",
+            code="architecture",
+        )
+
+
+def _check_there(
+    folder: Path, base: Mapping[str, object], named: Mapping[str, object], table: TargetTable, name: str
+) -> None:
+    """Every tensor of the base is there, unless another one that it is tied to is, or another head replaces it."""
+    shared = {tensor for group in _ties(table) for tensor in group if not group.isdisjoint(named)}
+    sides = _sides(table)
+    heads = {tensor for tensor in named if tensor not in base and tensor not in sides}
+    for tensor in base:
+        is_head = table.output_module is not None and tensor == f"{table.output_module}.weight"
+        if tensor not in named and tensor not in shared and not (is_head and heads):
+            raise InvalidAdapterError(
+                f"{folder} lacks the tensor {tensor!r}, which {name} has: it is not a whole model. Save it with "
+                "save_pretrained, after gathering it where it was sharded (FSDP, ZeRO).",
+                code="incomplete_model",
+            )
+
+
+def _check_fits(folder: Path, tensor: str, base: TensorEntry, full: TensorEntry, name: str) -> None:
+    if full.shape != base.shape:
+        if full.shape[1:] == base.shape[1:] and len(base.shape) == 2 and full.shape[0] > base.shape[0]:
+            raise InvalidAdapterError(
+                f"{folder} has a grown vocabulary: {tensor!r} has {full.shape[0]} rows, and {base.shape[0]} in {name}. "
+                "No pair adds rows: publish it without --rank and --max-error.",
+                code="grown_vocabulary",
+            )
+        raise InvalidAdapterError(
+            f"{folder} has {tensor!r} with the shape {list(full.shape)}, which is {list(base.shape)} in {name}. "
+            "Publish it under the base model that it was trained from.",
+            code="shape_mismatch",
+        )
+    if (base.dtype in FLOATS) is not (full.dtype in FLOATS):
+        raise InvalidAdapterError(
+            f"{folder} has {tensor!r} as {full.dtype}, which is {base.dtype} in {name}. Save it in bf16, fp16 or fp32.",
+            code="bad_dtype",
+        )
+
+
+def _check_new(folder: Path, base: Mapping[str, object], named: Held, table: TargetTable, name: str) -> None:
+    """What the base lacks may be the head of another task, which lies beside all that the base has."""
+    tops = {tensor.partition(".")[0] for tensor in (*base, *table.parameters)}
+    sides = _sides(table)
+    for tensor, (_, entry) in named.items():
+        if tensor in base or tensor in sides:
+            continue
+        twice = any(spelled in base for spelled in table.spellings(tensor))
+        if twice or tensor.partition(".")[0] in tops or "." not in tensor or entry.dtype not in FLOATS:
+            raise InvalidAdapterError(
+                f"{folder} has the tensor {tensor!r}, which {name} has no place for. Publish it under the base model "
+                "that it was trained from.",
+                code="unexpected_tensor",
+            )
+
+
+def _ties(table: TargetTable) -> list[set[str]]:
+    """The tensors of modules that share one weight, by group."""
+    groups = {table.tie_group(module) for module, target in table.targets.items() if target.tie is not None}
+    return [{slot_of_target(table.targets[module]).tensor for module in group} for group in groups]
+
+
+def _sides(table: TargetTable) -> set[str]:
+    return {tensor for group in _ties(table) for tensor in group}
 
 
 def extract_full(
@@ -46,7 +162,7 @@ def extract_full(
         The ranks and true errors.
 
     Raises:
-        What `registry.services.full.folder.open_full_model` raises.
+        What `registry.services.full.extract.open_full_model` raises.
         InvalidAdapterError: ``no_change``, the model is its parent; ``non_finite``; ``unsupported_layout``,
             ``not_composable``, ``tied_partial``: no PEFT adapter can bring the change; a link of the parent is invalid.
         AccuracyError: the error can't be reached in fp32.

@@ -4,26 +4,32 @@ PEFT saves ``M.base_layer.weight`` for an adapted embedding (``save_embedding_la
 the adapter was trained on, so it must be the composed parent's. If the parent was merged link by link in the base's
 dtype, each link rounded once, which is tolerated; a larger difference shows another parent. Integer tensors, which
 training never changes, must equal the base's.
+
+The links above a new adapter, as checkpoints: read once by a process, since publishers share their parents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 import torch
 
+from registry.digest import BlobRef
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource, read_range
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.services.artifacts.bound import bind_link
 from registry.services.artifacts.inputs import base_weights, path_table
 from registry.services.bases.not_finite import check_changed_rows
-from registry.services.lineage import Blobs, LoadedPath, read_document
-from registry.services.publishing.parent_links import parent_links
+from registry.services.lineage import Blobs, Link, LoadedPath, read_document
 from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.checkpoint.adapter import Checkpoint
-from registry.tensors.checkpoint.twins import check_twins
+from registry.tensors.checkpoint.coverage import check_twins
 from registry.tensors.comparison.rounded_path import coarser, links_of, rounded_block
 from registry.tensors.elements.dtypes import FLOATS, WHOLE_NUMBERS
 from registry.tensors.factors.matrices import read_rows
@@ -31,6 +37,59 @@ from registry.tensors.factors.slots import slot_of_target
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, Program, origin_of, path_programs
 from registry.tensors.table.targets import TargetTable
+
+
+def parent_links(blobs: Blobs, path: LoadedPath, opened: ExitStack) -> list[BoundLink]:
+    """The live links of a path; ``opened`` closes what is opened here. Their weights are opened when they are read.
+
+    Raises:
+        InvalidAdapterError: a link is invalid by the rules of this version.
+    """
+    return [_bound(blobs, link, path, opened) for link in path.live]
+
+
+def _bound(blobs: Blobs, link: Link, path: LoadedPath, opened: ExitStack) -> BoundLink:
+    def read() -> Checkpoint:
+        with ExitStack() as closed:
+            return bind_link(blobs, link, path, closed).checkpoint
+
+    config, weights = link.file(ADAPTER_CONFIG), link.file(ADAPTER_WEIGHTS)
+    exact = "" if path.exact is None else path.exact.digest
+    known = _Link((config.digest, weights.digest, path.base.table.digest, path.base.index.digest, exact), read)
+    return BoundLink(_checkpoint(known), _OpenedLater(blobs, weights, opened))
+
+
+@dataclass(frozen=True)
+class _Link:
+    """A cache key: all digests that a checkpoint depends on, and how to read it."""
+
+    digests: tuple[str, ...]
+    read: Callable[[], Checkpoint] = field(compare=False)
+
+
+@lru_cache(maxsize=16)
+def _checkpoint(link: _Link) -> Checkpoint:
+    return link.read()
+
+
+class _OpenedLater:
+    """A blob that is opened when it is read first."""
+
+    def __init__(self, blobs: Blobs, blob: BlobRef, opened: ExitStack) -> None:
+        self._blobs, self._blob, self._opened = blobs, blob, opened
+        self._source: ByteSource | None = None
+
+    @property
+    def size(self) -> int:
+        return self._blob.size
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        if self._source is None:
+            source = self._blobs.open_blob(self._blob)
+            self._opened.callback(source.close)
+            self._source = source
+        self._source.read_into(offset, buffer)
+
 
 _AT_ONCE: Final = 1 << 20
 

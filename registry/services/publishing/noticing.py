@@ -27,7 +27,7 @@ from registry.services.lineage import read_document
 from registry.services.notices import LinkAtHand, look, of_fidelity, of_modules
 from registry.services.publishing.candidates import Candidate
 from registry.services.publishing.draft import Draft
-from registry.services.publishing.parent_links import parent_links
+from registry.services.publishing.lineage_check import parent_links
 from registry.services.publishing.parents import REBASED
 from registry.tensors.analysis.directions import Directions, DirectionWatch, largest_element
 from registry.tensors.analysis.sketch import sketch

@@ -1,22 +1,47 @@
-"""Comparing the folder that an adapter was trained on with its possible parents in a registry in process."""
+"""Comparing the folder that an adapter was trained on with its possible parents in a registry in process.
+
+The paths that an adapter may have been trained on: the base, the ancestors, all revisions of the parent.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from registry.catalogue.tree import bases, revisions
 from registry.errors import NotFoundError
 from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.schemas import FolderCompared
 from registry.schemas.transfer import GivenReceipt
+from registry.services.artifacts.load import path_to
 from registry.services.deployment import Deployment
 from registry.services.lineage import Blobs, LoadedPath, with_ancestors
 from registry.services.publishing.parent_adapter import search_trained
-from registry.services.publishing.parent_candidates import parent_candidates
 from registry.services.publishing.parent_folder import look_into
 from registry.services.publishing.parent_search import SearchableHere
 from registry.transfer.adapter_folder import AdapterFolder
 from registry.transfer.trained_on import UNTIMED, or_elsewhere
+
+
+def parent_candidates(
+    deployment: Deployment, path: TreePath, above: TreePath, receipt: GivenReceipt | None
+) -> tuple[LoadedPath, ...]:
+    """The candidates for a publish to ``path``, whose parent is ``above``, as far as they are visible or proven.
+
+    Raises:
+        NotFoundError: the base model, or the adapter above, does not exist.
+    """
+    with deployment.read() as session:
+        base = bases.get(session, above.base)
+        rows = {row.id: row for row in revisions.pinnable(session, path)}
+        if receipt is not None and receipt.receipt.tip is not None:
+            rows |= {row.id: row for row in revisions.pinnable(session, path, digest=receipt.receipt.tip)}
+        return with_ancestors(
+            [
+                path_to(session, base, None),
+                *(path_to(session, base, row, with_retracted=True) for row in rows.values()),
+            ]
+        )
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,7 @@ from registry.services.publishing.noticing import (
     refuse_noticed,
     with_notices,
 )
-from registry.services.publishing.parent_candidates import parent_candidates
-from registry.services.publishing.parent_check import look_at_trained
+from registry.services.publishing.parent_check import look_at_trained, parent_candidates
 from registry.services.publishing.visible import make_visible
 from registry.tensors.analysis.directions import DirectionWatch
 from registry.tensors.elements.finite import FiniteWatch

@@ -2,6 +2,11 @@
 
 A half is never completed by the other half of an older revision: a client may send a changed configuration and the
 weights that belong to it in two commits, and what lies between them was never trained.
+
+The card of a push that brings no new revision: a README.md alone, or with weights that are published already.
+
+Whether an adapter has the pushed files already: clients send a commit again when its answer was lost, and trainers
+push the last state again at the end of training.
 """
 
 from __future__ import annotations
@@ -17,10 +22,11 @@ from typing import Any, Final
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import annotations as annotation_rows
+from registry.catalogue.changes.cards import set_card
 from registry.catalogue.store import blobs as blob_rows
 from registry.catalogue.store import pushed_files
 from registry.catalogue.store.pushed_files import PushedRow
-from registry.catalogue.tree import revisions
+from registry.catalogue.tree import cards, revisions
 from registry.errors import (
     ConflictError,
     InvalidAdapterError,
@@ -34,18 +40,74 @@ from registry.operations.publication import Labels
 from registry.progress import SILENT
 from registry.reference import Path, Reference
 from registry.schemas import Published
+from registry.schemas.transfer import FileClaim
 from registry.schemas.use import NOTHING, Loads
+from registry.services.artifacts.readme import front_matter
 from registry.services.deployment import Deployment
 from registry.services.importing.trainer_notes import Notes, notes_in
 from registry.services.intake.intake import BytesGoneError
 from registry.services.intake.wanted import drop_taken
+from registry.services.publishing.candidates import check_draft
 from registry.services.publishing.draft import Draft, Said
+from registry.services.publishing.lookup import Claims
 from registry.services.publishing.publish import publish_claimed, publish_made
-from registry.services.pushing.card import keep_card
 from registry.services.pushing.chosen import PAIR, STATE, TAKEN, check_size
 from registry.services.pushing.parts import Part, Parts, Sent, bringing, part_of, part_of_row, to_wait
-from registry.services.pushing.same import existing, same_files
 from registry.transfer.claims import Head
+
+_MOST: Final = 8
+"""Revisions of the same files that are looked at: each is on another parent, or has another README.md."""
+
+
+@dataclass(frozen=True)
+class Same:
+    """A revision with the same configuration and weights."""
+
+    parent: str  # reference, or the name of the base model
+    claims: Claims
+
+
+def same_files(session: Session, path: Path, config: str, weights: str) -> tuple[Same, ...]:
+    """The revisions of an adapter with these two files, by digest; newest first."""
+    found = revisions.with_files(session, path, {ADAPTER_CONFIG: config, ADAPTER_WEIGHTS: weights}, limit=_MOST)
+    return tuple(_same(session, path, key) for key in found)
+
+
+def _same(session: Session, path: Path, key: int) -> Same:
+    lineage = revisions.lineage(session, key)
+    files = revisions.files(session, key)
+    claims = {file.path: FileClaim(path=file.path, size=file.size, digest=file.digest) for file in files}
+    return Same(lineage[-2].reference if len(lineage) > 1 else path.base, Claims(claims))
+
+
+def existing(deployment: Deployment, draft: Draft, found: tuple[Same, ...]) -> Iterator[tuple[Draft, Claims]]:
+    """Those that a draft is, with what is known of its parent: on another one, it is another revision."""
+    for one in found:
+        said = draft.said if draft.said.parent is not None else Said(one.parent, draft.said.receipt)
+        same = replace(draft, said=said)
+        try:
+            candidate = check_draft(deployment, same, one.claims)
+        except (ConflictError, RetractedError):
+            continue
+        if candidate.found.existing is not None:
+            yield same, one.claims
+
+
+def keep_card(deployment: Deployment, path: Path, text: str) -> bool:
+    """Make a README.md the card of an adapter, unless somebody else has edited the card; whether it is now."""
+    if not text.strip():
+        return True
+    me, metadata = deployment.principal, front_matter.split(text)[0]
+
+    def work(session: Session) -> bool:
+        state = cards.state(session, revisions.adapter(session, path))
+        if state is not None and state.source == "edited" and state.edited_by != me.name:
+            return False
+        set_card(session, path, text, metadata, me)
+        return True
+
+    return deployment.change(work)
+
 
 MOST_WAITING: Final = 16 << 30
 """Bytes of a token's pushes that wait for their other halves."""

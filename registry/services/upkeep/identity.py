@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from registry.catalogue.team import tokens
-from registry.folders.private import make_private
+from registry.folders.output import make_private
 from registry.reference import Path
 from registry.schemas import Identity, TokenCreated
 from registry.schemas.requests import TokenRequest

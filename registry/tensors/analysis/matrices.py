@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.factors.slots import Slot, slot_of_piece
-from registry.tensors.path.owners import Owners, owners_of
-from registry.tensors.path.programs import BoundLink, PathPrograms, Program, path_programs
+from registry.tensors.path.programs import BoundLink, Owners, PathPrograms, Program, owners_of, path_programs
 from registry.tensors.path.stacked_pairs import Rows, StackedPairs, stacked
 from registry.tensors.path.steps import Add, Replace, Rescale, SetRows, Step
 from registry.tensors.table.held import FusedParameter

@@ -3,17 +3,29 @@
 The grid depends on the matrix's shape only, and a short tail is padded, so that every row is always computed by the
 same call on the same shapes, whatever range was asked for. Products run in slices of the rank: sums stay short, which
 keeps the rounding error of a deep path near that of a shallow one.
+
+Tensors in memory that is used again once nobody holds any of it: `registry.files.buffers`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import torch
 
+from registry.files.buffers import used_again
 from registry.tensors.arithmetic.rounding import fits, round_into
-from registry.tensors.arithmetic.scratch import scratch
+
+
+def scratch(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor of arbitrary values, aligned as torch aligns its own: products may depend on that."""
+    found = used_again(math.prod(shape) * dtype.itemsize)
+    if found is None:
+        return torch.empty(tuple(shape), dtype=dtype)
+    return torch.frombuffer(found, dtype=dtype).view(tuple(shape))
+
 
 BLOCK_ELEMENTS: Final = 1 << 20
 MIN_ROWS: Final = 16

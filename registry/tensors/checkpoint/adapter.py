@@ -13,8 +13,15 @@ from functools import cached_property
 
 from registry.files.header import TensorEntry
 from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
-from registry.tensors.factors.matrices import BlockDiagonal, ExpertA, ExpertB, FactorMatrix, Plain
-from registry.tensors.factors.turned_experts import TurnedExpertA, TurnedExpertB
+from registry.tensors.factors.matrices import (
+    BlockDiagonal,
+    ExpertA,
+    ExpertB,
+    FactorMatrix,
+    Plain,
+    TurnedExpertA,
+    TurnedExpertB,
+)
 from registry.tensors.table.held import FusedParameter, Piece
 from registry.tensors.table.targets import Target
 

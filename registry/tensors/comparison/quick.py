@@ -14,9 +14,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from registry.tensors.arithmetic.blocks import add_product
+from registry.tensors.arithmetic.blocks import add_product, scratch
 from registry.tensors.arithmetic.rounding import round_into
-from registry.tensors.arithmetic.scratch import scratch
 from registry.tensors.comparison.places import Place
 from registry.tensors.comparison.rounded_factors import with_rounded_factors
 from registry.tensors.comparison.rounded_path import SHORT, Way, links_of, ways

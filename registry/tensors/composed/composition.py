@@ -34,8 +34,7 @@ from registry.tensors.composed.forms import (
     twins_of,
 )
 from registry.tensors.composed.pair import ComposedPair, pair_tensors
-from registry.tensors.composed.spelling import spelling_of
-from registry.tensors.composed.token_tensors import rows_of, token_tensor
+from registry.tensors.composed.spelling import WrappedNames, rows_of, spelling_of, token_tensor, whole_experts
 from registry.tensors.composed.truncated import (
     TruncatedExperts,
     TruncatedPair,
@@ -43,8 +42,6 @@ from registry.tensors.composed.truncated import (
     spectrum,
     written_error,
 )
-from registry.tensors.composed.whole_experts import whole_experts
-from registry.tensors.composed.wrapped_names import WrappedNames
 from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.path.origins import BaseTensors

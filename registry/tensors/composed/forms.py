@@ -13,8 +13,7 @@ from functools import cached_property
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.factors.slots import Slot, slot_of_target
-from registry.tensors.path.owners import owners_of
-from registry.tensors.path.programs import BoundLink, PathPrograms, Program
+from registry.tensors.path.programs import BoundLink, PathPrograms, Program, owners_of
 from registry.tensors.path.steps import Add, Replace, Rescale, SetRows
 from registry.tensors.table.held import FusedParameter
 from registry.tensors.table.targets import Target, TargetKind, TargetTable

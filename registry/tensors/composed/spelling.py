@@ -3,15 +3,118 @@
 A model without a head names the modules of the same base without the base model prefix (``layers.0.fc`` and
 ``model.layers.0.fc``), and PEFT finds none of an adapter's modules under the other name. The table knows the names of
 one class alone, which need not be the class that was trained.
+
+Token rows in a composed adapter: each as its last writer left it.
+
+Fused parameters of experts that a path replaces: their whole values, put together from where the files keep them.
+
+A replacement is kept only where files and running model have the same orientation (`registry.tensors.path.programs`),
+so the pieces one after another are the rows of the parameter, seen as (experts * rows, columns).
+
+What the tensors of a composed adapter are called: PEFT names what a wrapper holds behind ``base_layer``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from registry.tensors.composed.adapter_tensors import LEAD
-from registry.tensors.path.programs import BoundLink
+import torch
+
+from registry.tensors.composed.adapter_tensors import LEAD, AdapterTensor
+from registry.tensors.composed.forms import Forms
+from registry.tensors.path.programs import BoundLink, Program
+from registry.tensors.path.slot_values import SlotValues
+from registry.tensors.path.steps import SetRows
+from registry.tensors.table.held import FusedParameter
 from registry.tensors.table.targets import TargetTable
+
+
+class WrappedNames:
+    """Names in the adapter's file of modules and parameters of the base, once all is sorted into forms."""
+
+    def __init__(self, forms: Forms, table: TargetTable) -> None:
+        self._forms = forms
+        # each parameter that is adapted by its name gets a wrapper of its own
+        by_name = [path.rpartition(".")[0] for path in forms.named.values()]
+        by_module = [target.module for target, _ in forms.pairs if target.module not in forms.named]
+        self._wrappers = Counter(by_name + by_module)
+        self._wrappers.update({module: len(adapted) for module, adapted in forms.experts.items()})
+        # also around the other side of a tie
+        self._tokens = {side for module in forms.tokens for side in table.tie_group(module)}
+
+    def path(self, module: str) -> str:
+        """A module's path through the wrappers of those that it is in."""
+        found, start = "", 0
+        for at in (at for at, letter in enumerate(module) if letter == "."):
+            found += module[start:at] + ".base_layer" * self._wrappers[module[:at]]
+            start = at
+        return found + module[start:]
+
+    def parameter(self, name: str) -> str:
+        """The name of the tensor that holds a whole parameter."""
+        module, _, leaf = name.rpartition(".")
+        inside = self._around(module) if self._forms.is_bias(name) else ""  # what is saved whole is not adapted
+        return f"{LEAD}{self.path(module)}{inside}.{leaf}" if module else LEAD + leaf
+
+    def _around(self, module: str) -> str:
+        if module in self._tokens:
+            return ".token_adapter.base_layer"
+        return ".base_layer" * self._wrappers[module]
+
+
+def whole_experts(name: str, fused: FusedParameter, pieces: Sequence[SlotValues]) -> AdapterTensor:
+    """The whole parameter.
+
+    Args:
+        name: of the tensor.
+        fused: the parameter.
+        pieces: the values of its pieces, by expert, then by output feature.
+    """
+    sizes = (fused.out_features, fused.in_features)
+    shape = (fused.experts, *(reversed(sizes) if fused.transposed else sizes))
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        parts, at = [], 0
+        for values in pieces:
+            first, last = max(start, at), min(stop, at + values.slot.rows)
+            if first < last:
+                parts.append(_slot_rows(values, first - at, last - at))
+            at += values.slot.rows
+        return torch.cat(parts)
+
+    return AdapterTensor(name, shape, rows, columns=shape[2])
+
+
+def _slot_rows(values: SlotValues, start: int, stop: int) -> torch.Tensor:
+    """Any rows of a slot, cut out of whole blocks of its grid."""
+    step = values.rows_a_block
+    first = start // step
+    blocks = torch.cat([values.block(index) for index in range(first, -(-stop // step))])
+    return blocks[start - first * step : stop - first * step]
+
+
+def rows_of(program: Program, since: int) -> dict[int, tuple[SetRows, int]]:
+    """Token -> where its row is; the last writer wins."""
+    found: dict[int, tuple[SetRows, int]] = {}
+    for step in program.since(since):
+        if isinstance(step, SetRows):
+            found.update({row: (step, at) for at, row in enumerate(step.rows)})
+    return dict(sorted(found.items()))
+
+
+def token_tensor(module: str, rows: Mapping[int, tuple[SetRows, int]]) -> AdapterTensor:
+    """The tensor of a module's token rows, as PEFT names it."""
+    columns = next(iter(rows.values()))[0].entry.shape[1]
+
+    def read(start: int, stop: int) -> torch.Tensor:
+        wanted = list(rows.values())[start:stop]
+        whole = {step.link: step.read() for step, _ in wanted}
+        wide = torch.float64 if any(values.dtype is torch.float64 for values in whole.values()) else torch.float32
+        return torch.stack([whole[step.link][at].to(wide) for step, at in wanted])
+
+    return AdapterTensor(f"{LEAD}{module}.token_adapter.trainable_tokens_delta", (len(rows), columns), read)
+
 
 Spelling = Callable[[str], str]
 

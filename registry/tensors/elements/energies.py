@@ -14,8 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.files.header import TensorEntry
-from registry.files.sizes import SIZES
+from registry.files.header import SIZES, TensorEntry
 from registry.tensors.elements.passing import PassingElements
 
 _BLOCK: Final = 1 << 16  # elements: the buffers that a block goes through stay in the processor's cache

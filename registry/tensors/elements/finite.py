@@ -9,8 +9,7 @@ from typing import Final
 import numpy as np
 
 from registry.errors import InvalidAdapterError
-from registry.files.header import TensorEntry
-from registry.files.sizes import SIZES
+from registry.files.header import SIZES, TensorEntry
 from registry.files.source import ByteSource
 from registry.files.strict_json import shown
 from registry.tensors.elements.passing import PassingElements, pass_by

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
-from registry.files.header import TensorEntry
-from registry.files.sizes import SIZES
+from registry.files.header import SIZES, TensorEntry
 from registry.files.source import ByteSource, read_range
 
 _STEP: Final = 8 << 20

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from registry.errors import RegistryError
-from registry.files.header import MAX_BYTES, MAX_DIMENSION, MAX_DIMENSIONS, MAX_HEADER, MAX_NAME, MAX_TENSORS
-from registry.files.sizes import SIZES
+from registry.files.header import MAX_BYTES, MAX_DIMENSION, MAX_DIMENSIONS, MAX_HEADER, MAX_NAME, MAX_TENSORS, SIZES
 from registry.files.source import ByteSource, read_range
 from registry.files.strict_json import parse, shown
 from registry.tensors.elements.dtypes import FLOATS, WHOLE_NUMBERS

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import BinaryIO, Final
 
-from registry.files.header import TensorEntry
+from registry.files.header import SIZES, TensorEntry
 from registry.files.model_weights import Tensors
-from registry.files.sizes import SIZES
 from registry.files.source import ByteSource, look_at
 from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.exact.coding import FRAME, encode_frame, largest_frame

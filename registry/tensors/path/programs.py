@@ -2,6 +2,8 @@
 
 Links come root first. A replacement makes everything before it dead, so it is dropped; the last writer wins. Modules
 that share a weight have a slot each: where the path does the same to both they stay one weight, else they are untied.
+
+What of the base model each slot is: the weight of a module, a piece of its experts, or another parameter.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from registry.tensors.factors.matrices import Ones, Plain, Turned
 from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.path.places import Place, places_of
 from registry.tensors.path.steps import Add, BoundPair, Replace, Rescale, SetRows, Step
-from registry.tensors.table.held import FileParameter, FusedParameter
+from registry.tensors.table.held import FileParameter, FusedParameter, Piece
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from registry.tensors.table.ties import retable_needed
 
@@ -324,3 +326,38 @@ def _check_may_part(group: tuple[str, ...], table: TargetTable) -> None:
             "separately, or only some of them; no configuration can express that. Train without them.",
             code="tied_partial",
         )
+
+
+@dataclass(frozen=True)
+class ExpertPiece:
+    """A piece of a fused parameter and the module that has the parameter."""
+
+    module: str
+    fused: FusedParameter
+    piece: Piece
+
+
+@dataclass(frozen=True)
+class Owners:
+    """The owner of each slot; a slot may be a module's weight and a parameter at once."""
+
+    pieces: Mapping[Slot, ExpertPiece]
+    targets: Mapping[Slot, Target]  # as the links read them
+    parameters: Mapping[Slot, str]  # runtime name of a parameter
+
+
+def owners_of(links: Sequence[BoundLink], table: TargetTable) -> Owners:
+    """The owners of a base's slots, where ``links`` say how a module multiplies that the table does not know."""
+    pieces = {
+        slot_of_piece(piece, fused): ExpertPiece(target.module, fused, piece)
+        for target in table.targets.values()
+        for fused in target.fused
+        for piece in fused.pieces
+    }
+    whole = [one for one in table.targets.values() if not one.fused and one.kept]
+    targets = {slot_of_target(target): target for target in whole}
+    for link in links:
+        read = [pair.target for pair in link.checkpoint.pairs.values() if pair.fused is None]
+        read += [rows.target for rows in link.checkpoint.tokens.values()]
+        targets.update({slot_of_target(target): target for target in read})
+    return Owners(pieces, targets, {slot_of_parameter(held): name for name, held in table.parameters.items()})

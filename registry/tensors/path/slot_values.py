@@ -16,8 +16,7 @@ from typing import Final
 import torch
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.arithmetic.blocks import add_product, block_rows, pad_rows
-from registry.tensors.arithmetic.scratch import scratch
+from registry.tensors.arithmetic.blocks import add_product, block_rows, pad_rows, scratch
 from registry.tensors.factors.slots import Slot
 from registry.tensors.path.kept_factors import Factors, KeptFactors, RecentFactors
 from registry.tensors.path.steps import Add, BoundPair, Replace, Rescale, SetRows, Step

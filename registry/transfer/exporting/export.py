@@ -1,4 +1,9 @@
-"""Exports: an artifact of a revision, with a card and a receipt, into a folder or a repository of a Hub."""
+"""Exports: an artifact of a revision, with a card and a receipt, into a folder or a repository of a Hub.
+
+The receipt of an export: the digests that prove what it is made of and, unless names go out, nothing else.
+
+The files of an export on this machine: read for what is changed in them, and hashed.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from blake3 import blake3
+
+from registry.digest import sha256_digest
 from registry.errors import ConflictError
 from registry.figures import short_digest
+from registry.files.sha256 import hash_stream
 from registry.folders.errors import telling_unwritable
 from registry.folders.exports import export_in
 from registry.folders.hub.repository import SCHEME, names_a_hub, written_repo
@@ -21,13 +30,69 @@ from registry.folders.staging import put_in_place, staged_folder
 from registry.operations.exports import Export
 from registry.operations.readable import ReadableArtifact
 from registry.progress import Progress
-from registry.schemas import ArtifactKind, Fetched
+from registry.schemas import ArtifactKind, Fetched, OutputFile
 from registry.schemas.cards import Exported, ExportedFile
 from registry.schemas.receipt import Receipt
 from registry.transfer.exporting.contents import Contents, Readable, contents_of
 from registry.transfer.exporting.hidden import Hidden
-from registry.transfer.exporting.receipts import exported_receipt
-from registry.transfer.exporting.written import FolderFile, output_files
+
+
+@dataclass(frozen=True)
+class FolderFile:
+    """A file of a fetched folder."""
+
+    place: Path
+    size: int
+
+    def read(self, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes ``start`` to ``stop``."""
+        with self.place.open("rb") as stream:
+            stream.seek(start)
+            return stream.read(-1 if stop is None else stop - start)
+
+
+def output_files(
+    files: Mapping[str, bytes | Path], fetched: Mapping[str, OutputFile], progress: Progress
+) -> tuple[tuple[OutputFile, ...], dict[str, str]]:
+    """What a receipt says of the files, and the sha256 digest of each."""
+    progress.begin("Hashing", sum(fetched[path].size for path, one in files.items() if isinstance(one, Path)))
+    outputs, digests = [], {}
+    for path, one in sorted(files.items()):
+        if isinstance(one, bytes):
+            outputs.append(OutputFile(path=path, size=len(one), blake3=blake3(one).hexdigest()))
+            digests[path] = sha256_digest(one)
+        else:
+            outputs.append(fetched[path])
+            digests[path] = _sha256(one, progress)
+    return tuple(outputs), digests
+
+
+def _sha256(place: Path, progress: Progress) -> str:
+    with place.open("rb", buffering=0) as stream:
+        return hash_stream(stream.readinto, lambda _, chunk: progress.advance(len(chunk)))[0]
+
+
+def exported_receipt(
+    receipt: Receipt, files: tuple[OutputFile, ...], sha256: Mapping[str, str], *, with_names: bool
+) -> Receipt:
+    """The receipt of an export.
+
+    Args:
+        receipt: of the artifact that it is made of.
+        files: those of the export.
+        sha256: the digest of each of them, by which a Hub lists it.
+        with_names: keep references.
+    """
+    changes: dict[str, object] = {"files": files, "exported": dict(sha256), "registry": "", "fidelity": None}
+    if not with_names:
+        changes |= {
+            "reference": receipt.tip,
+            "base": receipt.plan.base,
+            "plan": receipt.plan.model_copy(update={"base_repo": None}),
+            "lineage": tuple(link.model_copy(update={"reference": link.digest}) for link in receipt.lineage),
+            "notices": (),
+        }
+    return receipt.model_copy(update=changes)
 
 
 class Source(Protocol):

@@ -1,39 +1,109 @@
-"""A visit: one request for a page, with the registry as far as the visitor sees it, and the page as its answer."""
+"""A visit: one request for a page, with the registry as far as the visitor sees it, and the page as its answer.
+
+Links between the pages. Nothing else makes one: each begins with the prefix under which users reach the service.
+
+The stylesheet and the module of the pages, addressed by their digests, so that browsers keep them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.resources import files
 from typing import Annotated, Any, Final, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
-from fastapi import Depends, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
-from registry.http.addresses import prefix_of, public_address
+from registry.errors import NotFoundError
+from registry.http.addresses import page_path, prefix_of, public_address
 from registry.http.dependencies import registry_for, service_of
 from registry.http.reads import ReadRoute
 from registry.http.request.errors import MalformedError
 from registry.operations.operation import Item, Listing, Operation, Part
+from registry.plots.drawing import stylesheet
 from registry.reference import Path
 from registry.rights import Principal, Role
 from registry.schemas import Schema
 from registry.schemas.protocol import API
 from registry.services.handlers.table import lister_of
 from registry.services.local import LocalRegistry
-from registry.web.frame.assets import asset_names
 from registry.web.frame.environment import rendered
 from registry.web.frame.fields import form_fields, read_fields
 from registry.web.frame.kept import keep
-from registry.web.frame.links import Links
 from registry.web.frame.signed_in import FormTokens, require_own_form, session_of
+
+router = APIRouter(include_in_schema=False)
+_TYPES: Final[Mapping[str, str]] = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_FOREVER: Final = "public, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True)
+class _Asset:
+    name: str
+    content: bytes
+    digest: str
+
+
+@cache
+def _assets() -> Mapping[str, _Asset]:
+    folder = files("registry.web") / "static"
+    contents = {name: (folder / name).read_bytes() for name in _TYPES}
+    contents["style.css"] += stylesheet().encode()
+    return {name: _Asset(name, content, hashlib.sha256(content).hexdigest()[:16]) for name, content in contents.items()}
+
+
+def asset_names() -> Mapping[str, str]:
+    """The address of each asset below the prefix."""
+    return {name: f"/static/{asset.digest}/{name}" for name, asset in _assets().items()}
+
+
+@router.api_route("/static/{digest}/{name}", methods=["GET", "HEAD"])
+async def asset(digest: str, name: str) -> Response:
+    """An asset; nothing of a registry, so nobody has to sign in."""
+    found = _assets().get(name)
+    if found is None or found.digest != digest:
+        raise NotFoundError(f"There is no {name[:64]!r} with the digest {digest[:64]!r}: reload the page.")
+    return Response(found.content, media_type=_TYPES[name], headers={"Cache-Control": _FOREVER})
+
+
+@dataclass(frozen=True)
+class Links:
+    """Addresses of the pages.
+
+    Args:
+        prefix: path before all of them, such as ``/registry``; empty where there is none.
+    """
+
+    prefix: str
+
+    def __call__(self, path: str, /, **query: object) -> str:
+        """The page at a path, with the parameters that have a value."""
+        return f"{self.prefix}{quote(path, safe='/@:')}{_query(query)}"
+
+    def ref(self, reference: str, /, **query: object) -> str:
+        """The page of a base model, an adapter or a revision."""
+        return f"{self.prefix}{page_path(reference)}{_query(query)}"
+
+    def of(self, part: str, reference: str, /, **query: object) -> str:
+        """A page about a reference, such as its files: ``/files/llama/support@3``."""
+        return self(f"/{part}/{reference}", **query)
+
+
+def _query(query: Mapping[str, object]) -> str:
+    given = {name: str(value) for name, value in query.items() if value is not None and value is not False}
+    text = urlencode({name: value for name, value in given.items() if value})
+    return f"?{text}" if text else ""
+
 
 S = TypeVar("S", bound=Schema)
 A = TypeVar("A")
 R = TypeVar("R", bound=Schema)
 HTML: Final = "text/html"
 SUBJECT_PARTS: Final = (("tree", "Overview"), ("history", "Revisions"), ("files", "Files"), ("use", "Use it"))
-"""The pages of a revision, by the first part of their address: see `registry.web.frame.links.Links.of`."""
+"""The pages of a revision, by the first part of their address: see `registry.web.frame.visit.Links.of`."""
 _FORM: Final = "application/x-www-form-urlencoded"
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

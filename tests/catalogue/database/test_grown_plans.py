@@ -18,7 +18,7 @@ from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.database.events import EventFilter, EventPosition
 from registry.catalogue.store import unreferenced
-from registry.catalogue.tree import browse, cards, children, nodes, repo_rows, revisions
+from registry.catalogue.tree import browse, cards, nodes, repo_rows, revisions
 from registry.catalogue.tree.deleted import deleted
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.search import SearchPosition, search
@@ -150,7 +150,7 @@ def test_no_hot_query_reads_a_large_table(large: Database, seen: Rights) -> None
 
 
 FLAT: Final[dict[str, Callable[[Session], Any]]] = {
-    "children": lambda session: children.of_revision(session, 17),
+    "children": lambda session: nodes.of_revision(session, 17),
     "children of one above": lambda session: nodes.tree(session, Section(BIG)),
     "tree": lambda session: nodes.tree(session, Section(limit=100)),
     "old names": lambda session: session.execute(

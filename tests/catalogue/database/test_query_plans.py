@@ -18,7 +18,7 @@ from registry.catalogue.database.team_tables import metadata
 from registry.catalogue.store import blobs, materialisations, purge, tombstones, unreferenced, uploads
 from registry.catalogue.team import job_lists, jobs, sessions, tokens
 from registry.catalogue.team.job_lists import JobPosition
-from registry.catalogue.tree import bases, browse, children, links, nodes, repo_rows, revisions, tag_moves
+from registry.catalogue.tree import bases, browse, links, nodes, repo_rows, revisions, tag_moves
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.subtree import subtree
 from registry.catalogue.tree.use import uses
@@ -90,8 +90,8 @@ def show(session: Session) -> None:
     links.links(session, Reference.parse("llama/wide-7/child"))
     bases.summary(session, "llama")
     repo_rows.repo(session, TreePath.parse("llama/wide-7/child"))
-    children.of_revision(session, key)
-    children.of_base(session, "llama")
+    nodes.of_revision(session, key)
+    nodes.of_base(session, "llama")
     tag_moves.histories(session, revisions.get(session, key), ["prod"])
     materialisations.listing(session, revision_id=key)
     uses(session, [key])

@@ -21,7 +21,7 @@ from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.database.events import EventFilter, EventPosition
 from registry.catalogue.store import blobs
 from registry.catalogue.team import tokens
-from registry.catalogue.tree import bases, browse, children, nodes, repo_rows, revisions, tag_moves
+from registry.catalogue.tree import bases, browse, nodes, repo_rows, revisions, tag_moves
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.search import SearchPosition, search
 from registry.catalogue.tree.subtree import subtree
@@ -155,7 +155,7 @@ def about(session: Session, reference: str) -> Any:
     shown = browse.summary(session, row.id).model_copy(update={"digest": ""})
     entries = [entry.model_copy(update={"digest": ""}) for entry in browse.lineage_entries(session, row.id)]
     around = (
-        children.of_revision(session, row.id),
+        nodes.of_revision(session, row.id),
         tag_moves.histories(session, row, shown.tags),
         uses(session, [row.id]).together,
     )
@@ -179,8 +179,8 @@ def everything() -> dict[str, Callable[[Session], Any]]:
     asked: dict[str, Callable[[Session], Any]] = {
         "whole tree": nodes.tree,
         "bases": bases.summaries,
-        "children of a base": lambda session: children.of_base(session, "llama"),
-        "children of a hidden base": lambda session: children.of_base(session, "bert"),
+        "children of a base": lambda session: nodes.of_base(session, "llama"),
+        "children of a hidden base": lambda session: nodes.of_base(session, "bert"),
         "list a retraction": lambda session: retraction.listing(session, key(session, "llama/support@1"), ""),
         "list a deletion": lambda session: deletion.preview(session, key(session, "llama/support@2"), BOB),
         "list a hidden deletion": lambda session: deletion.preview(session, key(session, "llama/code@1"), BOB),

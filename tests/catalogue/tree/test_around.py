@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue.changes import deletion, tags, undeletion
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.tables import EventRecord, Tag
-from registry.catalogue.tree import children, revisions, tag_moves
+from registry.catalogue.tree import nodes, revisions, tag_moves
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import UNLIMITED
@@ -27,7 +27,7 @@ def below(database: Database, reference: str, *scopes: str) -> list[tuple[str, i
     with database.read() as session:
         parent = row(session, reference).id
     with database.read(rights("reader", *scopes) if scopes else UNLIMITED) as session:
-        found = children.of_revision(session, parent)
+        found = nodes.of_revision(session, parent)
     assert found.total == len(found.adapters)
     return [(one.path, one.revisions, one.newest) for one in found.adapters]
 
@@ -51,20 +51,20 @@ def test_children_are_adapters_with_what_is_pinned(filled: Database, writer: Wri
 
 def test_children_of_a_base_model_are_those_directly_on_it(filled: Database) -> None:
     with filled.read() as session:
-        found = children.of_base(session, "llama")
+        found = nodes.of_base(session, "llama")
         assert [(one.path, one.revisions) for one in found.adapters] == [("llama/code", 1), ("llama/support", 2)]
     with filled.read(rights("reader", "llama/support/french")) as session:
-        assert children.of_base(session, "llama") == Children(total=0, adapters=())
+        assert nodes.of_base(session, "llama") == Children(total=0, adapters=())
 
 
 def test_many_children_are_counted_and_not_all_listed(filled: Database, writer: Writer) -> None:
     with filled.write() as session:
         parent = row(session, "llama/code")
-        for count in range(children.LISTED + 3):
+        for count in range(nodes.LISTED + 3):
             writer.publish(session, f"llama/code/c{count:02}", f"child {count}", parent)
-        found = children.of_revision(session, parent.id)
-    assert found.total == children.LISTED + 3
-    assert [one.path for one in found.adapters] == [f"llama/code/c{count:02}" for count in range(children.LISTED)]
+        found = nodes.of_revision(session, parent.id)
+    assert found.total == nodes.LISTED + 3
+    assert [one.path for one in found.adapters] == [f"llama/code/c{count:02}" for count in range(nodes.LISTED)]
 
 
 def moves(database: Database, reference: str, *scopes: str) -> list[tuple[str, str | None, list[object]]]:

@@ -18,7 +18,7 @@ from registry.catalogue.database import migrations
 from registry.catalogue.database.database import Database
 from registry.catalogue.store import purge
 from registry.catalogue.tree import revisions, search
-from registry.catalogue.tree.text_search import keys_with_text, trigrams
+from registry.catalogue.tree.search_conditions import keys_with_text, trigrams
 from registry.reference import Path, Reference
 from registry.rights import UNLIMITED
 from tests.catalogue.rows import ON_POSTGRESQL, ON_SQLITE, TESTER, Writer, rights

@@ -59,7 +59,7 @@ DRAWN: Final = (
     ),
     Mutant(
         "first-of-the-same-files",
-        "same:existing",
+        "push:existing",
         "for one in found:",
         "for one in found[:1]:",
         "test_the_same_again_is_any_revision_of_these_files",

@@ -16,14 +16,14 @@ FULL: Final = (
     ),
     Mutant(
         "one-pass-is-enough",
-        "directions:directions",
+        "best_pair:directions",
         "if before - error <= ENOUGH * error:",
         "if before:",
         "test_best_pair.py",
     ),
     Mutant(
         "begins-narrower-than-the-rank",
-        "directions:_Search.__init__",
+        "best_pair:_Search.__init__",
         "width = min(_LANES * math.ceil((rank + OVERSAMPLED) / _LANES), size)",
         "width = _LANES",
         "test_more_equal_singular_values_than_a_pass_takes_are_all_found",

@@ -9,7 +9,7 @@ from tests.house.planted.mutant import Mutant
 IMPORTING: Final = (
     Mutant(
         "imports-by-name-alone",
-        "old_roots:_LEAST",
+        "reading:_LEAST",
         "_LEAST: Final = 2",
         "_LEAST: Final = 1",
         "test_an_old_root_needs_two_folders_that_show_it",

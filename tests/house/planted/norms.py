@@ -51,7 +51,7 @@ NORMS: Final = (
     ),
     Mutant(
         "norms-kept-for-another-table",
-        "norms:keep",
+        "new_base:keep",
         "BaseModelRecord.table_digest == norms.table_digest,",
         "",
         "test_a_table_that_is_rebuilt_meanwhile",

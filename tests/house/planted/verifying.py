@@ -89,7 +89,7 @@ VERIFYING: Final = (
     ),
     Mutant(
         "service-renders-under-no-name",
-        "verify:_names",
+        "remote:_names",
         "yield hub_name(",
         "return\n        yield hub_name(",
         "test_the_name_in_readme_is_that_of_the_hub",

@@ -8,8 +8,7 @@ import pytest
 
 from registry import errors
 from registry.errors import CODES, RegistryError
-from registry.http.request.errors import headers_of, problem
-from registry.http.request.statuses import BY_CODE, STATUSES, status_of
+from registry.http.request.errors import BY_CODE, STATUSES, headers_of, problem, status_of
 
 
 def classes() -> list[type[RegistryError]]:

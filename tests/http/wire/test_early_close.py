@@ -20,7 +20,7 @@ from registry.http.request.context import SOCKET_WRITER
 from registry.http.request.limits import Limits
 from registry.http.request.middleware import Receive
 from registry.http.wire import bodies
-from registry.http.wire.flow import Flow, State
+from registry.http.wire.bodies import Flow, State
 from registry.schemas.protocol import API
 from tests.http.wire.test_bodies import Source, opened, sending, zeros
 from tests.kit.library import Library, Lines, assert_problem, library, log, running

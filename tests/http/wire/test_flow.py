@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from registry.http.wire.flow import Flow, Pace
+from registry.http.wire.bodies import Flow, Pace
 from registry.http.wire.socket_writer import SocketWriter
 
 DATA = bytes(range(100))
@@ -103,7 +103,7 @@ def test_one_that_was_stopped_makes_no_more() -> None:
 
 def test_a_client_has_so_much_time_for_each_mib(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("registry.http.wire.flow.time.monotonic", lambda: now)
+    monkeypatch.setattr("registry.http.wire.bodies.time.monotonic", lambda: now)
     pace = Pace(60.0)
     now += 50
     assert pace.left(1000) == 10, "a few bytes are no reason to wait longer"

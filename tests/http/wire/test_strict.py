@@ -14,7 +14,7 @@ import h11
 import pytest
 
 from registry.http.request.limits import Limits
-from registry.http.wire.strict import StrictConnection
+from registry.http.wire.connection import StrictConnection
 from registry.schemas.protocol import API
 from tests.http.request.test_middleware import GOOD, raw, told, toy
 from tests.kit.library import running

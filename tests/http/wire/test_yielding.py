@@ -18,7 +18,7 @@ from fastapi import Response
 from registry.http.request.limits import Limits
 from registry.http.wire import bodies
 from registry.http.wire.admission import Admission, Slot
-from registry.http.wire.flow import Flow, State
+from registry.http.wire.bodies import Flow, State
 from registry.schemas.protocol import API
 from tests.http.wire.test_admission import at_once, never, sit
 from tests.http.wire.test_bodies import Pattern, Source, opened, sending, zeros

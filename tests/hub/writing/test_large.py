@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from registry.services.intake import uploads
 from registry.services.pushing import chosen
 from registry.services.pushing import push as push_module
-from registry.services.pushing.same import same_files
+from registry.services.pushing.push import same_files
 from tests.hub.writing.conftest import PAIR, Pushing, body, repo_of
 
 # The client's own, about how it calls its HTTP library.

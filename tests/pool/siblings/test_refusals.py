@@ -16,8 +16,7 @@ from registry.errors import InvalidAdapterError, RegistryError, UsageError
 from registry.pool.beside.readers import Readers
 from registry.pool.siblings.factors import make_pair
 from registry.pool.siblings.hooks import Hooks, Trained
-from registry.pool.siblings.recipe import read_recipe
-from registry.pool.siblings.refusals import Mixing
+from registry.pool.siblings.recipe import Mixing, read_recipe
 from registry.pool.siblings.rows import Rows
 from registry.pool.siblings.targets import find_targets
 from tests.kit.shelf import Shelf

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.services.artifacts import remembered
-from registry.services.artifacts.remembered import machine_fingerprint
+from registry.services.artifacts import fetch
+from registry.services.artifacts.fetch import machine_fingerprint
 from registry.tensors.artifacts.numerics import fingerprint
 from tests.root import ROOT
 
@@ -65,13 +65,13 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine(tmp_path)
-    monkeypatch.setattr(remembered, "_torch_is_loaded", lambda: False)
-    monkeypatch.setattr(remembered, "_CPUINFO", made.cpuinfo)
-    monkeypatch.setattr(remembered, "fingerprint", made.probe)
+    monkeypatch.setattr(fetch, "_torch_is_loaded", lambda: False)
+    monkeypatch.setattr(fetch, "_CPUINFO", made.cpuinfo)
+    monkeypatch.setattr(fetch, "fingerprint", made.probe)
     spec = importlib.machinery.ModuleSpec("torch", None, origin=str(made.torch / "__init__.py"))
-    monkeypatch.setattr(remembered, "find_spec", lambda _: spec)
+    monkeypatch.setattr(fetch, "find_spec", lambda _: spec)
     for name in list(os.environ):
-        if remembered._READ_BY_TORCH.fullmatch(name):
+        if fetch._READ_BY_TORCH.fullmatch(name):
             monkeypatch.delenv(name)
     return made
 
@@ -101,8 +101,8 @@ DIFFERENCES: dict[str, Callable[[Machine, pytest.MonkeyPatch], object]] = {
     "version of torch": lambda machine, _: (machine.torch / "version.py").write_text("__version__ = '2.14.0+cpu'"),
     "a library of torch": lambda machine, _: (machine.torch / "lib" / "libtorch_cpu.so").write_bytes(b"other"),
     "one more library": lambda machine, _: (machine.torch / "lib" / "libmkl.so").write_bytes(b""),
-    "artifact format": lambda _, patch: patch.setattr(remembered, "ARTIFACT_FORMAT", 99),
-    "this version": lambda _, patch: patch.setattr(remembered, "__version__", "99"),
+    "artifact format": lambda _, patch: patch.setattr(fetch, "ARTIFACT_FORMAT", 99),
+    "this version": lambda _, patch: patch.setattr(fetch, "__version__", "99"),
 }
 
 
@@ -158,7 +158,7 @@ def test_a_folder_that_cannot_be_written_is_no_failure(machine: Machine) -> None
 
 def test_once_torch_is_loaded_it_is_probed(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.ask()
-    monkeypatch.setattr(remembered, "_torch_is_loaded", lambda: True)
+    monkeypatch.setattr(fetch, "_torch_is_loaded", lambda: True)
     machine.arithmetic = "f" * 16
     assert machine.ask() == "f" * 16
 
@@ -166,7 +166,7 @@ def test_once_torch_is_loaded_it_is_probed(machine: Machine, monkeypatch: pytest
 ASK = """
 import sys
 from pathlib import Path
-from registry.services.artifacts.remembered import machine_fingerprint
+from registry.services.artifacts.fetch import machine_fingerprint
 print(machine_fingerprint(Path(sys.argv[1])), "torch" in sys.modules)
 """
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from registry.errors import InvalidBaseError
-from registry.services.bases.table_check import check_table
+from registry.services.bases.add_remote import check_table
 from registry.tensors.table.targets import TargetTable
 from tests.tensors.checkpoint.adapter_headers import EMBED, EXPERTS, GATE_UP, HEAD, NORM, TABLE, TIED, Q
 

@@ -11,7 +11,7 @@ from registry.errors import UsageError
 from registry.reference import MAX_BELOW_BASE
 from registry.reference import Path as TreePath
 from registry.services.importing.names import free_base, free_path, wanted_name
-from registry.services.importing.old_roots import Moved
+from registry.services.importing.reading import Moved
 from registry.services.importing.trainer_notes import notes_of
 
 CARD = """---

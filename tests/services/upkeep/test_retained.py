@@ -14,7 +14,7 @@ from registry.catalogue.changes.retention import KeptRevision
 from registry.errors import UsageError
 from registry.schemas.requests import Best, check_rule
 from registry.schemas.team import RetentionRule
-from registry.services.upkeep.retained import kept_by_rule
+from registry.services.upkeep.retention import kept_by_rule
 
 NOW: Final = datetime(2026, 1, 2, tzinfo=UTC)
 

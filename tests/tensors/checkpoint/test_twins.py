@@ -12,7 +12,7 @@ from registry.errors import InvalidAdapterError
 from registry.files.header import read_header
 from registry.files.source import FileSource
 from registry.tensors.checkpoint.adapter import Twin
-from registry.tensors.checkpoint.twins import check_twins
+from registry.tensors.checkpoint.coverage import check_twins
 from tests.kit import RawTensor, write_tensors
 from tests.kit.floats import Array
 from tests.tensors.checkpoint.adapter_headers import Q, check, pair

@@ -14,7 +14,7 @@ from registry.files.source import NOWHERE, BytesSource
 from registry.tensors.checkpoint.adapter import Checkpoint, NewValue
 from registry.tensors.composed.adapter_tensors import stored_value
 from registry.tensors.composed.forms import Forms, forms_of
-from registry.tensors.composed.token_tensors import rows_of, token_tensor
+from registry.tensors.composed.spelling import rows_of, token_tensor
 from registry.tensors.factors.slots import slot_of_target
 from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.table.held import FileParameter

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.files.sizes import SIZES
+from registry.files.header import SIZES
 from registry.tensors.elements.dtypes import TORCH
 from registry.tensors.elements.summary import summarised, values_of
 

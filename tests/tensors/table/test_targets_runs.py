@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from registry.errors import InvalidAdapterError, InvalidBaseError, RegistryError
-from registry.services.bases.table_check import check_table
+from registry.services.bases.add_remote import check_table
 from registry.tensors.checkpoint.fit import as_folded, check_followed, resolve
 from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_target
 from registry.tensors.table.held import FileParameter, Run

@@ -13,9 +13,8 @@ from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter import Checkpoint, LoraPair, NewValue, TokenRows, Twin
 from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
 from registry.tensors.checkpoint.coverage import saved_names
-from registry.tensors.checkpoint.name_ends import NameEnds
 from registry.tensors.checkpoint.patterns import PatternBudget
-from registry.tensors.checkpoint.scales import Scales
+from registry.tensors.checkpoint.scales import NameEnds, Scales
 from registry.tensors.elements.dtypes import FLOATS, WHOLE_NUMBERS
 from registry.tensors.table.targets import TargetTable
 
