@@ -51,12 +51,17 @@ def s3_settings(s3_store: S3Place, monkeypatch: pytest.MonkeyPatch) -> S3Place:
 
 @pytest.fixture
 def make_s3(s3_settings: S3Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeS3]:
-    """Makes drivers for the same place, by way of another address if one is given; they are closed afterwards."""
+    """Makes drivers for the same place, by way of another address if one is given; they are closed afterwards.
+
+    Faults at that address are met once. The real store may close a connection that it keeps at any time.
+    """
     made: list[S3Driver] = []
 
-    def make(endpoint: str | None = None, url: str | None = None, *, attempts: int = 1, **options: object) -> S3Driver:
+    def make(
+        endpoint: str | None = None, url: str | None = None, *, attempts: int | None = None, **options: object
+    ) -> S3Driver:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint or s3_settings.endpoint)
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", str(attempts))
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", str(attempts or (1 if endpoint else 3)))
         made.append(S3Driver(url or s3_settings.url, **options))  # type: ignore[arg-type]
         return made[-1]
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry.digest import BlobRef, hex_of, sha256_digest
-from registry.errors import IntegrityError, NotFoundError, UnavailableError
+from registry.errors import IntegrityError, NotFoundError
 from registry.storage.blobs import BlobStore, StoredBlob
 from registry.storage.layout import BLOBS, blocks_key, digest_of
 from registry.storage.memory import MemoryDriver
@@ -184,7 +184,7 @@ def test_what_the_watcher_raises_leaves_nothing(store: BlobStore, left: Left, tm
 def test_files_that_are_not_there_or_not_readable(store: BlobStore, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="none"):
         store.stage(tmp_path / "none")
-    with pytest.raises(UnavailableError, match="can't be read"):
+    with pytest.raises(NotFoundError, match="is a folder, but a file is expected"):
         store.stage(tmp_path)
     with pytest.raises(NotFoundError, match="none"):
         store.keep(tmp_path / "none", sha256_digest(b"none"))

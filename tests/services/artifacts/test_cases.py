@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from registry.errors import InvalidAdapterError, InvalidBaseError, RegistryError
+from registry.errors import InvalidBaseError, RegistryError
 from registry.services.local import LocalRegistry
 from tests.kit import RawTensor, read_model, read_tensors, simulate, spacing
 from tests.kit.tensor_files import tensor_files
@@ -188,11 +188,10 @@ def test_negative(registry: LocalRegistry, name: str, tmp_path: Path) -> None:
     assert _paths(registry) == paths
 
 
-def test_a_pickle_alone_is_refused(registry: LocalRegistry, tmp_path: Path) -> None:
+def test_a_pickle_alone_has_the_weights_of_the_file_beside_it(registry: LocalRegistry, tmp_path: Path) -> None:
     _, base, adapters = _given("neg_pickle_alongside" if CASES.exists() else "absent")
     registry.add_base("base", base)
     shutil.copytree(adapters[0], tmp_path / "alone")
     (tmp_path / "alone" / "adapter_model.safetensors").unlink()
-    with pytest.raises(InvalidAdapterError) as refused:
-        registry.publish(tmp_path / "alone", "base/alone")
-    assert refused.value.code == "pickle"
+    alone = registry.publish(tmp_path / "alone", "base/alone").revision
+    assert alone.digest == registry.publish(adapters[0], "base/both").revision.digest
