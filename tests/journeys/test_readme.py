@@ -7,16 +7,19 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import registry
+from tests.journeys import warm
 from tests.kit import Base, add_tokenizer, bert_base, llama_base, write_adapter
 from tests.kit.fine_tunes import fine_tuned
+from tests.kit.servers_home import Home
 from tests.kit.servers_service import ServiceProcess
+from tests.kit.servers_shared import SharedServers
 from tests.root import ROOT
 
 SCRIPT = Path(sys.executable).with_name("registry")
@@ -33,12 +36,21 @@ def _block(word: str, language: str = "") -> str:
     return found[0]
 
 
-def _shell(commands: str, folder: Path, **more: str) -> str:
+@pytest.fixture(scope="module")
+def forked(own_home: Home, shared_servers: SharedServers) -> Iterator[str]:
+    """Lines before commands that are typed: each is forked from a process that has what it imports."""
+    with warm.commands(own_home, shared_servers.tables(), {"PATH": os.environ["PATH"]}) as lines:
+        yield lines
+
+
+def _shell(commands: str, folder: Path, before: str = "", **more: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")}
     environment |= {"PATH": f"{SCRIPT.parent}:{os.environ['PATH']}", "XDG_DATA_HOME": str(folder / "data")}
     environment |= {"XDG_CONFIG_HOME": str(folder / "config"), **more}
+    program = folder / "typed.sh"
+    program.write_text(before + commands)
     run = subprocess.run(
-        ["sh", "-eu", "-c", commands], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        ["bash", "-eu", str(program)], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
@@ -80,11 +92,11 @@ def after_the_demo(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_with_your_own_model(workshop: Path) -> None:
+def test_with_your_own_model(workshop: Path, forked: str) -> None:
     first, second = _block("registry base add llama ./"), _block("--metric acc=0.91")
-    out = _shell(_installed(first), workshop)
+    out = _shell(_installed(first), workshop, forked)
     _train_french(workshop)
-    out += _shell(_installed(second), workshop)
+    out += _shell(_installed(second), workshop, forked)
     assert "llama/support@1\n" in out
     assert "llama/support/french@1\n" in out
     assert "the receipt in" in out  # why the parent was pinned
@@ -93,7 +105,7 @@ def test_with_your_own_model(workshop: Path) -> None:
 
 
 @pytest.mark.slow
-def test_with_what_a_team_has(workshop: Path) -> None:
+def test_with_what_a_team_has(workshop: Path, forked: str) -> None:
     base = llama_base(workshop / "other/Llama-3.2-1B", dtype="BF16")
     fine_tuned(workshop / "sft", base)
     on_the_base = {"base_model_name_or_path": str(workshop / "share/Llama-3.2-1B")}
@@ -101,10 +113,10 @@ def test_with_what_a_team_has(workshop: Path) -> None:
     shutil.copytree(base.folder, workshop / "share/Llama-3.2-1B")
     trained_on = {"base_model_name_or_path": "./merged-in-may"}
     write_adapter(workshop / "out/mail", base, ["v_proj"], r=2, seed=3, config=trained_on)
-    _shell(_installed(_block("registry base add llama ./") + _block("--metric acc=0.91")), workshop)
+    _shell(_installed(_block("registry base add llama ./") + _block("--metric acc=0.91")), workshop, forked)
     shutil.move(workshop / "support-merged", workshop / "merged-in-may")
     (workshop / "merged-in-may/registry-receipt.json").unlink()
-    out = _shell(_block("registry import --apply"), workshop)
+    out = _shell(_block("registry import --apply"), workshop, forked)
     for line in ("llama/code@1", "is        llama/support@1", "llama/support/mail@1", "llama/sft@1"):
         assert line in out
     assert "llama/support/both@1" in out
@@ -112,27 +124,31 @@ def test_with_what_a_team_has(workshop: Path) -> None:
 
 
 @pytest.mark.slow
-def test_with_a_team(after_the_demo: Path, start_service: Callable[..., ServiceProcess]) -> None:
+def test_with_a_team(after_the_demo: Path, start_service: Callable[..., ServiceProcess], forked: str) -> None:
     """Two people, each with folders of their own; only the name of the machine and the port are exchanged."""
     anna = {"XDG_DATA_HOME": str(after_the_demo / "her-data"), "REGISTRY_URL": ""}
     keeper, user = _block("registry token create"), _installed(_block("registry login"))
     *create, serve = keeper.splitlines()
-    _shell("\n".join(create), after_the_demo)
+    _shell("\n".join(create), after_the_demo, forked)
     assert serve.split()[:2] == ["registry", "serve"]
     service = start_service({"REGISTRY_URL": str(after_the_demo / "demo-registry")})
     user = user.replace("http://registry.team:8321", service.url)
     secret = (after_the_demo / "anna-token").read_text().strip()
     login, fetch, rest = user.split("\n", 2)
-    out = _shell(login, after_the_demo, REGISTRY_TOKEN=secret, **anna) + _shell(fetch, after_the_demo, **anna)
+    out = _shell(login, after_the_demo, forked, REGISTRY_TOKEN=secret, **anna) + _shell(
+        fetch, after_the_demo, forked, **anna
+    )
     trained_on = {"base_model_name_or_path": "./support"}
     base = bert_base(after_the_demo / "as-trained")
     write_adapter(after_the_demo / "out/returns", base, ["query"], r=2, seed=2, config=trained_on)
-    out += _shell(rest, after_the_demo, **anna)
+    out += _shell(rest, after_the_demo, forked, **anna)
     assert "role      writer" in out
     assert "minilm/support/returns@1\n" in out
     assert "the receipt in" in out  # why the parent was pinned
     assert (after_the_demo / "returns-lora/adapter_model.safetensors").is_file()
-    assert "anna" in _shell("registry events", after_the_demo, REGISTRY_URL=str(after_the_demo / "demo-registry"))
+    assert "anna" in _shell(
+        "registry events", after_the_demo, forked, REGISTRY_URL=str(after_the_demo / "demo-registry")
+    )
 
 
 @pytest.mark.slow
@@ -159,16 +175,16 @@ def test_in_python(workshop: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_next_five_commands(after_the_demo: Path) -> None:
-    out = _shell(_block("registry show minilm/support/shop"), after_the_demo)
+def test_the_next_five_commands(after_the_demo: Path, forked: str) -> None:
+    out = _shell(_block("registry show minilm/support/shop"), after_the_demo, forked)
     assert "minilm/support/shop@1" in out
     assert "shop-lora" in out
 
 
 @pytest.mark.slow
-def test_what_a_link_changed_and_who_loads_it(after_the_demo: Path) -> None:
+def test_what_a_link_changed_and_who_loads_it(after_the_demo: Path, forked: str) -> None:
     environment = f"export REGISTRY_URL='{after_the_demo / 'demo-registry'}'\n"
-    out = _shell(environment + _block("registry stats"), after_the_demo)
+    out = _shell(environment + _block("registry stats"), after_the_demo, forked)
     assert "the path " in out
     assert "1  minilm/support/shop@1" in out
     assert "loads     yes" in out
