@@ -120,13 +120,19 @@ def test_some_rows(row: Row, bases: dict[str, Base], home: Path, tmp_path: Path)
     check((row,), judge((row,), bases, home, tmp_path))
 
 
+OTHERS = [row for row in (*OWN, *TRANSFORMERS) if row not in FEW]
+IN_TURN = [
+    pytest.param(row, id=row.id, marks=pytest.mark.long if number % 2 else ()) for number, row in enumerate(OTHERS)
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("row", [row for row in (*OWN, *TRANSFORMERS) if row not in FEW], ids=lambda row: row.id)
+@pytest.mark.parametrize("row", IN_TURN)
 def test_row(row: Row, bases: dict[str, Base], home: Path, tmp_path: Path) -> None:
     check((row,), judge((row,), bases, home, tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("rows", drawn(30), ids=named)
 def test_row_on_a_row(rows: tuple[Row, Row], bases: dict[str, Base], home: Path, tmp_path: Path) -> None:
     check(rows, judge(rows, bases, home, tmp_path))

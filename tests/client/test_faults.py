@@ -208,6 +208,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "PIECE", 1 << 20)
 
 
+@pytest.mark.long_on("through the service")
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_pieces")
 def test_a_download_that_was_killed_goes_on_where_it_was(place: Place, tmp_path: Path) -> None:

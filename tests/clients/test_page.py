@@ -56,8 +56,8 @@ def user(tree: Tree, wire: Shim, machine: NewMachine) -> Machine:
     return one
 
 
+@pytest.mark.long_on("Revisions", "Files", "Offline", "A model")
 @pytest.mark.slow
-@pytest.mark.long_on("Revisions", "Files")
 @pytest.mark.parametrize("title", WITH_SNIPPETS)
 def test_the_snippets_of_a_section(tree: Tree, wire: Shim, user: Machine, title: str) -> None:
     tree.registry.tag("llama/support/french@1", "prod")

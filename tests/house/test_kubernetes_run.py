@@ -57,7 +57,7 @@ def cluster(
     return Cluster(own_home, Person(tmp_path, capsys), said | here)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_nothing_to_a_service_that_is_watched(cluster: Cluster, tmp_path: Path) -> None:
     run, settings = cluster.person.run, cluster.settings
     # Before the Job no pod serves, and none without a token: a rollout stops there, and old replicas stay.

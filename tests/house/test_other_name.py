@@ -142,7 +142,7 @@ def test_both_commands_start_by_the_name_that_nothing_shadows(project: Path) -> 
     assert done.stdout == f"adapter-registry {__version__}\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_service_runs_in_such_a_project_and_logs(project: Path, filled: Path, start_service: StartService) -> None:
     serve = (sys.executable, "-m", "adapter_registry", "serve", "--host", "127.0.0.1", "--port", "0")
     path = os.pathsep.join([str(project), str(ROOT)])

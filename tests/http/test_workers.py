@@ -52,7 +52,7 @@ def test_what_is_refused_beyond_a_number_is_divided() -> None:
     assert Limits().divided(1) == whole
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_are_one_service(start_service: StartService, tmp_path: Path) -> None:
     """Rights, metrics and uses; then one is killed while requests go on, and the service is told to stop."""
     shelf = fill(tmp_path)

@@ -98,6 +98,7 @@ def test_two_hundred_clients(folder_service: Watched, models: Models, paths: int
     assert seats_are_free(addresses[0])
 
 
+@pytest.mark.long
 def test_equal_requests_at_once_are_computed_once(models: Models, own_home: Home) -> None:
     service = watched(own_home, {"REGISTRY_URL": str(models.registry)})
     try:
@@ -115,6 +116,7 @@ def test_equal_requests_at_once_are_computed_once(models: Models, own_home: Home
 # ------------------------------------------------------------------ slow clients, and those that leave
 
 
+@pytest.mark.long
 def test_clients_that_read_nothing_or_little_keep_nobody(folder_service: Watched, models: Models) -> None:
     """More of them than there are seats; they are cut after a while, whoever reads is served at once."""
     service, addresses = folder_service, [folder_service.address(f"p{number}") for number in range(3)]

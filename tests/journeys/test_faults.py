@@ -106,6 +106,7 @@ def test_the_database_is_killed_in_a_publish(house: House, moment: Moment) -> No
     assert not house.client().publish(folder, path).created
 
 
+@pytest.mark.long
 def test_a_database_that_is_down_is_one_sentence(house: House) -> None:
     folder = house.adapter("no-database")
     house.postgres.stop()
@@ -164,6 +165,7 @@ def test_a_store_that_stays_down_is_one_sentence_and_leaves_nothing(house: House
     house.check_is_published(there, "net/there")
 
 
+@pytest.mark.long
 def test_a_store_that_is_busy_and_slow_is_waited_for(house: House, tmp_path: Path) -> None:
     faults = [
         Fault("PUT", OF_CLIENTS, times=2, status=503, body=BUSY),
@@ -231,7 +233,7 @@ def test_a_copy_that_is_not_what_was_sent_is_not_published(house: House) -> None
     house.check_is_published(folder, "net/wrong-copy")
 
 
-@pytest.mark.long_on("lora")
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "whose", "code"),
     [("published", OF_CLIENTS, "corrupt"), ("lora", OWN, "unavailable"), ("merged", OWN, "unavailable")],
@@ -272,7 +274,7 @@ def test_a_presigned_put_used_again_changes_nothing(house: House) -> None:
 # The service
 
 
-@pytest.mark.long_on("both live")
+@pytest.mark.long
 @pytest.mark.parametrize("killed", [False, True], ids=["both live", "one is killed"])
 def test_sixteen_publishers_at_two_replicas(house: House, *, killed: bool) -> None:
     """Numbers without gap or duplicate, and all that was acknowledged is there, also by a replica that was killed."""
@@ -319,6 +321,7 @@ def test_a_replica_is_killed_in_an_upload(house: House) -> None:
     house.check_is_published(folder, "net/killed-upload")
 
 
+@pytest.mark.long
 def test_a_service_that_passes_the_bytes_on_is_killed_in_an_upload(house: House, start_service: StartService) -> None:
     """Clients that can't reach the store go on at the part that broke."""
     proxying = {**house.settings, "REGISTRY_PROXY_BLOBS": "1"}

@@ -182,6 +182,7 @@ def test_a_client_of_the_hub_resumes_when_the_store_is_back(stored: Stored, mode
     assert [fault.times for fault in stored.store.faults] == [0, 0, 0]
 
 
+@pytest.mark.long
 def test_a_store_that_is_slow_in_the_middle_is_waited_for(stored: Stored, models: Models) -> None:
     stored.store.faults[:] = [Fault("GET", OWN, times=2), Fault("GET", OWN, times=2, delay=2.0)]
     assert received(stored.service.address("p0")) == (models.merged("p0"), True)
@@ -206,6 +207,7 @@ def in_store(stored: Stored) -> tuple[Watched, Path]:
     return stored.service, largest(stored.place.folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["in_folder", "in_store"])
 def test_a_damaged_base_model(request: pytest.FixtureRequest, models: Models, tmp_path: Path, where: str) -> None:
     """What a damaged block touches is refused, all else goes on; once it is repaired, nothing of it remains."""
@@ -239,6 +241,7 @@ def test_a_damaged_base_model(request: pytest.FixtureRequest, models: Models, tm
 # ------------------------------------------------------------------ another replica, and the database
 
 
+@pytest.mark.long
 def test_a_replica_with_another_arithmetic_sends_no_other_bytes(stored: Stored, own_home: Home) -> None:
     """A client that began at the other one is told why it can't go on here, and when to come again."""
     other = watched(own_home, stored.settings, "--anonymous", "read", FAULT_NUMERICS="another")

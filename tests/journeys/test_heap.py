@@ -56,6 +56,7 @@ def verdict_of(outcome: FolderOutcome) -> tuple[str, str | None]:
     return ("published" if outcome.state == "planned" else outcome.state), outcome.code
 
 
+@pytest.mark.long
 def test_the_whole_heap(heap: Heap, run: Run, tmp_path: Path) -> None:
     folder = str(heap.folder)
     assert run("base", "add", "llama", str(heap.base.folder))[0] == 0

@@ -27,6 +27,7 @@ StartService = Callable[..., ServiceProcess]
 TWO = ("--workers", "2")
 
 
+@pytest.mark.long_on("15")
 @pytest.mark.parametrize("end", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_bodies_of_all_workers_end_before_the_service_does(
     models: Models, start_service: StartService, end: signal.Signals
@@ -45,6 +46,7 @@ def test_bodies_of_all_workers_end_before_the_service_does(
         assert service.process.process.wait(PATIENCE) == 0
 
 
+@pytest.mark.long
 def test_one_worker_uses_what_the_other_leaves_free(models: Models, own_home: Home) -> None:
     """All clients are connected to one of two: none is told that it is busy, until both would be."""
     limits = {"computed": 4, "queue": 4, "queue_time": PATIENCE}  # of the service: each has half

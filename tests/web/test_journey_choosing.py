@@ -13,7 +13,7 @@ from tests.root import ROOT
 from tests.web.conftest import OpenReader
 from tests.web.kit import NARROW, Reader, Site
 
-SCRIPTS = pytest.mark.parametrize("javascript", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["js", "none"])
+SCRIPTS = pytest.mark.parametrize("javascript", [True, pytest.param(False, marks=pytest.mark.long)], ids=["js", "none"])
 SLOW = pytest.mark.parametrize(
     "javascript", [pytest.param(True, marks=pytest.mark.slow), pytest.param(False, marks=pytest.mark.long)]
 )

@@ -9,7 +9,7 @@ from tests.kit.gallery_story import LLAMA
 from tests.web.conftest import OpenReader
 from tests.web.kit import Site
 
-SCRIPTS = pytest.mark.parametrize("javascript", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["js", "none"])
+SCRIPTS = pytest.mark.parametrize("javascript", [True, pytest.param(False, marks=pytest.mark.long)], ids=["js", "none"])
 SLOW = pytest.mark.parametrize(
     "javascript", [pytest.param(True, marks=pytest.mark.slow), pytest.param(False, marks=pytest.mark.long)]
 )

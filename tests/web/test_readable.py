@@ -9,12 +9,11 @@ from tests.web.kit import NARROW, Scheme, Site
 from tests.web.page_table import PAGES, PageRow, page_path
 
 QUICK = {"home", "adapter"}
-NAMES = {row.name for row in PAGES}
+IN_CI = {"tree", "tensors", "edit", "compare", "search", "admin"}  # those with forms and tables of their own
 
 
 def _mark(row: PageRow) -> pytest.MarkDecorator:
-    """One of each page is for CI, its variants (``tree``, ``tree-table``) are not."""
-    return pytest.mark.long if row.name.split("-")[0] in NAMES - {row.name} else pytest.mark.slow
+    return pytest.mark.slow if row.name in IN_CI else pytest.mark.long
 
 
 ROWS = [pytest.param(row, id=row.name, marks=() if row.name in QUICK else _mark(row)) for row in PAGES]

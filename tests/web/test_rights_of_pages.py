@@ -54,6 +54,7 @@ def test_what_is_hidden_is_as_if_it_were_absent(visitors: Visitors, route: str, 
         assert hidden[0] in (400, 404)
 
 
+@pytest.mark.long_on("scoped writer")
 @pytest.mark.slow
 @pytest.mark.parametrize("who", ["scoped reader", "scoped writer"])
 def test_no_page_names_what_is_hidden(site: Site, visitors: Visitors, who: str) -> None:

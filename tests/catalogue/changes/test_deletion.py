@@ -143,6 +143,7 @@ def _or_nothing(ask: Callable[[], Any]) -> Any:
         return ()
 
 
+@pytest.mark.long_on("postgresql")
 def test_every_read_answers_as_if_it_had_never_been(database: Database, writer: Writer, without: Database) -> None:
     """All that `test_sight` asks, which is every function that reads, and what the views of the Hub ask."""
     fill(database, writer, deleted=True)

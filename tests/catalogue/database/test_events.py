@@ -77,8 +77,8 @@ def by_hand(
 WAYS: Final = (0, 3, events.FEW)  # walked, some of both, collected
 
 
+@pytest.mark.long_on("writer", "scoped")
 @pytest.mark.slow_on("all")
-@pytest.mark.long_on("writer")
 @pytest.mark.parametrize("turn", [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)])
 @pytest.mark.parametrize("seen", SEEN.values(), ids=SEEN)
 def test_conditions_are_met_together(

@@ -254,6 +254,7 @@ def answers(database: Database, seen: Rights) -> dict[str, Any]:
     return said
 
 
+@pytest.mark.long_on("postgresql")
 def test_a_scope_is_like_a_registry_without_the_rest(whole: Database, bare: Database) -> None:
     expected, found = answers(bare, UNLIMITED), answers(whole, SCOPE)
     assert found == expected

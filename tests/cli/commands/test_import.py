@@ -83,7 +83,7 @@ def test_what_can_not_be_meant_is_told(run: Run, words: list[str], said: str) ->
     assert (found.code, said in found.err) == (2, True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_while_it_is_applied_it_goes_on(tmp_path: Path) -> None:
     heap = PlainHeap(tmp_path / "heap").fill()
     for number in range(12):

@@ -393,8 +393,8 @@ def test_two_at_once_make_one(place: Place) -> None:
     assert_sound(place)
 
 
+@pytest.mark.long_on("embedded", "computing")
 @pytest.mark.slow
-@pytest.mark.long_on("embedded")
 @pytest.mark.parametrize("at", ["computing", "stored"])
 def test_who_is_killed_leaves_what_is_collected(place: Place, at: str) -> None:
     """Killed while it is computed, or between its bytes and its row."""

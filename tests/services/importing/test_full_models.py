@@ -39,6 +39,7 @@ def moved(heap: PlainHeap, name: str, start: Path, size: float, seed: int = 3) -
     return heap.save(name, {tensor: near(values) for tensor, values in heap.values(start).items()})
 
 
+@pytest.mark.long_on("over HTTP")
 @pytest.mark.parametrize("kind", ["in process", Kind])
 def test_it_is_kept_exactly_and_what_stands_on_it_is_proven(tmp_path: Path, kind: str) -> None:
     """Also what was trained on a merge of it, and another full fine-tune that started there."""

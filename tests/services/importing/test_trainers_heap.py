@@ -108,6 +108,7 @@ def test_and_comes_in_so(plan: ImportPlan, team: LocalRegistry) -> None:
         assert one.parent_known_by == ("named" if one.parent.count("/") == 0 else "compared"), one.reference
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_no_wrong_parent_in_a_drawn_heap(tmp_path: Path, seed: int) -> None:
     found = try_heap(tmp_path, seed)

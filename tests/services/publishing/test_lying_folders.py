@@ -119,6 +119,7 @@ def import_world(folder: Path, registry: Registry, seed: int, patch: pytest.Monk
     return found
 
 
+@pytest.mark.long_on("3")
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(seed, marks=MORE if seed > 3 else SLOW) for seed in range(1, WORLDS))]
 )
@@ -137,7 +138,7 @@ def share(found: Counter[tuple[str, str]], lies: set[str], *wanted: str) -> floa
     return sum(count for what, count in every if what in wanted) / sum(count for _, count in every)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=MORE) for seed in range(1, WORLDS))])
 def test_never_a_wrong_proof_in_an_import(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(opened(tmp_path)) as registry:

@@ -9,6 +9,7 @@ import pytest
 from tests.services.publishing.parent_heap import try_heap
 
 
+@pytest.mark.long_on("1")
 @pytest.mark.slow
 @pytest.mark.usefixtures("real_times")
 @pytest.mark.parametrize("seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 30))])
