@@ -15,9 +15,10 @@ from types import SimpleNamespace
 import pytest
 
 from registry.errors import InvalidAdapterError, NotFoundError, RegistryError, UnavailableError, UsageError
-from registry.folders import archives
+from registry.folders import archive_entries
 from registry.folders.archives import Opened, opened
 from registry.progress import SILENT
+from registry.schemas.form import Schema
 
 FILES = {"lora/adapter_config.json": b"{}", "lora/adapter_model.safetensors": b"weights" * 1000}
 Damage = Callable[[bytes], bytes]
@@ -172,7 +173,7 @@ def test_names_with_nul_and_names_twice_and_names_that_differ_in_case(tmp_path: 
 
 
 def test_a_bomb_is_refused_before_it_is_written(tmp_path: Path, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "FREE_SIZE", 1 << 20)
+    monkeypatch.setattr(archive_entries, "FREE_SIZE", 1 << 20)
     zeros = bytes(8 << 20)
     monkeypatch.setattr(Opened, "_write", lambda *_: pytest.fail("it is written"))
     for archive in (zipped(tmp_path / "x.zip", {"x": zeros}), tarred(tmp_path / "x.tgz", entry("x", zeros))):
@@ -186,9 +187,9 @@ def test_a_tar_that_claims_less_than_is_in_its_stream_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What lies behind the last entry, and headers of any length, are as bounded as files."""
-    monkeypatch.setattr(archives, "FREE_SIZE", 1 << 20)
-    monkeypatch.setattr(archives, "MAX_ENTRIES", 10)
-    monkeypatch.setattr(archives, "MAX_HEAD", 1 << 20)
+    monkeypatch.setattr(archive_entries, "FREE_SIZE", 1 << 20)
+    monkeypatch.setattr(archive_entries, "MAX_ENTRIES", 10)
+    monkeypatch.setattr(archive_entries, "MAX_HEAD", 1 << 20)
     plain = tarred(tmp_path / "x.tar", entry("x")).read_bytes()
     (tmp_path / "x.tar.gz").write_bytes(gzip.compress(plain + bytes(4 << 20)))
     with pytest.raises(InvalidAdapterError, match="becomes more than"):
@@ -202,7 +203,7 @@ def test_a_tar_that_claims_less_than_is_in_its_stream_is_bounded(
 def test_too_many_entries_and_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = of_files(tmp_path / "x.tar")
     with monkeypatch.context() as patch:
-        patch.setattr(archives, "MAX_ENTRIES", 2)
+        patch.setattr(archive_entries, "MAX_ENTRIES", 2)
         with pytest.raises(InvalidAdapterError, match="has more than 2 entries"):
             read(archive)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
@@ -212,7 +213,7 @@ def test_too_many_entries_and_too_little_room(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_list_of_entries_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "MAX_HEAD", 1000)
+    monkeypatch.setattr(archive_entries, "MAX_HEAD", 1000)
     with pytest.raises(InvalidAdapterError, match="list of entries is too long"):
         read(zipped(tmp_path / "x.zip", {f"{number:040}": b"" for number in range(50)}))
 
@@ -319,3 +320,15 @@ def test_of_several_adapters_one_is_to_be_named(tmp_path: Path) -> None:
     for archive, said in ((notes, "holds no adapter;"), (nested, r"inner.zip: it lies in an archive: unpack it")):
         with pytest.raises(RegistryError, match=said), opened(no_pickles, SILENT) as it:
             it.one(archive, "adapter")
+
+
+@pytest.mark.parametrize("name", ["plain", 'a "b"', "back\\slash", "é\t"])
+def test_an_answer_calls_what_was_unpacked_by_its_archive(tmp_path: Path, name: str) -> None:
+    class Told(Schema):
+        place: str
+
+    (tmp_path / name).mkdir()
+    archive = zipped(tmp_path / name / "x.zip", FILES)
+    with opened(no_pickles, SILENT) as through:
+        root = through.folder(archive)
+        assert through.answer(Told(place=f"{root}/lora")) == Told(place=f"{archive}/lora")
