@@ -30,14 +30,14 @@ _MARKS: Final = re.compile(
     r"qweight|qzeros|g_idx|"
     # fp8, compressed-tensors, ModelOpt, EETQ
     r"weight_scale|weight_scale_2|weight_scales|weight_scale_inv|weight_global_scale|weight_packed|weight_shape|"
-    r"weight_zero_point|weight_g_idx|"
+    r"weight_zero_point|weight_g_idx|qscale_weight|"
     # HQQ and SINQ, torchao, quanto
     r"W_q|_weight_qdata|weight\._data|weight\._scale"
     r")$"
 )
 _PACKED: Final = re.compile(
-    # any weight; MXFP4 (gpt_oss) and fp8 experts; AQLM
-    r"(?:^|\.)(?:weight|[^.]+_blocks|[^.]+_scales|[^.]+_scale_inv|codes)$"
+    # any weight; MXFP4 (gpt_oss) and fp8 experts; AQLM; scales as bytes of exponents, and mlx's
+    r"(?:^|\.)(?:weight|[^.]+_blocks|[^.]+_scales|[^.]+_scale_inv|codes|scales?)$"
 )
 _SMALL_FLOATS: Final = ("F4", "F6_", "F8_")
 _INTEGERS: Final = ("U8", "I8", "U16", "I16", "U32", "I32")

@@ -63,7 +63,7 @@ def refuse(method: str, what: str, expected: str, *, code: str = "quantised_base
 class Codes:
     """The tensor of codes.
 
-    ``float8``: elements of F8_E4M3 or F8_E5M2. ``int8``: I8. ``e2m1``: two of a byte along the last axis, the low nibble
+    ``float8``: elements of F8_E4M3 or F8_E5M2. ``int8``: I8. ``e2m1``: two of a byte along the last axis, low nibble
     first. ``packed``: ``bits`` each, a row a little-endian stream of bits in words of I32, less 2^(bits - 1).
     """
 
@@ -87,7 +87,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class ZeroPoint:
-    """The tensor of zero points, on the grid of the scales: I8 numbers, or packed as codes are, but down the columns."""
+    """The zero points, on the grid of the scales: I8 numbers, or packed as codes are, but down the columns."""
 
     name: str
     coding: Literal["int8", "packed"]

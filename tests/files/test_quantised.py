@@ -37,6 +37,8 @@ EXPERTS = "model.layers.0.mlp.experts"
         (f"{LAYER}.weight", "F8_E4M3"),
         (f"{LAYER}.weight_scale_inv", "F32"),
         (f"{EXPERTS}.gate_up_proj_scale_inv", "U8"),
+        (f"{LAYER}.scale", "U8"),
+        (f"{LAYER}.qscale_weight", "F32"),
         # compressed-tensors, ModelOpt's NVFP4, EETQ
         (f"{LAYER}.weight_packed", "I32"),
         (f"{LAYER}.weight_shape", "I64"),
@@ -74,6 +76,8 @@ def test_marks(name: str, dtype: str) -> None:
         ("acoustic_decoder.block.0.res_scales.weight", "F32"),
         # the whole name of a float parameter, and what only begins like a mark
         ("model.layers.0.layer_scales", "F32"),
+        ("model.layers.0.norm.scale", "BF16"),  # gemma4, inkling2
+        ("model.layers.0.input_scale", "F32"),  # quantisers keep it beside codes only
         ("model.memory_blocks", "F32"),
         ("model.codes", "F32"),
         ("model.weight_scale_norm.weight", "F32"),
