@@ -18,6 +18,25 @@ SMALL: Final = 1 << 20
 """Bytes of the largest tensor whose values say how others are read, such as a state or a shape."""
 
 
+MAPS: Final[Mapping[str, tuple[float, ...]]] = {
+    name: tuple(float.fromhex(value) for value in values.split())
+    for name, values in {
+        "nf4": (
+            "-0x1p0 -0x1.647362p-1 -0x1.0cd66p-1 -0x1.946540p-2 -0x1.23449ap-2 -0x1.7a6a7ep-3 -0x1.74f0e2p-4 0x0p0 "
+            "0x1.45f5fep-4 0x1.4995c6p-3 0x1.f809bap-3 0x1.5a0674p-2 0x1.c34970p-2 0x1.200f56p-1 0x1.722766p-1 0x1p0"
+        ),
+        "fp4": (
+            "0x0p0 0x1.555556p-8 0x1.555556p-1 0x1p0 0x1.555556p-2 0x1p-1 0x1.555556p-3 0x1p-2 "
+            "0x0p0 -0x1.555556p-8 -0x1.555556p-1 -0x1p0 -0x1.555556p-2 -0x1p-1 -0x1.555556p-3 -0x1p-2"
+        ),
+    }.items()
+}
+"""The numbers that bitsandbytes' 4-bit codes stand for, float32 each (bitsandbytes 0.50, ``get_4bit_type``).
+
+NF4: quantiles of a normal distribution (Dettmers et al. 2023, "QLoRA", appendix E).
+"""
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor as the files hold it."""
