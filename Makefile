@@ -17,9 +17,41 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZER
 PYTEST := $(TEST_ENV) $(PY) -m pytest -q -n logical --maxprocesses 8 --dist worksteal
 # Narrows a run: make test ARGS='tests/tensors -k compose'
 ARGS ?=
+# In place of the tests of a target, one thing of those in ONLY_TEST or ONLY_LONG below: make test-long ONLY=recipes
+ONLY ?=
+
+only = $(or $($(1)_$(ONLY)),$(error $@ has no ONLY=$(ONLY), but: \
+  $(or $(sort $(patsubst $(1)_%,%,$(filter $(1)_%,$(.VARIABLES)))),nothing)))
+
+# A few planted bugs, drawn by the id of the commit. More are drawn than there is time for: the rest of 90 seconds is
+# for taking down what is under way at the end.
+ONLY_TEST_mutants = $(TEST_ENV) $(PY) -m tests.house.mutants --sample 24 --minutes 1 $(ARGS)
+# All of them, one at a time in a copy, or those named in ARGS.
+ONLY_LONG_mutants = $(TEST_ENV) $(PY) -m tests.house.mutants $(ARGS)
+# Processes killed, raced and asked at random for half an hour: nothing may be lost.
+ONLY_LONG_trials = $(TEST_ENV) $(PY) -m tests.trials $(ARGS)
+# Every model type of transformers against PEFT, as a table (about half an hour).
+ONLY_LONG_architectures = $(TEST_ENV) $(PY) -m tests.architectures.run $(ARGS)
+# 500 heaps of folders without receipts, whose parents are to be found (hours; HEAPS=N for fewer).
+ONLY_LONG_heaps = $(TEST_ENV) $(PY) -m tests.services.publishing.parent_heap $(or $(HEAPS),500)
+# The recipes of docs/pool.md, and trainings with TRL and MLX, in an environment of their own.
+ONLY_LONG_recipes = $(TEST_ENV) $(VENV)/recipes/bin/python -m pytest -q -m 'not slow' tests/pool/test_recipes.py \
+  tests/services/importing/test_sft.py tests/training/test_trl.py tests/training/test_mlx.py $(ARGS)
+NEEDED_FOR_recipes := $(VENV)/recipes/.made
+# The tests of clients with the two older sets of them.
+ONLY_LONG_clients = CLIENTS=$(VENV)/clients-hub-1 $(PYTEST) tests/clients $(ARGS) && \
+  CLIENTS=$(VENV)/clients-hub-0.36 $(PYTEST) tests/clients $(ARGS)
+NEEDED_FOR_clients := $(VENV)/clients-hub-1/.made $(VENV)/clients-hub-0.36/.made
+# huggingface_hub's own tests, as far as they make sense, against a service (HUB_SOURCE=FOLDER: its source).
+ONLY_LONG_hub-own = OWN_TESTS_PACKAGES=$(VENV)/hub-own $(TEST_ENV) $(PY) -m tests.clients.own_tests \
+  $(if $(HUB_SOURCE),--source $(HUB_SOURCE)) $(ARGS)
+NEEDED_FOR_hub-own := $(VENV)/hub-own/.made
+# @huggingface/hub, the Hub's client for JavaScript (needs node 18 and npm).
+ONLY_LONG_javascript = CLIENTS_JS=$(VENV)/clients-js $(TEST_ENV) $(PY) -m pytest -q tests/clients/test_javascript.py $(ARGS)
+NEEDED_FOR_javascript := $(VENV)/clients-js/.made
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-long test-heaps image test-clients test-hub-own test-js test-recipes architectures trials lint format docs screenshots bench mutants mutants-sample dist clean
+.PHONY: help demo test test-slow test-long image lint format docs screenshots bench dist clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,39 +59,17 @@ help: ## Show this list.
 demo: $(VENV)/.demo ## See the main job on real weights: a tree of adapters, trained, composed, merged and checked.
 	$(VENV)/bin/registry demo
 
-test: $(VENV)/.dev ## Run the tests (6 to 11 minutes on 2 cores, set-up included).
-	$(PYTEST) -m 'not slow and not image' $(ARGS)
+test: $(VENV)/.dev ## Run the tests (6 to 11 minutes on 2 cores, set-up included); ONLY=mutants: see that they catch a few planted bugs.
+	$(if $(ONLY),$(call only,ONLY_TEST),$(PYTEST) -m 'not slow and not image' $(ARGS))
 
 test-slow: $(VENV)/.dev ## Run the tests that take minutes.
-	$(PYTEST) -m 'slow and not long and not image' $(ARGS)
+	$(if $(ONLY),$(call only,ONLY_SLOW),$(PYTEST) -m 'slow and not long and not image' $(ARGS))
 
-test-long: $(VENV)/.dev ## Generate inputs at length, and go through every variant (long; not in CI).
-	$(PYTEST) -m 'long and not image' $(ARGS)
-
-test-heaps: $(VENV)/.dev ## Draw 500 heaps of folders without receipts, and find their parents (hours; HEAPS=N for fewer).
-	$(TEST_ENV) $(PY) -m tests.services.publishing.parent_heap $(or $(HEAPS),500)
+test-long: $(VENV)/.dev $(NEEDED_FOR_$(ONLY)) ## Run the tests that are not in CI; ONLY=mutants, clients, hub-own, javascript, recipes, trials, heaps, architectures: these.
+	$(if $(ONLY),$(call only,ONLY_LONG),$(PYTEST) -m 'long and not image' $(ARGS))
 
 image: $(VENV)/.dev ## Take the steps of the Dockerfile in a clean root, with downloads, and ask the service whether it is healthy.
 	$(TEST_ENV) $(PY) -m pytest -q -m image $(ARGS)
-
-test-clients: $(VENV)/.dev $(VENV)/clients-hub-1/.made $(VENV)/clients-hub-0.36/.made ## Run the tests of clients with the two older sets too.
-	CLIENTS=$(VENV)/clients-hub-1 $(PYTEST) tests/clients $(ARGS)
-	CLIENTS=$(VENV)/clients-hub-0.36 $(PYTEST) tests/clients $(ARGS)
-
-test-hub-own: $(VENV)/.dev $(VENV)/hub-own/.made ## Run huggingface_hub's own tests, as far as they make sense, against a service (HUB_SOURCE=FOLDER: its source).
-	OWN_TESTS_PACKAGES=$(VENV)/hub-own $(TEST_ENV) $(PY) -m tests.clients.own_tests $(if $(HUB_SOURCE),--source $(HUB_SOURCE)) $(ARGS)
-
-test-js: $(VENV)/.dev $(VENV)/clients-js/.made ## Run the tests of @huggingface/hub, the Hub's client for JavaScript (needs node 18 and npm).
-	CLIENTS_JS=$(VENV)/clients-js $(TEST_ENV) $(PY) -m pytest -q tests/clients/test_javascript.py $(ARGS)
-
-test-recipes: $(VENV)/recipes/.made ## Run the recipes of docs/pool.md, and train with TRL and MLX, in an environment of their own.
-	$(TEST_ENV) $(VENV)/recipes/bin/python -m pytest -q -m 'not slow' tests/pool/test_recipes.py tests/services/importing/test_sft.py tests/training/test_trl.py tests/training/test_mlx.py $(ARGS)
-
-architectures: $(VENV)/.dev ## Try every model type of transformers against PEFT, and print the table (about half an hour).
-	$(TEST_ENV) $(PY) -m tests.architectures.run $(ARGS)
-
-trials: $(VENV)/.dev ## Kill processes, race and ask at random for half an hour, and see that nothing is lost.
-	$(TEST_ENV) $(PY) -m tests.trials $(ARGS)
 
 lint: $(VENV)/.dev ## Check format, style, types and the direction of imports.
 	$(PY) -m ruff format --check .
@@ -83,13 +93,6 @@ screenshots: $(VENV)/.dev ## Write pictures of every web page into screenshots/:
 
 bench: $(VENV)/.dev $(VENV)/peers/.made ## Measure beside the peers and write one table (an hour, 20 GB in the temp folder; ARGS='hub --runs 3' for a part).
 	$(PY) -m benchmarks $(ARGS)
-
-mutants: $(VENV)/.dev ## Plant bugs in a copy, one at a time, and see that the tests catch each.
-	$(TEST_ENV) $(PY) -m tests.house.mutants $(ARGS)
-
-# More are drawn than there is time for. The rest of the 90 seconds is for taking down what is under way at the end.
-mutants-sample: $(VENV)/.dev ## Plant some of them, drawn by the id of the commit (at most 90 seconds).
-	$(TEST_ENV) $(PY) -m tests.house.mutants --sample 24 --minutes 1 $(ARGS)
 
 dist: $(VENV)/.dev ## Build wheels and source distributions into dist/: of all, and of the client alone.
 	rm -rf dist

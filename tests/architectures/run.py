@@ -1,4 +1,4 @@
-"""Try every model type of transformers against PEFT: ``python -m tests.architectures.run`` (``make architectures``).
+"""Try every model type of transformers against PEFT: ``make test-long ONLY=architectures``.
 
 Each type is tried in a process that is forked from this one, which has torch, transformers and PEFT in memory, with
 limits on time and memory. Verdicts are kept as lines of JSON, a file a type, and a type that has its file is not tried

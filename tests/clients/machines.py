@@ -61,7 +61,7 @@ def chosen() -> ClientSet:
         AssertionError: it is not there. Nothing is skipped for it.
     """
     found = ClientSet(Path(os.environ.get("CLIENTS", sys.prefix)).absolute())
-    assert found.python.is_file(), f"No Python in {found.folder}: `make test-clients` makes the client environments."
+    assert found.python.is_file(), f"No Python in {found.folder}: `make test-long ONLY=clients` makes it."
     return found
 
 

@@ -82,7 +82,7 @@ def fetched(to: Path) -> Path:
     if subprocess.run(command, check=False).returncode:
         raise SystemExit(
             f"The source of huggingface_hub {version} can't be fetched from the package index: give a folder that has "
-            "its tests/, as `make test-hub-own HUB_SOURCE=FOLDER`."
+            "its tests/, as `make test-long ONLY=hub-own HUB_SOURCE=FOLDER`."
         )
     (archive,) = to.glob("huggingface_hub-*.tar.gz")
     with tarfile.open(archive) as packed:

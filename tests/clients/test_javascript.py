@@ -1,6 +1,6 @@
 """@huggingface/hub, the Hub's client for JavaScript: every call of its README, against a service.
 
-`make test-js` installs it by npm and runs these tests; elsewhere they are skipped, and say so.
+`make test-long ONLY=javascript` installs it by npm and runs these tests; elsewhere they are skipped, and say so.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Node:
 @pytest.fixture(scope="module")
 def installed() -> None:
     if shutil.which("node") is None or not (PLACE / "@huggingface" / "hub").is_dir():
-        pytest.skip(f"no node, or no @huggingface/hub in {PLACE}: `make test-js` installs it by npm")
+        pytest.skip(f"no node, or no @huggingface/hub in {PLACE}: `make test-long ONLY=javascript` installs it by npm")
 
 
 @pytest.fixture(params=["hf", "hf-lora"])

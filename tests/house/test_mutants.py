@@ -1,4 +1,4 @@
-"""The planted bugs fit the code, wherever it stands; `make mutants`, which runs them, takes too long for a change."""
+"""The planted bugs fit the code, wherever it stands; all of them are tried by `make test-long ONLY=mutants`."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -32,10 +33,13 @@ def test_what_others_have_is_brought_as_the_page_says(
     ]
     for seed, place in enumerate([*places, "legal-lora"]):
         write_adapter(tmp_path / place, base, ["q_proj"], r=2, seed=seed)
-    peft_merge(base.folder, [tmp_path / "share/loras/support"]).save_pretrained(tmp_path / "share/merged")
-    trained_on = {"base_model_name_or_path": str(tmp_path / "share/merged")}
+    peft_merge(base.folder, [tmp_path / "share/loras/support"]).save_pretrained(tmp_path / "share/merged-in-may")
+    trained_on = {"base_model_name_or_path": str(tmp_path / "share/merged-in-may")}
     write_adapter(tmp_path / "share/french-0304", base, ["q_proj"], r=2, seed=20, config=trained_on)
     full_model(tmp_path / "share/support-sft", base.folder)
+    shutil.copytree(base.folder, tmp_path / "share/Llama-3.2-1B")
+    on_the_base = {"base_model_name_or_path": str(tmp_path / "share/Llama-3.2-1B")}
+    write_adapter(tmp_path / "share/runs/mail", base, ["o_proj"], r=2, seed=21, config=on_the_base)
     page = pages.read((ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8"))
     with HubFolders() as hub:
         hub.add("acme/legal-lora", tmp_path / "legal-lora")
@@ -47,3 +51,4 @@ def test_what_others_have_is_brought_as_the_page_says(
     dry, real = (one.output for command, one in zip(page.commands, ran, strict=True) if " -r " in command.line)
     assert "planned" in dry
     assert "llama/support/french@1" in real
+    assert (tmp_path / "for-the-hub/README.md").is_file()

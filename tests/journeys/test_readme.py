@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,17 +15,18 @@ import pytest
 import registry
 from tests.journeys import warm
 from tests.kit import Base, add_tokenizer, bert_base, llama_base, write_adapter
-from tests.kit.fine_tunes import fine_tuned
 from tests.kit.servers_home import Home
 from tests.kit.servers_service import ServiceProcess
 from tests.kit.servers_shared import SharedServers
 from tests.root import ROOT
 
+STATISTICS = ROOT / "docs" / "statistics.md"
 SCRIPT = Path(sys.executable).with_name("registry")
 
 
-def _blocks(language: str) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+def _blocks(language: str, text: str | None = None) -> list[str]:
+    text = (ROOT / "README.md").read_text() if text is None else text
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     return [text for given, text in found if given == language]
 
 
@@ -105,25 +105,6 @@ def test_with_your_own_model(workshop: Path, forked: str) -> None:
 
 
 @pytest.mark.slow
-def test_with_what_a_team_has(workshop: Path, forked: str) -> None:
-    base = llama_base(workshop / "other/Llama-3.2-1B", dtype="BF16")
-    fine_tuned(workshop / "sft", base)
-    on_the_base = {"base_model_name_or_path": str(workshop / "share/Llama-3.2-1B")}
-    write_adapter(workshop / "share/runs/code", base, ["o_proj"], r=2, seed=2, config=on_the_base)
-    shutil.copytree(base.folder, workshop / "share/Llama-3.2-1B")
-    trained_on = {"base_model_name_or_path": "./merged-in-may"}
-    write_adapter(workshop / "out/mail", base, ["v_proj"], r=2, seed=3, config=trained_on)
-    _shell(_installed(_block("registry base add llama ./") + _block("--metric acc=0.91")), workshop, forked)
-    shutil.move(workshop / "support-merged", workshop / "merged-in-may")
-    (workshop / "merged-in-may/registry-receipt.json").unlink()
-    out = _shell(_block("registry import --apply"), workshop, forked)
-    for line in ("llama/code@1", "is        llama/support@1", "llama/support/mail@1", "llama/sft@1"):
-        assert line in out
-    assert "llama/support/both@1" in out
-    assert (workshop / "for-the-hub/README.md").is_file()
-
-
-@pytest.mark.slow
 def test_with_a_team(after_the_demo: Path, start_service: Callable[..., ServiceProcess], forked: str) -> None:
     """Two people, each with folders of their own; only the name of the machine and the port are exchanged."""
     anna = {"XDG_DATA_HOME": str(after_the_demo / "her-data"), "REGISTRY_URL": ""}
@@ -156,7 +137,7 @@ def test_with_the_tools_you_have(after_the_demo: Path, start_service: Callable[.
     """transformers and the Hub's command, on a path that was never merged to disk."""
     service = start_service({"REGISTRY_URL": str(after_the_demo / "demo-registry")})
     serve, *commands = _block("hf download").splitlines()
-    assert serve.startswith("registry serve 2> serve.log & ")
+    assert serve.startswith("registry serve --url demo-registry 2> serve.log & ")
     text = "\n".join(commands).replace("http://127.0.0.1:8321", service.url)
     out = _shell(text, after_the_demo, HF_HOME=str(after_the_demo / "hub"), HF_HUB_DISABLE_UPDATE_CHECK="1")
     assert int(out.split("\n", 1)[0]) > 1000  # the parameters of the model
@@ -175,20 +156,29 @@ def test_in_python(workshop: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_next_five_commands(after_the_demo: Path, forked: str) -> None:
+def test_what_the_demo_left_and_the_next_five_commands(after_the_demo: Path, forked: str) -> None:
+    install, tree = _block("registry tree").splitlines()
+    assert install.startswith("make demo ")
+    assert "shop" in _shell(tree.replace(".venv/bin/", "", 1), after_the_demo, forked)
     out = _shell(_block("registry show minilm/support/shop"), after_the_demo, forked)
     assert "minilm/support/shop@1" in out
-    assert "shop-lora" in out
-
-
-@pytest.mark.slow
-def test_what_a_link_changed_and_who_loads_it(after_the_demo: Path, forked: str) -> None:
-    environment = f"export REGISTRY_URL='{after_the_demo / 'demo-registry'}'\n"
-    out = _shell(environment + _block("registry stats"), after_the_demo, forked)
     assert "the path " in out
-    assert "1  minilm/support/shop@1" in out
     assert "loads     yes" in out
     assert (after_the_demo / "change.svg").read_text().startswith("<svg ")
+    assert "shop-lora" in out
+    environment = f"export REGISTRY_URL='{after_the_demo / 'demo-registry'}'\n"
+    siblings = re.findall(r"^registry diff --matrix minilm/support .*\n", STATISTICS.read_text(), re.MULTILINE)[0]
+    out = _shell(f"{environment}{siblings}registry tree --behind\n", after_the_demo, forked)
+    assert "1  minilm/support/shop@1" in out
+
+
+def test_first_screen_is_one_job_two_commands_and_a_picture() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 130
+    first = text[: text.index("## ")]
+    assert [line.split()[0] for line in _blocks("", first)[0].splitlines()] == ["make", ".venv/bin/registry"]
+    assert len(re.findall(r"!\[(?!Python|License)", text)) == 1
+    assert _blocks("", first)[1:] == []
 
 
 def test_every_target_that_the_readme_names_exists() -> None:

@@ -24,7 +24,7 @@ METRIC = "### A metric of your own over every path"
 HARNESS = "### lm-evaluation-harness over every path"
 SERVICE = "### A service with 200 heads"
 ROLLOUTS = "### Weights for rollouts in reinforcement learning"
-NOT_HERE = "not installed: `make test-recipes` has it in an environment of its own"
+NOT_HERE = "not installed: `make test-long ONLY=recipes` has it in an environment of its own"
 
 
 @pytest.fixture

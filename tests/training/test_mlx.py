@@ -15,7 +15,7 @@ from registry.errors import InvalidAdapterError
 from tests.training.conftest import Desk
 from tests.training.page import run
 
-pytest.importorskip("mlx_lm", reason="mlx-lm is not installed: `make test-recipes` has it in an environment of its own")
+pytest.importorskip("mlx_lm", reason="mlx-lm is not installed: `make test-long ONLY=recipes` has it")
 
 SCALE = 20.0
 WEIGHTS = "model.safetensors"

@@ -19,7 +19,7 @@ from tests.training.page import blocks, run
 
 POLICY = "llama/support/policy"
 
-pytest.importorskip("trl", reason="TRL is not installed: `make test-recipes` has it in an environment of its own")
+pytest.importorskip("trl", reason="TRL is not installed: `make test-long ONLY=recipes` has it")
 
 
 @pytest.mark.filterwarnings("ignore")  # TRL's and transformers' about each other

@@ -1,4 +1,4 @@
-"""The trials for seconds each. ``make trials`` runs them for long."""
+"""The trials for seconds each. ``make test-long ONLY=trials`` runs them for long."""
 
 from __future__ import annotations
 

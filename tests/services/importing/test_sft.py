@@ -18,7 +18,7 @@ from tests.services.publishing.parent_house import opened
 
 @pytest.mark.filterwarnings("ignore")  # TRL's and transformers' about each other
 def test_runs_of_the_sft_trainer_come_in(tmp_path: Path) -> None:
-    pytest.importorskip("trl", reason="TRL is not installed: `make test-recipes` has it in an environment of its own")
+    pytest.importorskip("trl", reason="TRL is not installed: `make test-long ONLY=recipes` has it")
     base = llama_base(tmp_path / "heap/net", layers=1)
     add_working_tokenizer(base.folder)
     first = _trained(tmp_path / "heap/runs/support", base.folder)
