@@ -68,37 +68,6 @@ class Quantised:
         """The error for a checkpoint that is not understood; ``what`` names the tensor or field and says its fault."""
         return refuse(self.method, what, expected, code=code)
 
-    def modules(self) -> dict[str, dict[str, StoredTensor]]:
-        """Every module with tensors of its own: its name -> the last part of their names -> tensor."""
-        found: dict[str, dict[str, StoredTensor]] = {}
-        for name, stored in self.tensors.items():
-            module, _, part = name.rpartition(".")
-            found.setdefault(module, {})[part] = stored
-        return found
-
-    def names(self, *fields: str) -> tuple[str, ...]:
-        """The names of modules in those lists of ``block`` that it has."""
-        found: list[str] = []
-        for key in fields:
-            value = self.block.get(key)
-            if value is None:
-                continue
-            if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-                raise self.refuse(f"{key} is {shown(value)}", "a list of names")
-            found += value
-        return tuple(found)
-
-
-def tensor_name(module: str, part: str) -> str:
-    """The name of a tensor of a module."""
-    return f"{module}.{part}" if module else part
-
-
-OF_ACTIVATIONS: Final = frozenset(
-    f"{of}_scale" for of in ("activation", "input", "output", "k", "v", "q", "kv", "prob_output")
-)
-"""Last parts of names of scales that an engine multiplies activations and its cache by; no weight depends on them."""
-
 
 def refuse(method: str, what: str, expected: str, *, code: str = "quantised_base") -> InvalidBaseError:
     """See `Quantised.refuse`; ``expected`` completes a sentence: "... , and EXPECTED is expected"."""
@@ -167,12 +136,13 @@ class Grid:
     zero: ZeroPoint | None = None
     factor: Factor | None = None
     transposed: bool = False
+    said: tuple[str, ...] = field(default=())  # other tensors of it, whose values are in the fields here
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The stored tensors that it is made of, the codes first."""
         named = (self.codes.name, self.scale.name, self.zero and self.zero.name, self.factor and self.factor.name)
-        return tuple(name for name in named if name)
+        return (*(name for name in named if name), *self.said)
 
     @property
     def plain_shape(self) -> tuple[int, ...]:
@@ -263,4 +233,5 @@ def decoding_from(document: Mapping[str, Any]) -> Decoding:
         scale=Scale(**{**scale, "block": tuple(scale["block"])}),
         zero=ZeroPoint(**said["zero"]) if "zero" in said else None,
         factor=Factor(**said["factor"]) if "factor" in said else None,
+        said=tuple(said.get("said", ())),
     )

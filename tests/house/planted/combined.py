@@ -44,7 +44,7 @@ COMBINED: Final = (
     ),
     Mutant(
         "retraction-stops-at-sources",
-        "read",
+        "ancestry:read",
         "own = of_sources(session, combined) | _retractions(session, withdrawn)",
         "own = _retractions(session, withdrawn)",
         "test_a_retracted_source_takes_it_down",

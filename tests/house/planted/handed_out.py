@@ -184,7 +184,7 @@ REGISTRY: Final = (
     ),
     Mutant(
         "grandparent-not-looked-at",
-        "read",
+        "ancestry:read",
         "(outdated[parent] or bool(above))",
         "outdated[parent]",
         "test_browse.py",
