@@ -68,6 +68,37 @@ class Quantised:
         """The error for a checkpoint that is not understood; ``what`` names the tensor or field and says its fault."""
         return refuse(self.method, what, expected, code=code)
 
+    def modules(self) -> dict[str, dict[str, StoredTensor]]:
+        """Every module with tensors of its own: its name -> the last part of their names -> tensor."""
+        found: dict[str, dict[str, StoredTensor]] = {}
+        for name, stored in self.tensors.items():
+            module, _, part = name.rpartition(".")
+            found.setdefault(module, {})[part] = stored
+        return found
+
+    def names(self, *fields: str) -> tuple[str, ...]:
+        """The names of modules in those lists of ``block`` that it has."""
+        found: list[str] = []
+        for key in fields:
+            value = self.block.get(key)
+            if value is None:
+                continue
+            if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+                raise self.refuse(f"{key} is {shown(value)}", "a list of names")
+            found += value
+        return tuple(found)
+
+
+def tensor_name(module: str, part: str) -> str:
+    """The name of a tensor of a module."""
+    return f"{module}.{part}" if module else part
+
+
+OF_ACTIVATIONS: Final = frozenset(
+    f"{of}_scale" for of in ("activation", "input", "output", "k", "v", "q", "kv", "prob_output")
+)
+"""Last parts of names of scales that an engine multiplies activations and its cache by; no weight depends on them."""
+
 
 def refuse(method: str, what: str, expected: str, *, code: str = "quantised_base") -> InvalidBaseError:
     """See `Quantised.refuse`; ``expected`` completes a sentence: "... , and EXPECTED is expected"."""

@@ -15,12 +15,18 @@ from registry.errors import InvalidBaseError
 from registry.files.header import TensorEntry
 from registry.files.strict_json import shown
 from registry.folders.quantised import is_quantised
-from registry.quantised import bitsandbytes, compressed_tensors
+from registry.quantised import bitsandbytes, compressed_tensors, fp8, modelopt, mxfp4
 from registry.quantised.reading import Quantised, Reading, StoredTensor, refuse
 
 READERS: Final[Mapping[str, Callable[[Quantised], Reading]]] = {
     "bitsandbytes": bitsandbytes.read,
     "compressed-tensors": compressed_tensors.read,
+    "fp8": fp8.read,
+    "mxfp8": fp8.read,
+    "fbgemm_fp8": fp8.read,
+    "mxfp4": mxfp4.read,
+    "modelopt": modelopt.read,
+    "modelopt_fp4": modelopt.read,
 }
 """quant_method -> what reads it."""
 
