@@ -12,6 +12,7 @@ from registry.schemas.artifacts import EngineAnswer, EngineCheck, EngineReason, 
 from registry.schemas.form import EngineName
 
 _SAYS: Final[dict[Part, str]] = {
+    "model": "goes on a model of the type {}",
     "dora": "has DoRA links (magnitudes)",
     "replaced": "replaces the whole module {}",
     "biases": "replaces biases ({})",
@@ -33,6 +34,7 @@ _SAYS: Final[dict[Part, str]] = {
 _BRIEFLY: Final[dict[str, str]] = {
     "rank": "its rank is above what the engine takes",
     "not_composable": "no single adapter equals its path",
+    "model": "the engine loads no adapter on such a model",
     "dora": "it has DoRA",
     "replaced": "it replaces whole modules",
     "biases": "it replaces biases",
@@ -141,7 +143,9 @@ def _reasons(row: Engine, parts: Parts, limit: int | None, base: BaseFacts) -> I
             source=row.rank_source,
         )
     for part, rule in row.rules.items():
-        if part == "together":
+        if part == "model":
+            found = [kind] if (kind := base.model_type) is not None and kind in rule.only_on else []
+        elif part == "together":
             found = _alone(row, parts)
         elif part == "parameters":
             found = _unnamed(row, parts)
@@ -151,7 +155,12 @@ def _reasons(row: Engine, parts: Parts, limit: int | None, base: BaseFacts) -> I
             continue
         what = _SAYS[part].format(_few(found))
         sentence = f"It {what}, which {row.title} {row.version} can't load: {rule.why}."
-        yield EngineReason(code=part, modules=tuple(found), sentence=sentence, remedy=_MERGED, source=rule.source)
+        if part == "model":
+            sentence = f"It {what}, on which {row.title} {row.version} loads no adapter: {rule.why}."
+        modules = () if part == "model" else tuple(found)
+        yield EngineReason(code=part, modules=modules, sentence=sentence, remedy=_MERGED, source=rule.source)
+        if part == "model":
+            return  # what it has beside is no matter there
 
 
 def _alone(row: Engine, parts: Parts) -> list[str]:

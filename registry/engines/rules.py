@@ -1,7 +1,7 @@
 """The rules of each engine, as data: what it can't load of a PEFT adapter, and where its source says so.
 
-An adapter is taken apart in `registry.engines.parts`; a row says which parts the engine can't load. What a model class
-of an engine has beyond that (whether it supports adapters at all) is known to the engine only.
+An adapter is taken apart in `registry.engines.parts`; a row says which parts the engine can't load, and on which models
+it loads no adapter at all.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from registry.digest import sha256_digest
 from registry.schemas.form import EngineName
 
 Part = Literal[
-    "dora", "replaced", "biases", "tokens", "tied_tokens", "embeddings", "convolutions", "attention", "experts",
+    "model", "dora", "replaced", "biases", "tokens", "tied_tokens", "embeddings", "convolutions", "attention", "experts",
     "half_experts", "conv1d", "pattern", "modules", "head", "parameters", "indexer", "together",
 ]  # fmt: skip
-"""What an adapter may have, beside plain pairs of linear modules."""
+"""What an adapter may have, beside plain pairs of linear modules; first the model that it goes on."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Rule:
     but_for: frozenset[str] = frozenset()  # last names of modules that it does load
     but_named: frozenset[str] = frozenset()  # whole names of those
     but_on: frozenset[str] = frozenset()  # model types of base models on which it does
+    only_on: frozenset[str] = frozenset()  # and those on which alone it does not, of the rule about the model
     more_on: Mapping[str, frozenset[str]] = field(
         default_factory=dict
     )  # model type -> last names that it loads there, too
@@ -75,6 +76,16 @@ _WITHOUT_EMBEDDINGS: Final = (
 """Model types whose classes in vLLM support adapters and have no ``embedding_modules``."""
 _EMBEDDING_MODULES: Final = "embedding_modules of vllm/model_executor/models, by get_supported_lora_modules"
 
+_WITHOUT_ADAPTERS: Final = (
+    "aria", "beam", "bloom", "clip", "cohere2_moe", "cohere2_vision", "cohere_asr", "colmodernvbert", "cosmos3_edge",
+    "dbrx", "deepseek_v4", "diffusion_gemma", "dory", "dots3_note", "dots3_note_text", "embedding_gemma2", "falcon",
+    "falcon_mamba", "flint", "gemma3n", "gemma3n_text", "gpt-sw3", "gpt2", "gptj", "gte", "hrm_text", "kimi_linear",
+    "kimi_vl", "llava_onevision", "mamba", "mamba2", "midashenglm", "mimo_v2_flash", "minimax_m3_vl", "modernvbert",
+    "moondream3", "moss_transcribe_diarize", "nomic_bert", "openai_privacy_filter", "openvla", "orion", "ovis",
+    "paddleocr_vl", "qwen2_audio", "siglip", "stablelm", "step3_text", "step3_vl", "step3p7", "zamba2",
+)  # fmt: skip
+"""Model types of which vLLM has classes that generate or embed, and none of these is a ``SupportsLoRA``."""
+
 _VLLM: Final = Engine(
     "vllm",
     "vLLM",
@@ -85,6 +96,11 @@ _VLLM: Final = Engine(
     uniform=True,  # versions before rank_pattern was read take `r` for every module
     takes_limit=True,
     rules={
+        "model": Rule(
+            "its class of that model does not support them",
+            "vllm/model_executor/models/registry.py, and the bases of its classes (SupportsLoRA)",
+            only_on=frozenset(_WITHOUT_ADAPTERS),
+        ),
         "dora": Rule("it refuses them", _IN_PEFT_HELPER),
         "replaced": Rule(
             "it takes heads of classifiers that are one linear module, and no other",

@@ -143,6 +143,21 @@ def test_vllm_takes_the_vocabulary_where_its_class_says_so(model_type: str | Non
     assert [one.code for one in found.reasons] == codes
 
 
+@pytest.mark.parametrize("model_type", ["bloom", "falcon", "gpt2", "mamba", "stablelm"])
+def test_no_adapter_is_loaded_on_a_model_whose_class_takes_none(model_type: str) -> None:
+    found = engine_check("a/b@1", of_names(["query_key_value"]), "vllm", 16, base=BaseFacts(model_type))
+    (reason,) = found.reasons
+    assert (reason.code, reason.modules, found.would_do) == ("model", (), "registry fetch a/b@1 --as merged")
+    assert reason.sentence == (
+        f"It goes on a model of the type {model_type}, on which vLLM {found.version} loads no adapter: "
+        "its class of that model does not support them."
+    )
+    for other in ("peft", "transformers"):
+        assert engine_check("a/b@1", of_names(["query_key_value"]), other, None, base=BaseFacts(model_type)).loads
+    for known in ("llama", "gpt_neox", "bert", None):
+        assert engine_check("a/b@1", of_names(["query_key_value"]), "vllm", 16, base=BaseFacts(known)).loads
+
+
 def test_the_version_is_that_of_the_rules_and_another_that_runs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     version = ENGINES["vllm"].version
     with pytest.raises(UsageError, match=f"vLLM {version} can't be started with --max-lora-rank 3"):

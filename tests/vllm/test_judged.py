@@ -218,7 +218,8 @@ def test_a_rule_that_is_missing_would_be_noticed(
 ) -> None:
     kind, name = NEEDS[part]
     row = ENGINES["vllm"]
-    rules = {other: rule for other, rule in row.rules.items() if other != part}
+    unasked = {part, "model"} if kind == "gpt2" else {part}  # of which vLLM has no class that takes adapters
+    rules = {other: rule for other, rule in row.rules.items() if other not in unasked}
     monkeypatch.setattr("registry.engines.checking.ENGINES", {"vllm": dataclasses.replace(row, rules=rules)})
     assert shelf.registry.check(references[kind, name], engine="vllm", max_lora_rank=8).loads
     assert SAID[f"{kind}/{name}/8"] != ""
