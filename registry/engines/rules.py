@@ -15,8 +15,8 @@ from registry.digest import sha256_digest
 from registry.schemas.form import EngineName
 
 Part = Literal[
-    "model", "dora", "replaced", "biases", "tokens", "tied_tokens", "embeddings", "convolutions", "attention", "experts",
-    "half_experts", "conv1d", "pattern", "modules", "head", "parameters", "indexer", "together",
+    "model", "dora", "replaced", "biases", "tokens", "tied_tokens", "embeddings", "convolutions", "attention",
+    "experts", "half_experts", "conv1d", "pattern", "modules", "head", "parameters", "indexer", "together",
 ]  # fmt: skip
 """What an adapter may have, beside plain pairs of linear modules; first the model that it goes on."""
 

@@ -286,12 +286,16 @@ def planned_import(registry: Registry, ground: Ground, source: str, progress: Pr
     from registry.folders.archives import opened
     from registry.services.importing.plan import plan_import
     from registry.services.importing.settled import Side
+    from registry.services.publishing.parent_search import Compared
+    from registry.services.publishing.preview import Rehearsal
     from registry.tensors.pickled import convert
+
+    compared = Compared()  # in all private registries: none has others' revisions under the same names
 
     @contextmanager
     def private() -> Iterator[Side]:
         with _thrown_away() as empty:
-            yield Side(empty, empty._ground())
+            yield Side(empty, Rehearsal(empty.deployment, compared))
 
     with opened(convert, progress) as heap:
         return heap.answer(plan_import(source, heap, Side(registry, ground), private, progress))

@@ -40,6 +40,7 @@ from registry.services.lineage import Blobs, Link, LoadedPath, PathBase, read_do
 from registry.services.publishing.identify import identify
 from registry.services.publishing.parent_adapter import search_trained
 from registry.services.publishing.parent_folder import look_into
+from registry.services.publishing.parent_search import Compared
 from registry.services.weight_changes import WeightChanges
 from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
 from registry.tensors.artifacts.closeness import TensorComparison
@@ -225,7 +226,7 @@ class _SearchableThere:
     def __init__(self, where: Searched, blobs: KeptBlobs, progress: Progress) -> None:
         self._where, self._progress = where, progress
         self._bases: dict[str, Mapping[str, HashedFile]] = {}  # by the digest of their files
-        self.blobs = blobs
+        self.blobs, self.compared = blobs, Compared()
 
     def bases(self) -> Sequence[str]:
         return self._where.bases()

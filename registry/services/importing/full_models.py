@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from registry.errors import RegistryError, UnavailableError
@@ -19,7 +19,7 @@ from registry.schemas.parents import RULE
 from registry.schemas.publishing import FullSize
 from registry.services.exact.figures import Apart, models_apart
 from registry.services.importing.reading import Contents
-from registry.services.importing.settled import MaybeFull, Settled, Side, There
+from registry.services.importing.settled import MaybeFull, Measured, Settled, Side, There
 
 FAR: Final = 0.5
 """A model farther from all others than this, relative to its norm, is not made of one of them."""
@@ -33,16 +33,15 @@ _SURE: Final = 4.0
 
 @dataclass
 class FullModels:
-    """The models that may be full fine-tunes; what was measured once is kept."""
+    """The models that may be full fine-tunes."""
 
     contents: Contents
     private: Side
     target: Side
     there: There
     done: Settled
+    measured: Measured
     progress: Progress
-    _sizes: dict[tuple[str, str], FullSize | RegistryError | None] = field(default_factory=dict)  # by key and base
-    _apart: dict[tuple[str, str], Apart | None] = field(default_factory=dict)  # by keys
 
     def size(self, key: str) -> FullSize | None:
         """What a model is beside the base model that it is nearest to; None: it is near none that it fits."""
@@ -54,12 +53,13 @@ class FullModels:
         return next((one for one in self._beside(key) if isinstance(one, RegistryError)), None)
 
     def _beside(self, key: str) -> Iterator[FullSize | RegistryError | None]:
-        here = set(self.done.bases.values())
-        for name in sorted({*here, *self.there.bases.values()}):
-            if (key, name) not in self._sizes:
+        here = {name: self.contents.models[root].digest or "" for root, name in self.done.bases.items()}
+        there, sizes = {name: digest for digest, name in self.there.bases.items()}, self.measured.sizes
+        for name, digest in sorted({**there, **here}.items()):
+            if (key, name, digest) not in sizes:
                 side = self.private if name in here else self.target
-                self._sizes[key, name] = self._measured(side, key, name)
-            yield self._sizes[key, name]
+                sizes[key, name, digest] = self._measured(side, key, name)
+            yield sizes[key, name, digest]
 
     def _measured(self, side: Side, key: str, base: str) -> FullSize | RegistryError | None:
         try:
@@ -129,10 +129,10 @@ class FullModels:
         return stands_for.get(str(above), str(above))
 
     def _between(self, key: str, other: str) -> Apart | None:
-        if (key, other) not in self._apart:
+        if (key, other) not in self.measured.apart:
             one, there = self.contents.models[key], self.contents.models[other]
-            self._apart[key, other] = models_apart(one.folder, there.folder)
-        return self._apart[key, other]
+            self.measured.apart[key, other] = models_apart(one.folder, there.folder)
+        return self.measured.apart[key, other]
 
     def _came_first(self, key: str, base: str) -> bool:
         """Whether something shows that a base model was there before a model that is near it.

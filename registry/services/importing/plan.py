@@ -16,7 +16,7 @@ from registry.schemas.publishing import ImportDocument
 from registry.services.importing.entries import Writing
 from registry.services.importing.reading import Contents, order_of, read_heap
 from registry.services.importing.settle import Settling
-from registry.services.importing.settled import Settled, Side, There
+from registry.services.importing.settled import Measured, Settled, Side, There
 
 _NO_TIMES: Final = (
     "All files here were written in one go, as by a copy or a clone that kept no times. So nothing tells whether a "
@@ -74,11 +74,11 @@ def _settle(
 
     The one that was taken may be made of the other. What explains most is right: every explanation is a proof.
     """
-    likely = order_of(contents.models, contents.adapters)
+    likely, measured = order_of(contents.models, contents.adapters), Measured()
 
     def tried(some: Contents, order: list[str], roots: int | None = None) -> Settled:
         with private() as side:
-            return Settling(some, side, target, there, progress).run(order, roots)
+            return Settling(some, side, target, there, measured, progress).run(order, roots)
 
     best, asked = tried(contents, likely), set[str]()
     for _ in range(_MOST_ORDERS):

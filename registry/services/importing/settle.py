@@ -24,7 +24,7 @@ from registry.schemas.publishing import FullSize
 from registry.services.importing.full_models import FAR, FullModels, fits_itself
 from registry.services.importing.names import free_base, free_path, wanted_name
 from registry.services.importing.reading import Adapter, Contents
-from registry.services.importing.settled import Doubt, Full, Landed, MaybeFull, Settled, Side, There
+from registry.services.importing.settled import Doubt, Full, Landed, MaybeFull, Measured, Settled, Side, There
 from registry.transfer.trained_on import Beside, TrainedFolder
 
 _LISTED: Final = 10
@@ -38,10 +38,11 @@ class Settling:
     private: Side
     target: Side
     there: There
+    measured: Measured
     progress: Progress
     done: Settled = field(default_factory=Settled)
     _waiting: list[Adapter] = field(default_factory=list)
-    _searched: dict[str, int] = field(default_factory=dict)  # how many revisions there were, by key of the model
+    _searched: dict[str, frozenset[str]] = field(default_factory=dict)  # what there was, by key of the model
     _asked: set[str] = field(default_factory=set)  # models and adapters that the registry was asked for
     _copied: set[str] = field(default_factory=set)
     _tried: dict[str, dict[str, RegistryError | None]] = field(default_factory=dict)  # paths, by place
@@ -178,17 +179,24 @@ class Settling:
 
     def _explain(self, pending: Sequence[str]) -> bool:
         """Search for what the models are; whether one was found."""
-        count = len(self.done.landed) + len(self._copied)
-        searched = [key for key in pending if self._searched.get(key) != count] if self._has_bases else []
+        here = self._candidates
+        searched = [key for key in pending if self._searched.get(key) != here] if self._has_bases else []
         for number, key in enumerate(searched, 1):
-            self._searched[key] = count
+            self._searched[key] = here
             self.done.compared[key] = self._search(self.private, key, f", {number} of {len(searched)}")
         return any(self._fits(key) for key in searched)
 
     @cached_property
     def full_models(self) -> FullModels:
         """The models that may be full fine-tunes."""
-        return FullModels(self.contents, self.private, self.target, self.there, self.done, self.progress)
+        return FullModels(self.contents, self.private, self.target, self.there, self.done, self.measured, self.progress)
+
+    @property
+    def _candidates(self) -> frozenset[str]:
+        """All that a model of the heap may be: base models, and what was published on them or copied."""
+        landed = (one.answer.revision.reference for one in self.done.landed.values())
+        private = (one.private for one in self.done.full.values() if one.private is not None)
+        return frozenset({*self.done.bases.values(), *private, *landed, *self._copied})
 
     @property
     def _has_bases(self) -> bool:
@@ -205,7 +213,9 @@ class Settling:
             if key in self._asked:
                 continue
             self._asked.add(key)
-            found = self._search(self.target, key)
+            if key not in self.measured.there:
+                self.measured.there[key] = self._search(self.target, key)
+            found = self.measured.there[key]
             if not found.is_equal:
                 self.done.there[key] = found
                 continue
@@ -426,13 +436,13 @@ class Settling:
 
     def _look_again(self) -> None:
         """Search once more for models that were explained early: something published later may equal them as well."""
-        count = len(self.done.landed) + len(self._copied)
+        here = self._candidates
         for key, before in list(self.done.compared.items()):
             used = [
                 one for one in self.contents.adapters if self.contents.key(one) == key and one.place in self.done.landed
             ]
             itself = key in self.done.bases or key in self.done.full
-            if not used or itself or self._searched.get(key) == count or not before.is_equal:
+            if not used or itself or self._searched.get(key) == here or not before.is_equal:
                 continue
             found = self._search(self.private, key)
             # what was trained on a model is no part of it, even if it changes nothing

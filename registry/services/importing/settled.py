@@ -12,6 +12,7 @@ from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
 from registry.schemas import BaseSummary, FolderCompared, Published
 from registry.schemas.publishing import FullSize
+from registry.services.exact.figures import Apart
 from registry.services.importing.reading import Adapter
 from registry.transfer.publish_tree import Ground
 
@@ -52,6 +53,16 @@ class There:
 def _repo_ids(base: BaseSummary) -> frozenset[str]:
     source = (base.source or "").removeprefix("hf:").partition("@")[0]
     return frozenset({*base.also_known_as, *([source] if source else [])})
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found out about the models of a heap that stays so, for every try at settling it."""
+
+    there: dict[str, FolderCompared] = field(default_factory=dict)  # beside what the registry has, by key
+    sizes: dict[tuple[str, str, str], FullSize | RegistryError | None] = field(default_factory=dict)
+    """By key, and by the name and the digest of the base model."""
+    apart: dict[tuple[str, str], Apart | None] = field(default_factory=dict)  # by keys
 
 
 @dataclass(frozen=True)

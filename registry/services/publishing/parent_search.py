@@ -6,7 +6,7 @@ See decision 56.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -46,8 +46,42 @@ MOST: Final = 64
 """Revisions that are compared by every element; of more that samples don't tell apart, nothing is pinned."""
 
 
+_Found = tuple[Verdict, Mapping[str, Sequence[str]]]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What comparisons of whole folders came to, for who searches with the same folders again among more revisions.
+
+    Folders are taken to stay as they are.
+    """
+
+    _known: dict[tuple[Path, tuple[str, ...]], _Found | NotComparableError] = field(default_factory=dict)
+
+    def once(self, folder: Path, paths: Sequence[LoadedPath], compare: Callable[[], _Found]) -> _Found:
+        """What `compare_whole` says of a folder and these paths; raises what it raises."""
+        key = folder, tuple(f"{link} {path.tip}" for path in paths for link in (path.reference, *_links(path)))
+        if key not in self._known:
+            try:
+                self._known[key] = compare()
+            except NotComparableError as problem:
+                self._known[key] = problem
+        found = self._known[key]
+        if isinstance(found, NotComparableError):
+            raise found
+        return found
+
+
+def _links(path: LoadedPath) -> list[str]:
+    return [link.reference for link in path.links]
+
+
 class Searchable(Protocol):
     """A registry that is searched: in process, or behind a service."""
+
+    @property
+    def compared(self) -> Compared:
+        """What it was compared with before."""
 
     @property
     def blobs(self) -> Blobs:
@@ -68,6 +102,7 @@ class SearchableHere:
     """A registry in process; retracted revisions are compared too, and refused when they are pinned."""
 
     deployment: Deployment
+    compared: Compared = field(default_factory=Compared)
 
     @property
     def blobs(self) -> Blobs:
@@ -160,7 +195,7 @@ def search_bases(where: Searchable, folder: Path, progress: Progress) -> list[On
         held = open_folder(folder, opened)
         for name in where.bases():
             try:
-                found.append(_on_base(where, where.path(name), held, progress))
+                found.append(_on_base(where, where.path(name), folder, held, progress))
             except NotComparableError as problem:
                 reasons.append(f"for {name}, {problem}")
     if not found:
@@ -179,7 +214,7 @@ def retracted_of(found: Sequence[OnBase]) -> tuple[str, ...]:
     return tuple(name for one in found for name in one.retracted)
 
 
-def _on_base(where: Searchable, root: LoadedPath, held: Held, progress: Progress) -> OnBase:
+def _on_base(where: Searchable, root: LoadedPath, folder: Path, held: Held, progress: Progress) -> OnBase:
     with ExitStack() as opened:
         base = base_weights(where.blobs, root, opened).tensors
         named = comparable(base, held, grown=True)
@@ -188,12 +223,15 @@ def _on_base(where: Searchable, root: LoadedPath, held: Held, progress: Progress
         if len(left.left) > MOST:
             raise NotComparableError(f"{len(left.left)} revisions can't be told apart by samples")
         paths, unread = _paths(where, root, left.left)
-        verdict, orders = compare_whole(where.blobs, list(paths.values()) or [root], held, opened, progress)
-        nearest = verdict.nearest if verdict.fitting else _nearest(where, left.near, verdict, held)
+        compared = list(paths.values()) or [root]
+        verdict, orders = where.compared.once(
+            folder, compared, lambda: compare_whole(where.blobs, compared, held, opened, progress)
+        )
+        nearest = verdict.nearest if verdict.fitting else _nearest(where, left.near, verdict, folder, held)
         return OnBase(left, paths, verdict, nearest, orders, _dtype(named), unread)
 
 
-def _nearest(where: Searchable, near: Sequence[NearPath], verdict: Verdict, held: Held) -> Standing:
+def _nearest(where: Searchable, near: Sequence[NearPath], verdict: Verdict, folder: Path, held: Held) -> Standing:
     """The nearest path of all by samples, where nothing fits: the others were struck out, and not compared."""
     if not near:
         return verdict.nearest
@@ -201,7 +239,10 @@ def _nearest(where: Searchable, near: Sequence[NearPath], verdict: Verdict, held
     if known.name != first.reference:
         try:
             with ExitStack() as opened:
-                known = compare_whole(where.blobs, [where.path(first.reference)], held, opened, SILENT)[0].nearest
+                path = where.path(first.reference)
+                known = where.compared.once(
+                    folder, [path], lambda: compare_whole(where.blobs, [path], held, opened, SILENT)
+                )[0].nearest
         except (NotComparableError, RetractedError):
             known = replace(known, tensor="")
     return replace(known, name=first.reference, distance=first.distance)

@@ -29,7 +29,7 @@ from registry.services.publishing.lineage_check import check_lineage
 from registry.services.publishing.noticing import of_directions, refuse_noticed
 from registry.services.publishing.parent_adapter import search_trained
 from registry.services.publishing.parent_check import Planned, look_at_trained
-from registry.services.publishing.parent_search import SearchableHere
+from registry.services.publishing.parent_search import Compared, SearchableHere
 from registry.services.publishing.publish import planned_publish, publish_read, with_copies
 from registry.tensors.analysis.directions import DirectionWatch
 from registry.tensors.elements.finite import FiniteWatch
@@ -43,6 +43,7 @@ class Rehearsal:
     """Plans nested folders in a registry in process, parents first, and then publishes them."""
 
     deployment: Deployment
+    compared: Compared = field(default_factory=Compared)  # what folders that were searched for were found to be
     _files: dict[str, Path] = field(default_factory=dict)  # by digest: files of the planned folders
     _lineages: dict[str, LoadedPath] = field(default_factory=dict)  # by the digest of their last revision
 
@@ -102,7 +103,7 @@ class Rehearsal:
 
     def searched(self, folder: TrainedFolder, progress: Progress) -> FolderCompared:
         """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
-        return search_trained(SearchableHere(self.deployment), folder, UNTIMED, progress)
+        return search_trained(SearchableHere(self.deployment, self.compared), folder, UNTIMED, progress)
 
     def full_size(self, base: str, folder: Path, far: float, progress: Progress) -> FullSize | None:
         """See `registry.services.exact.figures.full_size`."""

@@ -224,4 +224,25 @@ IMPORTING: Final = (
         "return True",
         "test_a_heap_is_settled_once_where_a_model_has_other_norms",
     ),
+    Mutant(
+        "imports-compare-the-same-again",
+        "parent_search:Compared.once",
+        "if key not in self._known:",
+        "if True:",
+        "test_a_folder_is_compared_with_the_same_paths_once",
+    ),
+    Mutant(
+        "imports-forget-base-models-taken-later",
+        "Settling._candidates",
+        "{*self.done.bases.values(), *private,",
+        "{*private,",
+        "test_a_base_model_that_is_taken_later_explains_its_copy",
+    ),
+    Mutant(
+        "vllm-takes-adapters-on-any-model",
+        "checking:_reasons",
+        "kind in rule.only_on",
+        "False",
+        "test_no_adapter_is_loaded_on_a_model_whose_class_takes_none[bloom]",
+    ),
 )

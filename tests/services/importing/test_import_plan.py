@@ -6,23 +6,31 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.operations.registry import Registry
-from registry.schemas import RevisionSummary
+from registry.progress import Progress
+from registry.schemas import FolderCompared, RevisionSummary
 from registry.schemas.publishing import ImportDocument, ImportEntry
 from registry.services.importing.names import says_copy
 from registry.services.importing.settle import Settling
 from registry.services.importing.settled import Settled
+from registry.services.lineage import Blobs, LoadedPath
 from registry.services.local import LocalRegistry
+from registry.services.publishing import parent_search
+from registry.services.publishing.parent_folder import Held
+from registry.services.publishing.preview import Rehearsal
+from registry.transfer.trained_on import TrainedFolder
+from tests.kit import plain_base
 from tests.kit.serving import ServedRegistry
 from tests.services.importing.plain_heap import PlainHeap, state_of
-from tests.services.publishing.parent_house import WEIGHTS, opened
+from tests.services.publishing.parent_house import SHAPES, WEIGHTS, opened
 
 Kind = pytest.param("over HTTP", marks=pytest.mark.slow)
 
@@ -536,6 +544,42 @@ def test_a_heap_is_settled_once_where_a_model_has_other_norms(
     entries = {one.folder: one for one in team.plan_import(heap.folder).entries}
     assert (entries["./tuned"].action, entries["./on-tuned"].parent) == ("full", "./tuned")
     assert runs == [4]
+
+
+def test_a_folder_is_compared_with_the_same_paths_once(
+    heap: PlainHeap, team: LocalRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is searched for, as more is published, and in whatever order models are tried as the first."""
+    seen, whole, searched = list[tuple[object, ...]](), parent_search.compare_whole, list[str]()
+    search = Rehearsal.searched
+
+    def counted(blobs: Blobs, paths: Sequence[LoadedPath], held: Held, *more: Any) -> Any:
+        folder = next(iter(held.values()))[0]
+        seen.append((vars(folder)["_path"], *((one.reference, one.tip) for one in paths)))
+        return whole(blobs, paths, held, *more)
+
+    def told(self: Rehearsal, folder: TrainedFolder, progress: Progress) -> FolderCompared:
+        searched.append(folder.words)
+        return search(self, folder, progress)
+
+    monkeypatch.setattr(parent_search, "compare_whole", counted)
+    monkeypatch.setattr(Rehearsal, "searched", told)
+    heap.run("on-lost", heap.stepwise("lost", [heap.halves(heap.legal)[0]]), seed=82)
+    heap.run("merged-twice", "acme/net", seed=83)
+    assert planned(team.plan_import(heap.folder).entries)["./paris"][2] == "./french"
+    assert searched.count("./lost") > 1
+    assert len(seen) == len(set(seen))
+
+
+def test_a_base_model_that_is_taken_later_explains_its_copy(tmp_path: Path, team: LocalRegistry) -> None:
+    """Nothing was trained on either; the copy is of another dtype."""
+    heap = PlainHeap(tmp_path / "heap")
+    other = plain_base(heap.folder / "other", dtype="BF16", shapes=SHAPES, seed=7)
+    heap.save("a-copy", heap.values(other.folder), "F32")
+    for later, name in enumerate(("net", "other", "a-copy")):
+        os.utime(heap.folder / name / WEIGHTS, (10**9 + later, 10**9 + later))
+    entries = {one.folder: one for one in team.plan_import(heap.folder).entries}
+    assert [entries[f"./{name}"].action for name in ("net", "other", "a-copy")] == ["add", "add", "skip"]
 
 
 def test_there_must_be_a_folder(idle: LocalRegistry, tmp_path: Path) -> None:
