@@ -100,7 +100,7 @@ PAGES: Final = (
     ),
     Mutant(
         "the-methods-of-one-route",
-        "_allowed",
+        "errors:_allowed",
         "found |= route.methods",
         "found |= set()",
         "test_other_methods_are_refused_with_those_that_are_allowed[TRACE]",
