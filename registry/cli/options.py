@@ -33,6 +33,12 @@ class FloatType(StrEnum):
     FP32 = "fp32"
 
 
+class OntoChoice(StrEnum):
+    """What adapters are merged onto."""
+
+    TRAINED = "trained"
+
+
 class RowsChoice(StrEnum):
     """Values of ``--fidelity`` where a model is made: of which rows it is measured."""
 
@@ -140,6 +146,12 @@ MaxLoraRank = Annotated[
     ),
 ]
 WrittenAs = Annotated[FloatType | None, typer.Option("--dtype", help="Write all float tensors in this dtype.")]
+MergedOnto = Annotated[
+    OntoChoice | None,
+    typer.Option(
+        "--onto", help="With --as merged: trained, for the 4 bit weights that it was trained on, not those stored."
+    ),
+]
 Measured = Annotated[
     RowsChoice, typer.Option("--fidelity", help="With --as merged: measure what rounding keeps on these rows.")
 ]

@@ -2,7 +2,8 @@
 
 The checkpoint does not record it: `adapter_config.json` has no field for how the base model was loaded. Possible signs
 are the model card or another file of the trainer, a `config.json` saved beside them, and the `config.json` of the base
-model, if that is a local folder. The base model's name may show it too, but it is kept in the configuration anyway.
+model, if that is a local folder. The base model's name may show it too. Where they tell how, that is found too: type,
+block size, double quantisation.
 
 Tensors that belong to quantised weights: packed numbers, and what quantisers keep beside them.
 
@@ -13,14 +14,19 @@ a parameter of many nets, and neither says anything about how numbers are kept. 
 
 from __future__ import annotations
 
+import ast
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from registry.files.header import TensorEntry
 from registry.folders.scan import README, Folder
+from registry.schemas.artifacts import FourBits
 
 _MARKS: Final = re.compile(
     r"(?:^|\.)(?:"
@@ -65,24 +71,129 @@ _SIGNS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
 )
 
 
-def sign_of_quantised(folder: Folder, trained_on: Path | None) -> str | None:
+@dataclass(frozen=True)
+class Sign:
+    """What shows that an adapter was trained on quantised weights."""
+
+    words: str
+    how: FourBits | None = None  # as far as it tells: type, block size and double quantisation
+
+
+def sign_of_quantised(folder: Folder, trained_on: Path | None, name: str | None = None) -> Sign | None:
     """A sign that an adapter was trained on quantised weights; None if there is no sign, which proves nothing.
 
     Args:
         folder: the adapter's folder.
         trained_on: the local folder that ``base_model_name_or_path`` names.
+        name: what it says, where that is no folder.
     """
-    for name, file in _written(folder):
-        text = _read(file).decode("utf-8", errors="replace")
-        found = next((what for pattern, what in _SIGNS if pattern.search(text)), None)
+    for written, file in _written(folder):
+        found = sign_in_text(written, _read(file).decode("utf-8", errors="replace"), name)
         if found is not None:
-            return f"{name} says {found}"
+            return found
     beside = folder.find(_CONFIG)
-    if beside is not None and _is_quantised(beside):
-        return f"quantization_config in its {_CONFIG}"
-    if trained_on is not None and _is_quantised(trained_on / _CONFIG):
-        return f"quantization_config in the {_CONFIG} of the folder that it was trained on"
-    return None
+    for config, whose in ((beside, "its"), (trained_on and trained_on / _CONFIG, "the")):
+        block = None if config is None else _block(config)
+        if block is not None:
+            of = "" if whose == "its" else " of the folder that it was trained on"
+            return Sign(f"quantization_config in {whose} {_CONFIG}{of}", how_of_block(block))
+    return sign_in_name(name)
+
+
+def sign_in_name(name: str | None) -> Sign | None:
+    """The sign in the name of a base model, where that tells how it was quantised."""
+    how = how_of_name(name)
+    return None if how is None else Sign("the name of its base model", how)
+
+
+def sign_in_text(written: str, text: str, name: str | None = None) -> Sign | None:
+    """The sign in a model card or a trainer's configuration, which messages call ``written``."""
+    what = next((what for pattern, what in _SIGNS if pattern.search(text)), None)
+    return None if what is None else Sign(f"{written} says {what}", _how_of_text(text) or how_of_name(name))
+
+
+_YES: Final = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_SAID: Final = re.compile(
+    r"^[ \t]*[-*]?[ \t]*([a-z0-9_]+)[ \t]*:[ \t]*[\"']?([^\s\"'#]+)", re.IGNORECASE | re.MULTILINE
+)
+_BITSANDBYTES: Final = ("bnb", "bitsandbytes", "quantizationmethod.bits_and_bytes")
+_SKIPPED: Final = re.compile(r"^[ \t]*[-*]?[ \t]*llm_int8_skip_modules[ \t]*:[ \t]*(.{0,8000}?)[ \t]*$", re.MULTILINE)
+
+
+def _how_of_text(text: str) -> FourBits | None:
+    """How weights were quantised by what PEFT's card, axolotl, LLaMA-Factory or TRL write; None: it is not told.
+
+    axolotl and LLaMA-Factory take nf4 and double quantisation unless they are told otherwise, TRL nf4 without it. Where
+    two lines contradict each other, nothing is told.
+    """
+    said: dict[str, set[str]] = {}
+    for key, value in _SAID.findall(text):
+        said.setdefault(key.lower(), set()).add(value.lower())
+
+    def one(*keys: str, default: str) -> str | None:
+        found = set().union(*(said.get(key, set()) for key in keys))
+        return default if not found else found.pop() if len(found) == 1 else None
+
+    by_block = "bnb_4bit_quant_type" in said and "quant_method" in said
+    factory = said.get("quantization_bit") == {"4"}
+    if not factory and said.get("load_in_4bit") != {"true"} and said.get("adapter") != {"qlora"}:
+        return None
+    if one("quantization_method", "quant_method", default="bnb") not in _BITSANDBYTES:
+        return None
+    if not by_block and not factory and not said.keys() & {"base_model", "model_name_or_path"}:
+        return None
+    trl = not by_block and not factory and "base_model" not in said
+    kind = one("bnb_4bit_quant_type", "quantization_type", default="nf4")
+    default = "false" if trl or by_block else "true"
+    double = one("bnb_4bit_use_double_quant", "use_bnb_nested_quant", "double_quantization", default=default)
+    skipped = _SKIPPED.findall(text)
+    if len(set(skipped)) > 1:
+        return None
+    skip = _texts(skipped[0]) if skipped else ()
+    return None if skip is None or double not in _YES else _how(kind, _YES[double], skip)
+
+
+def _texts(written: str) -> tuple[str, ...] | None:
+    """A list of texts as Python or JSON writes it, empty for no list; None: it is something else."""
+    if written.lower() in ("", "none", "null"):
+        return ()
+    try:
+        found = ast.literal_eval(written)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return tuple(found) if isinstance(found, list) and all(isinstance(one, str) for one in found) else None
+
+
+def how_of_block(block: Mapping[str, Any]) -> FourBits | None:
+    """How weights were quantised by a ``quantization_config``; None: in another way than bitsandbytes' 4 bits."""
+    four = block.get("load_in_4bit", block.get("_load_in_4bit"))
+    if block.get("quant_method", "bitsandbytes") != "bitsandbytes" or four is not True:
+        return None
+    skip = block.get("llm_int8_skip_modules") or []
+    if not isinstance(skip, list) or not all(isinstance(one, str) for one in skip):
+        return None
+    double = block.get("bnb_4bit_use_double_quant", False)
+    return _how(block.get("bnb_4bit_quant_type", "fp4"), double, tuple(skip)) if isinstance(double, bool) else None
+
+
+_DYNAMIC: Final = "-unsloth-bnb-4bit"
+"""Ends the names of copies that keep some of their linear modules in 16 bits, and only the files say which."""
+
+
+def how_of_name(name: str | None) -> FourBits | None:
+    """How the weights of a repository are quantised by its name, where that tells: Unsloth's have one way."""
+    if name is None:
+        return None
+    plain = name.lower().rstrip("/")
+    told = plain.startswith("unsloth/") and plain.endswith("-bnb-4bit") and not plain.endswith(_DYNAMIC)
+    return FourBits(type="nf4", double=True) if told else None
+
+
+def _how(kind: object, double: bool, skip: tuple[str, ...]) -> FourBits | None:
+    try:
+        return FourBits.model_validate({"type": kind, "double": double, "skip": tuple(sorted(set(skip)))})
+    except ValidationError:
+        return None
 
 
 def _written(folder: Folder) -> Iterator[tuple[str, Path]]:
@@ -95,12 +206,13 @@ def _written(folder: Folder) -> Iterator[tuple[str, Path]]:
             yield found.path if plain else "a file of the trainer", found.file
 
 
-def _is_quantised(config: Path) -> bool:
+def _block(config: Path) -> Mapping[str, Any] | None:
     try:
         document: Any = json.loads(_read(config))
     except (ValueError, RecursionError):
-        return False
-    return isinstance(document, dict) and bool(document.get("quantization_config"))
+        return None
+    found = document.get("quantization_config") if isinstance(document, dict) else None
+    return None if not found else found if isinstance(found, dict) else {"quant_method": None}
 
 
 def _read(file: Path) -> bytes:

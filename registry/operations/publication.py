@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, get_args
 from registry.errors import UsageError
 from registry.reference import Path, check_tag
 from registry.schemas.around import NOTICE_CODES, NoticeCode
-from registry.schemas.artifacts import Extraction, Svd
+from registry.schemas.artifacts import Extraction, FourBits, Svd
 from registry.schemas.form import LeftOut
 from registry.schemas.texts import check_annotations, check_metrics, check_text
 
@@ -85,6 +85,9 @@ class Publication:
     find_parent: bool = False  # search for it among all revisions
     look_in: tuple[FilePath, ...] = ()  # folders in which the one that it was trained on may be by now
     sampled: bool = False  # of the folder that it was trained on, compare samples only
+    trained_quantised: FourBits | None = (
+        None  # how the weights were quantised that it was trained on; None: as it shows
+    )
     full: FullModel | None = None  # the folder holds a full model
     extracted: Extraction | None = None  # the folder holds what was made of one
     left_out: tuple[LeftOut, ...] = ()  # files of the full model's folder that did not become part of this one

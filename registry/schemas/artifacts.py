@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from registry.schemas.form import ArtifactKind, Dtype, EngineName, MeasuredRows, Param, Schema
+from registry.errors import UsageError
+from registry.figures import counted
+from registry.schemas.form import ArtifactKind, Dtype, EngineName, MeasuredRows, Onto, Param, Schema
 from registry.schemas.views import fetched as fetched_line
 
 
@@ -30,6 +32,7 @@ class Options(Schema):
         None  # bound of ||D - D'|| / ||D|| (Frobenius) over all modules
     )
     uniform: bool = False  # one rank for all modules
+    onto: Onto | None = None  # what a merged model is made on; None: the base model as it is stored
 
 
 class ModuleTruncation(Schema):
@@ -66,6 +69,53 @@ class Truncation(Schema):
     total: TruncationTotal
     enough_for: dict[str, int]  # relative error ("0.01") -> the smallest --rank that reaches it
 
+
+FourBitType = Literal["nf4", "fp4"]
+BlockSize = Literal[32, 64, 128, 256, 512, 1024, 2048, 4096]
+"""Consecutive elements with one scale, as bitsandbytes takes them."""
+
+
+class FourBits(Schema):
+    """How the weights were quantised that an adapter was trained on (QLoRA): by bitsandbytes, as they were loaded."""
+
+    type: FourBitType
+    block: BlockSize = 64
+    double: bool = False  # the scales are quantised too
+    skip: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,200}$")], ...],
+        Field(max_length=4096, exclude_if=lambda value: not value),
+    ] = ()
+    """Modules that stayed as they are, beside the output head and what is tied to it: ``llm_int8_skip_modules``."""
+
+    @classmethod
+    def parse(cls, text: str) -> FourBits:
+        """Read ``nf4[:64[:double]]``; raises `UsageError`."""
+        kind, *rest = text.strip().lower().split(":")
+        block, *more = rest or ["64"]
+        if (
+            kind not in get_args(FourBitType)
+            or block not in map(str, get_args(BlockSize))
+            or more not in ([], ["double"])
+        ):
+            raise UsageError(
+                f"--trained-quantised is nf4 or fp4, then maybe the block size and `double`, such as nf4:64:double, "
+                f"not {text[:64]!r}. Block sizes are {', '.join(map(str, get_args(BlockSize)))}."
+            )
+        return cls.model_validate({"type": kind, "block": int(block), "double": bool(more)})
+
+    def __str__(self) -> str:
+        return f"{self.type}:{self.block}{':double' if self.double else ''}"
+
+    @property
+    def words(self) -> str:
+        """For screens."""
+        double = ", the scales quantised too" if self.double else ""
+        kept = f", {counted(len(self.skip), 'module')} left as they are" if self.skip else ""
+        return f"{self.type} in blocks of {self.block}{double}{kept}"
+
+
+TrainedQuantised = Annotated[FourBits | None, Field(exclude_if=lambda value: value is None)]
+"""Of what is known to be trained on quantised weights; absent otherwise, as it was in earlier versions."""
 
 Svd = Literal["randomised", "full"]
 

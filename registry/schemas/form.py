@@ -79,6 +79,8 @@ ArtifactKind = Literal["published", "lora", "merged"]
 Dtype = Literal["bf16", "fp16", "fp32"]
 EngineName = Literal["vllm", "sglang", "peft", "transformers"]
 MeasuredRows = Literal["sample", "full"]
+Onto = Literal["trained"]
+"""What a path is merged onto, if it is not the base model as it is stored: that which it was trained on, in 4 bits."""
 
 
 class Schema(BaseModel):

@@ -62,13 +62,17 @@ def _about_composed(kind: ArtifactKind) -> dict[str, str]:
     }
 
 
+def _onto(kind: ArtifactKind) -> dict[str, str]:
+    return {"onto": f"--onto needs --as merged, not --as {kind}: it says what the adapters are merged onto."}
+
+
 def _flag(option: str) -> str:
     return f"--{option.replace('_', '-')}"
 
 
 _ROWS: Final = (
     Kind("merged", "hf", "merged", refuses=_about_composed("merged"), is_model=True, on_base_dir=True),
-    Kind("lora", "hf-lora", "composed", refuses={}, is_composed=True),
+    Kind("lora", "hf-lora", "composed", refuses=_onto("lora"), is_composed=True),
     Kind(
         "published",
         "hf-published",
@@ -76,6 +80,7 @@ _ROWS: Final = (
         refuses={
             "dtype": "--dtype can't be given with --as published: these are the bytes as they were published.",
             **_about_composed("published"),
+            **_onto("published"),
         },
         is_verbatim=True,
         tip_only=True,

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from registry.digest import document_digest
 from registry.schemas import ArtifactKind, Dtype, Options, OutputFile, Schema, Truncation
-from registry.schemas.artifacts import Measured
+from registry.schemas.artifacts import Measured, TrainedQuantised
 from registry.schemas.kinds import KINDS
 
 RECEIPT_FORMAT: Final = 1
@@ -37,6 +37,7 @@ class ReceiptPlan(Schema):
     ranks: dict[str, int] | None
     uniform: bool
     base_repo: str | None
+    onto: TrainedQuantised = None  # how the base was quantised that the path was merged onto; None: as it is stored
 
 
 class ReceiptLink(Schema):
@@ -90,6 +91,7 @@ class Receipt(Schema):
             rank=self.truncation.rank if self.truncation else None,
             max_error=self.truncation.max_error if self.truncation else None,
             uniform=self.plan.uniform,
+            onto=None if self.plan.onto is None else "trained",
         )
 
     @property

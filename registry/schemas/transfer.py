@@ -16,7 +16,7 @@ from registry.schemas import (
     Schema,
 )
 from registry.schemas.around import NoticeCode
-from registry.schemas.artifacts import Extracted
+from registry.schemas.artifacts import Extracted, TrainedQuantised
 from registry.schemas.form import Base64, Moment
 from registry.schemas.parents import Times
 from registry.schemas.receipt import Receipt
@@ -112,6 +112,7 @@ class PublishRequest(Schema):
     source: str | None = None  # the repository of a Hub that it was taken from
     derived_from: DerivedFrom | None = None  # what the receipt in its folder says
     quantised: str | None = Field(default=None, pattern="^[ -~]{1,200}$")  # what shows that its base was, in training
+    trained_quantised: TrainedQuantised = None  # how it was, as far as that is known
     cached: Annotated[str | None, Field(pattern="^[0-9a-f]{40}$", exclude_if=lambda value: value is None)] = None
     """The only commit of the repository that it was trained on in the publisher's cache of the Hub."""
     nested: bool = False  # ``parent`` was given by no one: it is what stands for the folder above

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from registry.schemas.around import Children, Notice, TagHistory, all_notices, is_empty
-from registry.schemas.artifacts import EngineAnswer, Extracted, Materialisation
+from registry.schemas.artifacts import EngineAnswer, Extracted, Materialisation, TrainedQuantised
 from registry.schemas.cards import CardState
 from registry.schemas.form import ArtifactKind, Dtype, LeftOut, Schema
 from registry.schemas.frames import bases_frame, revisions_frame
@@ -379,6 +379,7 @@ class Shown(Schema):
     card: CardState | None = None  # None: the adapter has none
     noticed: tuple[Notice, ...] = Field(default=(), alias="notices", exclude_if=is_empty)  # what its weights show
     extracted: Extracted = None  # how it was made of a full model
+    trained_quantised: TrainedQuantised = None  # how the weights were quantised that it was trained on
     engines: tuple[EngineAnswer, ...] = Field(
         default=(),
         exclude_if=lambda answers: not answers,

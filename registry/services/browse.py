@@ -56,6 +56,7 @@ def shown(session: Session, reference: Reference) -> Shown:
         use=uses(session, [row.id]).together,
         card=cards.state(session, row.adapter_id),
         notices=notices.notices(session, row.id),
+        trained_quantised=json.loads(row.manifest).get("trained_quantised"),
         extracted=json.loads(row.manifest).get("extracted"),
         engines=_engines(engine_answers.kept(session, row.id)),
     )

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from registry.digest import BlobRef, StoredFile
 from registry.errors import UsageError
@@ -18,8 +18,12 @@ from registry.files.source import read_range
 from registry.folders.scan import EXACT, Form, form_of
 from registry.operations.transfer import ClosableSource
 from registry.reference import hub_name
+from registry.schemas.artifacts import FourBits
 from registry.tensors.table.targets import TargetTable
 from registry.tensors.table.ties import apart_in_files, holds_copies
+
+TRAINED: Final = "trained_quantised"
+"""The key of a manifest that says how the weights were quantised that an adapter was trained on; only where known."""
 
 
 class Blobs(Protocol):
@@ -36,6 +40,14 @@ def read_blob(blobs: Blobs, blob: BlobRef) -> bytes:
         return bytes(read_range(source, 0, source.size))
     finally:
         source.close()
+
+
+def trained_in(manifest: str) -> FourBits | None:
+    """How a revision's base was quantised while it was trained, by its manifest; None: it does not say so."""
+    if f'"{TRAINED}"' not in manifest:  # most do not, and parsing takes longer than looking
+        return None
+    said = json.loads(manifest).get(TRAINED)
+    return None if said is None else FourBits.model_validate(said)
 
 
 def read_document(blobs: Blobs, blob: BlobRef) -> Mapping[str, Any]:
@@ -73,6 +85,7 @@ class Link:
     rank: int
     scalings: tuple[float, ...]  # the distinct ones, ascending
     files: tuple[StoredFile, ...]
+    trained_quantised: FourBits | None = None  # how the base was quantised while it was trained, where that is known
 
     @property
     def reference(self) -> str:

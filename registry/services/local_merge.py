@@ -36,7 +36,16 @@ from registry.services.artifacts.describe import described
 from registry.services.artifacts.local_blobs import KeptBlobs, OpenBlobOf, entries_of
 from registry.services.exact.figures import full_size
 from registry.services.full.written import write_full
-from registry.services.lineage import Blobs, Link, LoadedPath, PathBase, read_document, target_table, with_ancestors
+from registry.services.lineage import (
+    Blobs,
+    Link,
+    LoadedPath,
+    PathBase,
+    read_document,
+    target_table,
+    trained_in,
+    with_ancestors,
+)
 from registry.services.publishing.identify import identify
 from registry.services.publishing.parent_adapter import search_trained
 from registry.services.publishing.parent_folder import look_into
@@ -314,7 +323,9 @@ def path_of(bundle: Bundle) -> LoadedPath:
     for entry in bundle.links:
         reference = Reference.parse(entry.reference)
         number = reference.number or 0
-        links.append(Link(str(reference.path), number, entry.digest, entry.rank, entry.scalings, _files(entry.files)))
+        how = trained_in(entry.manifest)
+        files = _files(entry.files)
+        links.append(Link(str(reference.path), number, entry.digest, entry.rank, entry.scalings, files, how))
     return LoadedPath(bundle.reference, base, tuple(links))
 
 

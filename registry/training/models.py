@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from registry.errors import UsageError
 from registry.folders.scan import ADAPTER_CONFIG, README
 from registry.reference import Path as TreePath
+
+_QUANTISED: Final = "The following `bitsandbytes` quantization config was used during training:"
 
 
 def unwrapped(model: Any) -> Any:
@@ -67,6 +69,26 @@ def loaded_commit(model: Any) -> str | None:
     """
     commit = getattr(getattr(model.get_base_model(), "config", None), "_commit_hash", None)
     return commit if isinstance(commit, str) else None
+
+
+def note_quantised(folder: Path, model: Any) -> None:
+    """Write how the weights of the model below a PeftModel were quantised into the card of its adapter.
+
+    In the words in which PEFT did it, and newer versions of it no longer do: nothing else that it saves says it.
+    """
+    block = getattr(getattr(model.get_base_model(), "config", None), "quantization_config", None)
+    card = folder / README
+    said = {} if block is None else block if isinstance(block, dict) else block.to_dict()
+    if _plain(said.get("quant_method")) != "bitsandbytes" or _QUANTISED in (
+        text := card.read_text(encoding="utf-8") if card.is_file() else ""
+    ):
+        return
+    lines = [f"- {name}: {_plain(value)}" for name, value in said.items()]
+    card.write_text("\n".join([*([text] if text else []), f"{_QUANTISED}\n", *lines, ""]), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)  # of an enumeration
 
 
 def note_commit(folder: Path, path: TreePath, commit: str | None) -> None:

@@ -13,7 +13,7 @@ from registry.errors import UsageError
 from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
 from registry.schemas import Published
-from registry.training.models import adapter_of, loaded_commit, note_commit, save_adapter, unwrapped
+from registry.training.models import adapter_of, loaded_commit, note_commit, note_quantised, save_adapter, unwrapped
 from registry.training.surroundings import look_around
 
 
@@ -67,6 +67,7 @@ def publish_model(
         made = Path(until.enter_context(TemporaryDirectory(prefix="registry-")))
         folder = save_adapter(inner, name, made, tokenizer)
         note_commit(folder, place, loaded_commit(inner))
+        note_quantised(folder, inner)
         team = until.enter_context(open_registry(create=True)) if registry is None else registry
         published = team.publish(
             folder,

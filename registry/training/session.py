@@ -29,7 +29,7 @@ from registry.folders.heap.kinds import CHECKPOINT
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder
 from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
-from registry.training.models import adapter_of, loaded_commit, note_commit, save_adapter, unwrapped
+from registry.training.models import adapter_of, loaded_commit, note_commit, note_quantised, save_adapter, unwrapped
 from registry.training.options import Options
 from registry.training.outbox import MOST_WAITING, Keep, Outbox, ToPublish
 from registry.training.sending import Sender
@@ -314,6 +314,7 @@ class Session:
         def keep(place: Path) -> None:
             save(place)
             note_commit(place, self._path, loaded_commit(self._model))
+            note_quantised(place, self._model)
             self._trained_on.lay_beside(place)
 
         if not self._outbox.add(document, keep):

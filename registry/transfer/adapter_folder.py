@@ -20,6 +20,7 @@ from registry.folders.quantised import sign_of_quantised
 from registry.folders.scan import PICKLED_WEIGHTS, READ_PICKLE, Form, FoundFile, adapter_folder, form_of
 from registry.progress import Progress
 from registry.schemas import DerivedFrom, LeftOut
+from registry.schemas.artifacts import FourBits
 from registry.schemas.transfer import GivenReceipt
 from registry.transfer.claims import Head
 from registry.transfer.source import Given, given_adapter
@@ -31,6 +32,7 @@ from registry.transfer.trained_on import (
     receipt_of_export,
     receipt_of_parent,
     trained_folder,
+    trained_on,
 )
 
 MAX_CONFIG: Final = 8 << 20
@@ -52,6 +54,7 @@ class AdapterFolder:
     receipt: GivenReceipt | None  # names the parent
     derived_from: DerivedFrom | None  # by the receipt beside the weights
     quantised: str | None  # the evidence that it was trained on quantised weights
+    trained_quantised: FourBits | None  # how they were, as far as that is known
     beside: Beside | None = None  # whether `trained_on` was written later than the adapter
     sampled: bool = False  # samples of it are compared only, which prove nothing
     cached: str | None = None  # the only commit of the repository that it was trained on in this machine's cache
@@ -89,6 +92,7 @@ def read_adapter(
     skip_parent_check: bool,
     look_in: Sequence[Path] = (),
     sampled: bool = False,
+    trained_quantised: FourBits | None = None,
     before: Iterable[LeftOut] = (),
     opened: Opened | None = None,
     progress: Progress,
@@ -101,6 +105,7 @@ def read_adapter(
         look_in: folders in which the folder that it was trained on is searched, where it is not in its place.
         skip_parent_check: use neither a receipt nor the folder that it was trained on to find the parent.
         sampled: compare samples of that folder only.
+        trained_quantised: how the weights were quantised that it was trained on, as the user says. None: as it shows.
         before: what was left out where this folder was made.
         opened: unpacks archives and reads pickles; None: these are refused.
         progress: of the download.
@@ -116,21 +121,22 @@ def read_adapter(
     form = form_of(by_name)
     config = read_start(by_name[form.config].file, MAX_CONFIG + 1)
     # The configuration of an adapter from a Hub names a folder of another machine.
-    trained_on = None if given.source is not None else trained_folder(config, given.folder)
-    if trained_on is None and look_in:
-        trained_on = moved_folder(config, look_in)
-    if trained_on is not None and opened is not None:
-        trained_on = replace(trained_on, words=opened.told(trained_on.words))
-    named, weights = trained_on, by_name[form.weights]
+    loaded = None if given.source is not None else trained_folder(config, given.folder)
+    if loaded is None and look_in:
+        loaded = moved_folder(config, look_in)
+    if loaded is not None and opened is not None:
+        loaded = replace(loaded, words=opened.told(loaded.words))
+    named, weights = loaded, by_name[form.weights]
     pickle = found.root / PICKLED_WEIGHTS if any(one.reason == READ_PICKLE for one in found.left_out) else None
     saved = pickle or weights.file
     if skip_parent_check:
-        trained_on = None
-    beside = None if trained_on is None else Beside.of(trained_on, saved)
-    proof = None if skip_parent_check else receipt_of_parent(receipt, trained_on, saved, beside)
+        loaded = None
+    beside = None if loaded is None else Beside.of(loaded, saved)
+    proof = None if skip_parent_check else receipt_of_parent(receipt, loaded, saved, beside)
     if proof is None and not skip_parent_check:
         proof = receipt_of_export(found)
     derived, left_out = derived_from(found.root, [form.weights], given.with_left_out(found.left_out))
+    sign = sign_of_quantised(found, None if named is None else named.place, trained_on(config))
     return AdapterFolder(
         given=given,
         config=config,
@@ -140,11 +146,12 @@ def read_adapter(
         form=form,
         files=found.files,
         left_out=tuple(sorted([*left_out, *before], key=lambda left: left.path)),
-        trained_on=trained_on,
+        trained_on=loaded,
         beside=beside,
         sampled=sampled,
         receipt=proof,
         derived_from=derived,
-        quantised=sign_of_quantised(found, None if named is None else named.place),
-        cached=None if given.source is not None or skip_parent_check else cached_parent(config, trained_on),
+        quantised=None if sign is None else sign.words,
+        trained_quantised=trained_quantised or (None if sign is None else sign.how),
+        cached=None if given.source is not None or skip_parent_check else cached_parent(config, loaded),
     )

@@ -336,6 +336,7 @@ class _Revisions:
             source=summary.source,
             derived_from=summary.derived_from,
             quantised=sign_in(summary.notices),
+            trained_quantised=json.loads(link.manifest).get("trained_quantised"),
             extracted=json.loads(link.manifest).get("extracted"),
             sources=tuple(self._claim(link, of) for of in link.sources),
             truncated=_truncated_in(link.manifest) if link.sources else None,

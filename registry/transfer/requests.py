@@ -21,7 +21,7 @@ from registry.operations.publication import Publication
 from registry.progress import Progress
 from registry.schemas import FileEntry, LeftOut, PublishPreview
 from registry.schemas.around import NoticeCode
-from registry.schemas.artifacts import Extraction
+from registry.schemas.artifacts import Extraction, FourBits
 from registry.schemas.transfer import BaseRequest, FileClaim, PublishPlan, PublishRequest
 from registry.transfer.adapter_folder import AdapterFolder, read_adapter
 from registry.transfer.model_files import DOCUMENTS, MAX_DOCUMENT, ModelListing, list_model
@@ -72,6 +72,7 @@ def request_of(publication: Publication, progress: Progress) -> PublishFolder:
         find_parent=publication.find_parent,
         look_in=publication.look_in,
         sampled=publication.sampled,
+        trained_quantised=publication.trained_quantised,
         message=labels.message,
         metrics=labels.metrics,
         tags=labels.tags,
@@ -94,6 +95,7 @@ def publish_request(
     find_parent: bool = False,
     look_in: Sequence[Path] = (),
     sampled: bool = False,
+    trained_quantised: FourBits | None = None,
     message: str = "",
     metrics: Mapping[str, float] = {},
     tags: Iterable[str] = (),
@@ -116,6 +118,7 @@ def publish_request(
         skip_parent_check=skip_parent_check,
         look_in=look_in,
         sampled=sampled,
+        trained_quantised=trained_quantised,
         before=before,
         opened=opened,
         progress=progress,
@@ -138,6 +141,7 @@ def publish_request(
         find_parent=find_parent,
         derived_from=adapter.derived_from,
         quantised=adapter.quantised,
+        trained_quantised=adapter.trained_quantised,
         cached=adapter.cached,
         nested=nested,
         strict=strict,

@@ -33,6 +33,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
     "commands": (
         "registry publish: --resume",
         "registry publish: --sampled",
+        "registry publish: --trained-quantised",
         "registry publish [OPTIONS] DIR [PATH]",
         "registry card ",
         "registry untag: --if ",
@@ -92,6 +93,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry fetch: --for ",
         "registry fetch: --max-lora-rank ",
         "registry fetch: --fidelity ",
+        "registry fetch: --onto ",
         "registry materialise: --fidelity ",
         "registry log: --all",
         "registry log: --limit ",
@@ -202,6 +204,9 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         f"{where}.{name}(" for where in ("local", "remote") for name in ("copy_all", "rename", "rename_base")
     ),
     "routes": (
+        "GET /api/v1/artifacts takes onto ",
+        "GET /api/v1/artifacts/{rendering}/{path} takes onto ",
+        "HEAD /api/v1/artifacts/{rendering}/{path} takes onto ",
         "GET /api/v1/cards ",
         "PUT /api/v1/cards ",
         "GET /api/v1/cards/export ",
@@ -405,6 +410,10 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "SetRetentionRequest.",
         "PublishRequest.sources",
         "PublishRequest.truncated",
+        "PublishRequest.trained_quantised",
+        "FourBits.",
+        "ReceiptPlan.onto",
+        "Shown.trained_quantised",
         "RevisionSummary.sources",
         "LineageEntry.retracted",
         "Published.tagged",

@@ -14,6 +14,7 @@ from registry.cli.options import (
     MaxError,
     MaxLoraRank,
     Measured,
+    MergedOnto,
     Rank,
     Ref,
     RowsChoice,
@@ -58,6 +59,7 @@ def fetch(
     ] = None,
     fidelity: Measured = RowsChoice.SAMPLE,
     dtype: WrittenAs = None,
+    onto: MergedOnto = None,
     base_dir: Annotated[
         str | None,
         typer.Option(
@@ -93,6 +95,7 @@ def fetch(
             max_error=max_error,
             uniform=uniform,
             dtype=dtype.value if dtype else None,
+            onto=onto.value if onto else None,
             force=force,
             base_dir=base_dir,
             engine=engine.value if engine else None,

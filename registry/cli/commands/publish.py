@@ -115,6 +115,14 @@ def publish(
             help="Compare samples of the folder it was trained on, not all of it: the parent is stated, not proven.",
         ),
     ] = False,
+    trained_quantised: Annotated[
+        str | None,
+        typer.Option(
+            "--trained-quantised",
+            metavar="HOW",
+            help="It was trained on weights in 4 bits: nf4 or fp4, [:BLOCK[:double]], such as nf4:64:double.",
+        ),
+    ] = None,
     full: Annotated[
         bool,
         typer.Option(
@@ -189,7 +197,8 @@ def publish(
     metrics, annotations = parse_metrics(metric), parse_annotations(annotation)
     given = {
         "--receipt": receipt, "--skip-parent-check": skip_parent_check,
-        "--find-parent": find_parent, "--look-in": look_in, "--sampled": sampled, "--full": full, "--rank": rank,
+        "--find-parent": find_parent, "--look-in": look_in, "--sampled": sampled,
+        "--trained-quantised": trained_quantised, "--full": full, "--rank": rank,
         "--max-error": max_error, "-m": message,
         "--metric": metric, "--tag": tag, "--annotation": annotation,
     }  # fmt: skip
@@ -233,6 +242,7 @@ def publish(
             find_parent=find_parent,
             look_in=tuple(look_in or ()),
             sampled=sampled,
+            trained_quantised=trained_quantised,
             full=full,
             rank=rank,
             max_error=max_error,

@@ -91,6 +91,10 @@ def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None)
         ("sum of", [source_spans(one) for one in revision.sources]),
         ("rank", [words(str(revision.rank) if revision.rank else ranked(0))]),
         ("extracted", _extracted(shown.extracted)),
+        (
+            "quantised",
+            [words(f"while it was trained: {shown.trained_quantised.words}")] if shown.trained_quantised else [],
+        ),
         ("size", [words(f"{size(revision.size)}, {amount(revision.parameters)} parameters {share}")]),
         ("statistics", _statistics(revision)),
         ("engines", [_engine(one) for one in shown.engines]),

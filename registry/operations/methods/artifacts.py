@@ -19,7 +19,7 @@ from registry.progress import Progress
 from registry.reference import Reference
 from registry.schemas import ArtifactKind, Dtype, Fetched, Materialisation, Materialised, Options, Verified
 from registry.schemas.artifacts import TensorMismatch
-from registry.schemas.form import EngineName, MeasuredRows
+from registry.schemas.form import EngineName, MeasuredRows, Onto
 from registry.schemas.kinds import KINDS
 from registry.schemas.publishing import ReplayRequest
 from registry.schemas.requests import (
@@ -68,6 +68,7 @@ class Artifacts(TableCalls):
         max_error: float | None = None,
         uniform: bool = False,
         dtype: Dtype | None = None,
+        onto: Onto | None = None,
     ) -> ReadableArtifact:
         """The files that a reference stands for, readable by range, without writing anything.
 
@@ -81,6 +82,8 @@ class Artifacts(TableCalls):
             uniform: fill up with zeros to one rank.
             dtype: ``"bf16"``, ``"fp16"`` or ``"fp32"``, for all float tensors; torch's names and dtypes are taken, too.
                 None: as they are stored.
+            onto: ``"trained"``: merge onto the 4 bit weights that the path was trained on (QLoRA), as numbers. None:
+                onto the base model as it is stored.
 
         Returns:
             The artifact. Close it, or use it in a ``with`` block.
@@ -100,7 +103,14 @@ class Artifacts(TableCalls):
             torch.Size([16, 16])
         """
         options = asked(
-            Options, kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype_name(dtype)
+            Options,
+            kind=kind,
+            since=since,
+            rank=rank,
+            max_error=max_error,
+            uniform=uniform,
+            dtype=dtype_name(dtype),
+            onto=onto,
         )
         return self._artifact(ref, options)
 
@@ -115,6 +125,7 @@ class Artifacts(TableCalls):
         max_error: float | None = None,
         uniform: bool = False,
         dtype: Dtype | None = None,
+        onto: Onto | None = None,
         force: bool = False,
         base_dir: Folder | None = None,
         engine: EngineName | None = None,
@@ -127,7 +138,8 @@ class Artifacts(TableCalls):
         Args:
             ref: the revision, or a base model.
             out: the folder. None: one in this machine's cache; the answer has its name.
-            kind: as for `artifact`; likewise ``since``, ``rank``, ``max_error``, ``uniform`` and ``dtype``.
+            kind: as for `artifact`; likewise ``since``, ``rank``, ``max_error``, ``uniform``, ``dtype`` and
+                ``onto``.
             force: replace what is in the folder.
             base_dir: the base model's files on this machine: a merged model is then computed here, from the adapters
                 alone, where the registry is a service. Its digests are checked.
@@ -155,7 +167,14 @@ class Artifacts(TableCalls):
             True
         """
         options = asked(
-            Options, kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype_name(dtype)
+            Options,
+            kind=kind,
+            since=since,
+            rank=rank,
+            max_error=max_error,
+            uniform=uniform,
+            dtype=dtype_name(dtype),
+            onto=onto,
         )
         if engine is not None:
             ref, options = self._for_engine(ref, options, engine, max_lora_rank)

@@ -20,6 +20,7 @@ from registry.progress import Progress
 from registry.reference import Path
 from registry.schemas import BaseAdded, FolderOutcome, Published, PublishPreview
 from registry.schemas.around import NoticeCode
+from registry.schemas.artifacts import FourBits
 from registry.schemas.parents import Identified
 from registry.schemas.publishing import Rebased, RebaseRequest
 
@@ -110,6 +111,7 @@ class Publishing(TableCalls):
         find_parent: bool = False,
         look_in: Iterable[Folder] = (),
         sampled: bool = False,
+        trained_quantised: str | None = None,
         full: bool = False,
         rank: int | None = None,
         max_error: float | None = None,
@@ -136,6 +138,8 @@ class Publishing(TableCalls):
             look_in: folders in which the one that it was trained on may be by now, for ``find_parent``.
             sampled: compare samples of the folder it was trained on, in seconds, instead of every element: the parent
                 is then known by ``sampled``, which proves nothing.
+            trained_quantised: how bitsandbytes quantised the weights that it was trained on (QLoRA): ``nf4:64:double``,
+                ``nf4`` or ``fp4:128``. None: what its folder and the name of its base model say.
             full: the folder holds a full model; publish it exactly, as the tensors that differ from the base's, or the
                 best adapter over its parent, of a rank or an error.
             rank: with ``full``: of every pair.
@@ -179,6 +183,7 @@ class Publishing(TableCalls):
             find_parent,
             look_in,
             sampled,
+            trained_quantised,
         )
         asked_for = _of_full(asked_for, full, rank, max_error, svd)
         self._before_writing()
@@ -197,6 +202,7 @@ class Publishing(TableCalls):
         find_parent: bool = False,
         look_in: Iterable[Folder] = (),
         sampled: bool = False,
+        trained_quantised: str | None = None,
         full: bool = False,
         rank: int | None = None,
         max_error: float | None = None,
@@ -230,6 +236,7 @@ class Publishing(TableCalls):
             find_parent,
             look_in,
             sampled,
+            trained_quantised,
         )
         asked_for = _of_full(asked_for, full, rank, max_error, svd)
         with shown(progress) as sink, self._adapter(asked_for, sink) as publication:
@@ -415,6 +422,7 @@ def _publication(
     find_parent: bool,
     look_in: Iterable[Folder],
     sampled: bool,
+    trained_quantised: str | None,
 ) -> Publication:
     check_order(folder, path, Path.parse, "registry publish {folder} {name}", "the folder")
     places = tuple(FilePath(place) for place in look_in)
@@ -428,8 +436,9 @@ def _publication(
             f"--sampled compares samples of what it was trained on, and {what} does not: give one of them."
         )
     shown_by = None if receipt is None else FilePath(receipt)
+    how = None if trained_quantised is None else FourBits.parse(trained_quantised)
     return Publication(
-        folder, Path.parse(path), labels, parent, shown_by, skip_parent_check, strict, find_parent, places, sampled
+        folder, Path.parse(path), labels, parent, shown_by, skip_parent_check, strict, find_parent, places, sampled, how
     )
 
 
@@ -443,6 +452,7 @@ def _of_full(publication: Publication, full: bool, rank: int | None, max_error: 
         "--find-parent": publication.find_parent,
         "--skip-parent-check": publication.skip_parent_check,
         "--sampled": publication.sampled,
+        "--trained-quantised": publication.trained_quantised,
     }
     if what := next((option for option, given in about.items() if given), None):
         raise UsageError(

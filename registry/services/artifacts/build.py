@@ -47,7 +47,7 @@ def build_artifact(
     check_asked(path, options)
     links, plan = links_of(path, ancestor, options), plan or make_plan(path, ancestor, options)
     with ExitStack() as open_blobs:
-        order = Order(Inputs(blobs, path, open_blobs), links, ancestor, options, plan, memory, measured)
+        order = Order(Inputs(blobs, path, open_blobs, plan.onto), links, ancestor, options, plan, memory, measured)
         built = builder_of(options.kind).build(order)
         release = open_blobs.pop_all().close
         return Artifact(

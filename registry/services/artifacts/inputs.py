@@ -13,6 +13,7 @@ from registry.files.header import Header, TensorEntry, read_header
 from registry.files.model_weights import ModelWeights
 from registry.files.source import ByteSource
 from registry.folders.scan import EXACT_WEIGHTS
+from registry.schemas.artifacts import FourBits
 from registry.services.lineage import Blobs, LoadedPath, PathBase, read_document, target_table
 from registry.tensors.artifacts.artifact import ArtifactFile, source_file
 from registry.tensors.table.targets import TargetTable
@@ -22,10 +23,11 @@ from registry.transfer.index import weight_files
 class Inputs:
     """The blobs of a path; ``opened`` closes those that are opened here."""
 
-    def __init__(self, blobs: Blobs, path: LoadedPath, opened: ExitStack) -> None:
+    def __init__(self, blobs: Blobs, path: LoadedPath, opened: ExitStack, onto: FourBits | None = None) -> None:
         self.blobs = blobs
         self.path = path
         self.opened = opened
+        self._onto = onto  # how the base is quantised before anything goes on it
 
     @cached_property
     def table(self) -> TargetTable:
@@ -33,8 +35,13 @@ class Inputs:
         return path_table(self.blobs, self.path)
 
     def base_weights(self) -> ModelWeights:
-        """See the function `base_weights`."""
-        return base_weights(self.blobs, self.path, self.opened)
+        """See the function `base_weights`; quantised first, where that is asked for."""
+        stored = base_weights(self.blobs, self.path, self.opened)
+        if self._onto is None:
+            return stored
+        from registry.tensors.quantised.trained import trained_weights
+
+        return trained_weights(stored, self.table, self._onto)
 
     def source(self, blob: BlobRef) -> ByteSource:
         """An open blob."""

@@ -14,7 +14,7 @@ from registry.catalogue.tree.links import LinkRow
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.reference import Reference
 from registry.services.deployment import Deployment
-from registry.services.lineage import Link, LoadedPath, PathBase
+from registry.services.lineage import Link, LoadedPath, PathBase, trained_in
 
 
 def load_path(deployment: Deployment, reference: Reference) -> LoadedPath:
@@ -58,4 +58,5 @@ def path_of(base: BaseRow, found: Sequence[LinkRow], *, with_retracted: bool = F
 
 def _link(found: LinkRow) -> Link:
     row = found.revision
-    return Link(row.path, row.number, row.digest, row.rank, found.scalings, found.files)
+    how = trained_in(row.manifest)
+    return Link(row.path, row.number, row.digest, row.rank, found.scalings, found.files, how)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from registry.errors import UsageError
 from registry.reference import Path
 from registry.schemas import Options
+from registry.schemas.artifacts import FourBits
 from registry.schemas.kinds import KINDS
 from registry.services.lineage import Link, LoadedPath
 from registry.tensors.artifacts.plan import Plan, PlanLink
@@ -31,9 +33,31 @@ def make_plan(path: LoadedPath, ancestor: LoadedPath | None, options: Options) -
         since=ancestor.links[-1].digest if ancestor and ancestor.links else None,
         dtype=options.dtype,
         uniform=options.uniform,
+        onto=None if options.onto is None else trained_on(path),
         base_repo=below(path, ancestor).repo_id if KINDS[options.kind].is_composed else None,
         base_model=None if KINDS[options.kind].is_verbatim or not path.links else _base_model(path, ancestor),
     )
+
+
+def trained_on(path: LoadedPath) -> FourBits:
+    """How the base model was quantised while the links of a path were trained, as far as they say it.
+
+    Raises:
+        UsageError: none of them says it, or two say different things.
+    """
+    said = {link.reference: link.trained_quantised for link in path.live if link.trained_quantised is not None}
+    if not said:
+        raise UsageError(
+            f"Nothing says that {path.reference} was trained on quantised weights, which is what --onto trained makes "
+            "again: publish it with --trained-quantised nf4:64:double, or leave the option out."
+        )
+    first, *others = said
+    if other := next((one for one in others if said[one] != said[first]), None):
+        raise UsageError(
+            f"{first} was trained on {said[first]} and {other} on {said[other]}, so {path.reference} has no one base "
+            "model that all of it was trained on: leave --onto trained out."
+        )
+    return said[first]
 
 
 def _base_model(path: LoadedPath, ancestor: LoadedPath | None) -> str:

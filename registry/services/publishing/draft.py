@@ -12,7 +12,7 @@ from registry.operations.publication import Labels
 from registry.reference import Path as TreePath
 from registry.schemas import DerivedFrom, FolderCompared, LeftOut
 from registry.schemas.around import NoticeCode
-from registry.schemas.artifacts import Extraction
+from registry.schemas.artifacts import Extraction, FourBits
 from registry.schemas.transfer import GivenReceipt, Origin, SourceClaim, Truncated
 from registry.schemas.use import NOTHING, Loads
 
@@ -77,6 +77,7 @@ class Draft:
     source: str | None = None  # the Hub repository that it was taken from
     derived_from: DerivedFrom | None = None  # by the receipt in its folder
     quantised: str | None = None  # the evidence in its folder that it was trained on quantised weights
+    trained_quantised: FourBits | None = None  # how they were, as far as that is known
     strict: tuple[NoticeCode, ...] = ()  # notices that refuse it
     extracted: Extraction | None = None  # how it was made of a full model
     rebased: bool = False  # the files of a published revision, put on another parent

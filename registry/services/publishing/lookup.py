@@ -190,7 +190,7 @@ def look_up(
     combination = draft.combination or claimed_combination(session, draft)
     if claims is None:
         return Lookup(parent, lineage, notices, None, None, (), combination)
-    digest = revision_digest(parent, config, claims.sizes, combination, draft.extracted)
+    digest = revision_digest(parent, config, claims.sizes, combination, draft.extracted, draft.trained_quantised)
     existing = revisions.with_digest(session, draft.path, digest)
     uploads = upload_rows.open_ones(session, claims.uploads, principal)
     wanted = None if existing else wanted_bytes(session, claims.files.values(), uploads)

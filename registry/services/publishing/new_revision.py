@@ -32,7 +32,8 @@ def new_revision(candidate: Candidate, files: Files, principal: Principal) -> Ne
         UsageError: the number of a copy exceeds `MOST_COPIED`.
     """
     combination = candidate.found.combination
-    text = manifest_of(candidate.parent, candidate.config, files, combination, candidate.draft.extracted)
+    draft = candidate.draft
+    text = manifest_of(candidate.parent, candidate.config, files, combination, draft.extracted, draft.trained_quantised)
     digest = sha256_digest(text)
     origin, trained_on = candidate.draft.origin, candidate.config.base_model_name_or_path
     if origin is not None and origin.digest != digest:
@@ -61,7 +62,9 @@ def new_revision(candidate: Candidate, files: Files, principal: Principal) -> Ne
             *candidate.checkpoint.notices,
             *beyond_pairs(candidate.checkpoint),
             *replaced_notices(candidate, files),
-            *quantised_notices(trained_on, candidate.draft.quantised),
+            *quantised_notices(
+                trained_on, draft.quantised or (draft.trained_quantised and str(draft.trained_quantised))
+            ),
             *_of_pickle(candidate.draft),
             *candidate.found.notices,
             *candidate.parent.notices,

@@ -35,6 +35,7 @@ from registry.errors import (
     UnavailableError,
     UsageError,
 )
+from registry.folders.quantised import Sign, sign_in_name, sign_in_text
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, README
 from registry.operations.publication import Labels
 from registry.progress import SILENT
@@ -54,6 +55,7 @@ from registry.services.publishing.publish import publish_claimed, publish_made
 from registry.services.pushing.chosen import PAIR, STATE, TAKEN, check_size
 from registry.services.pushing.parts import Part, Parts, Sent, bringing, part_of, part_of_row, to_wait
 from registry.transfer.claims import Head
+from registry.transfer.trained_on import trained_on
 
 _MOST: Final = 8
 """Revisions of the same files that are looked at: each is on another parent, or has another README.md."""
@@ -235,12 +237,15 @@ def _published(deployment: Deployment, push: Push, parts: Parts) -> Taken:
     notes = _notes(parts)
     with deployment.read() as session:
         found = same_files(session, push.path, config.digest, weights.digest)
+    sign = _sign(config.data, parts)
     draft = Draft(
         push.path,
         Said(push.parent, loaded=_loaded(deployment, push.path.parent)),
         Labels.checked(push.message, notes.metrics, (), notes.annotations),
         config.data,
         Head(ADAPTER_WEIGHTS, weights.data, weights.size, InvalidAdapterError),
+        quantised=None if sign is None else sign.words,
+        trained_quantised=None if sign is None else sign.how,
         after=push.after,
     )
     for same, claims in existing(deployment, draft, found):
@@ -283,6 +288,13 @@ def _loaded(deployment: Deployment, above: Path | None) -> Loads:
     if above is None or above.is_base or deployment.uses is None:
         return NOTHING
     return deployment.uses.loads.of(above, deployment.principal, deployment.rights)
+
+
+def _sign(config: bytes, parts: Parts) -> Sign | None:
+    """What shows that it was trained on quantised weights."""
+    name = trained_on(config)
+    found = sign_in_text(README, _text(parts[README]), name) if README in parts else None
+    return found or sign_in_name(name)
 
 
 def _text(part: Part) -> str:

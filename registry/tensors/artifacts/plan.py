@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from registry.digest import document_digest
 from registry.schemas import ArtifactKind, Dtype
+from registry.schemas.artifacts import FourBits
 from registry.schemas.kinds import KINDS
 from registry.schemas.receipt import rendering_digest
 from registry.tensors.artifacts.numerics import fingerprint
@@ -47,6 +48,7 @@ class Plan:
     ranks: Mapping[str, int] | None = None  # what each module of a truncated adapter is cut to
     uniform: bool = False  # filled with zeros to one rank
     base_repo: str | None = None  # what a composed adapter calls the model it belongs on
+    onto: FourBits | None = None  # how the base is quantised before the links go on it
     base_model: str | None = None
     """What README.md calls the model: no part of what is meant, but of the bytes. None where no README.md is made."""
 
@@ -64,6 +66,7 @@ class Plan:
             "ranks": None if self.ranks is None else dict(self.ranks),
             "uniform": self.uniform,
             "base_repo": self.base_repo,
+            **({} if self.onto is None else {"onto": self.onto.model_dump(mode="json")}),
         }
 
     @cached_property

@@ -33,6 +33,7 @@ from tests.house.planted.origins import ORIGINS
 from tests.house.planted.pages import PAGES
 from tests.house.planted.pool import POOL
 from tests.house.planted.pushed import PUSHED
+from tests.house.planted.quantised import QUANTISED
 from tests.house.planted.rebased import REBASED
 from tests.house.planted.retention import RETENTION
 from tests.house.planted.services import SERVICES
@@ -71,6 +72,7 @@ MUTANTS: Final = (
     *ENGINES,
     *REBASED,
     *PUSHED,
+    *QUANTISED,
     *RETENTION,
     *IMPORTING,
     *TRAINING,

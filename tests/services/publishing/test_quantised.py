@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from registry.errors import UsageError
+from registry.folders.quantised import how_of_name, sign_in_text
 from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_adapter
 from tests.kit.registries import ON_HTTP, opened
@@ -123,3 +125,83 @@ def test_what_shows_nothing_is_not_said(registry: Any, adapter: Path, name: str,
     (adapter / "README.md").write_bytes(card.encode("utf-8", "surrogateescape"))
     (adapter / "config.json").write_text("[" * 100_000)
     assert not [notice for notice in notices(registry, adapter) if "quantised" in notice]
+
+
+BLOCK = (
+    "The following `bitsandbytes` quantization config was used during training:\n- quant_method: {}\n"
+    "- load_in_4bit: True\n- bnb_4bit_quant_type: nf4\n- bnb_4bit_use_double_quant: True\n- llm_int8_skip_modules: {}\n"
+)
+FACTORY = "model_name_or_path: x/y\nfinetuning_type: lora\nquantization_bit: 4\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BLOCK.format("QuantizationMethod.BITS_AND_BYTES", None), "nf4:64:double"),
+        (BLOCK.format("bitsandbytes", "['b', 'a']"), "nf4:64:double without a, b"),
+        (BLOCK.format("bitsandbytes", "open('x')"), None),
+        (CARD, None),  # 4 bits, and nothing of how
+        (AXOLOTL + "load_in_4bit: true\n", "nf4:64:double"),
+        (AXOLOTL + "bnb_config_kwargs:\n  bnb_4bit_quant_type: fp4\n  bnb_4bit_use_double_quant: false\n", "fp4:64"),
+        (FACTORY, "nf4:64:double"),
+        (FACTORY + "double_quantization: false\nquantization_type: fp4\n", "fp4:64"),
+        (FACTORY + "quantization_method: hqq\n", None),
+        (FACTORY + FACTORY.replace("4", "8"), None),
+        ("model_name_or_path: x/y\nload_in_4bit: true\n", "nf4:64"),  # TRL
+        ("model_name_or_path: x/y\nload_in_4bit: true\nuse_bnb_nested_quant: true\n", "nf4:64:double"),
+        ("load_in_8bit: true\nbase_model: x\n", None),
+    ],
+)
+def test_a_text_tells_how(text: str, said: str | None) -> None:
+    found = sign_in_text("README.md", text)
+    how = None if found is None else found.how
+    words = None if how is None else " without ".join([str(how), *([", ".join(how.skip)] if how.skip else [])])
+    assert words == said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("unsloth/Llama-3.2-1B-bnb-4bit", "nf4:64:double"),
+        ("unsloth/Llama-3.2-1B-unsloth-bnb-4bit", None),  # some of its modules are in 16 bits
+        ("x/y-bnb-4bit", None),
+        ("unsloth/Llama-3.2-1B", None),
+    ],
+)
+def test_a_name_tells_how(name: str, said: str | None) -> None:
+    how = how_of_name(name)
+    assert (None if how is None else str(how)) == said
+
+
+def test_how_it_was_trained_is_in_the_manifest_and_goes_along(registry: Any, adapter: Path, tmp_path: Path) -> None:
+    plain = registry.publish(adapter, "net/plain").revision
+    assert "trained_quantised" not in registry.show("net/plain").model_dump()
+    published = registry.publish(adapter, "net/one", trained_quantised="NF4:128:double").revision
+    assert plain.digest != published.digest
+    assert str(registry.show("net/one").trained_quantised) == "nf4:128:double"
+    assert registry.show("net/one").model_dump()["trained_quantised"] == {"type": "nf4", "block": 128, "double": True}
+    (notice,) = published.notices
+    assert "(nf4:128:double)" in notice
+    assert not registry.publish(adapter, "net/one", trained_quantised="nf4:128:double").created
+    target = LocalRegistry.open(tmp_path / "target", cache_folder=tmp_path / "cache")
+    registry.copy("net/one", target)
+    copied = target.show("net/one")
+    assert copied.revision is not None
+    assert (copied.revision.digest, str(copied.trained_quantised)) == (published.digest, "nf4:128:double")
+    target.close()
+
+
+def test_what_the_folder_tells_is_in_the_manifest(registry: Any, adapter: Path) -> None:
+    trained_on(adapter, "unsloth/llama-bnb-4bit")
+    preview = registry.preview(adapter, "net/one")
+    assert registry.publish(adapter, "net/one").revision.digest == preview.digest
+    assert str(registry.show("net/one").trained_quantised) == "nf4:64:double"
+    registry.publish(adapter, "net/two", trained_quantised="fp4")  # who says it knows better
+    assert str(registry.show("net/two").trained_quantised) == "fp4:64"
+
+
+@pytest.mark.parametrize("wrong", ["", "int8", "nf4:100", "nf4:64:single", "nf4:64:double:x", "nf4:", "fp4:double"])
+def test_what_is_no_quantisation_is_refused(adapter: Path, wrong: str, tmp_path: Path) -> None:
+    local = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")
+    with local, pytest.raises(UsageError, match=r"--trained-quantised is nf4 or fp4.*such as nf4:64:double"):
+        local.publish(adapter, "net/one", trained_quantised=wrong)

@@ -66,7 +66,8 @@ def _build(order: Order) -> Built:
         config = bound[-1].checkpoint.config.document if bound else {}
         rewritten.append(readme_file(inputs.blobs, path, order.plan, config, order.ancestor))
     copied = [source_file(name, inputs.source(blob), digest=blob.digest) for name, blob in side.items()]
-    return Built(order.plan, [*weights, *rewritten, *copied], tuple(_notices(programs)), meter=meter)
+    notices = (*_notices(programs), *onto_notices(order))
+    return Built(order.plan, [*weights, *rewritten, *copied], notices, meter=meter)
 
 
 def _stored(inputs: Inputs, name: str, header: Header, weights: ModelWeights) -> ArtifactFile:
@@ -122,6 +123,18 @@ def _by_file(new: Iterable[NewTensor], headers: Mapping[str, Header]) -> dict[st
         file = next((name for name, header in headers.items() if tensor.beside in header.entries), max(headers))
         found.setdefault(file, []).append(tensor)
     return found
+
+
+def onto_notices(order: Order) -> Iterator[str]:
+    """What the path was merged onto, where that is not the base model as it is stored."""
+    how = order.plan.onto
+    if how is not None:
+        silent = [link.reference for link in order.path.live if link.trained_quantised is None]
+        besides = f" {' and '.join(silent)} did not say so and went onto the same." if silent else ""
+        yield (
+            f"The linear modules of the base model are what training in 4 bits makes of them ({how}), not what is "
+            f"stored, whether the path changes them or not.{besides}"
+        )
 
 
 def _notices(programs: PathPrograms) -> Iterator[str]:
