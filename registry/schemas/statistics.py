@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 StatisticName = Literal[
     "energy", "frobenius", "spectral", "stable_rank", "effective_rank", "rank90", "rank95", "rank99",
-    "relative_frobenius", "relative_spectral",
+    "relative_frobenius", "relative_spectral", "relative_quantisation",
 ]  # fmt: skip
 """The names of the figures: in JSON, CSV, search and docs/statistics.md, which has the formulas."""
 
@@ -42,6 +42,8 @@ class Figures(Schema):
     rank99: int
     relative_frobenius: float | None = None  # to the Frobenius norm of the base's weights; None where not known
     relative_spectral: float | None = None
+    relative_quantisation: Annotated[float | None, Field(exclude_if=lambda value: value is None)] = None
+    """|W - dequant(Q(W))| / frobenius of the modules that were quantised in training; None where none is known."""
 
 
 class ExpertStatistics(Figures):
@@ -203,7 +205,7 @@ class DenseStatistics(Figures):
             row["least_cosine"] = min(one.cosines, default=None)
             row["least_ratio"] = min((link.least for link in one.magnitudes), default=None)
             row["most_ratio"] = max((link.most for link in one.magnitudes), default=None)
-            yield {column: row[column] for column in DENSE_COLUMNS}
+            yield {column: row.get(column) for column in DENSE_COLUMNS}
 
     def to_pandas(self) -> pandas.DataFrame:
         """The rows as a data frame.
@@ -231,6 +233,6 @@ def delta_rows(name: str, delta: DeltaStatistics) -> Iterator[dict[str, object]]
     """A row for each module of a delta, by the names of `COLUMNS`: experts have their own."""
     for module in delta.modules:
         whole = module.model_dump(exclude={"experts"}) | {"delta": name, "expert": None}
-        yield {column: whole[column] for column in COLUMNS}
+        yield {column: whole.get(column) for column in COLUMNS}
         for expert in module.experts:
-            yield {column: {**whole, **expert.model_dump()}[column] for column in COLUMNS}
+            yield {column: {**whole, **expert.model_dump()}.get(column) for column in COLUMNS}

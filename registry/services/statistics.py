@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 
 from registry.catalogue.changes import sketches
 from registry.catalogue.tree import bases as base_rows
@@ -17,10 +20,11 @@ from registry.engines.rules import ENGINES
 from registry.errors import InvalidAdapterError, NotFoundError, UnavailableError, UsageError
 from registry.progress import Progress
 from registry.reference import Path, Reference
+from registry.schemas.artifacts import FourBits
 from registry.schemas.form import Dtype
 from registry.schemas.jobs import Looked
 from registry.schemas.requests import CheckRequest
-from registry.schemas.statistics import DeltaStatistics, DenseStatistics, LinkStatistics, Statistics
+from registry.schemas.statistics import DeltaStatistics, DenseStatistics, LinkStatistics, ModuleStatistics, Statistics
 from registry.services.artifacts.load import path_in, path_of
 from registry.services.artifacts.not_composable import exact_between, exact_link
 from registry.services.bases.norms import slot_norms
@@ -29,6 +33,9 @@ from registry.services.deployment import Deployment
 from registry.services.fidelity import path_fidelity
 from registry.services.lineage import LoadedPath
 from registry.tensors.factors.slots import Slot
+
+if TYPE_CHECKING:
+    from registry.services.artifacts.inputs import Inputs
 
 log = logging.getLogger(__name__)
 
@@ -210,8 +217,52 @@ def _computed(
         bound, dead = bound_links(inputs, path.live), path.dead
         for first, stop in spans:
             if (first, stop) not in made:
-                made[first, stop] = delta_statistics(
-                    bound[: stop - dead], inputs.table, since=first - dead, norms=norms
-                )
+                found = delta_statistics(bound[: stop - dead], inputs.table, since=first - dead, norms=norms)
+                how = path.links[first].trained_quantised if stop == first + 1 else None
+                made[first, stop] = found if how is None else _with_quantisation(inputs, how, found)
             progress.advance(1)
     return made
+
+
+def _with_quantisation(inputs: Inputs, how: FourBits, found: DeltaStatistics) -> DeltaStatistics:
+    """The figures of a link with how far quantising moved the weights that it was trained on, relative to its delta.
+
+    Reads the weights of the modules that it changes, each once: |q| is the same for all links on a base model.
+    """
+    from registry.tensors.arithmetic.lanes import in_order
+    from registry.tensors.quantised.trained import energy_of_error, matrices_of
+
+    tensors = matrices_of(inputs.table, how)
+    modules = [one for one in found.modules if one.module in tensors and one.energy and not one.experts]
+    weights, exact = inputs.base_weights(), inputs.path.exact
+    base = inputs.path.base.digest if exact is None else exact.digest
+
+    def error(module: ModuleStatistics) -> float:
+        tensor = tensors[module.module]
+        return _error(_Quantised(base, tensor, str(how), lambda: energy_of_error(weights, tensor, how)))
+
+    errors = dict(zip((one.module for one in modules), in_order(error, modules), strict=True))
+    if not errors or not all(map(math.isfinite, errors.values())):
+        return found
+    whole = math.fsum(errors.values()) / math.fsum(one.energy for one in modules)
+    each = {one.module: math.sqrt(errors[one.module] / one.energy) for one in modules}
+    told = tuple(one.model_copy(update={_FIGURE: each.get(one.module)}) for one in found.modules)
+    return found.model_copy(update={"modules": told, _FIGURE: math.sqrt(whole)})
+
+
+_FIGURE: Final = "relative_quantisation"
+
+
+@dataclass(frozen=True)
+class _Quantised:
+    """A cache key: a tensor of some weights and how it is quantised; and how to measure that."""
+
+    weights: str
+    tensor: str
+    how: str
+    measure: Callable[[], float] = field(compare=False)
+
+
+@lru_cache(maxsize=1 << 16)
+def _error(asked: _Quantised) -> float:
+    return asked.measure()

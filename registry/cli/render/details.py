@@ -133,7 +133,11 @@ def _statistics(revision: RevisionSummary) -> Items:
     of_base = "relative_frobenius" in kept
     norm = f"{percent(kept['relative_frobenius'])} of the base" if of_base else f"norm {kept['frobenius']:.4g}"
     effective = f"effective rank {kept['effective_rank']:.3g}"
-    return [words(f"{norm},"), words(f"{effective},"), words(f"rank95 {kept['rank95']:.0f} of {revision.rank}")]
+    rank = f"rank95 {kept['rank95']:.0f} of {revision.rank}"
+    if "relative_quantisation" not in kept:
+        return [words(f"{norm},"), words(f"{effective},"), words(rank)]
+    quantised = f"quantising the weights in training moved them {kept['relative_quantisation']:.3g} x as far"
+    return [words(f"{norm},"), words(f"{effective},"), words(f"{rank},"), words(quantised)]
 
 
 def _card(card: CardState) -> str:

@@ -27,6 +27,10 @@ def statistics_lines(found: Statistics, width: int | None) -> list[Line]:
     lines = table(rows, width, header=header, right=range(1, len(header) - 1))
     if found.path.energy:
         lines += [(), *_enough(found.path)]
+    quantised = [one for one in found.links if one.delta.relative_quantisation is not None]
+    if quantised:
+        lines += [(), (Span("Quantised in training, |W - dequant(Q(W))| / |delta|", "bold"),)]
+        lines += table([_quantised(one.reference, one.delta) for one in quantised], width, indent=2, right=(1,))
     for title, groups in (("By kind", found.path.kinds), ("By depth", found.path.depths)):
         if len(groups) > 1 and found.path.energy:
             lines += [(), (Span(title, "bold"),), *_groups(groups, width)]
@@ -42,6 +46,12 @@ def _row(name: Span, delta: DeltaStatistics) -> Row:
     share = "-" if delta.relative_frobenius is None else percent(delta.relative_frobenius)
     figures = [str(delta.rank), f"{delta.frobenius:.4g}", share, f"{delta.stable_rank:.3g}"]
     return [name, *map(Span, [*figures, f"{delta.effective_rank:.3g}", str(delta.rank95)])], []
+
+
+def _quantised(reference: str, delta: DeltaStatistics) -> Row:
+    each = [one.relative_quantisation for one in delta.modules if one.relative_quantisation is not None]
+    span = f"{min(each):.3g} to {max(each):.3g} in {counted(len(each), 'module')}"
+    return [phrase(reference, REFERENCE), Span(f"{delta.relative_quantisation:.3g}")], [words(span, QUIET)]
 
 
 def _enough(path: DeltaStatistics) -> list[Line]:

@@ -7,7 +7,7 @@ head, tied weights, embeddings, norms, experts in three dimensions and what the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 
@@ -111,8 +111,15 @@ class TrainedTensor:
             buffer[start - offset : end - offset] = data[start - first * item : end - first * item]
 
 
-def errors_of(weights: ModelWeights, tensors: Mapping[str, str], how: FourBits) -> Iterator[tuple[str, float]]:
-    """The energy of what quantising changes, of some tensors by module; each is read once, in order."""
-    for module, tensor in tensors.items():
-        source, entry = weights.tensors[tensor]
-        yield module, weight_of(source, entry, how).error()
+def matrices_of(table: TargetTable, how: FourBits) -> dict[str, str]:
+    """The tensors of the modules that a training quantises, by module: those that the files hold as one matrix."""
+    return {
+        target.module: target.tensor
+        for target in quantised_modules(table, how)
+        if target.kind is TargetKind.LINEAR and target.tensor is not None and table.knows_kind(target)
+    }
+
+
+def energy_of_error(weights: ModelWeights, tensor: str, how: FourBits) -> float:
+    """The energy of what quantising changes of a tensor, which is read once in order, twice if its scales are, too."""
+    return weight_of(*weights.tensors[tensor], how).error()

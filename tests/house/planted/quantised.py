@@ -32,6 +32,13 @@ QUANTISED: Final = (
         "test_any_range_is_that_of_the_whole",
     ),
     Mutant(
+        "distance-of-energies",
+        "_with_quantisation",
+        "math.sqrt(whole)",
+        "whole",
+        "test_the_figure_is_the_distance_of_the_two_merges[embedded]",
+    ),
+    Mutant(
         "two-trainings-in-one-path",
         "artifacts:trained_on",
         "if said[one] != said[first]",

@@ -139,3 +139,35 @@ def test_refused_by_name(local: LocalRegistry, base: Base, tmp_path: Path) -> No
     local.publish(write_adapter(tmp_path / "d", net, ["a"]), "net/a", trained_quantised=HOW)
     with pytest.raises(UsageError, match="needs to know which modules are linear"):
         local.fetch("net/a", kind="merged", onto="trained")
+
+
+def test_the_figure_is_the_distance_of_the_two_merges(registry: Any, tmp_path: Path) -> None:
+    base = llama_base(tmp_path / "base", dtype="F32", hidden=32, mlp=48)  # nothing is rounded to 16 bits after it
+    targets = ["q_proj", "down_proj", "lm_head"]  # of which the last is not quantised
+    adapter = write_adapter(tmp_path / "a", base, targets, size=0.01)
+    registry.add_base("tiny", base.folder)
+    registry.publish(adapter, "tiny/a", trained_quantised=HOW)
+    registry.publish(adapter, "tiny/plain")
+    (link,) = registry.stats("tiny/a").links
+    assert registry.stats("tiny/plain").path.relative_quantisation is None
+    for out, onto in (("stored", None), ("trained", "trained")):
+        registry.fetch("tiny/a", tmp_path / out, kind="merged", dtype="fp32", onto=onto)
+    plain, trained = stored(tmp_path / "stored"), stored(tmp_path / "trained")
+    moved, added = 0.0, 0.0
+    for module in link.delta.modules:
+        name = f"{module.module}.weight"
+        apart = (plain[name].double() - trained[name].double()).norm().item()
+        if module.module == "lm_head":
+            assert (apart, module.relative_quantisation) == (0, None)
+            continue
+        assert module.relative_quantisation == pytest.approx(apart / module.frobenius, rel=5e-4)
+        moved, added = moved + apart**2, added + module.energy
+    assert link.delta.relative_quantisation == pytest.approx((moved / added) ** 0.5, rel=5e-4)
+    assert 8 < link.delta.relative_quantisation < 11
+    kept = registry.show("tiny/a").revision.statistics
+    assert kept["relative_quantisation"] == link.delta.relative_quantisation
+    assert registry.stats("tiny/a").links == (link,)  # as it is kept
+    rows = {row["module"]: row["relative_quantisation"] for row in registry.stats("tiny/a").rows()}
+    assert (rows["lm_head"] is None, len(rows)) == (True, len(link.delta.modules))
+    found = registry.search(stat="relative_quantisation>5").revisions
+    assert [one.path for one in found] == ["tiny/a"]

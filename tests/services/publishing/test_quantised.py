@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from registry.errors import UsageError
+from registry.errors import ConflictError, UsageError
 from registry.folders.quantised import how_of_name, sign_in_text
 from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_adapter
@@ -205,3 +205,32 @@ def test_what_is_no_quantisation_is_refused(adapter: Path, wrong: str, tmp_path:
     local = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")
     with local, pytest.raises(UsageError, match=r"--trained-quantised is nf4 or fp4.*such as nf4:64:double"):
         local.publish(adapter, "net/one", trained_quantised=wrong)
+
+
+def test_a_name_that_an_admin_gave_the_base_finds_it_and_says_that_it_is_quantised(
+    registry: Any, adapter: Path, tmp_path: Path
+) -> None:
+    """It names the base model, as its own repository does, and proves nothing of its weights."""
+    name = "unsloth/net-bnb-4bit"
+    trained_on(adapter, name)
+    before = registry.publish(adapter, "net/before").revision
+    registry.also_known_as("net", name)
+    published = registry.publish(adapter, "net/one")
+    assert (before.parent_known_by, published.revision.parent_known_by) == ("assumed", "named")
+    assert published.parent_reason == f"the path is directly under net, which is {name}"
+    assert [name in notice and "a quantised copy" in notice for notice in published.revision.notices] == [True]
+    assert str(registry.show("net/one").trained_quantised) == "nf4:64:double"
+
+
+@pytest.mark.parametrize("policy", ["proven", "stated"])
+def test_a_registry_of_proven_parents_does_not_take_a_name(adapter: Path, tmp_path: Path, policy: Any) -> None:
+    trained_on(adapter, "unsloth/net-bnb-4bit")
+    opened = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache", parents=policy)
+    with opened as registry:
+        registry.add_base("net", plain_base(tmp_path / "base", SHAPES).folder)
+        registry.also_known_as("net", "unsloth/net-bnb-4bit")
+        if policy == "stated":
+            assert registry.publish(adapter, "net/one").revision.parent_known_by == "named"
+            return
+        with pytest.raises(ConflictError, match=r"REGISTRY_PARENTS=proven.*which is unsloth/net-bnb-4bit"):
+            registry.publish(adapter, "net/one")
