@@ -39,6 +39,14 @@ class OntoChoice(StrEnum):
     TRAINED = "trained"
 
 
+class QuantizationChoice(StrEnum):
+    """Values of ``--base-quantization``."""
+
+    FP8 = "fp8"
+    MXFP4 = "mxfp4"
+    BITSANDBYTES = "bitsandbytes"
+
+
 class RowsChoice(StrEnum):
     """Values of ``--fidelity`` where a model is made: of which rows it is measured."""
 

@@ -9,7 +9,7 @@ from registry.engines.parts import NOTHING, AdapterFiles, BaseFacts, Parts, part
 from registry.engines.rules import ENGINES, Engine, Part
 from registry.errors import InvalidAdapterError, UsageError
 from registry.schemas.artifacts import EngineAnswer, EngineCheck, EngineReason, Options
-from registry.schemas.form import EngineName
+from registry.schemas.form import BaseQuantization, EngineName
 
 _SAYS: Final[dict[Part, str]] = {
     "model": "goes on a model of the type {}",
@@ -92,6 +92,7 @@ def engine_check(
     *,
     base: BaseFacts = NOTHING,
     since: str | None = None,
+    quantised: BaseQuantization | None = None,
 ) -> EngineCheck:
     """Judge a composed adapter by the rules of an engine.
 
@@ -102,9 +103,35 @@ def engine_check(
         limit: the largest rank that the engine is started with. None: any.
         base: what is known of the base model; what depends on more is no reason.
         since: the ancestor that the adapter goes on, if it is not the base model.
+        quantised: how the base model is quantised that the adapter is served on.
     """
     row, parts = ENGINES[engine], parts_of(adapter, base)
-    return _answer(reference, row, tuple(_reasons(row, parts, limit, base)), parts.rank, limit, since)
+    found = list(_on_quantised(row, parts, quantised))
+    reasons = (*_reasons(row, parts, limit, base), *(one for one in found if isinstance(one, EngineReason)))
+    answer = _answer(reference, row, reasons, parts.rank, limit, since)
+    return answer.model_copy(update={"notes": tuple(one for one in found if isinstance(one, str))})
+
+
+def _on_quantised(row: Engine, parts: Parts, quantised: BaseQuantization | None) -> Iterator[EngineReason | str]:
+    """What the engine does on such a base model: why it does not load, or what to know where it does."""
+    names = {name for modules in parts.modules.values() for name in modules}
+    experts = sorted(name for name in names if "experts" in name.split("."))
+    for one in row.quantised.get(quantised, ()) if quantised else ():
+        if one.experts and not experts:
+            continue
+        sentence = f"On a base model in {quantised}, {row.title} {row.version} {one.what}."
+        if one.loads:
+            yield f"{sentence} ({one.source})"
+        else:
+            yield EngineReason(code=quantised or "", modules=(), sentence=sentence, remedy=_MERGED, source=one.source)
+
+
+def check_quantised(engine: EngineName, quantised: BaseQuantization | None) -> None:
+    """Refuse a quantisation of which nothing is known for an engine; raises `UsageError`."""
+    row = ENGINES[engine]
+    if quantised is not None and quantised not in row.quantised:
+        known = " and ".join(one.title for one in ENGINES.values() if one.quantised)
+        raise UsageError(f"--base-quantization {quantised} is known of {known} only, not of {row.title}: leave it out.")
 
 
 def not_composable(reference: str, engine: EngineName, problem: str, limit: int | None) -> EngineCheck:

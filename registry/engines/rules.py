@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Final, Literal
 
 from registry.digest import sha256_digest
-from registry.schemas.form import EngineName
+from registry.schemas.form import BaseQuantization, EngineName
 
 Part = Literal[
     "model", "dora", "replaced", "biases", "tokens", "tied_tokens", "embeddings", "convolutions", "attention",
@@ -47,6 +47,16 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class OnQuantised:
+    """What an engine does with adapters on a base model that is quantised in some way."""
+
+    what: str  # completes "Title version ...", for those who serve it so
+    source: str  # file of the engine, and what in it; or an issue
+    loads: bool = True  # False: it does not, and the adapter is served merged
+    experts: bool = False  # only of adapters that adapt experts
+
+
+@dataclass(frozen=True)
 class Engine:
     """An engine, as of one version of it."""
 
@@ -63,6 +73,7 @@ class Engine:
     stacks: Mapping[str, str] = field(
         default_factory=dict
     )  # last name -> that of the module which holds it with others
+    quantised: Mapping[BaseQuantization, tuple[OnQuantised, ...]] = field(default_factory=dict)  # empty: not known
 
 
 _IN_PEFT_HELPER: Final = "vllm/lora/peft_helper.py (_validate_features, validate_legal)"
@@ -86,6 +97,40 @@ _WITHOUT_ADAPTERS: Final = (
 )  # fmt: skip
 """Model types of which vLLM has classes that generate or embed, and none of these is a ``SupportsLoRA``."""
 
+_QUANTISED: Final[Mapping[BaseQuantization, tuple[OnQuantised, ...]]] = {
+    "fp8": (
+        OnQuantised(
+            "computes the pairs of experts from activations that are not quantised; versions from 0.20.0 to 0.22.1 at "
+            "least did not, and answered gibberish",
+            "vllm/model_executor/layers/fused_moe/modular_kernel.py (original_hidden_states); vllm-project/vllm#42007",
+            experts=True,
+        ),
+        OnQuantised(
+            "does not start with --enable-lora where tensor parallelism cuts the blocks of experts and the chosen "
+            "backend has to pad them",
+            "vllm/model_executor/layers/fused_moe/oracle/fp8.py (pad_tp_shard_to_weight_blocks)",
+            experts=True,
+        ),
+    ),
+    "mxfp4": (
+        OnQuantised(
+            "takes experts' pairs with 16 bit activations alone: leave --moe-backend out, or take one that does not "
+            "quantise them, such as marlin or flashinfer_trtllm",
+            "vllm/model_executor/layers/fused_moe/oracle/mxfp4.py (_requested_kernel_cls)",
+            experts=True,
+        ),
+    ),
+    "bitsandbytes": (
+        OnQuantised(
+            "has no quantization of that name any more; versions that have it failed with adapters on models with "
+            "experts",
+            "vllm/model_executor/layers/quantization/__init__.py (QUANTIZATION_METHODS); vllm-project/vllm#29138",
+            loads=False,
+        ),
+    ),
+}
+"""By the source of 0.33.0; dense modules of FP8 and MXFP4 bases take adapters like any other."""
+
 _VLLM: Final = Engine(
     "vllm",
     "vLLM",
@@ -95,6 +140,7 @@ _VLLM: Final = Engine(
     slots=(1, 8, 16, 32, 64, 128, 256, 320, 512),
     uniform=True,  # versions before rank_pattern was read take `r` for every module
     takes_limit=True,
+    quantised=_QUANTISED,
     rules={
         "model": Rule(
             "its class of that model does not support them",

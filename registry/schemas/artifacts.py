@@ -313,6 +313,7 @@ class EngineCheck(Schema):
     rank: int | None  # the largest of a module, which the engine has to accept; None: there is no such adapter
     max_lora_rank: int | None  # what it was judged by: as asked for, or the engine's default; None: any rank
     would_do: str  # the command that writes what does load
+    notes: Annotated[tuple[str, ...], Field(exclude_if=lambda value: not value)] = ()  # on a base that is quantised so
 
     def __repr__(self) -> str:
         verb = "loads" if self.loads else f"does not load ({', '.join(reason.code for reason in self.reasons)})"

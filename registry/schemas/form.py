@@ -78,6 +78,8 @@ def _list(value: Sequence[object]) -> str:
 ArtifactKind = Literal["published", "lora", "merged"]
 Dtype = Literal["bf16", "fp16", "fp32"]
 EngineName = Literal["vllm", "sglang", "peft", "transformers"]
+BaseQuantization = Literal["fp8", "mxfp4", "bitsandbytes"]
+"""How a base model is quantised on which an engine serves adapters as they are."""
 MeasuredRows = Literal["sample", "full"]
 Onto = Literal["trained"]
 """What a path is merged onto, if it is not the base model as it is stored: that which it was trained on, in 4 bits."""

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 from pydantic import ConfigDict, Field
 
 from registry.errors import UsageError
-from registry.schemas.form import ArtifactKind, Dtype, EngineName, MeasuredRows, Moment, Param, Schema
+from registry.schemas.form import ArtifactKind, BaseQuantization, Dtype, EngineName, MeasuredRows, Moment, Param, Schema
 from registry.schemas.texts import check_name
 
 Ref = Annotated[
@@ -94,6 +94,7 @@ class CheckRequest(Schema):
         Param(ge=1, le=1 << 20, description="The largest rank that the engine is started with.", examples=("16",)),
     ] = None
     since: Annotated[str | None, Param(min_length=1, max_length=512)] = None  # an ancestor: only the links after it
+    base_quantization: BaseQuantization | None = None  # of the base model that it is served on, as it is
 
 
 class PathRequest(Schema):

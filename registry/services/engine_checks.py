@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue.changes import engine_answers
 from registry.catalogue.changes.engine_answers import KeptAnswer
 from registry.catalogue.tree import revisions
-from registry.engines.checking import check_limit, engine_check, not_composable
+from registry.engines.checking import check_limit, check_quantised, engine_check, not_composable
 from registry.engines.parts import BaseFacts
 from registry.engines.rules import ENGINES, RULES
 from registry.errors import InvalidAdapterError, NotFoundError, UnavailableError
@@ -36,20 +36,29 @@ def check(deployment: Deployment, request: CheckRequest) -> EngineCheck:
         UsageError: ``ref`` is a base model, ``since`` is no ancestor, or the engine can't have such a limit.
     """
     found = _checked(deployment, request)
-    if request.since is None and request.max_lora_rank is None:
+    if request.since is None and request.max_lora_rank is None and request.base_quantization is None:
         _keep(deployment, found)
     return found
 
 
 def _checked(deployment: Deployment, request: CheckRequest) -> EngineCheck:
     limit = check_limit(request.engine, request.max_lora_rank)
+    check_quantised(request.engine, request.base_quantization)
     options = Options(kind="lora", since=request.since, uniform=ENGINES[request.engine].uniform)
     asked = ask(deployment, request.ref, options)
     reference = asked.path.reference
     try:
         with open_asked(deployment, asked) as artifact:
             base = _facts(deployment, asked.path)
-            return engine_check(reference, artifact, request.engine, limit, base=base, since=request.since)
+            return engine_check(
+                reference,
+                artifact,
+                request.engine,
+                limit,
+                base=base,
+                since=request.since,
+                quantised=request.base_quantization,
+            )
     except InvalidAdapterError as problem:
         if problem.code != "not_composable":
             raise

@@ -17,7 +17,7 @@ from registry.folders.archives import Opened
 from registry.folders.contents import head_of, read_start
 from registry.folders.provenance import derived_from
 from registry.folders.quantised import sign_of_quantised
-from registry.folders.scan import PICKLED_WEIGHTS, READ_PICKLE, Form, FoundFile, adapter_folder, form_of
+from registry.folders.scan import EXACT, PICKLED_WEIGHTS, READ_PICKLE, Form, FoundFile, adapter_folder, form_of
 from registry.progress import Progress
 from registry.schemas import DerivedFrom, LeftOut
 from registry.schemas.artifacts import FourBits
@@ -152,6 +152,6 @@ def read_adapter(
         receipt=proof,
         derived_from=derived,
         quantised=None if sign is None else sign.words,
-        trained_quantised=trained_quantised or (None if sign is None else sign.how),
+        trained_quantised=trained_quantised or (None if sign is None or form is EXACT else sign.how),
         cached=None if given.source is not None or skip_parent_check else cached_parent(config, loaded),
     )

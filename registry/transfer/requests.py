@@ -141,7 +141,7 @@ def publish_request(
         find_parent=find_parent,
         derived_from=adapter.derived_from,
         quantised=adapter.quantised,
-        trained_quantised=adapter.trained_quantised,
+        trained_quantised=None if extracted is not None else adapter.trained_quantised,
         cached=adapter.cached,
         nested=nested,
         strict=strict,

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 import pytest
 
-from registry.engines.checking import check_limit, engine_check
+from registry.engines.checking import check_limit, check_quantised, engine_check
 from registry.engines.parts import BaseFacts
 from registry.engines.rules import ENGINES
 from registry.errors import InvalidAdapterError, UsageError
@@ -168,3 +168,38 @@ def test_the_version_is_that_of_the_rules_and_another_that_runs_is_told(monkeypa
         with pytest.raises(InvalidAdapterError, match=f"vLLM {version} can't load: it refuses them") as refused:
             rank_for_vllm("a/b@1", cast(ReadableArtifact, adapter(pair, bias="all")))
         assert ("vLLM 0.17.1 runs here" in str(refused.value)) == told
+
+
+EXPERT: Final = "model.layers.0.mlp.experts.3.up_proj"
+
+
+def _on(quantised: Any, name: str = f"{MLA}q_proj") -> Any:
+    shapes = {f"{name}.lora_A.weight": (2, 8), f"{name}.lora_B.weight": (8, 2)}
+    return engine_check("x/a@1", cast("ReadableArtifact", adapter(shapes)), "vllm", 16, quantised=quantised)
+
+
+def test_adapters_of_linear_modules_load_on_quantised_bases_but_bitsandbytes() -> None:
+    for quantised in (None, "fp8", "mxfp4"):
+        assert (_on(quantised).loads, _on(quantised).notes) == (True, ())
+    found = _on("bitsandbytes")
+    assert (found.loads, [one.code for one in found.reasons]) == (False, ["bitsandbytes"])
+    assert "no quantization of that name" in found.reasons[0].sentence
+    assert "#29138" in found.reasons[0].source
+    assert found.would_do == "registry fetch x/a@1 --as merged"
+
+
+def test_adapters_of_experts_have_notes_on_quantised_bases() -> None:
+    assert _on(None, EXPERT).notes == ()
+    (gibberish, padded), (backend,) = _on("fp8", EXPERT).notes, _on("mxfp4", EXPERT).notes
+    assert "gibberish" in gibberish
+    assert "#42007" in gibberish
+    assert "tensor parallelism" in padded
+    assert "16 bit activations" in backend
+    assert "notes" not in _on("fp8").model_dump()
+
+
+def test_what_is_known_of_one_engine_is_not_told_of_another() -> None:
+    check_quantised("vllm", "fp8")
+    check_quantised("sglang", None)
+    with pytest.raises(UsageError, match="--base-quantization fp8 is known of vLLM only, not of SGLang"):
+        check_quantised("sglang", "fp8")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from registry.cli.options import EngineChoice, FloatType, Json, MaxLoraRank, Ref, Since, Url
+from registry.cli.options import EngineChoice, FloatType, Json, MaxLoraRank, QuantizationChoice, Ref, Since, Url
 from registry.cli.session import session
 from registry.cli.written import check_file, write_file
 from registry.errors import InvalidAdapterError, UsageError
@@ -96,6 +96,10 @@ def check(
     engine: Annotated[EngineChoice, typer.Option("--engine", help="The engine that is to load it.")],
     max_lora_rank: MaxLoraRank = None,
     since: Since = None,
+    base_quantization: Annotated[
+        QuantizationChoice | None,
+        typer.Option("--base-quantization", help="How the base model is quantised that the engine serves it on."),
+    ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -107,7 +111,13 @@ def check(
     from registry.cli.render.engines import check_lines
 
     with session(url, as_json) as run:
-        answer = run.registry.check(ref, engine=engine.value, max_lora_rank=max_lora_rank, since=since)
+        answer = run.registry.check(
+            ref,
+            engine=engine.value,
+            max_lora_rank=max_lora_rank,
+            since=since,
+            base_quantization=base_quantization.value if base_quantization else None,
+        )
         run.answer(answer, lambda width: check_lines(answer, width))
         if not answer.loads:
             raise InvalidAdapterError(

@@ -19,6 +19,7 @@ def check_lines(found: EngineCheck, width: int | None) -> list[Line]:
         ("loads", [words("yes" if found.loads else "no", "" if found.loads else BEHIND)]),
         ("rank", [words("-" if found.rank is None else f"{found.rank} of {limit}")]),
         *(pair for reason in found.reasons for pair in _reason(reason)),
+        *(("note", [words(note)]) for note in found.notes),
         ("would do", [[phrase(found.would_do)]]),
     ]
     return [(Span(found.reference, REFERENCE),), *fields(pairs, width)]

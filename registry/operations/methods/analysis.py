@@ -12,7 +12,7 @@ from registry.operations.arguments import asked, dtype_name
 from registry.operations.methods.table_calls import TableCalls
 from registry.progress import Progress
 from registry.schemas.artifacts import EngineCheck
-from registry.schemas.form import Dtype, EngineName
+from registry.schemas.form import BaseQuantization, Dtype, EngineName
 from registry.schemas.requests import CheckRequest, DenseStatisticsRequest, StatisticsRequest
 from registry.schemas.statistics import DenseStatistics, Statistics
 
@@ -167,7 +167,13 @@ class Analysis(TableCalls):
             return found.delta(module, expert)
 
     def check(
-        self, ref: str, *, engine: EngineName, max_lora_rank: int | None = None, since: str | None = None
+        self,
+        ref: str,
+        *,
+        engine: EngineName,
+        max_lora_rank: int | None = None,
+        since: str | None = None,
+        base_quantization: BaseQuantization | None = None,
     ) -> EngineCheck:
         """Whether an engine loads the composed adapter of a revision, or every reason why not.
 
@@ -179,6 +185,8 @@ class Analysis(TableCalls):
             engine: ``"vllm"``, ``"sglang"``, ``"peft"`` or ``"transformers"``.
             max_lora_rank: the largest rank that the engine is started with. None: its default, 16 for vLLM.
             since: an ancestor: only the links after it, as for `artifact`.
+            base_quantization: how the base model is quantised that the engine serves the adapter on: ``"fp8"``,
+                ``"mxfp4"`` or ``"bitsandbytes"``. What to know of it is in ``notes``. None: it is not quantised.
 
         Raises:
             NotFoundError: there is no such revision.
@@ -192,5 +200,12 @@ class Analysis(TableCalls):
             >>> found.would_do
             'registry fetch llama/support/french@1 --for vllm --max-lora-rank 8'
         """
-        request = asked(CheckRequest, ref=ref, engine=engine, max_lora_rank=max_lora_rank, since=since)
+        request = asked(
+            CheckRequest,
+            ref=ref,
+            engine=engine,
+            max_lora_rank=max_lora_rank,
+            since=since,
+            base_quantization=base_quantization,
+        )
         return self._do(table.CHECK, request)

@@ -62,9 +62,7 @@ def new_revision(candidate: Candidate, files: Files, principal: Principal) -> Ne
             *candidate.checkpoint.notices,
             *beyond_pairs(candidate.checkpoint),
             *replaced_notices(candidate, files),
-            *quantised_notices(
-                trained_on, draft.quantised or (draft.trained_quantised and str(draft.trained_quantised))
-            ),
+            *quantised_notices(trained_on, _sign(draft)),
             *_of_pickle(candidate.draft),
             *candidate.found.notices,
             *candidate.parent.notices,
@@ -80,6 +78,12 @@ def new_revision(candidate: Candidate, files: Files, principal: Principal) -> Ne
         sources=() if combination is None else tuple(SourcePin(one.key, one.weight) for one in combination.sources),
         after=candidate.draft.after,
     )
+
+
+def _sign(draft: Draft) -> str | None:
+    """What shows that it was trained on quantised weights: something in its folder, else what the publisher says."""
+    how = draft.trained_quantised
+    return draft.quantised or (None if how is None else str(how))
 
 
 def _original(origin: Origin) -> CopiedFrom:

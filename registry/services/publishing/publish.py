@@ -116,7 +116,7 @@ def publish_read(
         source=folder.given.source,
         derived_from=folder.derived_from,
         quantised=folder.quantised,
-        trained_quantised=folder.trained_quantised,
+        trained_quantised=None if extracted is not None else folder.trained_quantised,
         strict=strict,
         form=folder.form,
         extracted=extracted,

@@ -47,7 +47,7 @@ QUANTISED: Final = (
     ),
     Mutant(
         "training-forgotten-by-copies",
-        "transfer.copy:_Revisions._request",
+        "copy:_Revisions._request",
         'trained_quantised=json.loads(link.manifest).get("trained_quantised"),',
         "",
         "test_how_it_was_trained_is_in_the_manifest_and_goes_along[embedded]",

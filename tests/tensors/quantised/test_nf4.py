@@ -112,7 +112,7 @@ def test_codes_are_those_of_the_librarys_own_code(
 def test_maps_are_the_librarys(library: Any) -> None:
     assert torch.equal(dynamic_map(), library.create_dynamic_map())
     for kind in ("nf4", "fp4"):
-        assert torch.equal(values_of(kind), library.get_4bit_type(kind, device="cpu"))  # type: ignore[arg-type]
+        assert torch.equal(values_of(kind), library.get_4bit_type(kind, device="cpu"))
 
 
 def test_double_quantisation_is_the_librarys_to_three_digits(library: Any) -> None:
