@@ -103,10 +103,19 @@ def find_place(url: str | PathLike[str] | None, settings: Settings) -> Place:
     if (match := _SCHEME.match(said)) is None and _CUT_SCHEME.match(said) is None:
         return Place(folder=_folder(said))
     if match is None or match[1].lower() not in {"http", "https"}:
-        raise UsageError(
-            f"{redacted(said)} is not a valid location of a registry; give a folder or an address http(s)://HOST."
-        )
+        raise UsageError(f"{redacted(said)} is not a valid location of a registry; {_instead_of(match)}.")
     return Place(address=said)
+
+
+def _instead_of(scheme: re.Match[str] | None) -> str:
+    """What to give instead of an address with a scheme that is none of a registry."""
+    of = "" if scheme is None else scheme[1].lower()
+    if of.partition("+")[0] in {"postgresql", "postgres", "sqlite", "s3"}:
+        return (
+            "a database is named by REGISTRY_DATABASE_URL and its store by REGISTRY_STORE_URL, without --url or "
+            "REGISTRY_URL"
+        )
+    return "give a folder or an address http(s)://HOST"
 
 
 def _data_folder() -> Path:
@@ -116,6 +125,11 @@ def _data_folder() -> Path:
 
 
 def _folder(said: str) -> Path:
+    if said.startswith("hf:"):
+        raise UsageError(
+            f"{redacted(said)!r} is a repository of a Hub and no registry: `registry export REF hf:ORG/REPO` writes to "
+            "one. For a folder of that name, put ./ before it."
+        )
     if not said or "\0" in said:
         raise UsageError(f"The location of the registry is {said!r}, but a folder or an address is expected.")
     try:

@@ -25,6 +25,15 @@ MAIN: Final = "main"
 """What the Hub views call the newest revision."""
 
 _NEWEST_ELSEWHERE: Final = frozenset(["latest", "HEAD", MAIN])
+_ELSEWHERE: Final = {
+    re.compile("hf:"): "it names a repository of a Hub, but a path of the registry is expected, BASE/name/name",
+    re.compile("models:/"): "it is how MLflow writes a version; here that is PATH@3, or PATH@prod of a tag",
+    re.compile(r"[A-Za-z0-9+.-]+://"): (
+        "it is an address, but a path of the registry is expected, BASE/name/name; --url names the registry, and `base "
+        "add` and `publish` take hf:ORG/REPO"
+    ),
+}
+"""How paths are written elsewhere, by how they begin."""
 _NOT_OF_NAMES = re.compile(r"[^a-z0-9_]+")
 _BASE = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 _ADAPTER = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?")
@@ -89,6 +98,8 @@ def check_tag(tag: str) -> str:
         raise _bad("Tag", tag, "a tag is one word without '/', and comes after the path or the reference")
     if tag.startswith("@"):
         raise _bad("Tag", tag, "the '@' stands between a path and its tag, leave it out here")
+    if "@" in tag:
+        raise _bad("Tag", tag, f"a tag has no '@'; write the revision behind the path, PATH@{tag.split('@')[1]}")
     if "," in tag:
         raise _bad("Tag", tag, "it is one word without ',', and several are given one by one")
     if len(tag) > MAX_TAG or not _TAG.fullmatch(tag):
@@ -96,7 +107,8 @@ def check_tag(tag: str) -> str:
     if ".." in tag:
         raise _bad("Tag", tag, "it may not hold '..'")
     if tag == MAIN or tag.isdigit() or re.fullmatch(r"r[0-9]+|[0-9a-f]{40}", tag):
-        raise _bad("Tag", tag, "'main', numbers, 'r' with a number and 40 hex digits are reserved")
+        form = f"; write 'v{tag.removeprefix('r')}'" if len(tag) < MAX_TAG // 2 and tag != MAIN else ""
+        raise _bad("Tag", tag, f"'main', numbers, 'r' with a number and 40 hex digits are reserved{form}")
     return tag
 
 
@@ -178,10 +190,8 @@ class Path:
 def _rule_of_other_forms(text: str) -> str | None:
     """The rule for a text that is written as paths are elsewhere, with what it stands for here; None: another text."""
     segments = text.split("/")
-    if text.startswith("hf:"):
-        return "it names a repository of a Hub, but a path of the registry is expected, BASE/name/name"
-    if text.startswith("models:/"):
-        return "it is how MLflow writes a version; here that is PATH@3, or PATH@prod of a tag"
+    if rule := next((rule for start, rule in _ELSEWHERE.items() if start.match(text)), None):
+        return rule
     if text in _NEWEST_ELSEWHERE:
         return "a path is expected, which alone stands for its newest revision"
     if not {".", "..", "~"}.isdisjoint(segments):
@@ -277,8 +287,8 @@ def _rule_of_selector(path: Path, selector: str) -> str | None:  # noqa: PLR0911
         return f"{MAIN} is what the Hub views call the newest revision; write {path}"
     if (number := number_in_view(selector)) is not None:
         return f"{selector} is what the Hub views call revision {number}; write {path}@{number}"
-    if selector.isdigit():
-        return "revisions are numbered 1, 2, 3 and so on"
+    if selector.removeprefix("-").isdigit():
+        return f"revisions are numbered 1, 2, 3 and so on, and {path} alone is the newest"
     if "/" in selector:
         return "only the last name of a path has a revision, because that says which are above it"
     return None

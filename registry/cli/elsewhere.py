@@ -129,7 +129,10 @@ _EXTRA: Final[dict[str, str]] = {
     "registry fetch": "One reference is fetched at a time; give the folder to write to with -o DIR.",
     "registry show": "Write a revision as one word: PATH@3 or PATH@tag.",
     "registry search": "Put several words to find in quotes.",
-    "registry publish": "One folder goes to one path; give a message with -m TEXT, a tag with --tag TAG.",
+    "registry publish": (
+        "One folder goes to one path; give a message with -m TEXT, a tag with --tag TAG, a metric with --metric "
+        "NAME=NUMBER."
+    ),
     "registry annotate": "Give --metric NAME=NUMBER, --annotation NAME=TEXT or -m TEXT.",
     "registry base list": "`registry show NAME` shows one.",
     "registry delete": "One reference is deleted at a time, and with -r a path with all that is under it.",
@@ -174,6 +177,7 @@ _VALUES: Final[dict[str, dict[str, str]]] = {
     "--role": {"owner": "Who may do everything is an 'admin'", "read": "Write reader", "write": "Write writer"},
 }
 _VALUES["--for"] = _VALUES["--engine"]
+_VALUES["--fidelity"] = _VALUES["--dtype"]
 """What to write instead of a value, by option and value; behind '', what is said of all others."""
 
 _REVISION: Final = "a revision is part of the reference, as in PATH@3 or PATH@prod"
@@ -213,6 +217,7 @@ _OPTIONS: Final[dict[str, dict[str, str]]] = {
         **dict.fromkeys(("--run", "--run-id"), "--annotation run=ID keeps it"),
     },
     "base add": {
+        "--copy": "the files are copied, and --link keeps hard links instead",
         "--name": "the name comes before the folder",
         "--revision": "hf:ORG/REPO@REVISION names a revision of a Hub",
         **dict.fromkeys(
@@ -225,6 +230,10 @@ _OPTIONS: Final[dict[str, dict[str, str]]] = {
         **dict.fromkeys(("--method", "--density"), "the weighted sum is what there is, so leave it out"),
         **dict.fromkeys(("-o", "--out"), "the path of the new revision comes last"),
     },
+    "delete": dict.fromkeys(
+        ("-f", "--force"),
+        "--with-tags deletes a revision that has tags, and --yes what -r would ask about",
+    ),
     "events": {
         **dict.fromkeys(("-f", "--tail", "--watch"), "--follow goes on with what comes"),
         "--since": "--after TIME lists what came after it",
@@ -264,7 +273,8 @@ _VALUE: Final = re.compile(
 )
 _OPTION: Final = re.compile(r"No such option: (-[\w-]+)")
 _QUOTED: Final = re.compile(r"'([^']*)'")
-_MISSING: Final = re.compile(r"Missing argument '([^']*)'\.?")
+_MISSING: Final = re.compile(r"Missing (?:argument|option) '([^']*)'\.?")
+_OF_ERROR: Final = re.compile(r"Invalid value for '--max-error'.*number.*")
 _LISTED: Final = 8  # options; more would bury the sentence
 _NEAR: Final = 0.75
 """How like a word must be to one that is there for it to be proposed."""
@@ -300,14 +310,16 @@ def instead(command: str, message: str, takes: Iterable[Any] = ()) -> str:
         few = f" The options are: {', '.join(names)}." if 0 < len(names) <= _LISTED else ""
         return f"There is no option {name}.{near(name, names) or few}"
     # Of the library that newer versions of the parser read numbers with.
-    return re.sub(r"Input should be ([^,]*)(, unable to.*)?$", r"it should be \1", message)
+    told = re.sub(r"Input should be ([^,]*)(, unable to.*)?$", r"it should be \1", message)
+    return f"{told.rstrip('.')}; 0.05 is 5 %." if _OF_ERROR.fullmatch(message) else told
 
 
 def _usage(command: str, takes: Iterable[Any], missing: str = "") -> str:
-    """A sentence with the arguments of a command, of which ``missing`` is needed."""
+    """A sentence with the arguments of a command, of which ``missing`` is needed; it may be an option, too."""
     words = [one.metavar or one.name.upper() for one in takes if one.param_type_name == "argument"]
     needed = {one.metavar for one in takes if one.param_type_name == "argument" and one.required} | {missing}
-    usage = " ".join([command, *(word if word in needed else f"[{word}]" for word in words)])
+    of_option = [f"{missing} {one.metavar}" for one in takes if missing in one.opts and one.metavar]
+    usage = " ".join([command, *(word if word in needed else f"[{word}]" for word in words), *of_option])
     return f"`{usage}` is expected." if takes else ""
 
 

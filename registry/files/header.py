@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from registry.errors import RegistryError
 from registry.files.source import ByteSource, read_range
-from registry.files.strict_json import parse, shown
+from registry.files.strict_json import instead_of_file, parse, shown
 
 SIZES: Final[dict[str, int]] = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
@@ -75,13 +75,16 @@ def read_header(source: ByteSource, *, what: str, error: type[RegistryError]) ->
 
     def refuse(why: str) -> RegistryError:
         return error(
-            f"{what} is not a valid safetensors file: {why}. Save it again with safetensors.", code="bad_safetensors"
+            f"{what} is not a valid safetensors file: {why}. Copy, download or save it once more.",
+            code="bad_safetensors",
         )
 
     if source.size < _LENGTH + 2:
         raise refuse(f"it has {source.size} bytes, too few for a header")
     length = int.from_bytes(read_range(source, 0, _LENGTH), "little")
     if length > min(source.size - _LENGTH, MAX_HEADER):
+        if (other := instead_of_file(length.to_bytes(_LENGTH, "little"))) is not None:
+            raise error(f"{what} {other}.", code="bad_safetensors")
         raise refuse(f"its header claims {length} bytes of a file of {source.size}")
     raw = bytes(read_range(source, _LENGTH, _LENGTH + length))
     if not raw.startswith(b"{"):

@@ -31,6 +31,18 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
+_TOLD: Final = 8
+
+
+def instead_of_file(start: bytes) -> str | None:
+    """What lies where a file should be, and what to do, by its first 8 bytes; None: nothing that is known."""
+    if start.startswith(b"version "):
+        return "is a pointer of Git LFS, and not the file that it stands for: `git lfs pull` fetches that"
+    if start[:_TOLD].lower() in {b"<!doctyp", b"<html>\n<", b"<html>\r\n", b"<html><h", b"<html la"}:
+        return "is a page of HTML, as a download that was refused leaves it: download the file once more"
+    return None
+
+
 def parse(
     data: bytes, *, what: str, limit: int, error: type[RegistryError], code: str, brackets: int | None = None
 ) -> Any:
@@ -51,6 +63,8 @@ def parse(
     def refuse(why: str) -> NoReturn:
         raise error(f"{what} {why}.", code=code)
 
+    if (other := instead_of_file(data)) is not None:
+        refuse(other)
     if len(data) > limit:
         refuse(f"has {len(data)} bytes, at most {limit} are allowed")
     if brackets is not None and (opened := data.count(b"[") + data.count(b"{")) > brackets:

@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +26,10 @@ _WEIGHTS: Final = "adapter_model.safetensors"
 _MLX: Final = "adapters.safetensors"
 _NAMED: Final = 8  # folders; more would bury the sentence
 _DIFFUSERS: Final = "pytorch_lora_weights.safetensors"
+_PIPELINE: Final = "model_index.json"
+_PARTS: Final = ("unet", "transformer")  # of it, on which adapters are trained
+_LOOKED_AT: Final = 1000  # entries of a folder, for names that are near
+_NEAR: Final = 0.8
 _IN_PEFT: Final = "base_model.model.MODULE.lora_A.weight"
 
 _RENAME: Final = (
@@ -79,6 +85,12 @@ DIALECTS: Final = (
         _RENAME,
         _OF_A_LORA,
         re.compile(r"(unet|transformer(_2)?|text_encoder(_[23])?)\..*lora.*|.*\.processor\..*_lora\d?\..*"),
+    ),
+    Dialect(
+        "a textual inversion",
+        "It changes the input and no weights, so there is nothing to compose or to merge: keep it beside the model.",
+        re.compile(r"emb_params|clip_[lg]|string_to_param\..*|<[^<>]+>"),
+        re.compile(r".*"),
     ),
     Dialect("an adapter of mlx-lm", _FUSE, _OF_A_LORA, re.compile(r".*\.lora_[ab]")),
     Dialect("a LoRA with factors called down and up", _RENAME, _OF_A_LORA, re.compile(r".*[._](down|up)\.weight")),
@@ -195,15 +207,36 @@ def is_unread_archive(name: str) -> bool:
     return name.lower().endswith(_OTHER_ARCHIVES)
 
 
-def no_folder(place: Path) -> NotFoundError:
-    """The error for what is named as a folder and is none: it says what a single file is; raises OSError.
+def no_folder(place: Path, expected: str = "") -> NotFoundError:
+    """The error for what is named as a folder and is none: it says what a single file is, or what is there instead.
+
+    Args:
+        place: as it was given.
+        expected: a clause with what was expected of a folder.
 
     Raises:
-        UnavailableError: it can't be read.
+        UnavailableError, OSError: it can't be read.
     """
-    if not place.is_file():
-        return NotFoundError(f"There is no folder {str(place)!r}.", code="missing_file")
-    return NotFoundError(_what_a_file_is(place), code="missing_file")
+    if place.is_file():
+        return NotFoundError(_what_a_file_is(place), code="missing_file")
+    if str(place) == "-":
+        return NotFoundError("'-' is no folder, and nothing is read from stdin: give a folder.", code="missing_file")
+    return NotFoundError(f"There is no folder {str(place)!r}{expected}.{_near(place)}", code="missing_file")
+
+
+def _near(place: Path) -> str:
+    """A sentence with the folder that is missing above one, or those that are called like it; empty: there is none."""
+    above = place.absolute().parent
+    if not above.is_dir():
+        gone = next(one for one in (above, *above.parents) if one.parent.is_dir())
+        return f" {str(gone.parent)!r} has no folder {gone.name!r}."
+    folders = [entry.name for entry in islice(above.iterdir(), _LOOKED_AT) if entry.is_dir()]
+    *others, last = [
+        str(place.with_name(name)) for name in get_close_matches(place.name, folders, n=3, cutoff=_NEAR)
+    ] or [""]
+    if last:
+        return f" Did you mean {', '.join(others)}{' or ' if others else ''}{last}?"
+    return "" if place.is_absolute() else f" It was looked for in {str(above)!r}."
 
 
 def _what_a_file_is(file: Path) -> str:
@@ -215,7 +248,8 @@ def _what_a_file_is(file: Path) -> str:
         return _what_weights_are(file, _tensors(head_of(file)))
     if name.endswith((".gguf", ".ggml")):
         return f"{file} is for llama.cpp. Give the folder that it was made from."
-    return f"{str(file)!r} is a file, but a folder is expected, such as {str(file.parent)!r}."
+    instead = "" if file.parent == Path() else f", such as {str(file.parent)!r}"
+    return f"{str(file)!r} is a file, but a folder is expected{instead}."
 
 
 def _what_weights_are(file: Path, tensors: Collection[str]) -> str:
@@ -245,7 +279,17 @@ def _tensors(head: bytes) -> Collection[str]:
 
 
 def gguf_in(where: str, names: Collection[str], instead: str = "Publish the folder of PEFT") -> str | None:
-    """That what lies there is for llama.cpp, and what to do ``instead`` with what it was made from; None: it is not."""
+    """That what lies there is for llama.cpp, and what to do ``instead`` with what it was made from; None: it is not.
+
+    Of a pipeline of diffusers, which part of it is the model.
+    """
+    parts = [part for part in _PARTS if any(name.startswith(f"{part}/") for name in names)]
+    if _PIPELINE in names and parts:
+        of = f"{where}/{parts[0]}"
+        return (
+            f"{where} holds a pipeline of diffusers ({_PIPELINE}), of several models: give the one that adapters are "
+            f"trained on, {of}, such as {command('registry', 'base', 'add', 'NAME', of)}."
+        )
     for name in sorted(names):
         if name.endswith((".gguf", ".ggml")) and not any(one.endswith(".safetensors") for one in names):
             return f"{where} holds {name}, which is for llama.cpp. {instead} that it was made from."

@@ -6,6 +6,7 @@ Restricts a folder to its owner.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterable
@@ -58,6 +59,7 @@ def _close(place: Path) -> None:
 
 
 _READ: Final = 8 << 20
+_ADDRESS: Final = re.compile(r"hf:|[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
 MakeReceipt = Callable[[tuple[OutputFile, ...]], Receipt]
 
@@ -69,6 +71,11 @@ def absolute(out: Path) -> Path:
         UsageError: it begins with the home of a user that does not exist.
         NotAllowedError, UnavailableError: the file system denies access.
     """
+    if _ADDRESS.match(str(out)) and not Path(out.parts[0]).exists():
+        raise UsageError(
+            f"{str(out)!r} is no folder: `registry export REF hf:ORG/REPO` writes to a Hub, and to other places what "
+            "was fetched is copied."
+        )
     try:
         out = out.expanduser()
     except RuntimeError:

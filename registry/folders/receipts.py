@@ -59,9 +59,7 @@ def receipt_in(folder: Path) -> Receipt:
         if folder.is_file() and folder.name != RECEIPT:
             raise no_folder(folder)
         if not folder.exists():
-            raise NotFoundError(
-                f"There is no folder {str(folder)!r}; one that `registry fetch` wrote is expected.", code="missing_file"
-            )
+            raise no_folder(folder, "; one that `registry fetch REF -o DIR` wrote is expected")
     receipt = read_receipt(folder)
     if receipt.exported is not None:
         raise UsageError(

@@ -83,7 +83,7 @@ class Head(BytesSource):
         del start  # a header is read from its beginning
         return self._error(
             f"{self._what} is not a valid safetensors file: {len(self._data)} bytes of its header were sent, but it "
-            f"says that it has {stop}. Save it again with safetensors.",
+            f"says that it has {stop}. Copy, download or save it once more.",
             code="bad_safetensors",
         )
 

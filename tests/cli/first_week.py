@@ -89,6 +89,10 @@ def _strange(folder: Path, base: Base) -> None:
     _spoil(_adapter(folder / "nan", base, 7) / WEIGHTS, value=np.nan)
     (_adapter(folder / "no-config", base, 8) / "adapter_config.json").unlink()
     (_adapter(folder / "cut", base, 9) / WEIGHTS).write_bytes(b"\x10")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0f\nsize 1\n"
+    (_adapter(folder / "cloned", base, 9) / WEIGHTS).write_text(pointer)
+    (_adapter(folder / "pointed", base, 9) / "adapter_config.json").write_text(pointer)
+    (_adapter(folder / "login-page", base, 9) / WEIGHTS).write_text("<!doctype html><title>Sign in</title>")
     (evil := _adapter(folder / "evil", base, 10) / WEIGHTS).unlink()
     torch.save({"a": torch.ones(2), "b": _Malicious()}, evil.with_name("adapter_model.bin"))
     _foreign(folder)
@@ -137,6 +141,9 @@ def _foreign(folder: Path) -> None:
         "first_stage_model.encoder.conv_in.weight": ones,
     }
     write_tensors(folder / "one-file" / "dreams.safetensors", checkpoint)
+    write_tensors(folder / "token" / "my-cat.safetensors", {"emb_params": ones})
+    write_tensors(folder / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors", {"conv_in.weight": ones})
+    (folder / "pipeline" / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
 
 
 class _Malicious:

@@ -145,6 +145,9 @@ def missing(session: Session, name: str) -> NotFoundError:
             f"There is no base model {name}, and every path begins with one. Did you mean "
             f"{' or '.join(sorted(of_name))}?"
         )
+    dotted = name.replace(".", "/")
+    if session.scalar(select(Adapter.path).where(Adapter.path == dotted, HAS_REVISIONS)) is not None:
+        return NotFoundError(f"There is no base model {name}. Did you mean {dotted}?")
     hint = offered(name, names, "base models") if names else " Add one with `registry base add`."
     return NotFoundError(f"There is no base model {name}.{hint}")
 

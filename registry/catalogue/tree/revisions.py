@@ -39,6 +39,7 @@ Kind = Literal["newest", "number", "tag", "digest", "prefix"]
 _ABOVE: Final = aliased(Adapter)
 _CANDIDATES: Final = 5000  # names among which the nearest is looked for
 _NUMBERED: Final = re.compile(r"(?:v|rev|version)-?([1-9][0-9]{0,17})")
+_VERSION: Final = re.compile(r"v?\d+(\.\d+)+")
 _NEWEST: Final = ("latest", "newest", "head", "current", "last")
 _DIGITS: Final = re.compile(r"[0-9a-f]{8,64}")
 # Columns, not records: what a session keeps of a record costs more than the query.
@@ -148,7 +149,12 @@ def pinnable(
         {name: value for name, value in values.items() if value is not None},
     )
     if not found:
-        adapter(session, above, ignore_rights=True)
+        try:
+            adapter(session, above, ignore_rights=True)
+        except NotFoundError as problem:
+            if not is_there(session, Path(path.base)):
+                raise
+            raise NotFoundError(f"{problem} {above} has to be there before {path}, which stands on it.") from None
     return tuple(found)
 
 
@@ -293,6 +299,8 @@ def _meant_by_tag(session: Session, path: Path, tag: str, numbers: Sequence[int]
     number = _NUMBERED.fullmatch(tag)
     if number is not None and int(number[1]) in numbers:
         return f"its revision {number[1]} is {path}@{number[1]}"
+    if _VERSION.fullmatch(tag):
+        return f"revisions are numbers, and its newest is {path}@{numbers[0]}"
     if tag in _NEWEST:
         return f"its newest revision is {path} without a tag, now {path}@{numbers[0]}"
     if _DIGITS.fullmatch(tag) and any(digest.startswith(PREFIX + tag) for digest in digests(session, path)):

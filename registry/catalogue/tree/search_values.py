@@ -37,6 +37,7 @@ _SIGNS: Final = (
 )
 _NAME: Final = "[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63}"
 _CONDITION: Final = re.compile(rf"\s*({_NAME})\s*(?:(<=|>=|==|<|>|=)\s*(\S+))?\s*")
+_COMMA: Final = re.compile(r"(.*[<>=]\s*-?\d+),(\d+)\s*")
 _SORT: Final = re.compile(rf"\s*(max|min):(?:(stat:)|(?!stat:))({_NAME})\s*")
 
 
@@ -140,7 +141,10 @@ class Sorting:
         if match is None:
             forms = "'max:acc', 'min:eval_loss' or 'min:stat:rank95'"
             named = ":" not in text and text not in {"max", "min"} and _SORT.fullmatch(f"max:{text}") is not None
+            turned = ":".join(reversed(text.split(":")))
             meant = f"; max:{text} has the largest first" if named else ""
+            if not named and _SORT.fullmatch(turned):
+                meant = f"; write {turned}"
             raise UsageError(f"Sort order {text!r} is malformed: {forms} is expected{meant}.")
         values = STATISTICS if match[2] else METRICS
         return cls(values, values.checked(match[3]), match[1] == "max")
@@ -210,6 +214,8 @@ def with_statistics(
 
 def malformed(what: str, condition: str, form: str) -> UsageError:
     """The error about a condition that can't be read: its form, or what it most likely was to be."""
+    if (comma := _COMMA.fullmatch(condition)) is not None:
+        form = f"{f'{comma[1]}.{comma[2]}'!r} is expected, with a point"
     for wrong, right in _SIGNS:
         if wrong in condition:
             form = f"{condition.replace(wrong, right)!r} is expected"

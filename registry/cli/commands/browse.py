@@ -212,6 +212,8 @@ def search(
         run.answer(answer, lambda width: search_lines(answer, width))
         if not answer.revisions:
             run.say("No revisions match.")
+            if target and "," in target:
+                run.say(f"--target takes the name of one module, such as {target.split(',')[0]}, and none has a comma.")
             if text and _CONDITION.search(text):
                 run.say(f"It was searched as a text; a metric is searched by --metric {text.replace(' ', '')!r}.")
         for sentence in answer.notices:

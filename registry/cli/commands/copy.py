@@ -49,6 +49,8 @@ def copy(
             answer = run.registry.copy(ref, target, recursive=recursive, progress=run.progress)
             run.answer(answer, lambda width: copied_lines(answer, width))
             _tell(run, answer)
+            if not answer.revisions and not recursive:
+                run.say(f"Its adapters are copied with -r: `registry copy -r {ref} --to {to}`.")
             return
         answers = run.registry.copy_all(
             target, copied=lambda one: None if as_json else _show(run, one), progress=run.progress

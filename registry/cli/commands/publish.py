@@ -211,8 +211,9 @@ def publish(
             publish_rest(run, folder, parent)
         return
     if path is None:
+        missing, form = ("BASE", "-r DIR BASE") if recursive else ("PATH", "DIR PATH")
         raise UsageError(
-            "Missing argument 'PATH'. `registry publish DIR PATH` is expected. See: registry publish --help"
+            f"Missing argument {missing!r}. `registry publish {form}` is expected. See: registry publish --help"
         )
     if recursive:
         if wrong := [option for option, value in ({"--parent": parent} | given).items() if value]:

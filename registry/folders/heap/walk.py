@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Final, Protocol
 
-from registry.errors import NotFoundError, RegistryError
+from registry.errors import RegistryError
 from registry.folders.errors import reason
 from registry.folders.foreign import is_archive, is_unread_archive, no_folder
 from registry.folders.heap.kinds import CHECKPOINT, HUB_REPO, NOT_ENTERED, Kind, holds_model_too, kind_of
@@ -85,7 +85,7 @@ def walk_heap(root: Path, opened: Archives) -> Heap:
     """
     folder = opened.folder(root)
     if not folder.is_dir():
-        raise no_folder(root) if root.exists() else NotFoundError(f"There is no folder {str(root)!r}.")
+        raise no_folder(root)
     walk = _Walk(root, opened)
     walk.enter(folder, 0, None)
     walk.sort_checkpoints()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from registry.digest import PREFIX
-from registry.errors import InvalidBaseError, NotFoundError, RegistryError
+from registry.errors import InvalidBaseError, RegistryError
 from registry.files.header import Header, TensorEntry, read_header
 from registry.files.source import ByteSource, FileSource
 from registry.folders.errors import telling_unreadable
@@ -235,10 +235,9 @@ def holds_adapter(folder: Path) -> bool:
     Raises:
         NotFoundError: there is no such folder.
     """
-    if folder.is_file():
-        raise no_folder(folder)
     if not folder.is_dir():
-        raise NotFoundError(f"There is no folder {folder}. What is in the registry is shown by `registry show`.")
+        of_registry = "" if folder.exists() else "; what is in the registry is shown by `registry show`"
+        raise no_folder(folder, of_registry)
     weights = {file.name for file in folder.glob("*.safetensors")}
     return ADAPTER_WEIGHTS in weights and (folder / ADAPTER_CONFIG).is_file() and weights == {ADAPTER_WEIGHTS}
 

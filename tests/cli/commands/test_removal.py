@@ -550,7 +550,11 @@ def test_a_tree_lives(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_damage_is_named_and_a_copy_is_not_touched_by_it(here: Run, tmp_path: Path) -> None:
-    assert here("copy", "-r", "net", "--to", "other").code == 0
+    assert (
+        "Its adapters are copied with -r: `registry copy -r net --to other`."
+        in here("copy", "net", "--to", "other").err
+    )
+    assert "with -r" not in here("copy", "-r", "net", "--to", "other").err
     digest = next(
         file["digest"]
         for file in json.loads(here("show", "net/other", "--json").out)["files"]

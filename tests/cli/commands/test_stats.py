@@ -162,6 +162,7 @@ def test_search_by_statistics(stats: Run, run: Run) -> None:
     assert [word.partition("=")[0] for word in first.split() if "=" in word] == ["energy", "rank95", "rank99"]
     assert "What has no statistics yet is not found" in ended.err
     assert run("search", "--path", "llama/a", "--depth", "0", "--author", "nobody").err == "No revisions match.\n"
+    assert "takes the name of one module, such as q_proj," in run("search", "--target", "q_proj,v_proj").err
     assert "nobody" not in run("search", "--author", "nobody", "--sort", "min:stat:rank95").err
     ended = run("search", "--sort", "min:accuracy")
     assert ended.err.startswith(
