@@ -13,9 +13,11 @@ from registry.schemas.kinds import BASE_KIND, KINDS, OPTIONS, TRAINED_ON, check_
 from registry.schemas.protocol import VIEWS
 
 GIVEN: dict[str, Any] = {"since": "tiny/a@1", "dtype": "bf16", "rank": 2, "max_error": 0.1, "uniform": True}
+GIVEN["onto"] = "trained"
 """A value for each option."""
 
-TAKEN: dict[str, set[str]] = {"published": set(), "lora": set(GIVEN), "merged": {"dtype"}}
+TAKEN: dict[str, set[str]] = {"published": set(), "lora": set(GIVEN) - {"onto"}, "merged": {"dtype", "onto"}}
+ABOUT_MERGED = "{flag} needs --as merged, not --as {kind}: it says what the adapters are merged onto."
 ABOUT_COMPOSED = "{flag} needs --as lora, not --as {kind}: it applies to composed adapters."
 
 
@@ -57,7 +59,8 @@ def test_a_kind_takes_or_refuses_an_option_as_its_row_says(kind: ArtifactKind, o
         check_options(options)
     flag = f"--{option.replace('_', '-')}"
     stored = "--dtype can't be given with --as published: these are the bytes as they were published."
-    assert str(caught.value) == (stored if option == "dtype" else ABOUT_COMPOSED.format(flag=flag, kind=kind))
+    sentence = ABOUT_MERGED if option == "onto" else ABOUT_COMPOSED
+    assert str(caught.value) == (stored if option == "dtype" else sentence.format(flag=flag, kind=kind))
 
 
 @pytest.mark.parametrize("kind", TAKEN)

@@ -43,6 +43,29 @@ def test_what_is_published_is_what_peft_saves(desk: Desk) -> None:
     assert not publish_model(model, "llama/support").created
 
 
+@pytest.mark.parametrize("by_callback", [False, True])
+def test_how_the_loaded_model_was_quantised_is_in_the_revision(desk: Desk, by_callback: bool) -> None:
+    """Newer versions of PEFT write it nowhere."""
+    model = desk.trained()
+    block = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    model.get_base_model().config.quantization_config = block | {"bnb_4bit_use_double_quant": True}
+    if by_callback:
+        from registry.training.models import note_quantised
+
+        folder = save_adapter(model, "default", desk.folder / "saved")
+        for _ in range(2):  # once, however often it is saved
+            note_quantised(folder, model)
+        assert (folder / "README.md").read_text().count("quantization config was used") == 1
+        published = desk.team.publish(folder, "llama/support")
+    else:
+        published = publish_model(model, "llama/support")
+    assert str(desk.team.show("llama/support").trained_quantised) == "nf4:64:double"
+    assert any("README.md says 4 bits" in notice for notice in published.revision.notices)
+    model.get_base_model().config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    publish_model(model, "llama/other")
+    assert desk.team.show("llama/other").trained_quantised is None
+
+
 def test_a_child_is_pinned_to_the_folder_that_was_loaded(desk: Desk) -> None:
     publish_model(desk.trained(), "llama/support")
     publish_model(desk.trained(lora_alpha=2), "llama/support")

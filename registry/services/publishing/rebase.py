@@ -119,6 +119,7 @@ def _drafted(deployment: Deployment, request: RebaseRequest, old: _Old, opened: 
         open_source(deployment, link.file(ADAPTER_WEIGHTS), opened),
         source=summary.source,
         derived_from=DerivedFrom(kind="published", reference=link.reference, digest=link.digest, links=(link.digest,)),
+        trained_quantised=link.trained_quantised,  # its files were, whatever they are put on
         rebased=True,
     )
     claims = {file.path: FileClaim(path=file.path, size=file.size, digest=file.digest) for file in link.files}

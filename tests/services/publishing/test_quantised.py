@@ -234,3 +234,16 @@ def test_a_registry_of_proven_parents_does_not_take_a_name(adapter: Path, tmp_pa
             return
         with pytest.raises(ConflictError, match=r"REGISTRY_PARENTS=proven.*which is unsloth/net-bnb-4bit"):
             registry.publish(adapter, "net/one")
+
+
+def test_a_rebased_revision_says_how_its_files_were_trained(adapter: Path, tmp_path: Path) -> None:
+    local = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")
+    with local:
+        local.add_base("net", plain_base(tmp_path / "base", SHAPES).folder)
+        for seed in (1, 2):
+            other = write_adapter(tmp_path / f"above{seed}", plain_base(tmp_path / "same", SHAPES), ["a"], seed=seed)
+            local.publish(other, "net/one")
+        local.publish(adapter, "net/one/two", parent="net/one@1", trained_quantised="nf4")
+        made = local.rebase("net/one/two", "net/one@2").revision
+        assert made is not None
+        assert str(local.show(made.reference).trained_quantised) == "nf4:64"
