@@ -27,6 +27,11 @@ ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 PICKLED_WEIGHTS: Final = "adapter_model.bin"
 READ_PICKLE: Final = f"pickle, whose tensors were read and written as {ADAPTER_WEIGHTS}"
 """Why the pickle of an adapter is left out whose weights come from it."""
+OF_PICKLE: Final = (
+    f"The weights were in {PICKLED_WEIGHTS}, a pickle: its tensors were read, nothing else of it, and written as "
+    f"{ADAPTER_WEIGHTS}."
+)
+"""The notice of a revision whose weights come from it."""
 EXACT_WEIGHTS: Final = "model.exact"
 """What a full fine-tune that is kept exactly has in the place of PEFT's weights."""
 MODEL_CONFIG: Final = "config.json"

@@ -306,7 +306,10 @@ class _Run:
             self.references[entry.folder] = there
             return FolderOutcome(folder=entry.folder, path=str(path), state="existing")
         made = self._with_parent(made, entry, parent)
-        answer = self.ground.publish(made, SILENT)
+        try:
+            answer = self.ground.publish(made, SILENT)
+        except ConflictError as problem:
+            raise _with_a_way(entry, problem) from problem
         self.references[entry.folder] = answer.revision.reference
         notices = self._name(Reference.parse(parent).path.base, self.asked.get(entry.folder))
         return _outcome(entry, path, answer).model_copy(update={"notices": notices})
@@ -338,7 +341,7 @@ class _Run:
         """The request with its parent: as the weights prove again, or by the word of who edited the plan."""
         place = entry.trained_on
         folder = None if place is None else self._trained_on(place)
-        if entry.proof is None and entry.parent_known_by == "assumed":
+        if _by_a_merge(entry):
             return made
         if entry.proof is None or place is None or folder is None:
             return made if entry.proof is not None else made.with_request(parent=parent)
@@ -396,6 +399,23 @@ def _require_same(entry: ImportEntry, found: Mapping[str, str]) -> None:
             f"{entry.folder} is not what the plan saw: {first} {what} since. Make the plan again.",
             code="changed_since",
         )
+
+
+def _with_a_way(entry: ImportEntry, problem: ConflictError) -> ConflictError:
+    """Why a registry refuses a parent, and what can be done about it in a plan, where that is none of a folder's."""
+    if problem.code != "parent_unproven" or not _by_a_merge(entry):
+        return problem
+    return ConflictError(
+        f"Only a merged model shows the parent of {entry.folder} ({entry.parent}), which is assumed and not accepted "
+        'here (REGISTRY_PARENTS): if it was trained on that, set its parent_known_by to "given" in the plan, which '
+        "makes it your word, and apply it again.",
+        code=problem.code,
+    )
+
+
+def _by_a_merge(entry: ImportEntry) -> bool:
+    """Whether a plan has only the word of a model that is both: what it was merged into, it was trained on."""
+    return entry.proof is None and entry.parent_known_by == "assumed"
 
 
 def _outcome(entry: ImportEntry, path: TreePath, answer: Published) -> FolderOutcome:

@@ -20,11 +20,11 @@ from registry.errors import (
     RetractedError,
     UsageError,
 )
-from registry.folders.scan import form_of
+from registry.folders.scan import OF_PICKLE, PICKLED_WEIGHTS, READ_PICKLE, form_of
 from registry.operations.transfer import Transfer, sent_and_committed
 from registry.progress import Progress
 from registry.reference import Path, Reference
-from registry.schemas import BaseSummary, Copied, CopiedRevision, Log, Retracted, RevisionSummary, Tagged
+from registry.schemas import BaseSummary, Copied, CopiedRevision, LeftOut, Log, Retracted, RevisionSummary, Tagged
 from registry.schemas.bundles import BaseEntry, Bundle, LinkEntry
 from registry.schemas.transfer import (
     BaseCommit,
@@ -325,6 +325,7 @@ class _Revisions:
             config=self.blobs.read(files[form.config]),
             header=self.blobs.read_header(files[form.weights]),
             files=claims_of(link.files),
+            left_out=(LeftOut(path=PICKLED_WEIGHTS, reason=READ_PICKLE),) if OF_PICKLE in summary.notices else (),
             origin=Origin(
                 registry=self.source.url,
                 reference=link.reference,

@@ -10,7 +10,7 @@ from registry.catalogue.store.blobs import FileRef
 from registry.digest import sha256_digest
 from registry.errors import IntegrityError, UsageError
 from registry.figures import size
-from registry.folders.scan import ADAPTER_WEIGHTS, EXACT_WEIGHTS, PICKLED_WEIGHTS, READ_PICKLE
+from registry.folders.scan import EXACT_WEIGHTS, OF_PICKLE, READ_PICKLE
 from registry.reference import Reference
 from registry.rights import Principal
 from registry.schemas import CopiedFrom, TargetGroup
@@ -95,10 +95,7 @@ def _original(origin: Origin) -> CopiedFrom:
 def _of_pickle(draft: Draft) -> Iterator[str]:
     """That the weights are those of a pickle, which was read where the folder lies."""
     if any(one.reason == READ_PICKLE for one in draft.left_out):
-        yield (
-            f"The weights were in {PICKLED_WEIGHTS}, a pickle: its tensors were read, nothing else of it, and written "
-            f"as {ADAPTER_WEIGHTS}."
-        )
+        yield OF_PICKLE
 
 
 def replaced_notices(candidate: Candidate, files: Files) -> Iterator[str]:

@@ -245,4 +245,18 @@ IMPORTING: Final = (
         "False",
         "test_no_adapter_is_loaded_on_a_model_whose_class_takes_none[bloom]",
     ),
+    Mutant(
+        "copies-forget-that-weights-were-a-pickle",
+        "copy:_Revisions._request",
+        "if OF_PICKLE in summary.notices",
+        "if False",
+        "test_a_pickle_is_read_where_it_lies_written_as_safetensors_and_said[in process]",
+    ),
+    Mutant(
+        "imports-refuse-a-merge-without-a-way",
+        "apply_plan:_with_a_way",
+        "or not _by_a_merge(entry)",
+        "or True",
+        "test_an_adapter_its_base_and_its_merged_folder_place_each_other",
+    ),
 )

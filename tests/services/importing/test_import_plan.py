@@ -508,9 +508,23 @@ def test_an_adapter_its_base_and_its_merged_folder_place_each_other(heap: PlainH
     assert entries["./out/merged"].what == "merged model"
     assert entries["./on-merged"].parent_known_by == "compared"
     assert [one.folders for one in plan.document.questions] == [("./never-trained", "./unmerged")]
+    _only_stated(heap.folder.parent / "strict", plan.document)
     assert {one.state for one in plan.apply()} == {"published"}
     assert revision_of(team, "net/out").parent_known_by == "assumed"
     assert revision_of(team, "net/out/on-merged").parent_known_by == "compared"
+
+
+def _only_stated(folder: Path, plan: ImportDocument) -> None:
+    """A registry that takes no assumed parents says what to do in the plan, and takes a person's word."""
+    outs = tuple(one for one in plan.entries if one.folder in ("./net", "./out"))
+    plan = plan.model_copy(update={"entries": outs, "questions": ()})
+    with closing(LocalRegistry.open(folder, create=True, parents="stated")) as strict:
+        refused = next(one for one in strict.apply_import(plan) if one.folder == "./out")
+        assert (refused.state, refused.code) == ("refused", "parent_unproven")
+        assert 'set its parent_known_by to "given" in the plan' in (refused.message or "")
+        given = edited(plan, out={"parent_known_by": "given"})
+        assert [one.state for one in strict.apply_import(given)] == ["existing", "published"]
+        assert revision_of(strict, "net/out").parent_known_by == "given"
 
 
 @pytest.mark.slow

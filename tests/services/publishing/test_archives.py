@@ -15,6 +15,7 @@ import torch
 
 from registry.errors import InvalidAdapterError, RegistryError, UnavailableError
 from registry.operations.registry import Registry
+from registry.services.local import LocalRegistry
 from registry.tensors import pickled
 from tests.kit.serving import ServedRegistry
 from tests.kit.tensor_files import read_tensors
@@ -172,6 +173,11 @@ def test_a_pickle_is_read_where_it_lies_written_as_safetensors_and_said(house: H
     assert all((read[name].values == value).all() for name, value in values.items())
     assert not house.registry.publish(packed(folder), "net/old").created
     assert house.registry.identify(folder).published == ("net/old@1",)
+    with closing(LocalRegistry.open(house.folder / "elsewhere", create=True)) as other:
+        house.registry.copy("net/old", other)
+        copied = other.show("net/old").revision
+        assert copied is not None
+        assert any(notice.startswith(said) for notice in copied.notices)
 
 
 @pytest.mark.usefixtures("_read_here")
