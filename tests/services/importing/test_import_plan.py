@@ -23,8 +23,7 @@ from registry.services.importing.settle import Settling
 from registry.services.importing.settled import Settled
 from registry.services.lineage import Blobs, LoadedPath
 from registry.services.local import LocalRegistry
-from registry.services.publishing import parent_search
-from registry.services.publishing.parent_folder import Held
+from registry.services.publishing.parent_folder import Held, compare_whole
 from registry.services.publishing.preview import Rehearsal
 from registry.transfer.trained_on import TrainedFolder
 from tests.kit import plain_base
@@ -564,7 +563,7 @@ def test_a_folder_is_compared_with_the_same_paths_once(
     heap: PlainHeap, team: LocalRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it is searched for, as more is published, and in whatever order models are tried as the first."""
-    seen, whole, searched = list[tuple[object, ...]](), parent_search.compare_whole, list[str]()
+    seen, whole, searched = list[tuple[object, ...]](), compare_whole, list[str]()
     search = Rehearsal.searched
 
     def counted(blobs: Blobs, paths: Sequence[LoadedPath], held: Held, *more: Any) -> Any:
@@ -576,7 +575,7 @@ def test_a_folder_is_compared_with_the_same_paths_once(
         searched.append(folder.words)
         return search(self, folder, progress)
 
-    monkeypatch.setattr(parent_search, "compare_whole", counted)
+    monkeypatch.setattr("registry.services.publishing.parent_search.compare_whole", counted)
     monkeypatch.setattr(Rehearsal, "searched", told)
     heap.run("on-lost", heap.stepwise("lost", [heap.halves(heap.legal)[0]]), seed=82)
     heap.run("merged-twice", "acme/net", seed=83)
