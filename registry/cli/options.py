@@ -26,11 +26,20 @@ class Kind(StrEnum):
 
 
 class FloatType(StrEnum):
+    """Values of ``stats --fidelity``."""
+
+    BF16 = "bf16"
+    FP16 = "fp16"
+    FP32 = "fp32"
+
+
+class WrittenType(StrEnum):
     """Values of ``fetch --dtype``."""
 
     BF16 = "bf16"
     FP16 = "fp16"
     FP32 = "fp32"
+    KEEP = "keep"
 
 
 class OntoChoice(StrEnum):
@@ -153,7 +162,13 @@ MaxLoraRank = Annotated[
         help="The largest rank that the engine is started with. Default: the engine's own, 16 for vLLM.",
     ),
 ]
-WrittenAs = Annotated[FloatType | None, typer.Option("--dtype", help="Write all float tensors in this dtype.")]
+WrittenAs = Annotated[
+    WrittenType | None,
+    typer.Option(
+        "--dtype",
+        help="Write all float tensors in this dtype; keep: a quantised base stays so where no link changes it.",
+    ),
+]
 MergedOnto = Annotated[
     OntoChoice | None,
     typer.Option(

@@ -19,3 +19,4 @@ class ModelWeights:
     headers: Mapping[str, Header]  # of all weight files, by name
     tensors: Tensors
     made: Mapping[str, ByteSource] = field(default_factory=dict)  # the weight files that are not stored as they are
+    quantised: frozenset[str] = frozenset()  # the stored files of a quantised model, in whose place those are

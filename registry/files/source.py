@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -118,3 +120,40 @@ class FileSource:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class _Part:
+    start: int
+    source: ByteSource
+    at: int  # in the source
+
+
+class JoinedSource:
+    """Parts of other sources, one after another."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._parts: list[_Part] = []
+        self._starts: list[int] = []
+        self.size = 0
+
+    def add(self, source: ByteSource, at: int, length: int) -> None:
+        """Let ``length`` bytes of a source from ``at`` on come next."""
+        self._parts.append(_Part(self.size, source, at))
+        self._starts.append(self.size)
+        self.size += length
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        stop = offset + len(buffer)
+        if offset < 0 or stop > self.size:
+            raise IntegrityError(f"Bytes {offset} to {stop} of {self._what} were requested, but it has {self.size}.")
+        index = bisect_right(self._starts, offset) - 1
+        at = offset
+        while at < stop:
+            part = self._parts[index]
+            index += 1
+            end = min(stop, self._starts[index] if index < len(self._starts) else self.size)
+            if at < end:
+                part.source.read_into(part.at + at - part.start, buffer[at - offset : end - offset])
+                at = end

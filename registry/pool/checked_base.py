@@ -14,7 +14,6 @@ from torch import nn
 
 from registry.digest import PREFIX
 from registry.errors import IntegrityError, RegistryError, UsageError
-from registry.files.header import TensorEntry
 from registry.folders.receipts import read_receipt
 from registry.operations.transfer import ClosableSource
 from registry.pool.layout import Layout, LiveTensor, OtherModelError, Place, lay_out
@@ -29,8 +28,9 @@ from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.arithmetic.rounding import round_into
 from registry.tensors.elements.dtypes import TORCH
 from registry.tensors.path.origins import BaseTensors
+from registry.tensors.quantised.source import plain_weights
 from registry.tensors.table.targets import TargetTable
-from registry.transfer.index import weight_files
+from registry.transfer.index import plain_of, stored_index, weight_files
 
 
 @runtime_checkable
@@ -93,13 +93,9 @@ def open_base(registry: PoolRegistry, name: str, opened: ExitStack) -> OpenBase:
     index = read_document(blobs, path.base.index)
     by_name = {file.path: file for file in path.base.files}
     sources = {file: open_source(blobs, by_name[file], opened) for file in weight_files(index)}
-    tensors = {
-        name: (
-            sources[one["file"]],
-            TensorEntry(name, one["dtype"], tuple(one["shape"]), one["start"], one["stop"]),
-        )
-        for name, one in index["tensors"].items()
-    }
+    stored = {name: (sources[one.file], one.entry) for name, one in stored_index(index).tensors.items()}
+    plain = plain_of(index)
+    tensors = stored if plain is None else plain_weights(plain, stored).tensors
     digests = {name: one["digest"] for name, one in index["tensors"].items()}
     return OpenBase(path, blobs, target_table(blobs, path.base), BaseTensors(tensors), digests)
 

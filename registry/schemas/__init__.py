@@ -22,6 +22,7 @@ from registry.schemas.form import (
     Dtype,
     LeftOut,
     Schema,
+    WrittenDtype,
 )
 from registry.schemas.parents import KNOWN_BY, Fitting, FolderCompared
 from registry.schemas.publishing import FolderOutcome, FolderState, PublishPreview
@@ -128,4 +129,5 @@ __all__ = [
     "TruncationTotal",
     "Upgraded",
     "Verified",
+    "WrittenDtype",
 ]

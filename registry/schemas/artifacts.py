@@ -9,7 +9,7 @@ from pydantic import Field
 
 from registry.errors import UsageError
 from registry.figures import counted
-from registry.schemas.form import ArtifactKind, Dtype, EngineName, MeasuredRows, Onto, Param, Schema
+from registry.schemas.form import ArtifactKind, EngineName, MeasuredRows, Onto, Param, Schema, WrittenDtype
 from registry.schemas.views import fetched as fetched_line
 
 
@@ -26,7 +26,7 @@ class Options(Schema):
 
     kind: ArtifactKind = "lora"
     since: Annotated[str | None, Param(min_length=1, max_length=512)] = None  # an ancestor: only the links after it
-    dtype: Dtype | None = None
+    dtype: WrittenDtype | None = None
     rank: Annotated[int | None, Param(ge=1, le=1 << 20)] = None  # cap for each module
     max_error: Annotated[float | None, Param(gt=0, lt=1)] = (
         None  # bound of ||D - D'|| / ||D|| (Frobenius) over all modules

@@ -95,3 +95,7 @@ def check_options(options: Options) -> None:
     for option, sentence in KINDS[options.kind].refuses.items():
         if getattr(options, option) != Options.model_fields[option].default:
             raise UsageError(sentence)
+    if options.dtype == "keep" and options.kind != "merged":
+        raise UsageError(
+            f"--dtype keep needs --as merged, not --as {options.kind}: it keeps what a quantised base model stores."
+        )

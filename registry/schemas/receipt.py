@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from registry.digest import document_digest
-from registry.schemas import ArtifactKind, Dtype, Options, OutputFile, Schema, Truncation
+from registry.schemas import ArtifactKind, Options, OutputFile, Schema, Truncation, WrittenDtype
 from registry.schemas.artifacts import Measured, TrainedQuantised
 from registry.schemas.kinds import KINDS
 
@@ -33,7 +33,7 @@ class ReceiptPlan(Schema):
     table: str
     links: tuple[ReceiptPlanLink, ...]
     since: str | None
-    dtype: Dtype | None
+    dtype: WrittenDtype | None
     ranks: dict[str, int] | None
     uniform: bool
     base_repo: str | None

@@ -144,6 +144,7 @@ class BaseRequest(Schema):
     files: tuple[FileClaim, ...]
     documents: dict[str, Base64]  # config.json, the index, registry.json: those that are there
     headers: dict[str, Base64]  # the first 8 + N bytes of every safetensors file
+    small: dict[str, Base64] = Field(default_factory=dict)  # of a quantised model: what says how other tensors are read
     left_out: tuple[LeftOut, ...] = ()
     table: dict[str, Any] | None = None  # a copied base keeps its target table, whatever made it
     origin: str | None = None  # registry that it is copied from

@@ -11,7 +11,7 @@ from pydantic import Field
 from registry.schemas.around import Children, Notice, TagHistory, all_notices, is_empty
 from registry.schemas.artifacts import EngineAnswer, Extracted, Materialisation, TrainedQuantised
 from registry.schemas.cards import CardState
-from registry.schemas.form import ArtifactKind, Dtype, LeftOut, Schema
+from registry.schemas.form import ArtifactKind, LeftOut, Schema, WrittenDtype
 from registry.schemas.frames import bases_frame, revisions_frame
 from registry.schemas.notebooks import bases_table, revisions_table, shown_table, tree_table
 from registry.schemas.renaming import RenamedTo
@@ -65,7 +65,7 @@ class DerivedFrom(Schema):
     since_digest: _Digest | None = None
     links: tuple[_Digest, ...] = Field(default=(), max_length=4096)  # revisions that went into it, root first
     plan: _Digest | None = None  # of the receipt's plan
-    dtype: Dtype | None = None
+    dtype: WrittenDtype | None = None
     rank: int | None = Field(default=None, ge=0, le=1 << 31)  # what a truncation left, at most, in one module
     max_error: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # what it was asked for
     error: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # relative, over all modules

@@ -24,6 +24,7 @@ from registry.folders.scan import ADAPTER_WEIGHTS
 from registry.operations.publication import FullModel
 from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
+from registry.quantised.listing import decoding_digest
 from registry.reference import Reference
 from registry.schemas import FolderCompared, Options, OutputFile
 from registry.schemas.bundles import BlobEntry, Bundle
@@ -57,7 +58,7 @@ from registry.tensors.elements.dtypes import TORCH
 from registry.tensors.elements.finite import check_finite
 from registry.tensors.pickled import convert
 from registry.transfer.full_folder import MadeOfFull
-from registry.transfer.index import files_digest, weights_digest
+from registry.transfer.index import files_digest, plain_of, weights_digest
 from registry.transfer.receipt_check import receipt_of
 from registry.transfer.searched import Searched
 from registry.transfer.trained_on import Beside, TrainedFolder
@@ -366,7 +367,10 @@ def _contradictions(bundle: Bundle, path: LoadedPath, blobs: Blobs) -> Iterator[
     files = {entry.path: (entry.digest, entry.size) for entry in bundle.base.files}
     if files_digest(files) != path.base.files_digest:
         yield f"the files of {path.base.name} do not match their digest {path.base.files_digest}"
-    if weights_digest(read_document(blobs, path.base.index)) != path.base.digest:
+    document, table = read_document(blobs, path.base.index), target_table(blobs, path.base)
+    if weights_digest(document) != path.base.digest:
         yield f"the tensors of {path.base.name} do not match their digest {path.base.digest}"
-    if target_table(blobs, path.base).digest != path.base.table_digest:
+    if table.digest != path.base.table_digest:
         yield f"the target table of {path.base.name} does not match its digest {path.base.table_digest}"
+    if table.quantised != decoding_digest(plain_of(document)):
+        yield f"the target table of {path.base.name} is of weights that are decoded in another way"

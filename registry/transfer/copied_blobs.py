@@ -91,10 +91,10 @@ class SourceBlobs:
         self._source = source
         self._progress = _Advance(progress)
 
-    def read(self, blob: BlobEntry) -> bytes:
-        """A whole blob, in memory; for small ones."""
+    def read(self, blob: BlobEntry, start: int = 0, stop: int | None = None) -> bytes:
+        """Some bytes of a blob, or all of a small one, in memory."""
         with closing(self._source.open_blob(self.through, blob)) as opened:
-            return bytes(read_range(opened, 0, blob.size))
+            return bytes(read_range(opened, start, blob.size if stop is None else stop))
 
     def read_document(self, blob: BlobEntry) -> dict[str, Any]:
         """A JSON document that the source registry made."""

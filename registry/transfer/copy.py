@@ -37,6 +37,7 @@ from registry.schemas.transfer import (
 )
 from registry.schemas.tree import CombinedOf
 from registry.transfer.copied_blobs import CardSource, CardTarget, SourceBlobs, claims_of, copy_card, named
+from registry.transfer.index import said_in
 from registry.transfer.model_files import DOCUMENTS
 from registry.transfer.quantised import sign_in
 
@@ -192,6 +193,7 @@ def _copy_base(source: Source, target: Target, base: BaseEntry, blobs: SourceBlo
         files=claims_of(base.files),
         documents={blob.path: blobs.read(blob) for blob in base.files if blob.path in DOCUMENTS},
         headers={blob.path: blobs.read_header(blob) for blob in weights},
+        small=_said(base, blobs),
         table=blobs.read_document(base.table),
         origin=source.url,
         source=summary.source,
@@ -211,6 +213,13 @@ def _copy_base(source: Source, target: Target, base: BaseEntry, blobs: SourceBlo
             code="wrong_base",
         )
     return added.created
+
+
+def _said(base: BaseEntry, blobs: SourceBlobs) -> dict[str, bytes]:
+    """The values that say how a quantised base model is read."""
+    files = {blob.path: blob for blob in base.files}
+    said = said_in(blobs.read_document(base.index))
+    return {name: blobs.read(files[path], start, stop) for name, (path, start, stop) in said.items()}
 
 
 def _truncated_in(manifest: str) -> Truncated | None:

@@ -15,6 +15,8 @@ from registry.files.header import Header, TensorEntry, read_header
 from registry.files.sha256 import Each, hash_stream
 from registry.files.source import FileSource
 from registry.progress import Progress
+from registry.quantised.listing import PlainListing, plain_from
+from registry.quantised.reading import StoredTensor
 from registry.transfer.model_weights import ModelFiles
 
 INDEX_FORMAT: Final = 1
@@ -30,20 +32,33 @@ class IndexedTensor:
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """How a quantised model is stored, beside the plain tensors that it means."""
+
+    stored: Mapping[str, IndexedTensor]
+    plain: PlainListing
+    said: tuple[str, ...] = ()  # the stored tensors whose values say how others are read
+
+
+@dataclass(frozen=True)
 class ModelIndex:
-    """All tensors of a base model with their digests, and the digests of all its files."""
+    """All tensors of a base model with their digests, and the digests of all its files.
+
+    Those of a quantised one are its plain tensors, in the files that its plain listing lays out.
+    """
 
     tensors: Mapping[str, IndexedTensor]
     files: Mapping[str, tuple[str, int]]  # path -> (digest, size)
     not_finite: Mapping[str, Sequence[int]] = field(default_factory=dict)  # tensor -> rows with NaN or infinity
+    quantised: Decoded | None = None
 
     @property
     def weights_digest(self) -> str:
-        """The identity of the base model: over dtype, shape and digest of every tensor, whatever file holds it."""
+        """The identity of the base model: over every stored tensor's dtype, shape, digest, whatever file holds it."""
         return document_digest(
             {
                 name: {"dtype": tensor.entry.dtype, "shape": list(tensor.entry.shape), "digest": tensor.digest}
-                for name, tensor in self.tensors.items()
+                for name, tensor in (self.tensors if self.quantised is None else self.quantised.stored).items()
             }
         )
 
@@ -57,18 +72,62 @@ class ModelIndex:
         return {
             "format": INDEX_FORMAT,
             **({"not_finite": {name: list(rows) for name, rows in self.not_finite.items()}} if self.not_finite else {}),
-            "tensors": {
-                name: {
-                    "dtype": tensor.entry.dtype,
-                    "shape": list(tensor.entry.shape),
-                    "digest": tensor.digest,
-                    "file": tensor.file,
-                    "start": tensor.entry.start,
-                    "stop": tensor.entry.stop,
-                }
-                for name, tensor in sorted(self.tensors.items())
-            },
+            "tensors": _tensors_document(self.tensors),
+            **({} if self.quantised is None else {"quantised": _quantised_document(self.quantised)}),
         }
+
+
+def _tensors_document(tensors: Mapping[str, IndexedTensor]) -> dict[str, Any]:
+    return {
+        name: {
+            "dtype": tensor.entry.dtype,
+            "shape": list(tensor.entry.shape),
+            "digest": tensor.digest,
+            "file": tensor.file,
+            "start": tensor.entry.start,
+            "stop": tensor.entry.stop,
+        }
+        for name, tensor in sorted(tensors.items())
+    }
+
+
+def _quantised_document(quantised: Decoded) -> dict[str, Any]:
+    stored = _tensors_document(quantised.stored)
+    return {**quantised.plain.document(), "said": list(quantised.said), "stored": stored}
+
+
+def stored_tensors(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tensors as the files of a base model hold them, from an index document."""
+    quantised = document.get("quantised")
+    tensors: Mapping[str, Any] = document["tensors"] if quantised is None else quantised["stored"]
+    return tensors
+
+
+def plain_of(document: Mapping[str, Any]) -> PlainListing | None:
+    """What a quantised base model means, from an index document; None: it is not quantised."""
+    quantised = document.get("quantised")
+    if quantised is None:
+        return None
+    stored = quantised["stored"].items()
+    return plain_from(quantised, {name: StoredTensor(one["dtype"], tuple(one["shape"])) for name, one in stored})
+
+
+def said_in(document: Mapping[str, Any]) -> dict[str, tuple[str, int, int]]:
+    """The stored tensors whose values say how others of a quantised model are read: file, first byte, byte after it."""
+    tensors = stored_tensors(document)
+    said = document.get("quantised", {}).get("said", ())
+    return {name: (tensors[name]["file"], tensors[name]["start"], tensors[name]["stop"]) for name in said}
+
+
+def stored_index(document: Mapping[str, Any]) -> ModelIndex:
+    """The index of the tensors as the files hold them, from an index document."""
+    tensors = {
+        name: IndexedTensor(
+            TensorEntry(name, one["dtype"], tuple(one["shape"]), one["start"], one["stop"]), one["digest"], one["file"]
+        )
+        for name, one in stored_tensors(document).items()
+    }
+    return ModelIndex(tensors, {})
 
 
 def weights_digest(document: Mapping[str, Any]) -> str:
@@ -76,14 +135,14 @@ def weights_digest(document: Mapping[str, Any]) -> str:
     return document_digest(
         {
             name: {"dtype": tensor["dtype"], "shape": tensor["shape"], "digest": tensor["digest"]}
-            for name, tensor in document["tensors"].items()
+            for name, tensor in stored_tensors(document).items()
         }
     )
 
 
 def weight_files(document: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the files that hold weights, from an index document."""
-    return tuple(sorted({tensor["file"] for tensor in document["tensors"].values()}))
+    """Names of the stored files that hold weights, from an index document."""
+    return tuple(sorted({tensor["file"] for tensor in stored_tensors(document).values()}))
 
 
 def files_digest(files: Mapping[str, tuple[str, int]]) -> str:

@@ -19,7 +19,8 @@ INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
 CONFIG: Final = "config.json"
 DECLARATION: Final = "registry.json"
-DOCUMENTS: Final = (CONFIG, INDEX, DECLARATION)
+HF_QUANT: Final = "hf_quant_config.json"
+DOCUMENTS: Final = (CONFIG, INDEX, DECLARATION, HF_QUANT)
 """The documents that are read of a base model, besides the headers of its weights."""
 
 MAX_DOCUMENT: Final = 64 << 20
@@ -48,6 +49,7 @@ class ModelListing:
     config: Mapping[str, Any] | None
     weight_map: Mapping[str, str] | None  # of the index
     declaration: Mapping[str, Any] | None  # registry.json: what can't be seen from the tensors
+    hf_quant: Mapping[str, Any] | None  # hf_quant_config.json: how ModelOpt quantised it
     shards: tuple[str, ...]  # the files that hold the weights
     files: tuple[str, ...]  # all that belong to the model
     left_out: tuple[LeftOut, ...]
@@ -62,23 +64,14 @@ def list_model(where: str, paths: Iterable[str], read: ReadDocument) -> ModelLis
         read: reads one of `DOCUMENTS`.
 
     Raises:
-        InvalidBaseError: ``missing_file``, ``bad_index``, ``path_traversal``, ``quantised_base``, ``bad_config``,
-            ``bad_declaration``, ``adapter_as_base``.
+        InvalidBaseError: ``missing_file``, ``bad_index``, ``path_traversal``, ``bad_config``, ``bad_declaration``,
+            ``adapter_as_base``.
     """
     names = sorted(paths)
     weights = {path for path in names if path.endswith(".safetensors") and "/" not in path}
     if ADAPTER_CONFIG in names and weights <= {ADAPTER_WEIGHTS}:
         raise adapter_as_base(f"{where} contains {ADAPTER_CONFIG} but no weights of a whole model")
     config = _json(read, CONFIG)
-    if config is not None and config.get("quantization_config"):
-        method = config["quantization_config"]
-        name = method.get("quant_method") if isinstance(method, dict) else None
-        raise InvalidBaseError(
-            f"The base in {where} is quantised (config.json: quantization_config"
-            f"{f', {shown(name)}' if isinstance(name, str) else ''}); merging needs the weights it was quantised from. "
-            "Add that model; adapters trained on the quantised copy may be published on it.",
-            code="quantised_base",
-        )
     index = _json(read, INDEX)
     shards = tuple(_shards(where, names, index))
     left_out = tuple(left for path in names if (left := _other_weights(path, shards)) is not None)
@@ -88,6 +81,7 @@ def list_model(where: str, paths: Iterable[str], read: ReadDocument) -> ModelLis
         config=config,
         weight_map=None if index is None else index["weight_map"],
         declaration=_json(read, DECLARATION, "bad_declaration"),
+        hf_quant=_json(read, HF_QUANT),
         shards=shards,
         files=tuple(path for path in names if path not in gone),
         left_out=left_out,

@@ -14,7 +14,7 @@ from typing import Final
 from registry.errors import InvalidBaseError, UnavailableError
 from registry.files.hashed import HashedFile
 from registry.folders.archives import Opened
-from registry.folders.contents import hash_found, head_of, read_start
+from registry.folders.contents import hash_found, head_of
 from registry.folders.provenance import derived_from
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED_WEIGHTS, Folder, FoundFile, scan
 from registry.operations.publication import Publication
@@ -24,7 +24,8 @@ from registry.schemas.around import NoticeCode
 from registry.schemas.artifacts import Extraction, FourBits
 from registry.schemas.transfer import BaseRequest, FileClaim, PublishPlan, PublishRequest
 from registry.transfer.adapter_folder import AdapterFolder, read_adapter
-from registry.transfer.model_files import DOCUMENTS, MAX_DOCUMENT, ModelListing, list_model
+from registry.transfer.model_files import DOCUMENTS
+from registry.transfer.model_weights import check_folder, read_document
 from registry.transfer.source import Given, given_base
 
 
@@ -192,12 +193,13 @@ def base_request(name: str, place: str | PathLike[str], progress: Progress) -> B
 
     Raises:
         NotFoundError: there is no such folder.
-        InvalidBaseError: see `registry.transfer.model_files.list_model`.
+        InvalidBaseError: see `registry.transfer.model_weights.read_model_files`.
         What `registry.folders.hub.repository.bring` raises.
     """
     given = given_base(place, progress)
     found = scan(given.folder, InvalidBaseError)
-    listing = list_folder(found)
+    model = check_folder(found)
+    listing = model.listing
     refuse_adapter_beside(found)
     files = {entry.path: entry for entry in found.files if entry.path in set(listing.files)}
     claims, hashed = _claims("Hashing the base model", given, files.values(), progress)
@@ -210,6 +212,7 @@ def base_request(name: str, place: str | PathLike[str], progress: Progress) -> B
         files=claims,
         documents={path: data for path, data in documents.items() if data is not None},
         headers={path: head_of(files[path].file) for path in listing.shards},
+        small=dict(model.small),
         left_out=left_out,
         source=given.source,
         derived_from=derived,
@@ -233,18 +236,6 @@ def refuse_adapter_beside(folder: Folder) -> None:
             "transformers puts on top of the model: move the adapter into a folder of its own and add the model alone.",
             code="adapter_as_base",
         )
-
-
-def list_folder(folder: Folder) -> ModelListing:
-    """Sort the files of a base folder; see `registry.transfer.model_files.list_model`."""
-    paths = [found.path for found in folder.files]
-    return list_model(str(folder.root), paths, lambda path: read_document(folder, path))
-
-
-def read_document(folder: Folder, path: str) -> bytes | None:
-    """A small document of a base folder, up to one byte beyond the limit; None where there is none."""
-    file = folder.find(path)
-    return None if file is None else read_start(file, MAX_DOCUMENT + 1)
 
 
 def _claims(

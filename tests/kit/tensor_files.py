@@ -12,7 +12,14 @@ from typing import Any
 
 from tests.kit.floats import FORMATS, Array, from_bytes, to_bytes
 
-_SIZES = {name: chosen.bytes for name, chosen in FORMATS.items()} | {"I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+_SIZES = {name: chosen.bytes for name, chosen in FORMATS.items()} | {
+    "I64": 8,
+    "I32": 4,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "BOOL": 1,
+}
 
 
 @dataclass(frozen=True)

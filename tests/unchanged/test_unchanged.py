@@ -263,6 +263,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "REGISTRY_OUTGOING_NETWORKS: ",
     ),
     "schemas": (
+        "BaseRequest.small",
         "Fitting.weights",
         "FolderCompared.near",
         "FolderCompared.order",
@@ -427,13 +428,27 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
 }
 """How the lines begin that came since, by section. Nothing that was there may be missing or another."""
 
+_DTYPES: Final = "'bf16' | 'fp16' | 'fp32' | null", "'bf16' | 'fp16' | 'fp32' | 'keep' | null"
+_ONE_FILE: Final = "/api/v1/artifacts/{rendering}/{path} takes dtype (query, optional): "
+
 WIDENED: Final[dict[str, dict[str, str]]] = {
-    "schemas": {  # a client meets the kinds that it asks for
+    "commands": {"registry fetch: --dtype <bf16|fp16|fp32>": "registry fetch: --dtype <bf16|fp16|fp32|keep>"},
+    "routes": {
+        begin + _DTYPES[0]: begin + _DTYPES[1]
+        for begin in (
+            "GET /api/v1/artifacts takes dtype (query, optional): ",
+            f"GET {_ONE_FILE}",
+            f"HEAD {_ONE_FILE}",
+        )
+    },
+    "schemas": {  # a client meets the kinds and dtypes that it asks for
         "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable', required": (
             "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable' | 'measure' | 'dense' | "
             "'notice' | 'combine' | 'retention', "
             "required"
         ),
+        f"DerivedFrom.dtype: {_DTYPES[0]}": f"DerivedFrom.dtype: {_DTYPES[1]}",
+        f"ReceiptPlan.dtype: {_DTYPES[0]}, required": f"ReceiptPlan.dtype: {_DTYPES[1]}, required",
     },
 }
 """Lines that name more values than they did, by section: what each was, and is."""

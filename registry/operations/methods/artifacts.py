@@ -17,7 +17,7 @@ from registry.operations.methods.table_calls import TableCalls
 from registry.operations.readable import ReadableArtifact
 from registry.progress import Progress
 from registry.reference import Reference
-from registry.schemas import ArtifactKind, Dtype, Fetched, Materialisation, Materialised, Options, Verified
+from registry.schemas import ArtifactKind, Fetched, Materialisation, Materialised, Options, Verified, WrittenDtype
 from registry.schemas.artifacts import TensorMismatch
 from registry.schemas.form import EngineName, MeasuredRows, Onto
 from registry.schemas.kinds import KINDS
@@ -67,7 +67,7 @@ class Artifacts(TableCalls):
         rank: int | None = None,
         max_error: float | None = None,
         uniform: bool = False,
-        dtype: Dtype | None = None,
+        dtype: WrittenDtype | None = None,
         onto: Onto | None = None,
     ) -> ReadableArtifact:
         """The files that a reference stands for, readable by range, without writing anything.
@@ -124,7 +124,7 @@ class Artifacts(TableCalls):
         rank: int | None = None,
         max_error: float | None = None,
         uniform: bool = False,
-        dtype: Dtype | None = None,
+        dtype: WrittenDtype | None = None,
         onto: Onto | None = None,
         force: bool = False,
         base_dir: Folder | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -10,14 +10,15 @@ from functools import cached_property, lru_cache
 from registry.digest import BlobRef, StoredFile
 from registry.errors import IntegrityError
 from registry.files.header import Header, TensorEntry, read_header
-from registry.files.model_weights import ModelWeights
+from registry.files.model_weights import ModelWeights, Tensors
 from registry.files.source import ByteSource
 from registry.folders.scan import EXACT_WEIGHTS
+from registry.quantised.listing import PlainListing
 from registry.schemas.artifacts import FourBits
 from registry.services.lineage import Blobs, LoadedPath, PathBase, read_document, target_table
 from registry.tensors.artifacts.artifact import ArtifactFile, source_file
 from registry.tensors.table.targets import TargetTable
-from registry.transfer.index import weight_files
+from registry.transfer.index import plain_of, weight_files
 
 
 class Inputs:
@@ -36,12 +37,17 @@ class Inputs:
 
     def base_weights(self) -> ModelWeights:
         """See the function `base_weights`; quantised first, where that is asked for."""
-        stored = base_weights(self.blobs, self.path, self.opened)
+        weights = weights_of(self.stored, self.blobs, self.path, self.opened)
         if self._onto is None:
-            return stored
+            return weights
         from registry.tensors.quantised.trained import trained_weights
 
-        return trained_weights(stored, self.table, self._onto)
+        return trained_weights(weights, self.table, self._onto)
+
+    @cached_property
+    def stored(self) -> StoredWeights:
+        """The weight files of the base model as they are stored."""
+        return stored_weights(self.blobs, self.path, self.opened)
 
     def source(self, blob: BlobRef) -> ByteSource:
         """An open blob."""
@@ -65,24 +71,50 @@ def stored_files(blobs: Blobs, files: Iterable[StoredFile], opened: ExitStack) -
     return found
 
 
-def base_weights(blobs: Blobs, path: LoadedPath, open_blobs: ExitStack) -> ModelWeights:
-    """The weights that the live links of a path go on: the base's, with those of its exact link laid over them."""
+@dataclass(frozen=True)
+class StoredWeights:
+    """The weight files of a base model as they are stored, and what they mean if they are quantised."""
+
+    headers: Mapping[str, Header]
+    tensors: Tensors
+    plain: PlainListing | None
+
+
+def stored_weights(blobs: Blobs, path: LoadedPath, open_blobs: ExitStack) -> StoredWeights:
+    """Open the weight files of a path's base model."""
     by_name = {file.path: file for file in path.base.files}
     headers: dict[str, Header] = {}
     tensors: dict[str, tuple[ByteSource, TensorEntry]] = {}
-    for name in weight_files(read_document(blobs, path.base.index)):
+    document = read_document(blobs, path.base.index)
+    for name in weight_files(document):
         source = open_source(blobs, by_name[name], open_blobs)
         headers[name] = read_header(source, what=name, error=IntegrityError)
         tensors.update({tensor: (source, entry) for tensor, entry in headers[name].entries.items()})
+    return StoredWeights(headers, tensors, plain_of(document))
+
+
+def base_weights(blobs: Blobs, path: LoadedPath, open_blobs: ExitStack) -> ModelWeights:
+    """The weights that the live links of a path go on: the base's, with those of its exact link laid over them."""
+    return weights_of(stored_weights(blobs, path, open_blobs), blobs, path, open_blobs)
+
+
+def weights_of(stored: StoredWeights, blobs: Blobs, path: LoadedPath, open_blobs: ExitStack) -> ModelWeights:
+    """The same, where the base's files are open."""
+    if stored.plain is not None:
+        from registry.tensors.quantised.source import plain_weights  # only quantised bases need torch here
+
+        return plain_weights(stored.plain, stored.tensors, stored.headers)
     if path.exact is None:
-        return ModelWeights(headers, tensors)
+        return ModelWeights(stored.headers, stored.tensors)
     # Only paths with such a link need zstd and numpy.
     from registry.tensors.exact.index import read_index
     from registry.tensors.exact.overlay import overlay
 
     exact = open_source(blobs, path.exact.file(EXACT_WEIGHTS), open_blobs)
     what = f"{EXACT_WEIGHTS} of {path.exact.reference}"
-    return overlay(ModelWeights(headers, tensors), read_index(exact, what=what, error=IntegrityError), exact)
+    return overlay(
+        ModelWeights(stored.headers, stored.tensors), read_index(exact, what=what, error=IntegrityError), exact
+    )
 
 
 def replaced_tensors(blobs: Blobs, path: LoadedPath) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Final, Literal
@@ -14,13 +15,15 @@ from registry.catalogue.tree import bases as base_rows
 from registry.catalogue.tree.norms import NormsRow
 from registry.digest import canonical_json
 from registry.errors import ConflictError, NotFoundError
+from registry.files.source import FileSource
 from registry.folders.provenance import derived_from
 from registry.operations.arguments import check_order
 from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import check_base_name
 from registry.schemas import BaseAdded, BaseSummary, DerivedFrom, LeftOut
-from registry.services.bases.norms import norms_row, not_finite, not_finite_notices, watches_of
+from registry.services.bases.decoded import decoded
+from registry.services.bases.norms import energies_of, norms_row, not_finite, not_finite_notices, watches_of
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
 from registry.storage.blobs import StoredBlob
@@ -56,7 +59,7 @@ def add_base(
     Raises:
         NotAllowedError: the token may not add this base model.
         UsageError: ``bad_name``.
-        InvalidBaseError: the folder is not an intact, unquantised safetensors model.
+        InvalidBaseError: the folder is not an intact safetensors model, or it is quantised in a way that is not read.
         ConflictError: ``other_weights``, or ``name_taken`` when only registry.json differs.
         What `registry.folders.hub.repository.bring` raises, if ``place`` is a repository of a Hub.
     """
@@ -73,9 +76,13 @@ def add_base(
         check_same(there, index.weights_digest, {path: digest for path, (digest, _) in index.files.items()})
         stored = retry_collected(lambda: _mend(deployment, there, files, index, progress))
         return answer(deployment, there, given.with_left_out(files.left_out), stored, created=False)
-    table = settled(understood(files.model), index)
-    index = replace(index, not_finite=not_finite(energies))
-    made = Made(index, table, norms_row(table, energies))
+    table = understood(files.model)
+    with ExitStack() as opened:
+        sources = {one.path: opened.enter_context(FileSource(one.file)) for one in files.files if one.path in energies}
+        index, rows = decoded(index, files.model.plain, files.model.small, sources, energies_of(energies), progress)
+    table = settled(table, index)
+    index = replace(index, not_finite=not_finite(energies, index.tensors))
+    made = Made(index, table, norms_row(table, rows))
     return retry_collected(lambda: _add(deployment, name, given, files, made, link=link, progress=progress))
 
 
@@ -167,6 +174,7 @@ def check_same(there: BaseSummary, digest: str, files: Mapping[str, str]) -> Non
 def understood(model: CheckedModel) -> TargetTable:
     """The target table of a base model, made in a child process; pass it to `settled` once the tensors are hashed."""
     table = make_table(model.config, model.shapes)
+    table = replace(table, quantised=model.decoding_digest)
     return table if model.declaration is None else declare(table, model.declaration)
 
 
@@ -208,7 +216,12 @@ def _new_base(name: str, made: Made, index_blob: StoredBlob, table_blob: StoredB
         size=sum(size for _, size in index.files.values()),
         index_blob=index_blob.digest,
         table_blob=table_blob.digest,
-        notices=(*table.notices, *guesses(table), *not_finite_notices(index.to_document())),
+        notices=(
+            *(() if index.quantised is None else index.quantised.plain.notices),
+            *table.notices,
+            *guesses(table),
+            *not_finite_notices(index.to_document()),
+        ),
         files=tuple(FileRef(path, digest) for path, (digest, _) in sorted(index.files.items())),
         norms=made.norms,
     )

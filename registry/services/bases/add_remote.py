@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from registry.catalogue.store import uploads as upload_rows
+from registry.digest import sha256_digest
 from registry.errors import IntegrityError, InvalidBaseError
-from registry.files.header import Header, read_header
+from registry.files.header import Header, TensorEntry, read_header
 from registry.files.strict_json import shown
 from registry.folders.hub.repository import check_source
 from registry.progress import Progress
@@ -32,7 +34,8 @@ from registry.services.bases.add import (
     settled,
     understood,
 )
-from registry.services.bases.norms import norms_row, not_finite, watches_of
+from registry.services.bases.decoded import decoded
+from registry.services.bases.norms import energies_of, norms_row, not_finite, watches_of
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
 from registry.services.intake.wanted import drop_taken, dropped_when_refused, take, wanted_bytes
@@ -42,9 +45,9 @@ from registry.tensors.table.held import FusedParameter
 from registry.tensors.table.row_conversions import run_problem
 from registry.tensors.table.targets import FORMAT, Target, TargetTable
 from registry.transfer.claims import Head, SameHead, check_claims, check_derivation, check_document
-from registry.transfer.index import ModelIndex, TensorHashes, tensors_of
+from registry.transfer.index import ModelIndex, TensorHashes, stored_tensors, tensors_of
 from registry.transfer.model_files import DOCUMENTS, list_model
-from registry.transfer.model_weights import CheckedModel, check_model
+from registry.transfer.model_weights import CheckedModel, ReadTensor, check_model
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 """dtype and shape by tensor name."""
@@ -207,7 +210,23 @@ def _check(deployment: Deployment, request: BaseRequest) -> _Checked:
 
     left_out = tuple(sorted([*request.left_out, *listing.left_out], key=lambda left: left.path))
     files = {path: claims[path] for path in listing.files}
-    return _Checked(check_model(listing, header), files, heads, left_out)
+    return _Checked(check_model(listing, header, _sent(request)), files, heads, left_out)
+
+
+def _sent(request: BaseRequest) -> ReadTensor:
+    """The values that a request sends of a quantised model's tensors."""
+
+    def read(path: str, entry: TensorEntry) -> bytes:
+        value = request.small.get(entry.name)
+        if value is None or len(value) != entry.stop - entry.start:
+            raise InvalidBaseError(
+                f"The values of {shown(entry.name)} in {path}, which say how the base model is quantised, were not "
+                "sent as they are: add it with a client of this version.",
+                code="quantised_base",
+            )
+        return value
+
+    return read
 
 
 def _is_there(deployment: Deployment, there: BaseSummary, checked: _Checked) -> bool:
@@ -224,16 +243,21 @@ def _is_there(deployment: Deployment, there: BaseSummary, checked: _Checked) -> 
         check_same(there, there.digest, digests)
         return True
     base = load_path(deployment, Reference.parse(there.name)).base
-    index = read_document(deployment, base.index)["tensors"]
+    index = stored_tensors(read_document(deployment, base.index))
     theirs = {name: (tensor["dtype"], tuple(tensor["shape"])) for name, tensor in index.items()}
-    if theirs != checked.model.shapes:
+    if theirs != checked.model.stored_shapes:
         raise other_weights(there, "tensors of other names, dtypes or shapes")
     return False
 
 
 def _table(request: BaseRequest, model: CheckedModel) -> TargetTable:
     """The target table: made from the model, or for a copy the table of the source registry."""
-    return understood(model) if request.table is None else check_table(request.table, model.shapes)
+    if request.table is None:
+        return understood(model)
+    table = check_table(request.table, model.shapes)
+    if table.quantised != model.decoding_digest:
+        raise _refused("the quantised weights are decoded in another way here")
+    return table
 
 
 def _add(
@@ -253,13 +277,19 @@ def _add(
     watches = {checked.files[path].digest: _watch(checked, path, hashes[path], energies[path]) for path in hashes}
     with Intake(deployment, progress, wanted.recorded) as intake:
         take(wanted, intake, watches)
-        index = replace(_index(checked, hashes), not_finite=not_finite(energies))
+        index = _index(checked, hashes)
         digests = {path: claim.digest for path, claim in checked.files.items()}
         if there is not None:
             check_same(there, index.weights_digest, digests)
             return answer(deployment, there, checked.left_out, (), created=False)
         if table is None:
             raise AssertionError("a base model that is not there gets a table")
+        model = checked.model
+        _check_small(model, index)
+        with ExitStack() as opened:
+            sources = {path: opened.enter_context(intake.opened(checked.files[path].digest)) for path in hashes}
+            index, rows = decoded(index, model.plain, model.small, sources, energies_of(energies), progress)
+        index = replace(index, not_finite=not_finite(energies, index.tensors))
         if commit.request.table is None:  # a copied table is kept unchanged
             table = settled(table, index)
         stored = intake.commit()
@@ -268,12 +298,22 @@ def _add(
             deployment,
             intake,
             request.name,
-            Made(index, table, norms_row(table, energies)),
+            Made(index, table, norms_row(table, rows)),
             stored,
             left_out,
             request.source,
             request.derived_from,
         )
+
+
+def _check_small(model: CheckedModel, index: ModelIndex) -> None:
+    """Check that the values by which quantised tensors were read are those in the files."""
+    for name, value in model.small.items():
+        if sha256_digest(value) != index.tensors[name].digest:
+            raise IntegrityError(
+                f"Tensor {shown(name)} was sent with other bytes than the file has: add the base model again.",
+                code="upload_mismatch",
+            )
 
 
 def _watch(checked: _Checked, path: str, *watches: Watch) -> Watch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -18,20 +18,22 @@ from registry.catalogue.tree import norms as rows
 from registry.catalogue.tree.norms import NormsRow
 from registry.errors import IntegrityError, UnavailableError, UsageError
 from registry.files.header import Header, read_header
+from registry.files.source import ByteSource
 from registry.files.strict_json import shown
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import BaseMeasured
 from registry.services.artifacts.load import load_path
+from registry.services.bases.decoded import decoded
 from registry.services.deployment import Deployment
 from registry.services.lineage import PathBase, read_document, target_table
-from registry.tensors.elements.energies import EnergyWatch
+from registry.tensors.elements.energies import EnergyWatch, RowEnergies
 from registry.tensors.elements.passing import pass_by
 from registry.tensors.factors.norms import norms_of_slots
 from registry.tensors.factors.slots import Slot
 from registry.tensors.table.held import Run
 from registry.tensors.table.targets import TargetTable
-from registry.transfer.index import weight_files
+from registry.transfer.index import plain_of, stored_index, weight_files
 
 NORMS_FORMAT: Final = 1
 """What documents look like, and how norms are computed: those of another format are measured again."""
@@ -71,17 +73,23 @@ def take_norms(deployment: Deployment, base: PathBase, progress: Progress) -> Ma
         IntegrityError: a file is damaged.
         UnavailableError: ``busy``, its target table was rebuilt or it was deleted meanwhile.
     """
-    wanted = set(weight_files(read_document(deployment, base.index)))
+    document = read_document(deployment, base.index)
+    wanted = set(weight_files(document))
     files = [file for file in base.files if file.path in wanted]
     progress.begin(f"Measuring the weights of {base.name}", sum(file.size for file in files))
     watches = {}
     with ExitStack() as opened:
+        sources: dict[str, ByteSource] = {}
         for file in files:
-            source = opened.enter_context(deployment.open_blob(file))
+            sources[file.path] = source = opened.enter_context(deployment.open_blob(file))
             entries = read_header(source, what=file.path, error=IntegrityError).entries
             watches[file.path] = EnergyWatch(entries)
             pass_by(source, watches[file.path], progress.advance)
-    norms = _norms(target_table(deployment, base), watches)
+        energies = energies_of(watches)
+        plain = plain_of(document)
+        if plain is not None:
+            _, energies = decoded(stored_index(document), plain, (), sources, energies, progress)
+    norms = norms_of_slots(target_table(deployment, base), energies)
     row = NormsRow(NORMS_FORMAT, base.table_digest, _written(norms))
     if not deployment.change(lambda session: keep(session, base.name, base.digest, row)):
         raise UnavailableError(
@@ -96,9 +104,10 @@ def watches_of(headers: Mapping[str, Header]) -> dict[str, EnergyWatch]:
     return {path: EnergyWatch(header.entries) for path, header in headers.items()}
 
 
-def not_finite(watches: Mapping[str, EnergyWatch]) -> dict[str, list[int]]:
-    """Tensors with NaN or infinity, and their rows, of a base model whose weight files have passed by."""
-    return {name: bad for watch in watches.values() for name, bad in sorted(watch.not_finite().items())}
+def not_finite(watches: Mapping[str, EnergyWatch], tensors: Collection[str]) -> dict[str, list[int]]:
+    """Those of some tensors with NaN or infinity, and their rows, of a base model whose weight files have passed by."""
+    found = (one for watch in watches.values() for one in sorted(watch.not_finite().items()))
+    return {name: bad for name, bad in found if name in tensors}
 
 
 def not_finite_notices(index: Mapping[str, Any]) -> Iterator[str]:
@@ -111,13 +120,14 @@ def not_finite_notices(index: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def norms_row(table: TargetTable, watches: Mapping[str, EnergyWatch]) -> NormsRow:
-    """The norms of a base model whose weight files have passed by."""
-    return NormsRow(NORMS_FORMAT, table.digest, _written(_norms(table, watches)))
+def energies_of(watches: Mapping[str, EnergyWatch]) -> dict[str, RowEnergies]:
+    """The energies of the tensors of weight files that have passed by, by tensor."""
+    return {name: rows for watch in watches.values() for name, rows in watch.tensors.items()}
 
 
-def _norms(table: TargetTable, watches: Mapping[str, EnergyWatch]) -> dict[Slot, float]:
-    return norms_of_slots(table, {name: rows for watch in watches.values() for name, rows in watch.tensors.items()})
+def norms_row(table: TargetTable, energies: Mapping[str, RowEnergies]) -> NormsRow:
+    """The norms of a base model, by the energies of its tensors."""
+    return NormsRow(NORMS_FORMAT, table.digest, _written(norms_of_slots(table, energies)))
 
 
 def _written(norms: Mapping[Slot, float]) -> bytes:

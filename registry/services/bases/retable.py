@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -23,7 +23,8 @@ from registry.catalogue.tree import revisions as revision_rows
 from registry.catalogue.tree.bases import BaseRow
 from registry.digest import StoredFile, canonical_json
 from registry.errors import ConflictError, IntegrityError, RegistryError, UnavailableError, UsageError
-from registry.files.header import Header, read_header
+from registry.files.header import Header, TensorEntry, read_header
+from registry.files.source import read_range
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, EXACT, EXACT_WEIGHTS, form_of
 from registry.progress import Progress
 from registry.reference import Path, Reference
@@ -42,6 +43,7 @@ from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.table.targets import Target, TargetTable
 from registry.tensors.table.tensor_names import guesses
 from registry.tensors.table.ties import parted_by_files
+from registry.transfer.index import plain_of
 from registry.transfer.model_files import list_model
 from registry.transfer.model_weights import CheckedModel, check_model
 
@@ -95,8 +97,8 @@ def _retable(deployment: Deployment, name: str, progress: Progress) -> Retabled:
 
 def _made(deployment: Deployment, base: PathBase) -> TargetTable:
     """The table that adding the base model would make now, from its stored files."""
-    table = understood(_model(deployment, base))
     index = read_document(deployment, base.index)
+    table = understood(replace(_model(deployment, base), plain=plain_of(index)))
     return parted_by_files(table, {name: tensor["digest"] for name, tensor in index["tensors"].items()})
 
 
@@ -110,7 +112,11 @@ def _model(deployment: Deployment, base: PathBase) -> CheckedModel:
         with deployment.open_blob(files[path]) as source:
             return read_header(source, what=path, error=IntegrityError)
 
-    return check_model(list_model(base.name, files, document), header)
+    def tensor(path: str, entry: TensorEntry) -> bytes:
+        with deployment.open_blob(files[path]) as source:
+            return bytes(read_range(source, entry.start, entry.stop))
+
+    return check_model(list_model(base.name, files, document), header, tensor)
 
 
 def _facts(table: TargetTable) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
 from registry.tensors.exact.fit import check_fit, shapes_in
 from registry.tensors.exact.index import ExactIndex, read_index
+from registry.transfer.index import plain_of
 
 MAX_CONFIG: Final = 8 << 20
 
@@ -51,10 +52,18 @@ def fitting_index(blobs: Blobs, parent: LoadedPath, weights: ByteSource, config:
     """The index of an exact file, which fits the base model of its parent.
 
     Raises:
-        InvalidAdapterError: ``bad_exact``, or what `registry.tensors.exact.fit.check_fit` raises.
+        InvalidAdapterError: ``bad_exact``, ``quantised_base``, or what `registry.tensors.exact.fit.check_fit` raises.
     """
     index = read_index(weights, what=EXACT_WEIGHTS, error=InvalidAdapterError)
     found = {name: (entry.dtype, entry.shape) for name, entry in index.entries.items()}
-    base = shapes_in(read_document(blobs, parent.base.index))
+    document = read_document(blobs, parent.base.index)
+    if plain_of(document) is not None:
+        raise InvalidAdapterError(
+            f"{parent.base.name} is a quantised base model, and a full fine-tune is kept as what differs from the "
+            "bytes of an unquantised one. Add the model that it was made from and publish under that, or publish what "
+            "training changed as an adapter: --full --rank N.",
+            code="quantised_base",
+        )
+    base = shapes_in(document)
     check_fit(found, base, target_table(blobs, parent.base), config.document)
     return index

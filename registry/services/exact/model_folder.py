@@ -14,7 +14,7 @@ from registry.folders.errors import telling_unreadable
 from registry.folders.scan import FoundFile
 from registry.schemas import LeftOut
 from registry.transfer.model_files import INDEX
-from registry.transfer.model_weights import ModelFiles, read_model_files
+from registry.transfer.model_weights import ModelFiles, read_model_files, unquantised
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ def read_full_model(folder: Path) -> FullFolder:
             ``adapter_as_base``: it is no full model.
     """
     try:
-        return FullFolder(folder, read_model_files(folder))
+        model = read_model_files(folder)
+        unquantised(model.model)
+        return FullFolder(folder, model)
     except InvalidBaseError as problem:
         raise InvalidAdapterError(_reworded(folder, problem), code=_code(folder, problem)) from problem
 

@@ -27,7 +27,7 @@ from registry.services.importing.names import says_copy
 from registry.services.importing.trainer_notes import began_with
 from registry.services.publishing.hub_parent import names_repo
 from registry.transfer.index import index_model
-from registry.transfer.model_weights import read_model_files
+from registry.transfer.model_weights import read_model_files, unquantised
 from registry.transfer.requests import PublishFolder, publish_request
 from registry.transfer.times import Around
 from registry.transfer.trained_on import TrainedFolder, trained_folder, trained_on
@@ -218,6 +218,7 @@ def read_heap(heap: Heap, opened: Opened, progress: Progress) -> Contents:
 def _read_model(found: Contents, one: Found, progress: Progress) -> None:
     try:
         files = read_model_files(one.folder)
+        unquantised(files.model)
         index = index_model(files, Part(progress, one.place), {})
     except RegistryError as problem:
         if not one.with_model:

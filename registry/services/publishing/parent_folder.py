@@ -17,7 +17,7 @@ from typing import Any, Final
 from registry.digest import PREFIX
 from registry.errors import InvalidBaseError, RegistryError
 from registry.files.header import Header, TensorEntry, read_header
-from registry.files.source import ByteSource, FileSource
+from registry.files.source import ByteSource, FileSource, read_range
 from registry.folders.errors import telling_unreadable
 from registry.folders.foreign import no_folder
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -35,6 +35,7 @@ from registry.tensors.comparison.verdict import Limit, Verdict
 from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
+from registry.tensors.quantised.source import decoded_in, plain_weights
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.model_files import MAX_DOCUMENT, list_model
 from registry.transfer.model_weights import check_model
@@ -223,10 +224,17 @@ def open_folder(folder: Path, opened: ExitStack) -> Held:
                 headers[name] = read_header(sources[name], what=name, error=InvalidBaseError)
                 return headers[name]
 
-            check_model(listing, header)
+            model = check_model(listing, header, lambda name, one: _bytes_of(sources[name], one))
     except RegistryError as problem:
         raise NotComparableError(_REASONS.get(problem.code, str(problem).rstrip("."))) from problem
-    return {name: (sources[file], entry) for file, one in headers.items() for name, entry in one.entries.items()}
+    held: Held = {}
+    for name, one in headers.items():
+        held |= {entry.name: (sources[name], entry) for entry in one.entries.values()}
+    return held if model.plain is None else dict(plain_weights(model.plain, held).tensors)
+
+
+def _bytes_of(source: ByteSource, entry: TensorEntry) -> bytes:
+    return bytes(read_range(source, entry.start, entry.stop))
 
 
 def holds_adapter(folder: Path) -> bool:
@@ -264,12 +272,18 @@ def by_names_of(base: Mapping[str, object], found: Held) -> Held:
 
 def comparable(base: Mapping[str, tuple[ByteSource, TensorEntry]], found: Held, *, grown: bool = False) -> Held:
     """The tensors of a folder by the base's names, maybe with a ``grown`` vocabulary; raises `NotComparableError`."""
+    if _decodes(found) and not _decodes(base):
+        raise NotComparableError("it is quantised")
     best = by_names_of(base, found)
     _check_shapes(base, best, grown=grown)
     sizes = {name: entry.elements for name, (_, entry) in base.items()}
     if sum(sizes[name] for name in sizes if name in best) < _MOST_OF_IT * sum(sizes.values()):
         raise NotComparableError("its tensors have other names than those of the base model")
     return best
+
+
+def _decodes(tensors: Mapping[str, tuple[ByteSource, TensorEntry]]) -> bool:
+    return any(decoded_in(source, entry.name) is not None for source, entry in tensors.values())
 
 
 def _renamings(base: Mapping[str, object], found: Mapping[str, object]) -> Iterator[dict[str, str]]:

@@ -39,6 +39,11 @@ def round_into(out: torch.Tensor, values: torch.Tensor) -> None:
     out.copy_(values)
 
 
+def widened_into(out: torch.Tensor, values: torch.Tensor) -> None:
+    """Copy ``values`` into ``out`` to be summed there: float64 goes to odd into float32, for one more rounding."""
+    out.copy_(_to_odd(values) if values.dtype is torch.float64 and out.dtype is torch.float32 else values)
+
+
 def _to_odd(values: torch.Tensor) -> torch.Tensor:
     """float64 -> float32, an inexact result taking whichever neighbour has an odd significand."""
     near = values.to(torch.float32)

@@ -25,6 +25,8 @@ from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.places import Place
 from registry.tensors.path.programs import NewTensor, Program
 from registry.tensors.path.slot_values import SlotValues
+from registry.tensors.quantised.decoding import DecodedTensor
+from registry.tensors.quantised.source import decoded_in
 
 _CAST_ELEMENTS: Final = 1 << 20
 
@@ -106,7 +108,10 @@ def _unchanged(base: BaseTensors, entry: TensorEntry, out: TensorEntry, first: i
     if first >= stop and entry.elements:
         return
     source = base.tensors[entry.name][0]
-    if out.dtype != entry.dtype:
+    decoded = decoded_in(source, entry.name)
+    if decoded is not None:
+        yield _decoded_region(decoded, out, first, stop)
+    elif out.dtype != entry.dtype:
         yield _cast_region(source, entry, out, first, stop)
     else:
         size = (entry.stop - entry.start) // max(1, entry.elements)
@@ -198,6 +203,22 @@ def overflow(tensor: str, dtype: torch.dtype, values: torch.Tensor) -> InvalidAd
     return InvalidAdapterError(
         f"Tensor {tensor!r} has values too large for {name} once it is merged; {advice}.", code="overflow"
     )
+
+
+def _decoded_region(decoded: DecodedTensor, out: TensorEntry, first: int, last: int) -> Region:
+    """Elements ``first`` to ``last`` of a quantised tensor that no link changes, rounded once."""
+    dtype = FLOATS[out.dtype]
+
+    def make(index: int) -> Buffer:
+        start = first + index * _CAST_ELEMENTS
+        stop = min(start + _CAST_ELEMENTS, last)
+        values = decoded.rounded(start, stop, dtype)
+        if not fits(values, dtype):
+            raise overflow(out.name, dtype, decoded.values(start, stop))
+        return as_buffer(values)
+
+    start, stop = out.start + first * dtype.itemsize, out.start + last * dtype.itemsize
+    return Region(start, stop, _CAST_ELEMENTS * dtype.itemsize, make)
 
 
 def _cast_region(source: ByteSource, entry: TensorEntry, out: TensorEntry, first: int, last: int) -> Region:

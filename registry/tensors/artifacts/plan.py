@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from registry.digest import document_digest
-from registry.schemas import ArtifactKind, Dtype
+from registry.schemas import ArtifactKind, WrittenDtype
 from registry.schemas.artifacts import FourBits
 from registry.schemas.kinds import KINDS
 from registry.schemas.receipt import rendering_digest
@@ -44,7 +44,7 @@ class Plan:
     table: str  # digest of the target table
     links: tuple[PlanLink, ...]
     since: str | None = None  # digest of the revision on whose merged weights the links go; None: the base
-    dtype: Dtype | None = None
+    dtype: WrittenDtype | None = None
     ranks: Mapping[str, int] | None = None  # what each module of a truncated adapter is cut to
     uniform: bool = False  # filled with zeros to one rank
     base_repo: str | None = None  # what a composed adapter calls the model it belongs on

@@ -26,6 +26,7 @@ from registry.files.source import ByteSource, held
 from registry.tensors.arithmetic.blocks import scratch
 from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.factors.slots import as_matrix
+from registry.tensors.quantised.source import decoded_in
 
 
 class FactorMatrix(Protocol):
@@ -48,10 +49,14 @@ def read_rows(
 ) -> torch.Tensor:
     """Rows ``start`` to ``stop`` of a tensor seen as a matrix, as stored; `as_matrix` says its columns unless given.
 
-    ``shared`` is for who does not change them: they may lie in memory that others read.
+    Those of a quantised tensor come as what they mean, exactly, in a dtype that holds it. ``shared`` is for who does
+    not change them: they may lie in memory that others read.
     """
     dtype = FLOATS[entry.dtype]
     columns = as_matrix(entry.shape)[1] if columns is None else columns
+    decoded = decoded_in(source, entry.name)
+    if decoded is not None:
+        return decoded.values(start * columns, stop * columns).view(stop - start, columns)
     row = columns * dtype.itemsize
     first, last = entry.start + start * row, entry.start + stop * row
     aligned = first % dtype.itemsize == 0  # as everything in memory that a processor is to compute with

@@ -18,6 +18,7 @@ from registry.tensors.path.kept_factors import KeptFactors
 from registry.tensors.path.places import gathered
 from registry.tensors.path.programs import Program
 from registry.tensors.path.slot_values import MatrixRows, SlotValues
+from registry.tensors.quantised.source import decoded_in
 from registry.tensors.table.held import Run
 
 
@@ -48,6 +49,12 @@ class BaseTensors:
         found = [FLOATS[self.entry(run.tensor).dtype] for run in slot.places]
         return reduce(torch.promote_types, found)
 
+    def _holding(self, tensor: str) -> torch.dtype:
+        """The dtype that holds the values of a tensor exactly: a wider one than its own where it is quantised."""
+        source, entry = self.tensors[tensor]
+        decoded = decoded_in(source, entry.name)
+        return FLOATS[entry.dtype] if decoded is None else decoded.dtype
+
     def holds_whole(self, slot: Slot) -> bool:
         """Whether a slot is a whole tensor that is there."""
         held = self.tensors.get(slot.tensor)
@@ -67,12 +74,18 @@ class BaseTensors:
         merge_products: bool = True,
         rows_a_block: int | None = None,
     ) -> SlotValues:
-        """The values of a program's slot, in float64 where the base or the output is float64, else in float32."""
+        """The values of a program's slot, in float64 where the base or the output is float64, else in float32.
+
+        Quantised weights that only float64 holds are summed in it for an output in float32; for one in 16 bits they are
+        rounded to odd into float32 first, which leaves its rounding what it would be.
+        """
         origin: MatrixRows = _no_rows
         dtypes = [out_dtype]
         if program.origin is not None:
             origin = self.rows(program.origin)
             dtypes.append(self.dtype(program.origin))
+            if out_dtype is torch.float32:
+                dtypes += [self._holding(run.tensor) for run in program.origin.places]
         return SlotValues(
             program.slot,
             origin,

@@ -17,6 +17,7 @@ import torch
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.arithmetic.blocks import add_product, block_rows, pad_rows, scratch
+from registry.tensors.arithmetic.rounding import widened_into
 from registry.tensors.factors.slots import Slot
 from registry.tensors.path.kept_factors import Factors, KeptFactors, RecentFactors
 from registry.tensors.path.steps import Add, BoundPair, Replace, Rescale, SetRows, Step
@@ -165,7 +166,7 @@ class SlotValues:
         stored = self.origin_block(index)
         rows = stored.shape[0]
         values = scratch((self.rows_a_block, self.slot.columns), self.dtype)
-        values[:rows].copy_(stored)
+        widened_into(values[:rows], stored)
         if rows < self.rows_a_block:
             values[rows:].zero_()
         return values, rows, stored

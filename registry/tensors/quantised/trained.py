@@ -14,11 +14,10 @@ import torch
 from registry.errors import UsageError
 from registry.files.header import TensorEntry
 from registry.files.model_weights import ModelWeights
-from registry.files.source import ByteSource
+from registry.files.source import ByteSource, JoinedSource
 from registry.schemas.artifacts import FourBits
 from registry.tensors.arithmetic.rounding import round_into
 from registry.tensors.elements.dtypes import FLOATS
-from registry.tensors.exact.overlay import JoinedSource
 from registry.tensors.quantised.nf4 import STEP, FourBitWeight, Recent
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 

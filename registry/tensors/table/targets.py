@@ -30,6 +30,10 @@ from registry.tensors.table.held import (
 
 FORMAT: Final = 2
 
+QUANTISED_FORMAT: Final = 3
+"""Of a table whose tensors are decoded from others: a version that can't decode refuses it, and takes no code for a
+number."""
+
 WEIGHT: Final = ".weight"
 
 TENSOR_NAMES: Final = "tensor names"
@@ -143,6 +147,7 @@ class TargetTable:
     notices: tuple[str, ...] = ()
     ties: Mapping[str, str | None] | None = None  # of `registry.tensors.table.ties`; the holder, None: in another form
     apart: Mapping[str, str] = field(default_factory=dict)  # module -> what the configuration ties it to, not the files
+    quantised: str | None = None  # digest of how a quantised base is decoded, so that renderings depend on it
     outdated: frozenset[str] = field(default=frozenset(), compare=False)  # modules whose tie the files deny
 
     @property
@@ -267,8 +272,10 @@ class TargetTable:
         later |= {"apart": self.apart} if self.apart else {}
         runs = {name: runs_document(held) for name, held in self.parameters.items() if held.runs}
         later |= {"runs": runs} if runs else {}
+        mark = {} if self.quantised is None else {"quantised": self.quantised}
         return {
-            "format": FORMAT,
+            "format": FORMAT if self.quantised is None else QUANTISED_FORMAT,
+            **mark,
             "source": self.source,
             "architecture": self.architecture,
             "model_type": self.model_type,
@@ -298,10 +305,11 @@ class TargetTable:
 
         Raises `IntegrityError` (``table_format``) when another version of the registry wrote it in another form.
         """
-        if document.get("format") != FORMAT:
+        if document.get("format") != (QUANTISED_FORMAT if "quantised" in document else FORMAT):
             raise IntegrityError(
                 f"The stored target table has format {document.get('format')!r} and this version of the registry reads "
-                f"format {FORMAT}: it was written by another version, so add the base model again in a new registry.",
+                f"formats {FORMAT} and {QUANTISED_FORMAT}: it was written by another version, so add the base model "
+                "again in a new registry.",
                 code="table_format",
             )
         rows = {name: runs_from(name, held) for name, held in document.get("runs", {}).items()}
@@ -333,6 +341,7 @@ class TargetTable:
             notices=tuple(document["notices"]),
             ties=document.get("ties"),
             apart=document.get("apart", {}),
+            quantised=document.get("quantised"),
         )
 
     @cached_property

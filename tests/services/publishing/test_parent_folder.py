@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -150,11 +149,6 @@ def test_relative_names_are_looked_up_from_the_adapters_folder_and_then_from_her
     assert "looked up from the adapter's folder" in answer.parent_reason
 
 
-def _quantised(folder: Path) -> str:
-    (folder / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "bitsandbytes"}}))
-    return "it is quantised"
-
-
 def _packed(folder: Path) -> str:
     tensors = read_tensors(folder / WEIGHTS)
     packed = {"a.weight": RawTensor("U8", (192, 1), bytes(192)), "a.weight.absmax": RawTensor("F32", (2,), bytes(8))}
@@ -194,7 +188,7 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield house
 
 
-@pytest.mark.parametrize("spoil", [_quantised, _packed, _pickled, _resized, _renamed, _an_adapter_alone])
+@pytest.mark.parametrize("spoil", [_packed, _pickled, _resized, _renamed, _an_adapter_alone])
 def test_what_can_not_be_compared_is_taken_with_a_notice(spoiled: House, spoil: Callable[[Path], str]) -> None:
     house, name = spoiled, f"child{spoil.__name__}"
     folder = house.merged(f"merged{spoil.__name__}", house.support[:1])

@@ -78,7 +78,7 @@ def test_the_folder_that_it_was_trained_on_tells(registry: Any, adapter: Path, t
     trained_on(adapter, str(loaded))
     sign, compared = sorted(notices(registry, adapter))
     assert "config.json of the folder that it was trained on" in sign
-    assert "was not compared with its parent: it is quantised" in compared
+    assert "was not compared with its parent: it contains no safetensors weights" in compared
 
 
 def test_a_relative_name_is_looked_up_from_the_adapters_folder(registry: Any, adapter: Path) -> None:

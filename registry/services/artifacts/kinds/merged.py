@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
 from registry.digest import StoredFile
 from registry.files.header import Header
@@ -13,6 +14,7 @@ from registry.folders.scan import README
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.kinds.builder import Builder, Built, Order
+from registry.services.artifacts.kinds.laid_out import LaidOut, laid_out
 from registry.services.artifacts.readme.text import readme_file
 from registry.services.lineage import LoadedPath, read_blob
 from registry.tensors.artifacts.artifact import ArtifactFile, generated_file, source_file
@@ -26,10 +28,8 @@ from registry.tensors.artifacts.model_config import (
     untied_config,
     write_json,
 )
-from registry.tensors.elements.dtypes import OPTION_DTYPES
 from registry.tensors.fidelity.meter import FidelityMeter
 from registry.tensors.path.kept_factors import SharedFactors
-from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import NewTensor, PathPrograms, path_programs
 from registry.tensors.table.targets import TargetTable
 from registry.tensors.table.ties import retable_needed, unsaid
@@ -42,31 +42,28 @@ def _build(order: Order) -> Built:
     bound = bound_links(inputs, path.live)
     programs = path_programs(bound, inputs.table)
     check_ties_known(programs, inputs.table, path)
-    weights_below = inputs.base_weights()
-    headers = weights_below.headers
-    base = BaseTensors(weights_below.tensors)
-    changed = programs.placed()
+    laid = laid_out(inputs, programs, order.options.dtype)
+    headers, changed = laid.weights.headers, programs.placed()
     new = _by_file(programs.new.values(), headers)
-    dtype = OPTION_DTYPES[order.options.dtype] if order.options.dtype else None
     meter = None if order.measured is None else FidelityMeter(order.measured)
     weights = [
-        _stored(inputs, name, header, weights_below)
-        if dtype is None and name not in new and not changed.keys() & header.entries.keys()
-        else merged_file(name, header, base, changed, new.get(name, ()), dtype, kept, meter)
+        _stored(inputs, name, header, laid.weights)
+        if laid.plain is None and laid.dtype is None and name not in new and not changed.keys() & header.entries.keys()
+        else merged_file(name, header, laid.values, changed, new.get(name, ()), laid.dtype, kept, meter)
         for name, header in headers.items()
     ]
-    by_name = {file.path: file for file in path.base.files if file.path not in headers}
+    by_name = {file.path: file for file in path.base.files if file.path not in headers.keys() | laid.gone}
     read = order.links[max(path.dead - 1, 0) :]  # what is above the last exact link is history
     side = side_files.choose(by_name, [{file.path: file for file in link.files} for link in read])
     if path.exact is not None:
         side_files.take_model_files(side, {file.path: file for file in path.exact.files})
-    rewritten = _rewritten(inputs, side, weights, headers, programs, dtype)
+    rewritten = _rewritten(inputs, side, weights, laid, programs)
     if order.links:
         side.pop(README, None)  # the base's card is about the base
         config = bound[-1].checkpoint.config.document if bound else {}
         rewritten.append(readme_file(inputs.blobs, path, order.plan, config, order.ancestor))
     copied = [source_file(name, inputs.source(blob), digest=blob.digest) for name, blob in side.items()]
-    notices = (*_notices(programs), *onto_notices(order))
+    notices = (*laid.notices, *_notices(programs), *onto_notices(order))
     return Built(order.plan, [*weights, *rewritten, *copied], notices, meter=meter)
 
 
@@ -79,28 +76,34 @@ def _stored(inputs: Inputs, name: str, header: Header, weights: ModelWeights) ->
 
 
 def _rewritten(
-    inputs: Inputs,
-    side: dict[str, StoredFile],
-    weights: list[ArtifactFile],
-    headers: Mapping[str, Header],
-    programs: PathPrograms,
-    dtype: str | None,
+    inputs: Inputs, side: dict[str, StoredFile], weights: list[ArtifactFile], laid: LaidOut, programs: PathPrograms
 ) -> list[ArtifactFile]:
-    """config.json and the index, where dtype, ties, labels or the set of tensors change; removed from ``side``."""
+    """config.json and the index, where dtype, ties, labels or the set of tensors change; removed from ``side``.
+
+    Of a quantised base model the index is made anew, and what says how it is quantised is rewritten.
+    """
     files = []
-    recast = dtype is not None and changes_dtype(headers, dtype)
+    recast = laid.dtype is not None and changes_dtype(laid.weights.headers, laid.dtype)
     labels = labels_of_new_head({name: one.shape for name, one in programs.new.items() if one.beside is None})
-    if CONFIG in side and (recast or programs.untied or labels):
+    for path in [path for path in side if path != CONFIG and laid.rewrites(path)]:
+        document = json.loads(read_blob(inputs.blobs, side.pop(path)))
+        files.append(generated_file(path, write_json(laid.rewritten(document))))
+    if CONFIG in side and (recast or programs.untied or labels or laid.rewrites(CONFIG)):
         config = json.loads(read_blob(inputs.blobs, side.pop(CONFIG)))
-        config = config_with_dtype(config, dtype) if recast and dtype else config
+        config = laid.rewritten(config) if laid.rewrites(CONFIG) else config
+        config = config_with_dtype(config, laid.dtype) if recast and laid.dtype else config
         config = untied_config(config) if programs.untied else config
         config = labelled_config(config, labels) if labels else config
         files.append(generated_file(CONFIG, write_json(config)))
-    if INDEX in side and (recast or programs.new or inputs.path.exact is not None):
-        index = json.loads(read_blob(inputs.blobs, side.pop(INDEX)))
+    anew = laid.plain is not None and len(weights) > 1
+    if anew or (INDEX in side and (recast or programs.new or inputs.path.exact is not None)):
+        index = _NO_INDEX if anew else json.loads(read_blob(inputs.blobs, side.pop(INDEX)))
         out_headers: dict[str, Header] = {file.path: file.header for file in weights if file.header}
         files.append(generated_file(INDEX, write_json(index_of(index, out_headers))))
     return files
+
+
+_NO_INDEX: Final[Mapping[str, Any]] = {"metadata": {"total_size": 0}, "weight_map": {}}
 
 
 def _check_kept(inputs: Inputs) -> None:

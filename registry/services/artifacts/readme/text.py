@@ -26,7 +26,12 @@ from registry.tensors.artifacts.plan import Plan
 
 TAKEN: Final = ("language", "datasets", "tags")
 """Fields of the published README.md that hold for what is computed of its revision, too."""
-_DTYPES: Final = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+_DTYPES: Final = {
+    "bf16": " Its weights were converted to bfloat16.",
+    "fp16": " Its weights were converted to float16.",
+    "fp32": " Its weights were converted to float32.",
+    "keep": " What the path does not change is quantised as the base model is.",
+}
 
 
 def readme_file(
@@ -85,11 +90,11 @@ def fields_of(
 def about(plan: Plan, count: int, *, exact: bool) -> str:
     """What an artifact of ``count`` adapters is; ``exact``: on a full fine-tune in the path."""
     if exact and not count and KINDS[plan.kind].is_model:
-        dtype = f" Its weights were converted to {_DTYPES[plan.dtype]}." if plan.dtype else ""
+        dtype = _DTYPES[plan.dtype] if plan.dtype else ""
         return f"A full fine-tune of the base model, as it was published.{dtype}"
     adapters = "one adapter" if count == 1 else f"{count} adapters"
     if KINDS[plan.kind].is_model:
-        dtype = f" Its weights were converted to {_DTYPES[plan.dtype]}." if plan.dtype else ""
+        dtype = _DTYPES[plan.dtype] if plan.dtype else ""
         what = "A full fine-tune of the base model with" if exact else "The base model with"
         after = " after it" if exact else ""
         return f"{what} the {adapters} of this path{after} merged into its weights.{dtype}"

@@ -1,0 +1,71 @@
+"""Mixed models (``--dtype keep``): what the path changes is dense, everything else is byte for byte as it is stored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from registry.errors import UsageError
+from registry.services.local import LocalRegistry
+from tests.kit.adapters import write_adapter
+from tests.kit.bases import llama_base
+from tests.kit.merged_tensor import used_bound
+from tests.kit.quantised_models import FP8_CONFIG, NF4_CONFIG, Quantised, fp8, nf4, quantised
+from tests.kit.tensor_files import read_model
+
+FUSED = {f"model.layers.{n}.self_attn.{one}_proj" for n in (0, 1) for one in "qkv"}
+
+
+def made_as(kind: str, root: Path) -> Quantised:
+    plain = llama_base(root / "plain", dtype="BF16", hidden=32, mlp=40)
+    if kind == "fp8":
+        return quantised(plain, root / "q", fp8((16, 16)), FP8_CONFIG, shards=3)
+    return quantised(plain, root / "q", nf4, NF4_CONFIG)
+
+
+@pytest.mark.parametrize(("kind", "field"), [("fp8", "modules_to_not_convert"), ("nf4", "llm_int8_skip_modules")])
+def test_one_projection(kind: str, field: str, local: LocalRegistry, tmp_path: Path) -> None:
+    made = made_as(kind, tmp_path)
+    local.add_base("llama", made.folder)
+    adapter = write_adapter(tmp_path / "a", made.exact, ["q_proj", "embed_tokens"], r=2)
+    local.publish(adapter, "llama/a")
+    fetched = local.fetch("llama/a", tmp_path / "out", kind="merged", dtype="keep")
+    found, stored = read_model(Path(fetched.folder)), read_model(made.folder)
+    dense = {f"{module}.weight" for module in FUSED}
+    merged = made.exact.reference([adapter])
+    changed = {name for name, one in merged.items() if one.touched}
+    assert used_bound({name: merged[name] for name in dense | changed}, found, "BF16") <= 1
+    companions = {name for name in stored if any(name.startswith(one) for one in dense)}
+    assert found.keys() == stored.keys() - companions | dense
+    for name in found.keys() - dense - changed:
+        assert found[name] == stored[name], name
+    config = json.loads((Path(fetched.folder) / "config.json").read_text())["quantization_config"]
+    assert set(config[field]) == {"lm_head"} | FUSED
+    before = json.loads((made.folder / "config.json").read_text())["quantization_config"]
+    assert {**config, field: None} == {**before, field: None}
+    assert any(f"{len(dense)} of" in notice for notice in fetched.notices)
+    assert local.verify(fetched.folder).exact
+
+
+def test_a_path_that_changes_all_is_plain(local: LocalRegistry, tmp_path: Path) -> None:
+    made = made_as("fp8", tmp_path)
+    local.add_base("llama", made.folder)
+    local.publish(
+        write_adapter(tmp_path / "a", made.exact, ["q_proj", "o_proj", "up_proj", "down_proj"], r=2), "llama/a"
+    )
+    fetched = local.fetch("llama/a", tmp_path / "out", kind="merged", dtype="keep")
+    assert "quantization_config" not in json.loads((Path(fetched.folder) / "config.json").read_text())
+    assert any("nothing is kept" in notice for notice in fetched.notices)
+
+
+def test_it_is_for_quantised_bases_and_merged_models(local: LocalRegistry, tmp_path: Path) -> None:
+    plain = llama_base(tmp_path / "plain")
+    local.add_base("llama", plain.folder)
+    local.publish(write_adapter(tmp_path / "a", plain, ["q_proj"], r=2), "llama/a")
+    with pytest.raises(UsageError, match="llama is not quantised"):
+        local.fetch("llama/a", tmp_path / "out", kind="merged", dtype="keep")
+    with pytest.raises(UsageError, match="needs --as merged"):
+        local.fetch("llama/a", tmp_path / "out", dtype="keep")
+    assert not (tmp_path / "out").exists()

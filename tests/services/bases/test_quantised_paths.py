@@ -1,0 +1,67 @@
+"""Paths on quantised bases: every value against the exact model in float64, and what is untouched bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from registry.services.local import LocalRegistry
+from tests.kit.adapters import write_chain
+from tests.kit.bases import llama_base
+from tests.kit.floats import round_once
+from tests.kit.merged_tensor import used_bound
+from tests.kit.quantised_models import FP8_CONFIG, NF4_CONFIG, Quantised, fp8, nf4, quantised
+from tests.kit.tensor_files import read_model
+
+KINDS = ["fp8", "nf4"]
+
+
+@pytest.fixture
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> Quantised:
+    plain = llama_base(tmp_path / "plain", dtype="BF16", hidden=40, mlp=72, heads=4, kv_heads=2)
+    if request.param == "fp8":
+        return quantised(plain, tmp_path / "q", fp8((16, 16)), FP8_CONFIG, shards=2)
+    return quantised(plain, tmp_path / "q", nf4, NF4_CONFIG)
+
+
+@pytest.mark.parametrize("made", KINDS, indirect=True)
+@pytest.mark.parametrize("dtype", [None, "fp32"])
+def test_a_path_of_four(made: Quantised, dtype: Literal["fp32"] | None, local: LocalRegistry, tmp_path: Path) -> None:
+    added = local.add_base("llama", made.folder)
+    assert added.base.parameters == sum(np.prod(one.shape) for one in read_model(made.exact.folder).values())
+    folders = write_chain(tmp_path / "chain", made.exact, 4, ["q_proj", "gate_proj"])
+    path = "llama"
+    for number, folder in enumerate(folders):
+        path = f"{path}/a{number}"
+        local.publish(folder, path)
+    out = local.fetch(path, tmp_path / "out", kind="merged", dtype=dtype).folder
+    found, merged = read_model(Path(out)), made.exact.reference(folders)
+    spelt = "F32" if dtype else "BF16"
+    changed = {name for name, one in merged.items() if one.touched}
+    assert changed
+    assert changed < made.decoded
+    assert used_bound({name: merged[name] for name in changed}, found, spelt) <= 1
+    for name in made.decoded - changed:
+        assert np.array_equal(found[name].values, round_once(merged[name].values, spelt)), name
+        assert found[name].dtype == spelt
+    assert set(found) == set(merged)
+    config = json.loads((Path(out) / "config.json").read_text())
+    assert "quantization_config" not in config
+    assert config["dtype"] == {"F32": "float32", "BF16": "bfloat16"}[spelt]
+
+
+@pytest.mark.parametrize("made", KINDS, indirect=True)
+def test_the_base_alone_is_the_plain_decode(made: Quantised, local: LocalRegistry, tmp_path: Path) -> None:
+    local.add_base("llama", made.folder)
+    out = Path(local.fetch("llama", tmp_path / "out", kind="merged").folder)
+    exact = read_model(made.exact.folder)
+    for name, one in read_model(out).items():
+        assert np.array_equal(one.values, round_once(exact[name].values, "BF16")), name
+    stored = Path(local.fetch("llama", tmp_path / "stored", kind="published").folder)
+    assert {name: one.data for name, one in read_model(stored).items()} == {
+        name: one.data for name, one in read_model(made.folder).items()
+    }
