@@ -29,7 +29,7 @@ QUANTISED: Final = (
         "TrainedTensor.read_into",
         "data[start - first * item : end - first * item]",
         "data[: end - start]",
-        "test_any_range_is_that_of_the_whole",
+        "test_bytes_from_anywhere_are_those_of_the_whole",
     ),
     Mutant(
         "distance-of-energies",

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from registry.files.header import TensorEntry
+from registry.files.source import BytesSource, read_range
 from registry.schemas.artifacts import FourBits
 from registry.tensors.quantised.nf4 import (
     FourBitWeight,
     Nested,
+    Recent,
     codes_of,
     dynamic_map,
     nested,
@@ -19,6 +22,7 @@ from registry.tensors.quantised.nf4 import (
     unnested,
     values_of,
 )
+from registry.tensors.quantised.trained import TrainedTensor
 
 SHAPES = [(64, 64), (33, 100), (5, 7)]
 
@@ -125,3 +129,23 @@ def test_double_quantisation_is_the_librarys_to_three_digits(library: Any) -> No
     found: Nested = nested(magnitudes, state.offset)
     assert (found.codes - state.absmax.long()).abs().max() <= 1
     assert torch.equal(found.magnitudes, state.state2.absmax)
+
+
+def test_bytes_from_anywhere_are_those_of_the_whole() -> None:
+    stored = weight((5, 70))
+    data = stored.view(torch.uint8).numpy().tobytes()
+    entry = TensorEntry("a", "BF16", (5, 70), 0, len(data))
+    source = BytesSource(data, "a")
+    tensor = TrainedTensor(source, entry, FourBits.parse("nf4:64:double"), Recent())
+    whole = read_range(tensor, 0, tensor.size)
+    assert (
+        whole
+        == made(stored, FourBits.parse("nf4:64:double"))
+        .values(0, 350)
+        .to(torch.bfloat16)
+        .view(torch.uint8)
+        .numpy()
+        .tobytes()
+    )
+    for first, last in [(0, 1), (1, 2), (1, 700), (129, 260), (257, 258), (699, 700)]:
+        assert read_range(tensor, first, last) == whole[first:last]
