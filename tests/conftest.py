@@ -13,8 +13,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import sqlite3
-import ssl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
@@ -22,11 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
+import uvicorn.server
 from botocore.loaders import JSONFileLoader
-from sqlalchemy import Connection, create_engine
+from fastapi import routing
+from sqlalchemy import create_engine
 
-from registry.catalogue.database import migrations, postgresql, sqlite
+from registry.catalogue.database import migrations, postgresql, prepared, sqlite
+from registry.catalogue.database.database import Database
 from registry.digest import document_digest
 from registry.services.bases import add
 from registry.tensors.table import architecture
@@ -34,12 +36,18 @@ from registry.tensors.table.architecture import make_table
 from registry.tensors.table.targets import TargetTable
 from registry.transfer import times
 from tests.kit import delays, order
+from tests.kit import made_once as stand_ins
 from tests.kit.servers import Postgres, S3Place, S3Server
 from tests.kit.servers_home import Home
 from tests.kit.servers_service import ServiceProcess
 from tests.kit.servers_shared import SharedServers, SharedService
 
 StartService = Callable[..., ServiceProcess]
+
+
+# Examples are drawn on machines of any speed: no test of them fails because a busy one was slow to make them.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -141,70 +149,35 @@ def table_made_once(table_folder: Path) -> Callable[[Mapping[str, Any] | None, M
 
 
 @pytest.fixture(scope="session", autouse=True)
-def made_once(table_made_once: Callable[..., TargetTable], shared_servers: SharedServers) -> Iterator[None]:
+def made_once(
+    table_made_once: Callable[..., TargetTable],
+    shared_servers: SharedServers,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
     """For fixtures of every scope too."""
+    database_folder = tmp_path_factory.mktemp("database")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(add, "make_table", table_made_once)
         patch.setattr(architecture, "_run", shared_servers.run_child)
-        patch.setattr(migrations, "upgrade", _schema_made_once())
+        repeat = stand_ins.schema_made_once()
+        patch.setattr(migrations, "upgrade", repeat)
+        patch.setattr(Database, "create", stand_ins.database_made_once(database_folder, repeat))
+        patch.setattr(prepared, "statement", stand_ins.prepared_once())
+        if hasattr(routing, "_IncludedRouter"):  # FastAPI of this time
+            patch.setattr(routing._IncludedRouter, "_build_effective_context", stand_ins.routes_made_once())
+        patch.setattr(uvicorn.server, "asyncio", stand_ins.Sooner())
+        # Nothing here outlives the machine: what was written need not be on disk, whose time is a tenth of a run.
+        patch.setattr(sqlite, "connect", stand_ins.without_waiting(sqlite.connect))
+        for sync in ("fsync", "fdatasync"):
+            patch.setattr(os, sync, os.fstat)  # which refuses what is not open, too
         for backend in (postgresql, sqlite):
-            patch.setattr(backend, "create_engine", partial(create_engine, execution_options=_compiled_once()))
+            patch.setattr(backend, "create_engine", partial(create_engine, execution_options=stand_ins.compiled_once()))
         for wait in ("connect", "read", "write", "pool"):  # five seconds: on a busy machine an answer may take longer
             patch.setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, wait, 60.0)
-        patch.setattr(httpx._transports.default, "create_ssl_context", _certificates_read_once())
+        patch.setattr(httpx._transports.default, "create_ssl_context", stand_ins.certificates_read_once())
         # Every S3 driver reads the description of the service, a megabyte of JSON, which nothing changes.
         patch.setattr(JSONFileLoader, "load_file", staticmethod(cache(JSONFileLoader().load_file)))
         yield
-
-
-def _certificates_read_once() -> Callable[..., ssl.SSLContext]:
-    """For clients that are made as usual: each reads the certificates of all authorities, which takes 20 ms."""
-    made = cache(lambda *_: httpx.create_ssl_context())
-
-    def create(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
-        if verify is not True or cert is not None or not trust_env:
-            return httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
-        return made(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
-
-    return create
-
-
-def _schema_made_once() -> Callable[[Connection], None]:
-    migrate = migrations.upgrade
-    written: list[str] = []
-
-    def upgrade(connection: Connection) -> None:
-        driver = connection.connection.driver_connection
-        if not isinstance(driver, sqlite3.Connection) or _statements(driver):
-            migrate(connection)
-        elif not written:
-            migrate(connection)
-            written[:] = _statements(driver)  # two threads may come here at once
-        else:
-            for statement in written:
-                connection.exec_driver_sql(statement)
-
-    return upgrade
-
-
-class _Compiled(dict[Any, Any]):
-    """Compiled SQL for all engines of one backend: keys begin with the dialect, of which each engine has its own."""
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        return super().get(key[1:], default)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        super().__setitem__(key[1:], value)
-
-
-def _compiled_once() -> dict[str, _Compiled]:
-    """The option of SQLAlchemy for a cache of one's own. Each test opens its database, and compiling takes a sixth."""
-    return {"compiled_cache": _Compiled()}
-
-
-def _statements(driver: sqlite3.Connection) -> list[str]:
-    """The SQL that makes a database like this one."""
-    return list(driver.iterdump())[1:-1]  # without BEGIN and COMMIT
 
 
 @pytest.fixture(scope="session")

@@ -138,7 +138,7 @@ def test_every_byte_and_every_cut(seed: bytes) -> None:
         judge(seed[:at] + seed[at + 1 :])
 
 
-@settings(QUICK, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(QUICK, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(drafts())
 def test_what_is_accepted_opens_with_safetensors(tmp_path: Path, draft: Draft) -> None:
     """`safe_open` reads by another way than `deserialize`: from a mapped file."""

@@ -30,7 +30,9 @@ def whole(reader: httpx.Client, library: Library) -> dict[str, tuple[str, bytes]
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(ranges=st.lists(st.tuples(st.integers(0, 2000), st.none() | st.integers(0, 2500)), min_size=1, max_size=5))
 def test_ranges_are_cut_out_of_the_same_bytes(
     reader: httpx.Client,

@@ -373,7 +373,9 @@ def test_unknown_names_offer_the_nearest(registry: Registry, base: Base, tmp_pat
         registry.fetch("net", kind="lora")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_any_range_is_cut_from_the_same_bytes(registry: Registry, tmp_path: Path, data: st.DataObject) -> None:
     if not registry.bases():

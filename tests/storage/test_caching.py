@@ -270,7 +270,9 @@ def test_a_folder_and_a_memory_that_is_turned_off_are_read_as_before(
         assert isinstance(reader, BlobReader)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     ranges=st.lists(st.tuples(st.integers(0, len(DATA)), st.integers(0, len(DATA))), max_size=4),
     budget=st.integers(1, 12),

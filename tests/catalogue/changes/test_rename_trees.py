@@ -124,7 +124,9 @@ class Model:
 
 @pytest.mark.slow
 @ON_SQLITE
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_any_tree(database: Database, writer: Writer, data: st.DataObject) -> None:
     model = Model(database, writer, data)

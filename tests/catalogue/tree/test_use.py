@@ -136,7 +136,9 @@ EACH = st.tuples(
 )
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(st.lists(st.lists(EACH, max_size=6), max_size=4))
 def test_what_is_read_is_what_was_noted(
     filled: Database, batches: list[list[tuple[tuple[str, int], int, str, str]]]

@@ -86,7 +86,9 @@ def test_a_head_says_the_same_and_sends_nothing(admin: httpx.Client, files: list
         assert answer.headers["etag"] == f'"{file.etag}"'
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_any_range_is_the_bytes_that_it_names(admin: httpx.Client, files: list[File], data: st.DataObject) -> None:
     file = data.draw(st.sampled_from(files), label="file")

@@ -132,7 +132,9 @@ def test_the_error_is_what_is_claimed(shelf: Shelf, kind: str, names: tuple[str,
 
 
 @pytest.mark.long
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_any_path(shelf: Shelf, data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(sorted(MAKERS)))

@@ -36,7 +36,9 @@ def runs(draw: st.DrawFn) -> tuple[Run, ...]:
     return tuple(found)
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(found=runs(), rows_a_block=st.sampled_from([1, 3, 4, 16]), seed=st.integers(0, 99))
 def test_rows_go_back_to_where_they_were(
     found: tuple[Run, ...], rows_a_block: int, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
