@@ -229,6 +229,8 @@ def _with_quantisation(inputs: Inputs, how: FourBits, found: DeltaStatistics) ->
 
     Reads the weights of the modules that it changes, each once: |q| is the same for all links on a base model.
     """
+    if inputs.stored.plain is not None:
+        return found  # it was trained on the base model itself, which is quantised
     from registry.tensors.arithmetic.lanes import in_order
     from registry.tensors.quantised.trained import energy_of_error, matrices_of
 

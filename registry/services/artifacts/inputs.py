@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from registry.digest import BlobRef, StoredFile
-from registry.errors import IntegrityError
+from registry.errors import IntegrityError, UsageError
 from registry.files.header import Header, TensorEntry, read_header
 from registry.files.model_weights import ModelWeights, Tensors
 from registry.files.source import ByteSource
@@ -40,6 +40,11 @@ class Inputs:
         weights = weights_of(self.stored, self.blobs, self.path, self.opened)
         if self._onto is None:
             return weights
+        if self.stored.plain is not None:  # quantising what was quantised gives other numbers
+            raise UsageError(
+                f"{self.path.base.name} is quantised itself, which is what adapters on it are trained on: leave --onto "
+                "trained out."
+            )
         from registry.tensors.quantised.trained import trained_weights
 
         return trained_weights(weights, self.table, self._onto)

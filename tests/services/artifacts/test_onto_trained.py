@@ -16,6 +16,7 @@ from registry.schemas.artifacts import FourBits
 from registry.services.local import LocalRegistry
 from registry.tensors.quantised.nf4 import FourBitWeight
 from tests.kit import Base, gpt2_base, llama_base, plain_base, write_adapter
+from tests.kit.quantised_models import NF4_CONFIG, nf4, quantised
 from tests.kit.registries import ON_HTTP, opened
 
 HOW = "nf4:64:double"
@@ -174,3 +175,13 @@ def test_the_figure_is_the_distance_of_the_two_merges(registry: Any, tmp_path: P
     assert (rows["lm_head"] is None, len(rows)) == (True, len(link.delta.modules))
     found = registry.search(stat="relative_quantisation>5").revisions
     assert [one.path for one in found] == ["tiny/a"]
+
+
+def test_a_base_that_is_quantised_itself_is_what_was_trained_on(local: LocalRegistry, tmp_path: Path) -> None:
+    plain = llama_base(tmp_path / "plain", dtype="BF16", hidden=32, mlp=40)
+    made = quantised(plain, tmp_path / "q", nf4, NF4_CONFIG)
+    local.add_base("tiny", made.folder)
+    local.publish(write_adapter(tmp_path / "a", made.exact, ["q_proj"]), "tiny/a", trained_quantised=HOW)
+    with pytest.raises(UsageError, match=r"tiny is quantised itself.*leave --onto trained out"):
+        local.fetch("tiny/a", tmp_path / "out", kind="merged", onto="trained")
+    assert local.stats("tiny/a").path.relative_quantisation is None
