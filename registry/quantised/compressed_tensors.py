@@ -9,15 +9,25 @@ from __future__ import annotations
 
 import re
 import struct
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from registry.errors import InvalidBaseError
 from registry.files.header import MAX_DIMENSION, SIZES
 from registry.files.strict_json import shown
-from registry.quantised.reading import SMALL, Codes, Factor, Grid, Quantised, Reading, Scale, StoredTensor, ZeroPoint
+from registry.quantised.reading import (
+    SMALL,
+    Codes,
+    Factor,
+    Grid,
+    Quantised,
+    Reading,
+    Scale,
+    StoredTensor,
+    ZeroPoint,
+    tensor_name,
+)
 
 _Kind = Literal["float", "mxfp8", "int", "packed", "nvfp4", "mxfp4"]
 _KINDS: Final[Mapping[str, frozenset[_Kind]]] = {
@@ -69,7 +79,7 @@ class _Module:
     parts: Mapping[str, StoredTensor]
 
     def named(self, part: str) -> str:
-        return f"{self.name}.{part}" if self.name else part
+        return tensor_name(self.name, part)
 
     def refuse(self, part: str, what: str, expected: str) -> InvalidBaseError:
         return self.quantised.refuse(f"tensor {shown(self.named(part))} {what}", expected)
@@ -99,8 +109,9 @@ def read(quantised: Quantised) -> Reading:
         raise quantised.refuse(f"config_groups has {len(groups)} groups that differ", f"at most {_MOST_GROUPS}")
     decoded: dict[str, Grid] = {}
     kinds: set[str] = set()
+    fitting: dict[Hashable, _Group] = {}
     for module in modules:
-        kind, decoded[module.named("weight")] = _decoding(module, groups)
+        kind, decoded[module.named("weight")] = _decoding(module, groups, fitting)
         kinds.add(kind)
     names = {module.name for module in modules}
     return Reading(
@@ -136,12 +147,9 @@ def _format(quantised: Quantised, where: str, name: object) -> frozenset[_Kind] 
 
 def _modules(quantised: Quantised) -> Iterator[_Module]:
     """The modules with codes or scales."""
-    found: dict[str, dict[str, StoredTensor]] = defaultdict(dict)
-    for name, stored in quantised.tensors.items():
-        owner, _, part = name.rpartition(".")
-        if part.startswith("weight") or part in _MARLIN:
-            found[owner][part] = stored
-    for name, parts in found.items():
+    found = quantised.modules()
+    for name, every in found.items():
+        parts = {part: stored for part, stored in every.items() if part.startswith("weight") or part in _MARLIN}
         weight = parts.get("weight")
         if not _MARKS.intersection(parts) and not (weight is not None and weight.dtype.startswith(("F8_", "I8"))):
             continue
@@ -219,18 +227,26 @@ def _group(quantised: Quantised, where: str, weights: Mapping[str, Any], kinds: 
     )
 
 
-def _decoding(module: _Module, groups: list[_Group]) -> tuple[_Kind, Grid]:
-    """How a module's weight is made: the one way that a group says and its shapes allow."""
+def _decoding(module: _Module, groups: list[_Group], fitting: dict[Hashable, _Group]) -> tuple[_Kind, Grid]:
+    """How a module's weight is made: the one way that a group says and its shapes allow.
+
+    ``fitting`` keeps which group it was for modules that are alike: a model has thousands.
+    """
     kind = _kind(module)
+    shape = _shape(module, kind)
+    alike = kind, shape, frozenset(module.parts.items())
+    if alike in fitting:
+        return kind, _grid(module, kind, shape, fitting[alike])
     fault: InvalidBaseError | None = None
     found: list[Grid] = []
     for group in groups:
         if kind in group.kinds:
             try:
-                grid = _grid(module, kind, group)
+                grid = _grid(module, kind, shape, group)
             except InvalidBaseError as problem:
                 fault = fault or problem
                 continue
+            fitting[alike] = group
             if grid not in found:
                 found.append(grid)
     if len(found) == 1:
@@ -259,14 +275,14 @@ def _kind(module: _Module) -> _Kind:
     return "mxfp8" if scale.dtype in _EXPONENTS else "float"
 
 
-def _grid(module: _Module, kind: _Kind, group: _Group) -> Grid:
+def _grid(module: _Module, kind: _Kind, shape: tuple[int, int], group: _Group) -> Grid:
     """The decoding of a module by what a group says."""
     if kind == "packed" and group.bits not in _BITS:
         raise module.refuse(
             "weight_packed", f"has codes of {group.bits} bits", "1, 2, 4 or 8, which all versions pack alike"
         )
     said: list[str] = []
-    codes, shape = _codes(module, kind, group)
+    codes = _codes(module, kind, shape, group)
     if kind == "packed":
         said.append(module.named("weight_shape"))
     elif "weight_shape" in module.parts:
@@ -290,20 +306,25 @@ def _grid(module: _Module, kind: _Kind, group: _Group) -> Grid:
     return Grid(shape, codes, scale, zero, factor, said=tuple(said))
 
 
-def _codes(module: _Module, kind: _Kind, group: _Group) -> tuple[Codes, tuple[int, int]]:
-    """The codes, and the shape (out, in) of the weight."""
+def _codes(module: _Module, kind: _Kind, shape: tuple[int, int], group: _Group) -> Codes:
     if kind == "packed":
-        rows, columns = _said_shape(module)
-        module.expect("weight_packed", ("I32",), (rows, -(-columns * group.bits // 32)))
-        return Codes(module.named("weight_packed"), "packed", group.bits), (rows, columns)
+        module.expect("weight_packed", ("I32",), (shape[0], -(-shape[1] * group.bits // 32)))
+        return Codes(module.named("weight_packed"), "packed", group.bits)
+    if kind in ("nvfp4", "mxfp4"):
+        return Codes(module.named("weight_packed"), "e2m1", 4)
+    return Codes(module.named("weight"), "int8" if kind == "int" else "float8")
+
+
+def _shape(module: _Module, kind: _Kind) -> tuple[int, int]:
+    """Rows and columns of the weight: (out, in)."""
+    if kind == "packed":
+        return _said_shape(module)
     part = "weight_packed" if kind in ("nvfp4", "mxfp4") else "weight"
     stored = module.parts[part]
     if len(stored.shape) != 2 or not all(stored.shape):
         raise module.refuse(part, f"has shape {list(stored.shape)}", "a matrix")
     rows, columns = stored.shape
-    if kind in ("nvfp4", "mxfp4"):
-        return Codes(module.named(part), "e2m1", 4), (rows, columns * 2)
-    return Codes(module.named(part), "int8" if kind == "int" else "float8"), (rows, columns)
+    return rows, columns * 2 if kind in ("nvfp4", "mxfp4") else columns
 
 
 def _said_shape(module: _Module) -> tuple[int, int]:

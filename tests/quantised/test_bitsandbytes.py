@@ -64,9 +64,8 @@ def test_four_bits(shape: tuple[int, int], kind: str, nested: bool, storage: tor
         assert np.array_equal(numbers.astype(np.float32), theirs)
 
 
-def _in_float32(reading: Reading | None, tensors: dict[str, torch.Tensor]) -> Any:
+def _in_float32(reading: Reading, tensors: dict[str, torch.Tensor]) -> Any:
     """As the library multiplies: each step rounded to float32."""
-    assert reading is not None
     how = reading.decoded[NAME]
     assert isinstance(how, FlatBlocks)
     count = int(np.prod(how.shape))
@@ -133,7 +132,6 @@ def _compare(kind: str, how: str, tmp_path: Path) -> None:
     )
     quantised.save_pretrained(saved)
     reading = read_folder(saved)
-    assert reading is not None
     before, made = load_file(plain / "model.safetensors"), decoded_folder(saved)
     theirs = dict(quantised.dequantize(dtype=torch.bfloat16).named_parameters())
     assert len(reading.decoded) == {"llama": 7, "gpt2": 4}[kind]
@@ -278,7 +276,7 @@ def test_nested_without_an_offset() -> None:
         (EIGHT, "is of 4 bits and 'm.weight' of 8"),
     ],
 )
-def test_tensors_that_do_not_fit(changed: dict[str, Any], named: str) -> None:
+def test_four_bits_that_do_not_fit(changed: dict[str, Any], named: str) -> None:
     assert named in refused({**FOUR, **changed}, weight_format=b"\0")
 
 

@@ -1,4 +1,4 @@
-"""Bugs of quantised weights: what an adapter was trained on, and what is merged onto it."""
+"""Bugs of quantised weights: what is read of a checkpoint, what an adapter was trained on, what is merged onto it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,49 @@ from tests.house.planted.mutant import Mutant
 
 _MADE: Final = "test_all_linear_modules_are_those_of_training[embedded]"
 
+_TABLE: Final = "quantised:test_table.py"
+
 QUANTISED: Final = (
+    Mutant("blocks-that-contradict", "quantised:_said", "!= (first.method, first.block)", "is None", _TABLE),
+    Mutant(
+        "a-quantised-tensor-left-over", "read_quantised", "name not in used", "False", "test_tensors_that_do_not_fit"
+    ),
+    Mutant("another-map-of-codes", "_check_map", "!= MAPS[kind]", "is None", "test_another_map"),
+    Mutant(
+        "conv1d-as-it-is-stored",
+        "_is_conv1d",
+        "return bool(kinds.intersection(_CONV1D))",
+        "return False",
+        "test_which_weights_plain_files_hold_turned",
+    ),
+    Mutant(
+        "layouts-of-kernels",
+        "bitsandbytes:_rows",
+        'quantised.small(form) != b"\\0"',
+        "False",
+        "test_layouts_of_kernels",
+    ),
+    Mutant(
+        "rotated-weights",
+        "compressed_tensors:_check_config",
+        "if any(transform.values()) if isinstance(transform, Mapping) else transform:",
+        "if False:",
+        "test_what_changes_the_meaning_of_weights_is_refused_whatever_the_tensors",
+    ),
+    Mutant(
+        "the-first-group-that-fits",
+        "compressed_tensors:_decoding",
+        "len(found) == 1",
+        "found",
+        "test_two_groups_that_fit_and_too_many",
+    ),
+    Mutant(
+        "columns-of-half-a-group",
+        "compressed_tensors:_block",
+        "if shape[1] % size:",
+        "if False:",
+        "test_groups_that_do_not_say_how_to_read",
+    ),
     Mutant(
         "scales-without-their-mean",
         "nf4:nested",
