@@ -24,6 +24,7 @@ PARTS: Final = {
     "push": "an adapter pushed by huggingface_hub, beside registry publish",
     "ways": "what it costs a Hub client to send weights in the commit, by LFS, by Xet",
     "pages": "the web pages on a large registry, beside those of MLflow",
+    "quantised": "decoding FP8, MXFP4 and NF4 into bf16, beside torch and the libraries",
     "hub": "merged models that are computed while they are read, beside stored copies",
 }
 """Name of the module, and what it measures."""

@@ -21,11 +21,10 @@ from registry.tensors.arithmetic.blocks import scratch
 from registry.tensors.arithmetic.rounding import round_into
 from registry.tensors.quantised.codes import look_up, numbers_of, raw
 from registry.tensors.quantised.layout import Piece, flat_layout, grid_layout
-from registry.tensors.quantised.scales import FlatScales, GridScales
+from registry.tensors.quantised.scales import FlatScales, GridScales, in_range
 
-_LEAST: Final = -(2**31)
-_SMALL, _LARGE = 2.0**-100, 2.0**100
-"""Between these a scale times a code is neither too small nor too large for float32 to have all of its bits."""
+_LEAST, _MOST = -(2**31), 2**31 - 1  # of int32
+_RUN: Final = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class _Read:
     start: int
     scales: torch.Tensor
     zeros: torch.Tensor | None
+    alike: bool  # their products round to bf16 by way of float32
     row: int
     column: int
 
@@ -46,6 +46,7 @@ class _Tile:
 
     codes: torch.Tensor  # (rows, columns), float32
     scales: torch.Tensor  # (rows, blocks that the columns touch)
+    alike: bool
     inset: int  # columns of the first block that are not in the piece
     block: int  # columns of a block
 
@@ -87,14 +88,10 @@ class DecodedTensor:
         out = scratch((last - first,), dtype)
         exact = self.dtype is torch.float32 or (dtype is torch.float32 and not self._scales.loose)
         for tile, place in self._tiles(first, last, out):
-            if exact:
-                place.copy_(self._products(tile, torch.float32).to(dtype))
-            elif dtype is torch.bfloat16 and not (self._scales.loose and _beyond(tile.scales)):
-                place.copy_(self._nearest(tile))
-            else:
-                made = torch.empty(tile.codes.shape, dtype=dtype)
-                round_into(made, self._products(tile, torch.float64))
-                place.copy_(made)
+            if exact or (dtype is torch.bfloat16 and tile.alike):
+                _put(self._products(tile, torch.float32), place)
+            elif dtype is not torch.bfloat16 or not self._put_nearest(tile, place):
+                _put(self._products(tile, torch.float64), place)
         return out
 
     def _tiles(self, first: int, last: int, out: torch.Tensor) -> Iterator[tuple[_Tile, torch.Tensor]]:
@@ -133,7 +130,9 @@ class DecodedTensor:
         if begin.matrix == end.matrix and begin.top == end.bottom - 1:
             left, right = begin.left // layout.block[1], -(-end.right // layout.block[1])
         where = (top, bottom, left, right)
-        return _Read(codes, start, self._scales.read(*where), self._scales.zeros(*where), top, left)
+        scales = self._scales.read(*where)
+        alike = self._scales.round_alike(scales, codes.numel())
+        return _Read(codes, start, scales, self._scales.zeros(*where), alike, top, left)
 
     def _tile(self, piece: Piece, read: _Read) -> _Tile:
         layout = self._layout
@@ -157,36 +156,61 @@ class DecodedTensor:
         inset = piece.left - left * across
         if read.zeros is not None:
             _by_blocks(torch.sub, codes, of_rows(read.zeros), inset, across, codes)
-        return _Tile(codes, of_rows(read.scales), inset, across)
+        return _Tile(codes, of_rows(read.scales), read.alike, inset, across)
 
     def _products(self, tile: _Tile, dtype: torch.dtype) -> torch.Tensor:
         """Code times scale, then the factor, each operation in ``dtype``."""
-        products = tile.codes.to(dtype)
+        products = scratch(tile.codes.shape, dtype).copy_(tile.codes) if dtype is torch.float64 else tile.codes
         _by_blocks(torch.mul, products, tile.scales.to(dtype), tile.inset, tile.block, products)
         return self._scales.with_factor(products)
 
-    def _nearest(self, tile: _Tile) -> torch.Tensor:
-        """The products as bf16, by way of float32.
+    def _put_nearest(self, tile: _Tile, place: torch.Tensor) -> bool:
+        """The products as bf16, by way of float32; False, and nothing is put, where float32 is too narrow for that.
 
         The step to float32 misses by at most half a unit in its last place, and by one and a half where the scale was
         rounded before: only so near to the middle between two numbers of bf16 does it matter.
         """
-        scales = self._scales.with_factor(tile.scales.clone()) if self._scales.loose else tile.scales
-        products = torch.empty(tile.codes.shape)
+        scales = tile.scales
+        if self._scales.loose:
+            scales = self._scales.with_factor(scales.clone())
+            if not in_range(scales):
+                return False
+        products = scratch(tile.codes.shape, torch.float32)
         _by_blocks(torch.mul, tile.codes, scales.to(torch.float32), tile.inset, tile.block, products)
-        nearest = products.to(torch.bfloat16)
-        near = 2 if self._scales.loose else 0
-        # The lower half of the bits, as the upper half of a number: its least value is the middle itself.
-        below = (products.view(torch.int32) + near if near else products.view(torch.int32)) << 16
-        most = _LEAST + (2 * near << 16)
-        if below.numel() and int(below.amin()) <= most:
-            rows, columns = torch.nonzero(below <= most, as_tuple=True)
+        _put(products, place)
+        # The lower half of the bits, as the upper half of a number: the least is the middle, the largest is below it.
+        below = scratch(products.shape, torch.int32)
+        torch.bitwise_left_shift(products.view(torch.int32), 16, out=below)
+        found = _extremes(below.view(-1), 2 << 16 if self._scales.loose else 0)
+        if found is not None:
+            rows, columns = torch.div(found, below.shape[1], rounding_mode="floor"), found % below.shape[1]
             blocks = torch.div(columns + tile.inset, tile.block, rounding_mode="floor")
             exact = self._scales.with_factor(tile.codes[rows, columns].to(torch.float64) * tile.scales[rows, blocks])
-            found = torch.empty(exact.shape, dtype=torch.bfloat16)
-            round_into(found, exact)
-            nearest[rows, columns] = found
-        return nearest
+            nearest = torch.empty(exact.shape, dtype=torch.bfloat16)
+            round_into(nearest, exact)
+            place[rows, columns] = nearest
+        return True
+
+
+def _extremes(numbers: torch.Tensor, near: int) -> torch.Tensor | None:
+    """Where int32 ``numbers`` are at most ``near`` away from their least value, or nearer to the largest one.
+
+    They are few, and looking for the least of each run costs a twentieth of comparing every number.
+    """
+    run = _RUN if len(numbers) % _RUN == 0 else len(numbers)
+    runs = numbers.view(-1, run)
+    some = runs.amin(1) <= _LEAST + near
+    if near:
+        some |= runs.amax(1) > _MOST - near
+    at = torch.nonzero(some).view(-1)
+    if not len(at):
+        return None
+    looked = runs[at]
+    inside = looked <= _LEAST + near
+    if near:
+        inside |= looked > _MOST - near
+    which, place = torch.nonzero(inside, as_tuple=True)
+    return at[which] * run + place
 
 
 def _over(first: int, last: int, down: int) -> torch.Tensor:
@@ -194,10 +218,14 @@ def _over(first: int, last: int, down: int) -> torch.Tensor:
     return torch.div(torch.arange(first, last), down, rounding_mode="floor") - first // down
 
 
-def _beyond(scales: torch.Tensor) -> bool:
-    """Whether float32 might not have all bits of a scale, or of its product with a code."""
-    sizes = scales.abs()
-    return not bool(((sizes > _SMALL) & (sizes < _LARGE) | (sizes == 0)).all())
+def _put(products: torch.Tensor, place: torch.Tensor) -> None:
+    """Round them into their place, which may be a transposed one."""
+    if place.is_contiguous():
+        round_into(place, products)
+        return
+    rounded = scratch(products.shape, place.dtype)
+    round_into(rounded, products)
+    place.copy_(rounded)
 
 
 def _by_blocks(

@@ -14,6 +14,8 @@ from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.quantised.codes import float8, look_up, numbers_of, raw
 from registry.tensors.quantised.layout import Layout
 
+_SMALL, _LARGE = 2.0**-100, 2.0**100
+
 
 def read_numbers(stored: Tensors, name: str, first: int, last: int, *, coding: str = "float") -> torch.Tensor:
     """Elements ``first`` to ``last`` of a stored tensor as float32, or float64 if stored so; bytes by ``coding``."""
@@ -30,6 +32,12 @@ def read_numbers(stored: Tensors, name: str, first: int, last: int, *, coding: s
         data = data.clone()
     found = data.view(dtype)
     return found if size >= 4 else found.to(torch.float32)
+
+
+def in_range(scales: torch.Tensor) -> bool:
+    """Whether float32 has all bits of a scale, or zero, and of its product with any code."""
+    sizes = scales.abs()
+    return bool(((sizes > _SMALL) & (sizes < _LARGE) | (sizes == 0)).all())
 
 
 class GridScales:
@@ -57,6 +65,25 @@ class GridScales:
         if self._grid.factor is None:
             return products
         return products.mul_(self.factor) if self._grid.factor.operation == "multiply" else products.div_(self.factor)
+
+    def round_alike(self, scales: torch.Tensor, elements: int) -> bool:
+        """Whether every product with a code, rounded to float32 and then to bf16, is the nearest bf16.
+
+        It is, unless it is not exact in float32 and lies in the middle there. Of a code only its odd factor matters.
+        False too where looking would take longer than looking at the products, of which there are ``elements``.
+        """
+        if self.loose or len(self._odd) * scales.numel() * 4 > elements:
+            return False
+        exact = scales.reshape(-1, 1).to(torch.float64) * self._odd
+        near = exact.to(torch.float32)
+        middle = (near.view(torch.int32) & 0xFFFF) == 0x8000
+        return bool(in_range(scales)) and not bool((middle & (near != exact)).any())
+
+    @cached_property
+    def _odd(self) -> torch.Tensor:
+        codes = self._grid.codes
+        most = {"float8": 15, "e2m1": 3}.get(codes.coding, 1 << (codes.bits - (self._grid.zero is None)))
+        return torch.arange(1, most + 1, 2, dtype=torch.float64)
 
     def read(self, top: int, bottom: int, left: int, right: int) -> torch.Tensor:
         """Rows ``top`` to ``bottom`` of the grids, one below another; of a single one columns ``left`` to ``right``."""
@@ -105,6 +132,10 @@ class FlatScales:
     def with_factor(self, products: torch.Tensor) -> torch.Tensor:
         """There is none."""
         return products
+
+    def round_alike(self, scales: torch.Tensor, elements: int) -> bool:  # noqa: ARG002 (as `GridScales` has it)
+        """Unknown: numbers of 24 bits are multiplied."""
+        return False
 
     def read(self, top: int, bottom: int, left: int, right: int) -> torch.Tensor:
         """As `GridScales.read`; of a transposed tensor all rows and columns are asked for."""

@@ -33,7 +33,7 @@ from tests.house.planted.origins import ORIGINS
 from tests.house.planted.pages import PAGES
 from tests.house.planted.pool import POOL
 from tests.house.planted.pushed import PUSHED
-from tests.house.planted.quantised import QUANTISED
+from tests.house.planted.quantised import DECODED, QUANTISED
 from tests.house.planted.rebased import REBASED
 from tests.house.planted.retention import RETENTION
 from tests.house.planted.services import SERVICES
@@ -73,6 +73,7 @@ MUTANTS: Final = (
     *REBASED,
     *PUSHED,
     *QUANTISED,
+    *DECODED,
     *RETENTION,
     *IMPORTING,
     *TRAINING,

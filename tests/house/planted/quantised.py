@@ -95,3 +95,55 @@ QUANTISED: Final = (
         "test_how_it_was_trained_is_in_the_manifest_and_goes_along[embedded]",
     ),
 )
+
+DECODED: Final = (
+    Mutant(
+        "middles-not-looked-at",
+        "_extremes",
+        "if not len(at):",
+        "if True:",
+        "test_products_that_float32_puts_between_two_numbers",
+    ),
+    Mutant(
+        "scales-that-round-alike-unasked",
+        "GridScales.round_alike",
+        "not bool((middle & (near != exact)).any())",
+        "True",
+        "test_products_that_float32_puts_between_two_numbers",
+    ),
+    Mutant(
+        "high-nibble-first",
+        "numbers_of",
+        "for half in (byte & 15, byte >> 4)",
+        "for half in (byte >> 4, byte & 15)",
+        "test_the_plain_tensor_is_the_transpose_and_gate_and_up_stay_interleaved",
+    ),
+    Mutant(
+        "blocks-by-the-grid",
+        "fp8:_blocks",
+        "yield (-(-rows // down), -(-columns // across)), rules.block",
+        "yield (-(-rows // down), -(-columns // across)), (-(-rows // -(-rows // down)), across)",
+        "test_192_rows_are_128_and_64",
+    ),
+    Mutant(
+        "second-scale-divides",
+        "modelopt:_grid",
+        'Factor("multiply", second)',
+        'Factor("divide", second)',
+        "test_nvfp4_multiplies_by_its_second_scale",
+    ),
+    Mutant(
+        "any-matrix-kept",
+        "DecodedTensor._whole",
+        "self._kept is None or self._kept[0] != matrix",
+        "self._kept is None",
+        "test_values_are_the_exact_products[mxfp4 experts]",
+    ),
+    Mutant(
+        "companions-of-codes-unseen",
+        "fp8:_grids",
+        "next((other for other in parts if other not in _BESIDE), None)",
+        "None",
+        "test_fp8:test_what_is_not_understood_is_refused",
+    ),
+)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from registry.files.model_weights import Tensors
+from registry.files.source import ByteSource
 from registry.quantised.reading import Codes, Decoding, Factor, FlatBlocks, Grid, Nested, Scale, ZeroPoint
 from registry.tensors.quantised.decoding import DecodedTensor
 from tests.kit import round_once
-from tests.kit.quantised import Raw, in_memory, meaning
+from tests.kit.floats import Array
+from tests.kit.quantised import Raw, e2m1, float8, in_memory, meaning, nibbles
 from tests.kit.tensor_files import RawTensor
 
 TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -169,3 +175,161 @@ def test_any_range_is_the_slice_of_the_whole(data: st.DataObject) -> None:
     assert tensor.values(first, last).to(torch.float64).tolist() == expected[first:last].tolist()
     rounded = tensor.rounded(first, last, torch.bfloat16)
     assert rounded.to(torch.float64).tolist() == round_once(expected[first:last], "BF16").tolist()
+
+
+def on_middles(odd: int, count: int) -> Array:
+    """float32 scales whose product with ``odd`` is not the middle between two bf16, but rounds to it in float32."""
+    middles = np.arange(257, 513, 2).astype(np.float64)  # nine bits, the last one set
+    scale = (middles / odd).astype(np.float32)
+    exact = scale.astype(np.float64) * odd
+    found = scale[(exact != middles) & (exact.astype(np.float32) == middles)]
+    chosen: Array = found[:count].astype(np.float64)
+    return chosen
+
+
+@pytest.mark.parametrize("odd", [5, 7, 9, 11, 13, 15])
+@pytest.mark.parametrize("across", [4, 4096])  # the products are looked at, or the scales
+def test_products_that_float32_puts_between_two_numbers(odd: int, across: int) -> None:
+    scale = on_middles(odd, 12)
+    assert len(scale) > 3
+    code = {5: 0x4A, 7: 0x4E, 9: 0x51, 11: 0x53, 13: 0x55, 15: 0x57}[odd]
+    tensors = {
+        "codes": RawTensor("F8_E4M3", (len(scale), across), bytes([code, code | 0x80] * (len(scale) * across // 2))),
+        "scale": RawTensor.of(scale.reshape(-1, 1), "F32"),
+    }
+    decoding = Grid((len(scale), across), Codes("codes", "float8"), Scale("scale", "float", (1, across)))
+    expected = meaning(decoding, tensors).reshape(-1)
+    assert abs(expected[0]) == odd * scale[0]
+    by_float32 = torch.tensor(expected).to(torch.float32).to(torch.bfloat16).to(torch.float64).numpy()
+    assert (by_float32 != round_once(expected, "BF16")).any()  # a short way alone is wrong
+    found = DecodedTensor(decoding, in_memory(tensors)).rounded(0, len(expected), torch.bfloat16)
+    np.testing.assert_array_equal(found.to(torch.float64).numpy(), round_once(expected, "BF16"))
+
+
+def test_second_scales_of_few_bits_put_many_products_between_two_numbers() -> None:
+    """NVFP4 whose second scale was made of a maximum of nine bits: some percent differ by way of float32."""
+    random = np.random.default_rng(5)
+    decoding, tensors = grid((64, 256), (1, 16), "e2m1", "F8_E4M3", factor="multiply")(random)
+    tensors = {**tensors, "factor": RawTensor.of(np.array([np.float32(297 / 64) / np.float32(2688)]), "F32")}
+    expected = meaning(decoding, tensors).reshape(-1)
+    scale = (float8(tensors["scale"].data) * tensors["factor"].values).astype(np.float32).repeat(16)
+    stepwise = e2m1(nibbles(tensors["codes"].data)).astype(np.float32) * scale
+    assert (round_once(stepwise.astype(np.float64), "BF16") != round_once(expected, "BF16")).mean() > 0.01
+    found = DecodedTensor(decoding, in_memory(tensors)).rounded(0, len(expected), torch.bfloat16)
+    np.testing.assert_array_equal(found.to(torch.float64).numpy(), round_once(expected, "BF16"))
+
+
+@settings(max_examples=60)
+@given(
+    scales=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=8, max_size=8),
+    second=st.floats(2.0**-140, 2.0**20, width=32),
+    kind=st.sampled_from(["", "multiply", "divide"]),
+    dtype=st.sampled_from(sorted(TORCH)),
+    seed=st.integers(0, 99),
+)
+@example(scales=[2.0**90] * 8, second=2.0**-140, kind="divide", dtype="BF16", seed=0)  # 0 is not infinity * 0
+def test_scales_of_any_size_round_once(scales: list[float], second: float, kind: str, dtype: str, seed: int) -> None:
+    decoding, tensors = grid((8, 32), (1, 32), "e2m1", "F32", factor=kind)(np.random.default_rng(seed))
+    tensors = {**tensors, "scale": RawTensor.of(np.array(scales).reshape(8, 1), "F32")}
+    if kind:
+        tensors["factor"] = RawTensor.of(np.array([second]), "F32")
+    expected = meaning(decoding, tensors).reshape(-1)
+    found = DecodedTensor(decoding, in_memory(tensors)).rounded(0, 256, TORCH[dtype])
+    np.testing.assert_array_equal(found.to(torch.float64).numpy(), round_once(expected, dtype))
+
+
+class Counting:
+    """A file that says which of its bytes were read."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self.size = source.size
+        self.read: list[tuple[int, int]] = []
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self.read.append((offset, offset + len(buffer)))
+        self._source.read_into(offset, buffer)
+
+
+def counted(tensors: Raw) -> tuple[Tensors, dict[str, Counting]]:
+    stored = in_memory(tensors, before=0)
+    sources = {name: Counting(source) for name, (source, _) in stored.items()}
+    return {name: (sources[name], entry) for name, (_, entry) in stored.items()}, sources
+
+
+def test_a_range_reads_the_codes_and_scales_that_it_needs() -> None:
+    decoding, tensors = grid((512, 384), (128, 128), "float8", "F32")(np.random.default_rng(1))
+    stored, sources = counted(tensors)
+    DecodedTensor(decoding, stored).rounded(300 * 384 + 130, 300 * 384 + 140, torch.bfloat16)
+    assert sources["codes"].read == [(300 * 384 + 130, 300 * 384 + 140)]
+    assert sources["scale"].read == [((2 * 3 + 1) * 4, (2 * 3 + 2) * 4)]
+    decoding, tensors = flat((64, 96), 64, nested=16)(np.random.default_rng(1))
+    stored, sources = counted(tensors)
+    DecodedTensor(decoding, stored).values(640, 700)
+    assert sources["codes"].read == [(320, 350)]
+    assert sources["absmax"].read == [(10, 11)]
+    assert sources["above"].read == [(0, 4)]
+
+
+def test_of_a_transposed_tensor_one_matrix_is_read_once_and_kept() -> None:
+    decoding, tensors = grid((3, 64, 96), (1, 32), "e2m1", "U8", transposed=True)(np.random.default_rng(1))
+    stored, sources = counted(tensors)
+    tensor = DecodedTensor(decoding, stored)
+    for first in range(64 * 96, 2 * 64 * 96, 500):
+        tensor.rounded(first, min(first + 500, 2 * 64 * 96), torch.bfloat16)
+    assert sources["codes"].read == [(64 * 48, 2 * 64 * 48)]
+    assert sources["scale"].read == [(64 * 3, 2 * 64 * 3)]
+
+
+def test_many_threads_read_one_tensor() -> None:
+    decoding, tensors = grid((4, 64, 96), (1, 32), "e2m1", "U8", transposed=True)(np.random.default_rng(1))
+    expected = meaning(decoding, tensors).reshape(-1)
+    tensor = DecodedTensor(decoding, in_memory(tensors))
+    firsts = [*range(0, len(expected), 700)] * 3
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda first: tensor.values(first, min(first + 700, len(expected))), firsts))
+    for first, part in zip(firsts, found, strict=True):
+        assert part.to(torch.float64).tolist() == expected[first : first + 700].tolist()
+
+
+def test_what_is_no_range_of_it_is_not_read() -> None:
+    decoding, tensors = grid((4, 4), (4, 4), "float8", "F32")(np.random.default_rng(1))
+    tensor = DecodedTensor(decoding, in_memory(tensors))
+    assert tensor.values(7, 7).tolist() == []
+    for first, last in ((0, 17), (-1, 4)):
+        with pytest.raises(ValueError, match="of 16"):
+            tensor.values(first, last)
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The most bytes that a tensor lies in, of all that are made meanwhile."""
+
+    most = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.most = max(self.most, made.untyped_storage().nbytes())
+        return made
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        grid((8192, 2048), (128, 128), "float8", "F32"),
+        grid((8, 1024, 2048), (1, 32), "e2m1", "U8", transposed=True),
+        grid((8192, 2048), (1, 16), "e2m1", "F8_E4M3", factor="divide"),
+        grid((8192, 2048), (1, 32), "packed", "F32", bits=4, zero="packed"),
+        flat((8192, 2048), 64, nested=256),
+    ],
+    ids=["fp8", "mxfp4", "nvfp4", "4 bits", "nf4"],
+)
+def test_memory_is_that_of_the_range(make: Callable[[np.random.Generator], Made]) -> None:
+    """Neither the codes (8 or 16 MiB) nor the numbers of a tensor are in memory as a whole."""
+    decoding, tensors = make(np.random.default_rng(1))
+    tensor = DecodedTensor(decoding, in_memory(tensors))
+    with Largest() as largest:  # type: ignore[no-untyped-call]
+        tensor.rounded(5 << 19, 6 << 19, torch.bfloat16)
+    assert 0 < largest.most <= 4 << 20
