@@ -22,7 +22,7 @@ from registry.figures import command
 from registry.figures import size as said_size
 from registry.files.opened import open_new
 from registry.folders.archive_entries import Entry, checked, damaged, entries_of, name_of, reading
-from registry.folders.errors import telling_unwritable
+from registry.folders.errors import ErrorMapping, telling_unwritable, unreadable_file
 from registry.folders.foreign import is_archive
 from registry.folders.heap.kinds import Taken
 from registry.folders.heap.walk import walk_heap
@@ -54,6 +54,7 @@ class Opened:
     convert: Convert
     _roots: dict[Path, Path] = field(default_factory=dict)  # where what was given is read; later ones may lie in it
     _room: Path | None = None
+    _members: dict[tuple[Path, int, int], dict[str, int]] = field(default_factory=dict)  # of archives as they were
 
     def folder(self, place: str | PathLike[str]) -> Path:
         """A path on this machine; one that leads to or into an archive as the folder with what lies there.
@@ -109,7 +110,16 @@ class Opened:
 
     def names(self, archive: Path) -> list[str]:
         """The names of all files in an archive, which is checked as a whole; raises what `folder` does."""
-        return list(checked(archive))
+        return list(self._checked(archive))
+
+    def _checked(self, archive: Path) -> dict[str, int]:
+        """The files of an archive and their sizes, checked once as long as it stays: that takes unpacking all of it."""
+        with ErrorMapping(unreadable_file, archive):
+            now = archive.stat()
+        key = archive, now.st_mtime_ns, now.st_size
+        if key not in self._members:
+            self._members[key] = checked(archive)
+        return self._members[key]
 
     def readable(self, folder: Path) -> Path:
         """A folder; one of an adapter whose weights are a pickle with these as a file that is read."""
@@ -160,7 +170,7 @@ class Opened:
         return type(answer).model_validate_json(text)
 
     def _unpacked(self, archive: Path) -> Path:
-        members = checked(archive)
+        members = self._checked(archive)
         total = sum(members.values())
         folder = self._new_folder()
         with telling_unwritable(folder):

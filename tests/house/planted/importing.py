@@ -259,4 +259,11 @@ IMPORTING: Final = (
         "or True",
         "test_an_adapter_its_base_and_its_merged_folder_place_each_other",
     ),
+    Mutant(
+        "archives-are-checked-each-time",
+        "Opened._checked",
+        "if key not in self._members:",
+        "if True:",
+        "test_adapters_and_models_in_archives_are_placed_and_brought_in[in process]",
+    ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from registry.folders.archive_entries import Entry, entries_of
 from registry.schemas.publishing import ImportDocument, ImportEntry
 from registry.services.local import LocalRegistry
 from registry.tensors import pickled
@@ -72,9 +74,19 @@ def entries(document: ImportDocument) -> dict[str, ImportEntry]:
 
 
 def test_adapters_and_models_in_archives_are_placed_and_brought_in(
-    team: LocalRegistry | ServedRegistry, heap: PlainHeap
+    team: LocalRegistry | ServedRegistry, heap: PlainHeap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An archive is read twice: all of it is checked before a byte is written."""
+    read = Counter[str]()
+
+    def counted(archive: Path) -> Iterator[Entry]:
+        read[archive.name] += 1
+        return entries_of(archive)
+
+    monkeypatch.setattr("registry.folders.archives.entries_of", counted)
+    monkeypatch.setattr("registry.folders.archive_entries.entries_of", counted)
     plan = team.plan_import(heap.folder)
+    assert read == {"legal-lora.zip": 2, "old.tar.gz": 2}
     found = entries(plan.document)
     assert {place: (one.what, one.action, one.parent) for place, one in found.items()} == {
         "./net": ("base model", "add", None),
