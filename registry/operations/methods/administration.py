@@ -158,12 +158,13 @@ class Administration(TableCalls):
         Args:
             role: ``"reader"``, ``"writer"`` or ``"admin"``.
             name: who it is for, as events show it.
-            scopes: paths that it is limited to, each with everything under it. None: the whole registry.
+            scopes: paths that it is limited to, each with everything under it; they need not be there yet. None: the
+                whole registry.
             expires_in: seconds until it expires. None: never.
 
         Raises:
             NotAllowedError: the caller is not an admin without scopes.
-            NotFoundError: there is nothing at one of the scopes.
+            UsageError: ``bad_name``, a scope is no path.
 
         Example:
             >>> created = team.create_token("writer", name="anna", scopes=["llama/support"], expires_in=90 * 86400)

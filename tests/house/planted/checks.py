@@ -19,6 +19,20 @@ from tests.house.planted.mutant import (
 
 CHECKS: Final = (
     Mutant(
+        "a-pointer-is-a-broken-header",
+        "instead_of_file",
+        'if start.startswith(b"version "):',
+        "if False:",
+        "test_a_mistake_gets_the_answer_that_helps[publish cloned tiny/new]",
+    ),
+    Mutant(
+        "a-folder-of-the-name-of-a-hub",
+        "absolute",
+        "if _ADDRESS.match(str(out)) and not Path(out.parts[0]).exists():",
+        "if False:",
+        "test_a_mistake_gets_the_answer_that_helps[fetch tiny/support -o hf:anna/support]",
+    ),
+    Mutant(
         "floats-for-whole-numbers",
         "_check_floats",
         "if kept in WHOLE_NUMBERS:",
