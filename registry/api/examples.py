@@ -11,6 +11,7 @@ from registry.api.parent_examples import PARENT_EXAMPLES
 from registry.api.retention_examples import RETENTION_EXAMPLES
 from registry.api.service_examples import SERVICE_EXAMPLES
 from registry.api.statistics_examples import DELTA, STATISTICS_EXAMPLES
+from registry.operations.operation import Listing
 from registry.operations.table import OPERATIONS
 
 _AT: Final = "2026-11-25T09:30:00Z"
@@ -456,7 +457,7 @@ EXAMPLES: Final[dict[str, Any]] = {
 def _own_examples() -> Iterator[tuple[str, Any]]:
     """Of schemas that bring theirs, as pydantic has it."""
     for operation in OPERATIONS:
-        for schema in (operation.request, operation.answer):
+        for schema in (operation.request, operation.item if isinstance(operation, Listing) else operation.answer):
             extra = getattr(schema, "model_config", {}).get("json_schema_extra")
             if isinstance(extra, dict):
                 yield schema.__name__, extra["example"]

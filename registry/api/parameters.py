@@ -16,6 +16,7 @@ from registry.schemas.protocol import MOST
 
 S = TypeVar("S", bound=Schema)
 LIMIT: Final = 100
+_OF_COMMANDS: Final = {"help", "metavar", "option", "repeated"}
 
 Id = Annotated[str, Path(min_length=1, max_length=64, pattern="^[A-Za-z0-9_-]+$")]
 Cursor = Annotated[
@@ -53,7 +54,7 @@ def _parameters(schema: type[Schema], address: str) -> Iterator[Parameter]:
     hints = get_type_hints(schema, include_extras=True)
     for name, field in schema.model_fields.items():
         bounds = next((one for one in field.metadata if isinstance(one, Param)), Param())
-        given = {key: value for key, value in asdict(bounds).items() if value is not None}
+        given = {key: value for key, value in asdict(bounds).items() if value is not None and key not in _OF_COMMANDS}
         if bounds.examples is not None:
             given["examples"] = list(bounds.examples)
         kind = Path if f"{{{name}}}" in address else Query

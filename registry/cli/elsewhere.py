@@ -63,7 +63,7 @@ INSTEAD: Final[dict[str, str]] = {
     **dict.fromkeys(("pull", "download", "get", "load"), _FETCH),
     **dict.fromkeys(("artifact", "artifacts"), f"{_FETCH}, `registry publish DIR PATH` adds an adapter"),
     **dict.fromkeys(("info", "describe", "inspect", "cat"), _SHOW),
-    **dict.fromkeys(("history", "versions", "revisions", "blame", "tags"), _LOG),
+    **dict.fromkeys(("history", "versions", "revisions", "blame"), _LOG),
     "compare": _DIFF,
     **dict.fromkeys(("cp", "clone", "sync", "mirror"), _COPY),
     "remote": _WHICH,
@@ -252,7 +252,7 @@ _OPTIONS: Final[dict[str, dict[str, str]]] = {
     },
     "tag": {
         **dict.fromkeys(("-d", "--delete"), "`registry untag PATH TAG` removes a tag"),
-        **dict.fromkeys(("-l", "--list"), "`registry log PATH` lists the revisions with their tags"),
+        **dict.fromkeys(("-l", "--list"), "`registry tags PATH` lists the tags"),
         **dict.fromkeys(("-f", "--force"), "a tag moves without it; --if @3 moves it only from there"),
         "-m": "a tag has no message, but `registry annotate REF -m TEXT` changes that of a revision",
     },

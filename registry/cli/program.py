@@ -17,7 +17,7 @@ from registry.cli import completion
 from registry.cli.elsewhere import Group
 from registry.cli.exit_codes import INTERRUPTED, PIPE_CLOSED, report, wants_json
 from registry.cli.options import JSON_HELP, URL_HELP
-from registry.cli.table import COMMANDS, GROUPS, Commands, without_types_of_flags
+from registry.cli.table import COMMANDS, GROUPS, Commands, Places, without_types_of_flags
 from registry.distribution import installed
 from registry.version import __version__
 
@@ -42,7 +42,7 @@ def build_command() -> Any:
 
 def _group(
     about: Callable[..., None],
-    places: Mapping[str, str],
+    places: Places,
     groups: Mapping[str, Any],
     markup: Any,
     kind: type[Group],

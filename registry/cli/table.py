@@ -1,8 +1,10 @@
-"""The table of commands: where each one is, in the order of the help. Its module is imported when it is used."""
+"""The table of commands: where each one is, or what it is made of, in the order of the help.
+
+Modules are imported when they are used.
+"""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -11,33 +13,122 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from registry.cli.exit_codes import PARSER_ERROR
+from registry.cli.from_rows import FromRow, found
 
 ALONE: Final = {"--strict": "all"}
 """Options whose value may be left out, after ``=`` only, and what it is then."""
 
-GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
+Places = Mapping[str, "str | FromRow"]
+
+TAGS: Final = FromRow(
+    "TAGS",
+    "tags",
+    about="""List tags with what they name and named before.
+
+    Since when, by whom, whether the adapter has a newer revision, and how the metrics of what a tag names differ from
+    those of what it named before.
+    """,
+    words=("path",),
+    limit=(None, "List at most this many tags."),
+    none="No tags match.",
+)
+"""Also what `registry tag PATH` lists."""
+
+GROUPS: Final[Mapping[str, Places]] = {
     "base": {
         "add": "publish.base_add",
-        "list": "browse.base_list",
-        "retable": "retract.retable",
-        "measure": "measure.base_measure",
+        "list": FromRow(
+            "BASES",
+            "bases",
+            about="List the base models.",
+            none="No base models in {url} yet; add one with `registry base add NAME DIR`.",
+        ),
+        "retable": FromRow(
+            "RETABLE",
+            "retable",
+            about="""Rebuild the target table of a base model.
+
+            For a base model that was added by a version with less support for its architecture. A table never changes
+            by itself, because the plans and commit ids of all paths below depend on it and change with it. Refused if
+            the weights of a revision would change.
+            """,
+            names={"base": "name"},
+            lines="commands.retract.retabled_lines",
+            then="commands.retract.after_retabling",
+            progress=True,
+        ),
+        "measure": FromRow(
+            "MEASURE_BASE",
+            "measure_base",
+            about="""Take the norms of a base model's weights.
+
+            What a revision changes is told relative to them. A base model has them when it is added; this is for one
+            that was added by an earlier version, or whose target table was rebuilt. It reads the weights once, and
+            changes nothing else.
+            """,
+            names={"base": "name"},
+            lines="commands.retract.measured_lines",
+            progress=True,
+        ),
         "rename": "rename.base_rename",
         "also-known-as": "rename.base_also_known_as",
         "delete": "delete.base_delete",
-        "protect-tag": "retract.protect_tag",
+        "protect-tag": FromRow(
+            "PROTECT_TAG",
+            "protect_tag",
+            about="""Let only admins move the tags that match a pattern.
+
+            The output lists all protected patterns of this base model.
+            """,
+            lines="commands.retract.protected_lines",
+            then="commands.retract.after_protecting",
+        ),
     },
     "retention": {
-        "set": "rules.retention.set_",
-        "show": "rules.retention.show",
-        "clear": "rules.retention.clear",
-        "run": "rules.retention.run",
+        "set": "retention.set_",
+        "show": FromRow(
+            "RETENTION",
+            "retention",
+            about="""Show the retention rule of an adapter, and what would go.
+
+            Nothing is deleted.
+            """,
+            lines="render.retention.retention_lines",
+            then="commands.retention.say_what_runs",
+        ),
+        "clear": FromRow(
+            "CLEAR_RETENTION",
+            "clear_retention",
+            about="""Remove the retention rule of an adapter.
+
+            Nothing is deleted by it from now on. What was deleted stays so: `registry delete --undo` restores it.
+            """,
+            lines="render.retention.cleared_lines",
+        ),
+        "run": "retention.run",
     },
-    "token": {"create": "tokens.create", "list": "tokens.list_", "revoke": "tokens.revoke"},
+    "token": {
+        "create": "tokens.create",
+        "list": FromRow(
+            "TOKENS",
+            "tokens",
+            about="List all tokens, newest first, without their secrets.",
+            none="No tokens in {url} yet; create one with `registry token create --role ROLE`.",
+        ),
+        "revoke": FromRow(
+            "REVOKE_TOKEN",
+            "revoke_token",
+            about="Revoke a token immediately.",
+            names={"id": "token"},
+            lines="commands.tokens.revoked_lines",
+            then="commands.tokens.after_revoking",
+        ),
+    },
     "db": {"upgrade": "database.upgrade"},
 }
-"""Groups of commands: the module and the function of each in `registry.cli.commands`."""
+"""Groups of commands: the module and the function of each in `registry.cli.commands`, or a row of operations."""
 
-COMMANDS: Final[Mapping[str, str]] = {
+COMMANDS: Final[Places] = {
     "publish": "publish.publish",
     "rebase": "rebase.rebase",
     "combine": "combine.combine",
@@ -45,12 +136,39 @@ COMMANDS: Final[Mapping[str, str]] = {
     "import": "folders.importing.import_",
     "tree": "browse.tree",
     "log": "browse.log",
-    "show": "browse.show",
+    "show": FromRow(
+        "SHOW",
+        "show",
+        about="Show everything about a revision or a base model.",
+        lines="render.details.show_lines",
+        then="commands.browse.after_showing",
+    ),
     "diff": "diff.diff",
     "stats": "stats.stats",
     "check": "stats.check",
-    "resolve": "browse.resolve",
-    "search": "browse.search",
+    "resolve": FromRow(
+        "RESOLVE",
+        "resolve",
+        about="""Print the lineage that a reference resolves to now.
+
+        Root first, one line per link, with full digests.
+        """,
+        lines="render.lists.resolve_lines",
+        then="commands.browse.after_resolving",
+    ),
+    "search": FromRow(
+        "SEARCH",
+        "search",
+        about="""Find revisions that meet all conditions.
+
+        Of each adapter, the newest matching revision is shown, or with --all-revisions all of them.
+        """,
+        words=("text",),
+        lines="render.lists.search_lines",
+        then="commands.browse.after_searching",
+        limit=(None, "List at most this many revisions."),
+    ),
+    "tags": TAGS,
     "tag": "publish.tag",
     "untag": "publish.untag",
     "annotate": "publish.annotate",
@@ -65,13 +183,49 @@ COMMANDS: Final[Mapping[str, str]] = {
     "copy": "copy.copy",
     "login": "access.login",
     "logout": "access.logout",
-    "whoami": "access.whoami",
+    "whoami": FromRow(
+        "WHOAMI",
+        "whoami",
+        about="Show which registry is in use, as whom and with which rights.",
+        lines="commands.access.identity_lines",
+    ),
     "env": "env.env",
     "events": "events.events",
     "jobs": "service.jobs",
-    "health": "service.health",
-    "du": "store.du",
-    "gc": "store.gc",
+    "health": FromRow(
+        "HEALTH",
+        "health",
+        about="""Show how the service is: replicas, operations, storage.
+
+        Also when it was last collected and checked. For an admin without scopes. It is what the database tells: the
+        processes that answer requests write a row of themselves every half minute. What is not known is said so.
+        """,
+        lines="commands.service.health_lines",
+    ),
+    "du": FromRow(
+        "DU",
+        "du",
+        about="""Show how much storage adapters use.
+
+        OWN is what deleting an adapter would free: files that others share stay. The totals also show what as many
+        full checkpoints of the base model would use, what materialisations use, and what `registry gc` could collect
+        after its grace period. --json also lists the revisions. Of more than 10,000 adapters or revisions those with
+        the most OWN are listed; the totals count all. A token with scopes sees sizes as if nothing else were stored.
+        """,
+        words=("path",),
+        lines="commands.store.usage_lines",
+    ),
+    "gc": FromRow(
+        "GC",
+        "gc",
+        about="""Delete stored bytes that nothing needs any more.
+
+        Only what has not been needed for the grace period (REGISTRY_GC_GRACE, a day by default). Safe to run while
+        others publish and beside another gc; the next run finishes one that was interrupted.
+        """,
+        lines="commands.store.collected_lines",
+        progress=True,
+    ),
     "fsck": "store.fsck",
     "serve": "serve.serve",
     "demo": "demo.demo",
@@ -88,7 +242,7 @@ class Commands(Mapping[str, Any]):
         markup: how typer shows the help.
     """
 
-    def __init__(self, places: Mapping[str, str], ready: Mapping[str, Any], markup: Any) -> None:
+    def __init__(self, places: Places, ready: Mapping[str, Any], markup: Any) -> None:
         self._places = places
         self._ready = ready
         self._made = dict(ready)
@@ -96,7 +250,9 @@ class Commands(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
-            self._made[name] = _command(name, _function(self._places[name]), self._markup)
+            place = self._places[name]
+            function = place.command() if isinstance(place, FromRow) else found(f"commands.{place}")
+            self._made[name] = _command(name, function, self._markup)
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -105,13 +261,6 @@ class Commands(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._places) + len(self._ready)
-
-
-def _function(place: str) -> Callable[..., None]:
-    module, _, name = place.rpartition(".")
-    # By the name that this package goes by: where `registry` is somebody else's, that is another.
-    found: Callable[..., None] = getattr(importlib.import_module(f"{__package__}.commands.{module}"), name)
-    return found
 
 
 class _Command(TyperCommand):

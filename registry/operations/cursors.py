@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from math import isfinite
+from typing import Final
 
 from registry.errors import UsageError
 from registry.reference import Reference
@@ -24,18 +26,22 @@ def number_key(key: object) -> int:
     return key
 
 
-def event_key(key: object) -> tuple[datetime, int]:
-    """Of events: the time of one, and which it is of those of this time."""
-    if not isinstance(key, list) or len(key) != 2:
-        raise ValueError("a time and a number are expected")
-    return _moment(key[0]), number_key(key[1])
+def value_key(key: object) -> datetime | float | None:
+    """Of what a listing may be ordered by before all else: a time, a number, or nothing."""
+    if key is None or (isinstance(key, int | float) and not isinstance(key, bool) and isfinite(key)):
+        return None if key is None else float(key)
+    return _moment(key)
 
 
-def job_key(key: object) -> tuple[datetime, str]:
-    """Of jobs: the time of one, and its id."""
-    if not isinstance(key, list) or len(key) != 2:
-        raise ValueError("a time and an id are expected")
-    return _moment(key[0]), text_key(key[1])
+def keys(*parts: Callable[[object], object]) -> Callable[[object], tuple[object, ...]]:
+    """Of a listing that is ordered by several things, each of which has its own key."""
+
+    def read(key: object) -> tuple[object, ...]:
+        if not isinstance(key, list) or len(key) != len(parts):
+            raise ValueError(f"{len(parts)} values are expected")
+        return tuple(part(one) for part, one in zip(parts, key, strict=True))
+
+    return read
 
 
 def creation_key(key: object) -> tuple[str, int, datetime, str]:
@@ -69,3 +75,9 @@ def _moment(key: object) -> datetime:
         return datetime.fromisoformat(text_key(key)).astimezone(UTC)
     except OverflowError:
         raise ValueError("a time is expected") from None
+
+
+event_key: Final = keys(_moment, number_key)
+"""Of events: the time of one, and which it is of those of this time."""
+job_key: Final = keys(_moment, text_key)
+"""Of jobs: the time of one, and its id."""

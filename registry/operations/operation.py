@@ -10,6 +10,7 @@ from typing import Generic, Literal, TypeVar
 from registry.reference import Reference
 from registry.rights import Rights, Role
 from registry.schemas import Schema
+from registry.schemas.frames import Described
 from registry.schemas.jobs import OperationKind
 
 R = TypeVar("R", bound=Schema)
@@ -97,6 +98,10 @@ class Listing(Operation[R, tuple[Item, ...]], Generic[R, Item]):
     item: type[Item]
     key: Callable[[object], object]
     """Reads the key of a cursor, where the next page begins; raises ValueError where no page of the list gave it."""
+    described: Described[Item] | None = None
+    """How its items are shown."""
+    page: str = ""
+    """The title of the page that shows it, as it is described, with its conditions; empty: none does."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

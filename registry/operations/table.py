@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from registry.operations.cursors import creation_key, event_key, job_key, number_key, search_key, text_key
+from registry.operations.cursors import (
+    creation_key,
+    event_key,
+    job_key,
+    keys,
+    number_key,
+    search_key,
+    text_key,
+    value_key,
+)
 from registry.operations.operation import READER, Job, Listing, Operation, Right
 from registry.schemas import (
     BaseAdded,
@@ -38,10 +47,12 @@ from registry.schemas import (
     TokenCreated,
     Tree,
 )
+from registry.schemas.around import Tags, TagsRequest, TagState
 from registry.schemas.artifacts import EngineCheck
 from registry.schemas.bundles import Bundle
 from registry.schemas.cards import Card, ExportCard, SetCardRequest
 from registry.schemas.difference import DeltaMatrix, Difference
+from registry.schemas.jobs import JOBS as SHOWN_JOBS
 from registry.schemas.jobs import Health, JobsRequest, JobSummary, Looked
 from registry.schemas.parents import NarrowRequest, PathsLeft
 from registry.schemas.publishing import Combined, CombineRequest, Rebased, RebaseRequest, Replayed, ReplayRequest
@@ -56,7 +67,6 @@ from registry.schemas.requests import (
     DenseStatisticsRequest,
     DiffRequest,
     DropRequest,
-    EventsRequest,
     ExportCardRequest,
     FsckRequest,
     GcRequest,
@@ -85,6 +95,7 @@ from registry.schemas.requests import (
     UntagRequest,
 )
 from registry.schemas.statistics import DenseStatistics, Statistics
+from registry.schemas.team import Events, EventsRequest, Tokens
 from registry.schemas.transfer import (
     BaseCommit,
     BasePlan,
@@ -93,6 +104,7 @@ from registry.schemas.transfer import (
     PublishPlan,
     PublishRequest,
 )
+from registry.schemas.tree import Bases
 from registry.schemas.usage import Usage, UsageRequest
 
 # Browsing
@@ -103,7 +115,7 @@ WHOAMI: Final = Operation(
 )  # fmt: skip
 BASES: Final = Listing(
     name="list_bases", method="GET", address="/bases", request=BasesRequest, answer=tuple[BaseSummary, ...],
-    item=BaseSummary, key=text_key, right=READER, group="browse", refusals=(400,),
+    item=BaseSummary, key=text_key, described=Bases.described, right=READER, group="browse", refusals=(400,),
     about="Base models, by name.",
 )  # fmt: skip
 TREE: Final = Operation(
@@ -160,12 +172,18 @@ SEARCH: Final = Listing(
 )  # fmt: skip
 EVENTS: Final = Listing(
     name="events", method="GET", address="/events", request=EventsRequest, answer=tuple[Event, ...], item=Event,
-    key=event_key, right=READER, group="browse", refusals=(404,),
+    key=event_key, described=Events.described, right=READER, group="browse", refusals=(404,),
     about="Changes made to the registry, newest first: all, or those of a path, an actor, a kind, or since a time.",
 )  # fmt: skip
 
 # Labels
 
+TAGS: Final = Listing(
+    name="list_tags", method="GET", address="/tags", request=TagsRequest, answer=tuple[TagState, ...], item=TagState,
+    key=keys(value_key, text_key, text_key), described=Tags.described, page="Tags", right=READER, group="labels",
+    refusals=(404,), slow=True,
+    about="Tags with what they name, since when, what they named before, and how its metrics differ.",
+)  # fmt: skip
 TAG: Final = Operation(
     name="tag", method="PUT", address="/tags", request=TagRequest, answer=Tagged,
     right=Right("writer", "path", "tag", "ref"), group="labels", refusals=(404, 409),
@@ -236,7 +254,8 @@ ALSO_KNOWN_AS: Final = Operation(
 
 TOKENS: Final = Listing(
     name="list_tokens", method="GET", address="/tokens", request=NoRequest, answer=tuple[Token, ...], item=Token,
-    key=text_key, right=Right("admin", "all", "list tokens"), group="tokens", refusals=(400,),
+    key=text_key, described=Tokens.described, right=Right("admin", "all", "list tokens"), group="tokens",
+    refusals=(400,),
     about="All tokens, newest first.",
 )  # fmt: skip
 CREATE_TOKEN: Final = Operation(
@@ -423,7 +442,7 @@ DU: Final = Operation(
 
 LIST_JOBS: Final = Listing(
     name="list_jobs", method="GET", address="/operations", request=JobsRequest, answer=tuple[JobSummary, ...],
-    item=JobSummary, key=job_key, right=READER, group="keeping",
+    item=JobSummary, key=job_key, described=SHOWN_JOBS, right=READER, group="keeping",
     about="Long operations, newest first: those of the token, or everyone's for an admin without scopes.",
 )  # fmt: skip
 
@@ -443,7 +462,7 @@ NOTICE: Final = Job(
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, DIFF_CHILDREN, STATS, DENSE_STATS, CHECK, RESOLVE, SEARCH, EVENTS,
-    TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG, CARD, SET_CARD, EXPORT_CARD,
+    TAGS, TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG, CARD, SET_CARD, EXPORT_CARD,
     RENAME, RENAME_BASE, ALSO_KNOWN_AS,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,
     PLAN_PUBLISH, COMMIT_PUBLISH, REBASE, COMBINE, REPLAY, PLAN_BASE, COMMIT_BASE, RETABLE, MEASURE_BASE,

@@ -127,6 +127,14 @@ class Param:
     pattern: str | None = None
     description: str | None = None
     examples: tuple[str, ...] | None = None
+    help: str | None = None
+    """Of the option of a command. Default: the description."""
+    metavar: str | None = None
+    """What the help of a command calls its value. Default: by its type and name."""
+    option: str | None = None
+    """Of a command, if it is not called as the field is."""
+    repeated: bool = False
+    """Whether it may be given several times, which are one text with commas between them."""
 
 
 def _decoded(value: object) -> object:

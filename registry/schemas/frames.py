@@ -1,19 +1,31 @@
-"""Answers as tables: data frames of pandas, which is not needed for anything else, and CSV."""
+"""Answers as tables: described once, for terminals, notebooks, pages, data frames and CSV.
+
+Pandas is needed for data frames alone.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeVar
 
 from registry.errors import UnavailableError
+from registry.figures import clean, counted
 
 if TYPE_CHECKING:
     import pandas
 
-    from registry.schemas.team import Event
-    from registry.schemas.tree import BaseSummary, RevisionSummary
+    from registry.schemas.tree import RevisionSummary
+
+Item = TypeVar("Item")
+Style = Literal["", "reference", "tag", "quiet", "behind", "gone"]
+"""How a cell looks, by what it means; pages link a reference."""
+
+_MOST: Final = 500  # rows: a notebook keeps what it shows
 
 COLUMNS = (
     "reference", "path", "number", "created_at", "author", "message", "tags", "parent", "parent_known_by", "rank",
@@ -21,10 +33,116 @@ COLUMNS = (
 )  # fmt: skip
 """The columns of every frame of revisions, in this order; ``metric.NAME`` and the like follow, by name."""
 
-_BASE_COLUMNS = (
-    "name", "architecture", "parameters", "tensors", "size", "adapters", "created_at", "source", "digest",
-)  # fmt: skip
-_EVENT_COLUMNS = ("at", "action", "subject", "actor", "token", "source")
+
+@dataclass(frozen=True)
+class Column(Generic[Item]):
+    """One thing that the items of an answer say."""
+
+    name: str
+    """By which it is chosen: that of a field, if nothing else is said."""
+    label: str = ""
+    """Above it, where people read."""
+    cell: Callable[[Item], str | Sequence[str]] | None = None
+    """As people read it: several texts where they stand apart. Default: the text of the field."""
+    style: Style | Callable[[Item], Style] = ""
+    value: Callable[[Item], object] | None = None
+    """As programs read it. Default: the field."""
+    said: Callable[[Item], str | Sequence[str]] | None = None
+    """At a terminal after the columns, where it has to be said what it is. Default: the cell."""
+    before: str = ""
+    """A word that is put before it there."""
+    free: bool = False
+    """A terminal may break it between words."""
+    right: bool = False
+    """At the right end of its column."""
+
+    def texts(self, item: Item, *, said: bool = False) -> Sequence[str]:
+        """The texts of a cell, or what is said instead; none where there is nothing to say."""
+        if (text := (said and self.said) or self.cell) is None:
+            found = getattr(item, self.name)
+            return () if found is None else (str(found),)
+        words = text(item)
+        return (words,) if isinstance(words, str) else words
+
+    def style_of(self, item: Item) -> Style:
+        """How the cell of an item looks."""
+        return self.style(item) if callable(self.style) else self.style
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described(Generic[Item]):
+    """The columns of an answer, and which of them are shown where: by their names, with spaces between them."""
+
+    noun: str
+    """What an item is called."""
+    columns: tuple[Column[Item], ...]
+    screen: str
+    """At a terminal: as columns, and after ``|`` one after another in the rest of the line."""
+    heads: str
+    """What a terminal shows above its columns, with ``|`` between them; perhaps one more, above the rest."""
+    table: str = ""
+    """In notebooks, and on pages."""
+    frame: str = ""
+    """In data frames and CSV: fields, if no columns. ``NAME.*`` has a column ``NAME.KEY`` for each key."""
+
+    def chosen(self, names: str) -> list[Column[Item]]:
+        """The columns of these names, in the order of the names."""
+        by_name = {column.name: column for column in self.columns}
+        return [by_name[name] for name in names.split()]
+
+    def html(self, items: Sequence[Item]) -> str:
+        """A table of HTML, with everything that people wrote escaped."""
+        columns = self.chosen(self.table)
+        rows = [[", ".join(column.texts(item)) for column in columns] for item in items[:_MOST]]
+        return html_table([column.label for column in columns], rows, self.noun, len(items))
+
+    def values(self, items: Iterable[Item]) -> tuple[list[dict[str, object]], list[str]]:
+        """A row of values for each item, and the columns that the rows have."""
+        read = {column.name: column.value for column in self.columns}
+        keys: dict[str, dict[str, None]] = {name: {} for name in self.frame.split()}
+        rows = []
+        for item in items:
+            row: dict[str, object] = {}
+            for name in self.frame.split():
+                field, _, many = name.partition(".")
+                value: Any = (read.get(field) or attrgetter(field))(item)
+                if not many:
+                    row[name] = value
+                elif value is not None:
+                    own = {f"{field}.{key}": one for key, one in dict(value).items()}
+                    row |= own
+                    keys[name] |= dict.fromkeys(own)
+                    if isinstance(value, Mapping):  # of a schema they are in its order
+                        keys[name] = dict.fromkeys(sorted(keys[name]))
+            rows.append(row)
+        return rows, [column for name, own in keys.items() for column in (own if "." in name else (name,))]
+
+
+class Listed(tuple[Item, ...], Generic[Item]):
+    """An answer that lists items, as they are described: a tuple that a notebook shows as a table."""
+
+    __slots__ = ()
+    described: ClassVar[Described[Any]]
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        return self.described.html(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with a row for each; raises `UnavailableError` where pandas is not installed."""
+        return frame(*self.described.values(self))
+
+
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], what: str, count: int) -> str:
+    """Rows of a table, as far as a notebook keeps them, of ``count``; all texts are escaped."""
+    more = count - len(rows[:_MOST])
+    rest = f"<p>and {counted(more, f'more {what}', f'more {what}s')}</p>" if more > 0 else ""
+    head = f"<thead>{_html_row('th', header)}</thead>" if header else ""
+    return f"<table>{head}<tbody>{''.join(_html_row('td', row) for row in rows[:_MOST])}</tbody></table>{rest}"
+
+
+def _html_row(cell: str, texts: Iterable[str]) -> str:
+    return f"<tr>{''.join(f'<{cell}>{escape(clean(text))}</{cell}>' for text in texts)}</tr>"
 
 
 def revisions_frame(revisions: Sequence[RevisionSummary]) -> pandas.DataFrame:
@@ -44,23 +162,6 @@ def revisions_csv(
     """The same as CSV, with tags as one text and further columns, whose values are by reference."""
     rows = [_row(one) | {"tags": " ".join(one.tags)} | dict(more[one.reference]) for one in revisions]
     return csv_of(rows, [*COLUMNS, *columns, *_named(revisions)])
-
-
-def bases_frame(bases: Sequence[BaseSummary]) -> pandas.DataFrame:
-    """A row for each base model; where their figures were asked for, ``figures.NAME``."""
-    rows = []
-    for one in bases:
-        figures = {} if one.figures is None else one.figures.model_dump()
-        rows.append(_fields(one, _BASE_COLUMNS) | {f"figures.{name}": value for name, value in figures.items()})
-    return frame(rows, list(dict.fromkeys([*_BASE_COLUMNS, *(name for row in rows for name in row)])))
-
-
-def events_frame(events: Sequence[Event]) -> pandas.DataFrame:
-    """A row for each event; what its detail says is in ``detail.NAME``."""
-    rows = [
-        _fields(one, _EVENT_COLUMNS) | {f"detail.{name}": value for name, value in one.detail.items()} for one in events
-    ]
-    return frame(rows, [*_EVENT_COLUMNS, *_prefixed("detail", (one.detail for one in events))])
 
 
 def frame(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> pandas.DataFrame:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
+from registry.figures import moment, size
 from registry.schemas import (
     BaseAdded,
     BaseMeasured,
@@ -18,6 +19,7 @@ from registry.schemas import (
     Schema,
 )
 from registry.schemas.form import Param
+from registry.schemas.frames import Column, Described
 from registry.schemas.protocol import Problem
 from registry.schemas.publishing import Combined
 from registry.schemas.statistics import DenseStatistics
@@ -91,6 +93,33 @@ class JobSummary(Schema):
     updated_at: datetime
     code: str | None  # of a failed one: the code of the error
     detail: str | None  # the same: its sentence
+
+
+def _progress(job: JobSummary) -> str:
+    if job.state != "running" or not job.stage:
+        return ""
+    return f"{job.stage}: {size(job.done)} of {size(job.total)}" if job.total else job.stage
+
+
+JOBS: Final = Described[JobSummary](
+    noun="job",
+    columns=(
+        Column("id", cell=lambda one: one.id[:12], style="reference"),
+        Column("created_at", cell=lambda one: moment(one.created_at), style="quiet"),
+        Column("kind"),
+        Column("state", style=lambda one: "gone" if one.state == "failed" else ""),
+        Column(
+            "subject",
+            cell=lambda one: one.subject or "everything",
+            style=lambda one: "reference" if one.subject else "quiet",
+        ),
+        Column("actor", before="by", style="quiet", free=True),
+        Column("progress", cell=_progress, style="quiet", free=True),
+        Column("detail", free=True),
+    ),
+    screen="id created_at kind state | subject actor progress detail",
+    heads="ID | BEGUN (UTC) | KIND | STATE | ABOUT",
+)
 
 
 class JobCounts(Schema):

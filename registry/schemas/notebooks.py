@@ -15,17 +15,16 @@ from registry.figures import age, amount, clean, counted, metrics, moment, numbe
 from registry.plots.axes import Axis
 from registry.plots.heat_map import HeatMap, around_zero, from_zero
 from registry.plots.line_chart import LineChart, Mark, Point
+from registry.schemas.frames import html_table
 from registry.schemas.parents import in_short
 from registry.schemas.views import modules_text, nothing_compared, nothing_paired, remarks, value_text
 
 if TYPE_CHECKING:
     from registry.schemas.difference import DeltaFigures, DeltaMatrix, Deltas, Difference
     from registry.schemas.statistics import DeltaStatistics, Statistics
-    from registry.schemas.team import Event
-    from registry.schemas.tree import BaseSummary, RevisionSummary, Shown, Tree, TreeNode
+    from registry.schemas.tree import RevisionSummary, Shown, Tree, TreeNode
     from registry.schemas.usage import Usage
 
-_MOST: Final = 500  # rows: a notebook keeps what it shows
 _ENDS: Final = (0.1, 0.2, 0.5, 1.0)  # of the scale of a heat map of cosines
 
 
@@ -68,24 +67,6 @@ def _revision(one: RevisionSummary, names: Sequence[str], now: datetime) -> list
 
 def _tags(one: RevisionSummary) -> str:
     return ", ".join(one.tags)
-
-
-def bases_table(bases: Sequence[BaseSummary]) -> str:
-    """Base models, in the order given."""
-    header = ("base model", "architecture", "parameters", "size", "adapters", "notices")
-    rows = [
-        [one.name, one.architecture or "not known", amount(one.parameters), size(one.size), str(one.adapters),
-         " ".join(one.notices)]
-        for one in bases
-    ]  # fmt: skip
-    return _table(header, rows, "base model")
-
-
-def events_table(events: Sequence[Event]) -> str:
-    """Events, in the order given."""
-    header = ("time (UTC)", "action", "subject", "actor", "detail")
-    rows = [[moment(one.at), one.action, one.subject, one.actor, _detail(one.detail)] for one in events]
-    return _table(header, rows, "event")
 
 
 def _detail(detail: Mapping[str, object]) -> str:
@@ -301,12 +282,4 @@ def _ago(one: RevisionSummary, now: datetime) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], what: str) -> str:
-    shown = [_row("td", row) for row in rows[:_MOST]]
-    more = len(rows) - _MOST
-    rest = f"<p>and {counted(more, f'more {what}', f'more {what}s')}</p>" if more > 0 else ""
-    head = f"<thead>{_row('th', header)}</thead>" if header else ""
-    return f"<table>{head}<tbody>{''.join(shown)}</tbody></table>{rest}"
-
-
-def _row(cell: str, texts: Iterable[str]) -> str:
-    return f"<tr>{''.join(f'<{cell}>{escape(clean(text))}</{cell}>' for text in texts)}</tr>"
+    return html_table(header, rows, what, len(rows))

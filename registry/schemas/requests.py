@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
 from registry.errors import UsageError
-from registry.schemas.form import ArtifactKind, BaseQuantization, Dtype, EngineName, MeasuredRows, Moment, Param, Schema
+from registry.schemas.form import ArtifactKind, BaseQuantization, Dtype, EngineName, MeasuredRows, Param, Schema
 from registry.schemas.texts import check_name
 
 Ref = Annotated[
@@ -20,13 +20,20 @@ Ref = Annotated[
         max_length=512,
         description="A reference: PATH, PATH@3, PATH@tag or PATH@sha256:...",
         examples=("llama/support@3",),
+        help="A revision: PATH, PATH@3, PATH@tag or PATH@sha256:...",
     ),
 ]
-_AT_PATH = Param(min_length=1, max_length=512, description="BASE/name/name...", examples=("llama/support",))
+_AT_PATH = Param(
+    min_length=1,
+    max_length=512,
+    description="BASE/name/name...",
+    examples=("llama/support",),
+    help="An adapter: BASE/name/name...",
+)
 AtPath = Annotated[str, _AT_PATH]
 BaseName = Annotated[str, Param(min_length=1, max_length=128, examples=("llama",))]
-TagName = Annotated[str, Param(min_length=1, max_length=128, examples=("prod",))]
-Text = Annotated[str | None, Param(min_length=1, max_length=512)]
+TagName = Annotated[str, Param(min_length=1, max_length=128, examples=("prod",), help="The tag.")]
+_OfBase = Annotated[str, Param(help="The name of the base model.")]
 WithTags = Annotated[bool, Param(description="Also delete revisions that have tags, and those tags.")]
 DryRun = Annotated[bool, Param(description="Only list what would be deleted.")]
 
@@ -34,7 +41,14 @@ DryRun = Annotated[bool, Param(description="Only list what would be deleted.")]
 _BEST: Final = re.compile(r"(max|min):(.+):([1-9][0-9]{0,8})")
 _Count = Annotated[int | None, Field(ge=1, le=1 << 31)]
 
-OldNames = Annotated[bool, Param(description="Also what was renamed, under its old name.")]
+OldNames = Annotated[
+    bool,
+    Param(
+        description="Also what was renamed, under its old name.",
+        option="--all",
+        help="List old names too: of what was renamed.",
+    ),
+]
 
 
 class NoRequest(Schema):
@@ -46,7 +60,11 @@ class BasesRequest(Schema):
 
     old_names: OldNames = False
     figures: Annotated[
-        bool, Param(description="Also how many revisions each has, how large they are, and which is the newest.")
+        bool,
+        Param(
+            description="Also how many revisions each has, how large they are, and which is the newest.",
+            help="Also list revisions, their size, and the newest one.",
+        ),
     ] = False
 
 
@@ -137,42 +155,79 @@ class SubtreeRequest(PathRequest):
     ] = None
 
 
+def _option(help: str, metavar: str | None = None, **bounds: Any) -> Param:  # noqa: A002 - as it is called there
+    return replace(Param(min_length=1, max_length=512, help=help, metavar=metavar), **bounds)
+
+
 class SearchRequest(Schema):
     """Conditions; a revision has to meet all that are given."""
 
-    text: Text = None
-    base: Text = None
+    text: Annotated[str | None, _option("Words to find in the path, message, tags or annotations.")] = None
+    base: Annotated[str | None, _option("Only adapters of this base model.")] = None
     path: Annotated[
         str | None,
-        Param(min_length=1, max_length=512, description="Only what is at and under it.", examples=("llama/support",)),
+        _option(
+            "Only what is at and under this path.",
+            description="Only what is at and under it.",
+            examples=("llama/support",),
+        ),
     ] = None
     depth: Annotated[
-        int | None, Param(ge=0, le=96, description="Only so many levels below the path, or below the base models.")
+        int | None,
+        Param(
+            ge=0,
+            le=96,
+            description="Only so many levels below the path, or below the base models.",
+            help="Only this many levels below the path.",
+        ),
     ] = None
-    tag: Text = None
-    author: Text = None
+    tag: Annotated[str | None, _option("Only revisions with this tag.")] = None
+    author: Annotated[str | None, _option("Only what was published under this name.", "NAME")] = None
     parent_known_by: Annotated[
         str | None,
-        Param(
+        _option(
+            "Only revisions whose parent is proven, stated or assumed, or known by an exact word: loaded.",
+            "WORD",
+            min_length=None,
             max_length=32,
             description="How the parent is known: a word as of a revision, or proven, stated or assumed.",
             examples=("assumed",),
         ),
     ] = None
-    rank: Annotated[str | None, Param(max_length=64, examples=("<=16",))] = None
-    metric: Annotated[str | None, Param(max_length=512, examples=("acc>0.8",))] = None
-    stat: Annotated[
+    rank: Annotated[
         str | None,
-        Param(
-            max_length=512,
-            description="Conditions on statistics of the revision's own delta, separated by commas.",
-            examples=("rank95<8,stable_rank>2",),
+        _option(
+            "Only revisions whose rank meets this: '<=16', '8'.",
+            "CONDITION",
+            min_length=None,
+            max_length=64,
+            examples=("<=16",),
         ),
     ] = None
-    target: Text = None
+    metric: Annotated[
+        str | None,
+        _option(
+            "Only revisions whose metric meets this: 'acc>0.8'.", "CONDITION", min_length=None, examples=("acc>0.8",)
+        ),
+    ] = None
+    stat: Annotated[
+        str | None,
+        _option(
+            "Only revisions with this statistic: 'rank95<8'; repeatable.",
+            "CONDITION",
+            min_length=None,
+            description="Conditions on statistics of the revision's own delta, separated by commas.",
+            examples=("rank95<8,stable_rank>2",),
+            repeated=True,
+        ),
+    ] = None
+    target: Annotated[str | None, _option("Only adapters with this target module: q_proj.", "NAME")] = None
     sort: Annotated[
         str | None,
-        Param(
+        _option(
+            "Best first: max:acc, min:loss, min:stat:rank95.",
+            "ORDER",
+            min_length=None,
             max_length=128,
             description="Best value of this metric first: max:NAME or min:NAME; of a statistic min:stat:NAME.",
             examples=("max:acc",),
@@ -184,30 +239,6 @@ class SearchRequest(Schema):
     old_names: OldNames = False
 
 
-class EventsRequest(Schema):
-    """All events, or those that meet every given condition."""
-
-    path: Annotated[
-        str | None,
-        Param(
-            min_length=1,
-            max_length=512,
-            description="Only what happened to the base model or adapters at and under this path.",
-            examples=("llama/support",),
-        ),
-    ] = None
-    after: Annotated[
-        Moment | None,
-        Param(description="Only what happened at this time or later.", examples=("2026-11-25T09:30:00Z",)),
-    ] = None
-    actor: Annotated[
-        str | None, Param(max_length=512, description="Only what was done under this name.", examples=("ada",))
-    ] = None
-    kind: Annotated[
-        str | None, Param(max_length=64, description="Only events with this action.", examples=("publish",))
-    ] = None
-
-
 class UntagRequest(Schema):
     """Remove a tag of an adapter."""
 
@@ -215,7 +246,14 @@ class UntagRequest(Schema):
     tag: TagName
     expected: Annotated[
         str | None,
-        Param(max_length=512, description="Only if the tag points at this revision now.", examples=("@3",)),
+        Param(
+            max_length=512,
+            description="Only if the tag points at this revision now.",
+            examples=("@3",),
+            option="--if",
+            metavar="REV",
+            help="Only if the tag points at this revision now: @3.",
+        ),
     ] = None
 
 
@@ -252,7 +290,16 @@ class ProtectedTagsRequest(Schema):
 class RevokeRequest(Schema):
     """Revoke a token."""
 
-    id: Annotated[str, Param(min_length=1, max_length=64, pattern="^[A-Za-z0-9_-]+$")]
+    id: Annotated[
+        str,
+        Param(
+            min_length=1,
+            max_length=64,
+            pattern="^[A-Za-z0-9_-]+$",
+            metavar="ID",
+            help="The id of the token, as `token list` shows it.",
+        ),
+    ]
 
 
 class MaterialisationsRequest(Schema):
@@ -290,19 +337,19 @@ class MaterialiseRequest(Schema):
 class GcRequest(Schema):
     """Delete stored bytes that nothing needs any more."""
 
-    dry_run: bool = False
+    dry_run: Annotated[bool, Param(help="Only show what would be collected.")] = False
 
 
 class RetableRequest(Schema):
     """Rebuild the target table of a base model."""
 
-    base: str
+    base: _OfBase
 
 
 class MeasureBaseRequest(Schema):
     """Take the norms of a base model's weights."""
 
-    base: str
+    base: _OfBase
 
 
 class FsckRequest(Schema):
@@ -367,9 +414,9 @@ class TokenRequest(Schema):
 class ProtectRequest(Schema):
     """Protect the tags of a base model's adapters that match a pattern."""
 
-    base: str
-    pattern: str
-    remove: bool = False
+    base: Annotated[str, Param(help="The base model whose adapters' tags are protected.")]
+    pattern: Annotated[str, Param(help="A tag, or a pattern as in file names: prod, 'release-*'.")]
+    remove: Annotated[bool, Param(help="Let everyone with write access move them again.")] = False
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Field
 
+from registry.digest import is_digest
+from registry.figures import moment, short_digest
 from registry.rights import Role
 from registry.schemas.artifacts import Materialisation
-from registry.schemas.form import Schema
-from registry.schemas.frames import events_frame
-from registry.schemas.notebooks import events_table
+from registry.schemas.form import Moment, Param, Schema
+from registry.schemas.frames import Column, Described, Listed
 from registry.schemas.use import RevisionUse, Use
-
-if TYPE_CHECKING:
-    import pandas
 
 EventKind = Literal[
     "annotate",
@@ -69,18 +68,73 @@ class Event(Schema):
     source: str | None = None  # address of the client, where it came over the network
 
 
-class Events(tuple[Event, ...]):
+def _pairs(event: Event) -> Iterator[str]:
+    """What an event tells, as a terminal shows it."""
+    for name, value in sorted(event.detail.items()):
+        if value not in (None, "", [], {}):
+            yield f"{name}={_in_short(value)}"
+
+
+def _in_short(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}:{inner}" for name, inner in sorted(value.items()))
+    if isinstance(value, list | tuple):
+        return ",".join(str(inner) for inner in value)
+    text = str(value)
+    return short_digest(text) if is_digest(text) else text
+
+
+class EventsRequest(Schema):
+    """All events, or those that meet every given condition."""
+
+    path: Annotated[
+        str | None,
+        Param(
+            min_length=1,
+            max_length=512,
+            description="Only what happened to the base model or adapters at and under this path.",
+            examples=("llama/support",),
+        ),
+    ] = None
+    after: Annotated[
+        Moment | None,
+        Param(description="Only what happened at this time or later.", examples=("2026-11-25T09:30:00Z",)),
+    ] = None
+    actor: Annotated[
+        str | None, Param(max_length=512, description="Only what was done under this name.", examples=("ada",))
+    ] = None
+    kind: Annotated[
+        str | None, Param(max_length=64, description="Only events with this action.", examples=("publish",))
+    ] = None
+
+
+class Events(Listed[Event]):
     """Answer of ``events``: newest first."""
 
     __slots__ = ()
-
-    def _repr_html_(self) -> str:
-        """A table, in a notebook."""
-        return events_table(self)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A data frame with a row for each event; raises `UnavailableError` where pandas is not installed."""
-        return events_frame(self)
+    described = Described(
+        noun="event",
+        columns=(
+            Column("at", "time (UTC)", lambda one: moment(one.at), style="quiet"),
+            Column("action", "action"),
+            Column("actor", "actor"),
+            Column("subject", "subject", style="reference"),
+            Column("source", before="from", style="quiet", free=True),
+            Column("token", before="token", style="quiet", free=True),
+            Column(
+                "detail",
+                "detail",
+                lambda one: [f"{name}={value}" for name, value in one.detail.items()],
+                said=lambda one: tuple(_pairs(one)),
+                style="quiet",
+                free=True,
+            ),
+        ),
+        screen="at action actor | subject source token detail",
+        heads="TIME (UTC) | ACTION | ACTOR | SUBJECT",
+        table="at action subject actor detail",
+        frame="at action subject actor token source detail.*",
+    )
 
 
 class Identity(Schema):
@@ -108,6 +162,40 @@ class Token(Schema):
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+
+
+def _ending(token: Token) -> str:
+    if token.revoked_at is not None:
+        return f"revoked {moment(token.revoked_at)}"
+    return "" if token.expires_at is None else f"expires {moment(token.expires_at)}"
+
+
+class Tokens(Listed[Token]):
+    """Answer of ``token list``: newest first."""
+
+    __slots__ = ()
+    described = Described(
+        noun="token",
+        columns=(
+            Column("id", "id", style=lambda one: "reference" if one.revoked_at is None else "quiet"),
+            Column("role", "role"),
+            Column("created_at", "created (UTC)", lambda one: moment(one.created_at)),
+            Column(
+                "last_used_at",
+                "last used",
+                lambda one: "never" if one.last_used_at is None else moment(one.last_used_at),
+            ),
+            Column("name", "name"),
+            Column(
+                "scopes", cell=lambda one: one.scopes or "everything", style=lambda one: "" if one.scopes else "quiet"
+            ),
+            Column("ending", "ends", _ending, style="quiet", free=True),
+        ),
+        screen="id role created_at last_used_at | name scopes ending",
+        heads="ID | ROLE | CREATED (UTC) | LAST USED | NAME, SCOPES",
+        table="id name role scopes created_at last_used_at ending",
+        frame="id name role scopes created_at created_by expires_at revoked_at last_used_at",
+    )
 
 
 class TokenCreated(Schema):

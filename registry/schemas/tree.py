@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from registry.figures import amount, counted, moment, short_digest, size
 from registry.schemas.around import Children, Notice, TagHistory, all_notices, is_empty
 from registry.schemas.artifacts import EngineAnswer, Extracted, Materialisation, TrainedQuantised
 from registry.schemas.cards import CardState
 from registry.schemas.form import ArtifactKind, LeftOut, Schema, WrittenDtype
-from registry.schemas.frames import bases_frame, revisions_frame
-from registry.schemas.notebooks import bases_table, revisions_table, shown_table, tree_table
+from registry.schemas.frames import Column, Described, Listed, revisions_frame
+from registry.schemas.notebooks import revisions_table, shown_table, tree_table
 from registry.schemas.renaming import RenamedTo
 from registry.schemas.usage import BaseFigures
 from registry.schemas.use import Use
@@ -96,18 +97,37 @@ class BaseSummary(Schema):
         return base_line(self)
 
 
-class Bases(tuple[BaseSummary, ...]):
+def _told(figures: BaseFigures | None) -> tuple[str, ...]:
+    if figures is None:
+        return ()
+    at = figures.last_published_at
+    sizes = f"{size(figures.published)}, as full checkpoints {size(figures.full_checkpoints)}"
+    newest = () if at is None else (f"{figures.newest} on {moment(at)} UTC",)
+    return (f"{counted(figures.revisions, 'revision')} of {sizes}", *newest)
+
+
+class Bases(Listed[BaseSummary]):
     """Answer of ``bases``: base models, by name."""
 
     __slots__ = ()
-
-    def _repr_html_(self) -> str:
-        """A table, in a notebook."""
-        return bases_table(self)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A data frame with a row for each base model; raises `UnavailableError` where pandas is not installed."""
-        return bases_frame(self)
+    described = Described(
+        noun="base model",
+        columns=(
+            Column("name", "base model", style="reference"),
+            Column("digest", cell=lambda one: short_digest(one.digest)),
+            Column("parameters", "parameters", lambda one: amount(one.parameters), right=True),
+            Column("size", "size", lambda one: size(one.size), right=True),
+            Column("architecture", "architecture", lambda one: one.architecture or "not known"),
+            Column("adapters", "adapters", said=lambda one: counted(one.adapters, "adapter"), style="quiet", free=True),
+            Column("figures", cell=lambda one: _told(one.figures), style="quiet", free=True),
+            Column("renamed_to", before="->", style="reference"),
+            Column("notices", "notices", lambda one: " ".join(one.notices)),
+        ),
+        screen="name digest parameters size | architecture adapters figures renamed_to",
+        heads="NAME | DIGEST | PARAMETERS | SIZE | ARCHITECTURE",
+        table="name architecture parameters size adapters notices",
+        frame="name architecture parameters tensors size adapters created_at source digest figures.*",
+    )
 
 
 class BaseAdded(Schema):

@@ -20,7 +20,13 @@ class UsageRequest(Schema):
 
     path: Annotated[
         str | None,
-        Param(min_length=1, max_length=512, description="BASE or BASE/name/name...", examples=("llama/support",)),
+        Param(
+            min_length=1,
+            max_length=512,
+            description="BASE or BASE/name/name...",
+            examples=("llama/support",),
+            help="Only this path and everything under it.",
+        ),
     ] = None
 
 

@@ -104,6 +104,7 @@ CALLS: Final[dict[Operation[Any, Any], Call]] = {
     table.CHECK: Call("path", {"ref": "{path}", "engine": "vllm"}),
     table.RESOLVE: Call("path", {"ref": "{path}"}),
     table.SEARCH: Call("any"),
+    table.TAGS: Call("path", {"path": "{path}"}),
     table.TAG: Call("path", body={"ref": "{path}", "tag": "new"}),
     table.UNDO_TAG: Call("path", body={"path": "{path}", "tag": "gone"}, prepare=_a_tag),
     table.UNTAG: Call("path", {"path": "{path}", "tag": "gone"}, prepare=_a_tag),

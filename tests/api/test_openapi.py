@@ -15,6 +15,7 @@ from registry.api.examples import EXAMPLES
 from registry.api.openapi import body_schema, describe, json_routes
 from registry.app import service_app
 from registry.schemas import (
+    around,
     artifacts,
     bundles,
     cards,
@@ -33,7 +34,21 @@ from registry.schemas import (
 from tests.kit.library import Library
 
 MODULES = (
-    *(schemas, artifacts, bundles, cards, difference, jobs, parents, protocol, publishing, receipt, renaming, requests),
+    *(
+        schemas,
+        around,
+        artifacts,
+        bundles,
+        cards,
+        difference,
+        jobs,
+        parents,
+        protocol,
+        publishing,
+        receipt,
+        renaming,
+        requests,
+    ),
     *(statistics, transfer, usage, about, health),
 )
 OPEN = {"/healthz", "/readyz", "/metrics"}

@@ -37,7 +37,7 @@ from registry.schemas import (
     TreeNode,
     Verified,
 )
-from registry.schemas.around import ChildAdapter, Children, TagHistory, TagMove
+from registry.schemas.around import ChildAdapter, Children, TagHistory, TagMove, TagState
 from registry.schemas.difference import (
     Difference,
     FileDifference,
@@ -279,6 +279,34 @@ DIFFERS = VERIFIED.model_copy(
         ),
     }
 )
+TAGS = (
+    TagState(
+        path="llama-1b/support",
+        tag="prod",
+        reference="llama-1b/support@2",
+        newest="llama-1b/support@3",
+        retracted=False,
+        at=datetime(2026, 11, 25, 10, 12, tzinfo=UTC),
+        actor="ada",
+        previous="llama-1b/support@1",
+        metrics={"acc": 0.87, "bleu": 31.5, "f1": 0.8, "loss": 0.4, "wer": 0.1},
+        previous_metrics={"acc": 0.81},
+        changes={"acc": 0.06},
+    ),
+    TagState(
+        path="llama-1b/support/french",
+        tag="release-2026-11",
+        reference="llama-1b/support/french@1",
+        newest="llama-1b/support/french@1",
+        retracted=True,
+        at=None,
+        actor=None,
+        previous=None,
+        metrics={},
+        previous_metrics={},
+        changes={},
+    ),
+)
 EVENTS = (
     Event(
         at=WHEN,
@@ -458,6 +486,7 @@ ANSWERS: dict[str, Schema | tuple[Schema, ...]] = {
     "fetch": FETCHED,
     "verify": VERIFIED,
     "events": EVENTS,
+    "tags": TAGS,
     "jobs": (RUNNING, FAILED),
     "health": HEALTH,
     "whoami": IDENTITY,
@@ -485,6 +514,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "fetch": (["fetch", "llama-1b/support/french"], "fetch"),
     "verify": (["verify", "dir"], "verify"),
     "events": (["events"], "events"),
+    "tags": (["tags"], "tags"),
     "jobs": (["jobs"], "jobs"),
     "health": (["health"], "health"),
     "whoami": (["whoami"], "whoami"),

@@ -99,6 +99,7 @@ HEADS = {"REV", "PUBLISHED", "(UTC)", "RANK", "SIZE", "PARENT", "AUTHOR", "REMAR
     *("NAME", "DIGEST", "PARAMETERS", "ARCHITECTURE", "TIME", "ACTION", "ACTOR", "SUBJECT"),
     *("REPLICA", "VERSION", "SEEN"),
     *("BEGUN", "KIND", "STATE", "ABOUT"),
+    *("TAG", "NAMES", "SINCE", "NEWEST,", "BEFORE,", "BY,", "METRICS"),
     *("ID", "ROLE", "CREATED", "LAST", "USED", "NAME,", "SCOPES"),
 }
 

@@ -28,7 +28,7 @@ READING = (
     "tree", "log llama/x", "show llama/x", "diff llama/x llama/x@1", "stats llama/x", "check llama/x --engine vllm",
     "resolve llama/x", "search", "search --depth 1", "card llama/x", "fetch llama/x -o HERE/out",
     "export llama/x HERE/out", "events", "jobs", "health", "du", "fsck", "fsck --deep", "base list",
-    "token list", "retention show llama/x", "materialise --list", "tree --json",
+    "tags", "tag llama/x", "token list", "retention show llama/x", "materialise --list", "tree --json",
     # What would write, and says first what it would do.
     "gc --dry-run", "delete llama/x@1 --dry-run", "base delete llama --dry-run", "retention run llama/x --dry-run",
     "rebase llama/x --onto llama --dry-run",

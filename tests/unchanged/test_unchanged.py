@@ -37,6 +37,8 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry publish [OPTIONS] DIR [PATH]",
         "registry card ",
         "registry untag: --if ",
+        "registry tags ",
+        "registry tags: ",
         "registry card: ",
         "registry health ",
         "registry health: ",
@@ -250,6 +252,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "GET /api/v1/checks ",
         "GET /api/v1/log/deleted ",
         "POST /api/v1/tags/undo ",
+        "GET /api/v1/tags ",
         "GET /api/v1/retention ",
         "PUT /api/v1/retention ",
         "DELETE /api/v1/retention ",
@@ -330,6 +333,8 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "Children.",
         "TagHistory.",
         "TagMove.",
+        "TagState.",
+        "Page_TagState_.",
         "Use.",
         "RevisionUse.",
         "Shown.children:",
@@ -432,7 +437,10 @@ _DTYPES: Final = "'bf16' | 'fp16' | 'fp32' | null", "'bf16' | 'fp16' | 'fp32' | 
 _ONE_FILE: Final = "/api/v1/artifacts/{rendering}/{path} takes dtype (query, optional): "
 
 WIDENED: Final[dict[str, dict[str, str]]] = {
-    "commands": {"registry fetch: --dtype <bf16|fp16|fp32>": "registry fetch: --dtype <bf16|fp16|fp32|keep>"},
+    "commands": {
+        "registry fetch: --dtype <bf16|fp16|fp32>": "registry fetch: --dtype <bf16|fp16|fp32|keep>",
+        "registry tag [OPTIONS] REF TAG": "registry tag [OPTIONS] REF [TAG]",  # without it they are listed
+    },
     "routes": {
         begin + _DTYPES[0]: begin + _DTYPES[1]
         for begin in (

@@ -1,18 +1,51 @@
-"""What the tags of an adapter pointed at over time, from its events."""
+"""What tags point at and pointed at over time, from events: those of an adapter, and a list of many."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from typing import Any, Final
+import math
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
 
-from sqlalchemy import Select, bindparam, or_, select, union_all
-from sqlalchemy.orm import Session
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    or_,
+    select,
+    union_all,
+)
+from sqlalchemy.orm import Session, aliased
 
 from registry.catalogue.database.prepared import Prepared, reading
-from registry.catalogue.database.tables import IS_DELETION, Adapter, EventRecord, Revision, Tag
+from registry.catalogue.database.tables import (
+    IS_DELETION,
+    Adapter,
+    EventRecord,
+    Metric,
+    Revision,
+    Tag,
+    table_of,
+)
+from registry.catalogue.database.transactions import plan_for_values
+from registry.catalogue.store.blobs import parts
+from registry.catalogue.tree import ancestry, browse, order
+from registry.catalogue.tree.old_names import adapter_is_listed, new_name
+from registry.catalogue.tree.order import PLACE
 from registry.catalogue.tree.revisions import RevisionRow
+from registry.errors import UsageError
 from registry.reference import Path
-from registry.schemas.around import TagHistory, TagMove
+from registry.schemas.around import TagHistory, TagMove, TagsRequest, TagState
+from registry.schemas.texts import check_text
 
 LISTED: Final = 20
 """Tags of a revision, moves of a tag, and removed tags of an adapter."""
@@ -93,3 +126,207 @@ def _values(path: Path) -> dict[str, str]:
 
 
 _LATEST: Final = Prepared(lambda _: _events(_READ))
+
+
+_SORT: Final = re.compile(r"\s*(max|min):(?:(change:)|(?!change:))([A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63})\s*")
+
+
+@dataclass(frozen=True)
+class TagOrder:
+    """What a list of tags is ordered by; among equals, and if by nothing else, by path and name."""
+
+    by: Literal["path", "time", "metric", "change"] = "path"
+    largest: bool = False
+    metric: str = ""
+
+    @classmethod
+    def parse(cls, text: str | None) -> TagOrder:
+        """``newest``, ``oldest``, ``max:acc``, or ``min:change:acc``; None: by path.
+
+        Raises:
+            UsageError: it is malformed; says the form.
+        """
+        if text is None:
+            return cls()
+        if (word := text.strip()) in {"newest", "oldest"}:
+            return cls("time", largest=word == "newest")
+        match = _SORT.fullmatch(text)
+        if match is None:
+            raise UsageError(
+                f"Sort order {text!r} is malformed: 'newest', 'oldest', 'max:acc', or 'min:change:acc' is expected."
+            )
+        return cls("change" if match[2] else "metric", match[1] == "max", match[3])
+
+    def key(self, one: TagState) -> object:
+        """Where a list goes on after a tag."""
+        value: object = None
+        if self.by == "time":
+            value = None if one.at is None else one.at.isoformat()
+        elif self.by == "metric":
+            value = one.metrics[self.metric]
+        elif self.by == "change":
+            value = _change(one.metrics[self.metric], one.previous_metrics[self.metric])
+        return [value, one.path, one.tag]
+
+
+def _change(now: Any, before: Any) -> Any:
+    """Half of how much larger a metric is, which can't be too large for a number."""
+    return now / 2 - before / 2
+
+
+def listed(
+    session: Session,
+    request: TagsRequest,
+    by: TagOrder,
+    *,
+    after: tuple[datetime | float | None, str, str] | None = None,
+    limit: int | None = None,
+) -> tuple[TagState, ...]:
+    """Tags that meet every given condition, in an order; ``after`` is the key of the last one of the page before.
+
+    Raises:
+        NotFoundError: there is nothing at the path; offers the nearest.
+        UsageError: a condition is no text that can be kept, or the key is of another order.
+    """
+    plan_for_values(session)
+    of_tags = _tags(session, request).subquery()
+    event, before = _EVENTS.alias("event"), aliased(Revision)
+    last = case((of_tags.c.restored > func.coalesce(of_tags.c.moved, 0), of_tags.c.restored), else_=of_tags.c.moved)
+    old = event.c.detail["old"].as_string()
+    begin = of_tags.c.path + "@"
+    is_of_adapter = func.substr(old, 1, func.length(of_tags.c.path) + 1) == begin
+    number = case((is_of_adapter, cast(func.substr(old, func.length(of_tags.c.path) + 2), BigInteger)))
+    query = (
+        select(of_tags, event.c.at, event.c.actor, number.label("before"), before.id.label("before_id"))
+        .outerjoin(event, event.c.id == last)
+        .outerjoin(before, and_(before.adapter_id == of_tags.c.adapter_id, before.number == number))
+    )
+    if request.actor is not None:
+        query = query.where(event.c.actor == check_text("The name of the actor", request.actor))
+    if request.after is not None:
+        query = query.where(event.c.at >= request.after)
+    if request.outdated:
+        query = query.where(of_tags.c.newest > of_tags.c.number)
+    name: ColumnElement[str] = of_tags.c.tag
+    if session.get_bind().dialect.name == "postgresql":  # in the order of SQLite, whatever the database is set to
+        name = name.collate("C")
+    value, query = _valued(query, by, of_tags.c.id, before.id, event.c.at)
+    if value is not None:
+        query = query.order_by(value.is_(None), value.desc() if by.largest else value.asc())
+    if after is not None:
+        query = query.where(_rest(by, value, of_tags.c.place, name, after))
+    rows = session.execute(query.order_by(of_tags.c.place, name).limit(limit)).all()
+    return _states(session, rows)
+
+
+def _tags(session: Session, request: TagsRequest) -> Select[*tuple[Any, ...]]:
+    """Tags with their adapter, what they name, and the newest events that let them name it."""
+    moved, restored = _EVENTS.alias("moved"), _EVENTS.alias("restored")
+    # Of the table itself, without the criteria of the session: the adapter is seen, so its events are.
+    newest_move = select(moved.c.id).where(
+        moved.c.subject == Adapter.path, moved.c.action == "tag", moved.c.detail["tag"].as_string() == Tag.name
+    )
+    # A tag that went with the deletion of its revision came back with it.
+    reference = Adapter.path + "@" + cast(Revision.number, String)
+    newest_restoring = select(restored.c.id).where(restored.c.subject == reference, restored.c.action == "delete undo")
+    query = (
+        select(
+            Tag.name.label("tag"),
+            Adapter.id.label("adapter_id"),
+            Adapter.path,
+            PLACE.label("place"),
+            Revision.id,
+            Revision.number,
+            ancestry.newest_number(Adapter.id).label("newest"),
+            newest_move.order_by(moved.c.id.desc()).limit(1).scalar_subquery().label("moved"),
+            newest_restoring.order_by(restored.c.id.desc()).limit(1).scalar_subquery().label("restored"),
+        )
+        .join(Adapter, Adapter.id == Tag.adapter_id)
+        .join(Revision, Revision.id == Tag.revision_id)
+    )
+    path = None if request.path is None else Path.parse(request.path)
+    if path is not None:
+        browse.check_there(session, path)
+        query = query.where(order.within(path))
+    if not request.old_names and (path is None or new_name(session, path) is None):
+        query = query.where(adapter_is_listed(session))
+    if request.tag is not None:
+        query = query.where(_matches(check_text("The tag", request.tag)))
+    return query
+
+
+def _matches(pattern: str) -> ColumnElement[bool]:
+    """The condition that a tag has this name, or one that matches: ``*`` is any text, ``?`` any character."""
+    if not {"*", "?"} & set(pattern):
+        return Tag.name == pattern
+    if pattern != pattern.lower():  # as no tag is; for SQLite, letters are alike in LIKE
+        return Tag.name.is_(None)
+    plain = re.sub(r"([\\%_])", r"\\\1", pattern)
+    return Tag.name.like(plain.replace("*", "%").replace("?", "_"), escape="\\")
+
+
+def _valued(
+    query: Select[*tuple[Any, ...]], by: TagOrder, revision: Any, before: Any, at: Any
+) -> tuple[ColumnElement[Any] | None, Select[*tuple[Any, ...]]]:
+    """What tags are ordered by before all else, and the query for those that have it."""
+    if by.by == "path":
+        return None, query
+    if by.by == "time":
+        return at, query
+    now, then = aliased(Metric), aliased(Metric)
+    query = query.join(now, and_(now.revision_id == revision, now.name == by.metric))
+    if by.by == "metric":
+        return now.value.expression, query
+    query = query.join(then, and_(then.revision_id == before, then.name == by.metric))
+    return _change(now.value, then.value), query
+
+
+def _rest(
+    by: TagOrder, value: ColumnElement[Any] | None, place: Any, name: Any, after: tuple[Any, str, str]
+) -> ColumnElement[bool]:
+    """The condition that a tag comes after a key."""
+    last, path, tag = after
+    right: tuple[type, ...] = {"path": (), "time": (datetime,)}.get(by.by, (float,))
+    if not (isinstance(last, right) or (last is None and by.by in {"path", "time"})):
+        raise UsageError("The position to continue from is of tags in another order; start from the beginning.")
+    here = order.place_of(path)
+    rest = or_(place > here, and_(place == here, name > tag))
+    if value is None:
+        return rest
+    if last is None:
+        return and_(value.is_(None), rest)
+    beyond = value < last if by.largest else value > last
+    return or_(beyond, value.is_(None), and_(value == last, rest))
+
+
+def _states(session: Session, rows: Sequence[Any]) -> tuple[TagState, ...]:
+    keys = {row.id for row in rows}
+    metrics: dict[int, dict[str, float]] = defaultdict(dict)
+    retracted: set[int] = set()
+    for some in parts(sorted(keys | {row.before_id for row in rows if row.before_id is not None})):
+        values = select(Metric.revision_id, Metric.name, Metric.value).where(Metric.revision_id.in_(some))
+        for key, name, value in session.execute(values.order_by(Metric.name)):
+            metrics[key][name] = value
+        retracted |= ancestry.ancestry(session, [key for key in some if key in keys]).retracted.keys()
+    return tuple(_state(row, metrics, row.id in retracted) for row in rows)
+
+
+def _state(row: Any, metrics: dict[int, dict[str, float]], retracted: bool) -> TagState:
+    now, then = metrics.get(row.id, {}), metrics.get(row.before_id, {})
+    changes = {name: now[name] - then[name] for name in now if name in then}
+    return TagState(
+        path=row.path,
+        tag=row.tag,
+        reference=f"{row.path}@{row.number}",
+        newest=f"{row.path}@{row.newest}",
+        retracted=retracted,
+        at=row.at,
+        actor=row.actor,
+        previous=None if row.before is None else f"{row.path}@{row.before}",
+        metrics=now,
+        previous_metrics=then,
+        changes={name: change for name, change in changes.items() if math.isfinite(change)},
+    )
+
+
+_EVENTS: Final = table_of(EventRecord)

@@ -1,4 +1,4 @@
-"""Commands about credentials: login, logout, whoami."""
+"""Commands about credentials: login, logout, and what whoami shows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from registry.cli.options import Json, Url
+from registry.cli.options import Json
 from registry.cli.render.screen import QUIET, REFERENCE, Line, Span, fields, phrase, stderr, stdout, words
 from registry.cli.render.text import moment
-from registry.cli.session import answer_alone, print_json, session
+from registry.cli.session import answer_alone, print_json
 from registry.errors import UsageError
 from registry.settings import SETTINGS, read_settings
 
@@ -96,13 +96,6 @@ def logout(
         print_json({"url": forgotten})
     else:
         stdout().show([(phrase(forgotten, REFERENCE), Span("  logged out"))])
-
-
-def whoami(url: Url = None, as_json: Json = False) -> None:
-    """Show which registry is in use, as whom and with which rights."""
-    with session(url, as_json) as run:
-        answer = run.registry.whoami()
-        run.answer(answer, lambda width: identity_lines(answer, width))
 
 
 def identity_lines(identity: Identity, width: int | None) -> list[Line]:

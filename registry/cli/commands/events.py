@@ -46,8 +46,9 @@ def events(
 
     With --follow and --json, each event is one line of JSON.
     """
-    from registry.cli.render.lists import event_lines
+    from registry.cli.render.lists import listed_lines
     from registry.operations.start_times import start_of
+    from registry.schemas.team import Events
 
     since = None if after is None else start_of(after)
     with session(url, as_json) as run:
@@ -58,7 +59,7 @@ def events(
         answer = listed(since, limit)
         if follow:
             _follow(run, answer, lambda start: listed(start or since))
-        run.answer(answer, lambda width: event_lines(answer, width))
+        run.answer(answer, lambda width: listed_lines(Events.described, answer, width))
         if not answer:
             run.say("No events match.")
 
@@ -90,10 +91,11 @@ class _Lines:
             sys.stdout.write("".join(json.dumps(event.model_dump(mode="json")) + "\n" for event in events))
             sys.stdout.flush()
             return
-        from registry.cli.render.lists import EVENT_HEADER, event_lines
-        from registry.schemas.team import EVENT_KINDS
+        from registry.cli.render.lists import listed_lines
+        from registry.schemas.team import EVENT_KINDS, Events
 
-        header = () if self._widths else EVENT_HEADER
-        actors = [EVENT_HEADER[2], *(event.actor for event in events)]
+        first = not self._widths
+        actors = ["ACTOR", *(event.actor for event in events)]
         self._widths = [0, max(map(len, EVENT_KINDS)), max([*map(len, actors), *self._widths[2:]])]
-        self._run.show(event_lines(events, self._run.out.width, header=header, least=self._widths))
+        lines = listed_lines(Events.described, events, self._run.out.width, header=first, least=self._widths)
+        self._run.show(lines)

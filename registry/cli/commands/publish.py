@@ -23,6 +23,7 @@ from registry.cli.options import (
 from registry.cli.render.screen import REFERENCE, Line, Span
 from registry.cli.session import Session, session
 from registry.errors import UsageError
+from registry.figures import command
 
 if TYPE_CHECKING:
     from registry.schemas import Tagged
@@ -275,7 +276,7 @@ def _publish_one(run: Session, folder: str, path: str, *, dry_run: bool, **optio
 
 def tag(
     ref: Ref,
-    tag: TagName,
+    tag: Annotated[str | None, typer.Argument(metavar="TAG", help="The tag.", autocompletion=completion.tags)] = None,
     *,
     expected: Annotated[
         str | None,
@@ -289,8 +290,16 @@ def tag(
 ) -> None:
     """Point a tag at a revision.
 
-    A tag that points at another revision of the same adapter is moved.
+    A tag that points at another revision of the same adapter is moved. Without TAG, the tags at and under the path REF
+    are listed, as by `registry tags`.
     """
+    if tag is None:
+        if "@" in ref or undo or expected is not None:
+            raise UsageError(f"The tag is missing: {command('registry', 'tag', ref, 'TAG')} is expected.")
+        from registry.cli.table import TAGS
+
+        TAGS.command()(path=ref, url=url, as_json=as_json)
+        return
     with session(url, as_json) as run:
         answer = run.registry.tag(ref, tag, expected=expected, undo=undo)
         if answer.reference is None:

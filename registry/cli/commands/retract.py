@@ -1,23 +1,22 @@
-"""Commands that change how a tree is served and protected: retract, base retable, base protect-tag."""
+"""Retraction, and what the commands show that change how a base model is read and protected."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from registry.cli import completion
-from registry.cli.options import BaseName, Json, Ref, Url
+from registry.cli.options import Json, Ref, Url
 from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, TAG, Line, Span, fields, phrase, table, words
 from registry.cli.render.text import counted
 from registry.cli.render.use import NO_USE, use_items, used_references
-from registry.cli.session import session
+from registry.cli.session import Session, session
 from registry.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from registry.schemas import ProtectedTag, Retabled, Retracted, RevisionSummary
+    from registry.schemas import BaseMeasured, ProtectedTag, Retabled, Retracted, RevisionSummary
 
 
 def retract(
@@ -83,28 +82,6 @@ def retracted_lines(answer: Retracted, width: int | None) -> list[Line]:
     return [(Span(answer.reference, REFERENCE),), *fields(pairs, width)]
 
 
-def retable(
-    name: BaseName,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Rebuild the target table of a base model.
-
-    For a base model that was added by a version with less support for its architecture. A table never changes by
-    itself, because the plans and commit ids of all paths below depend on it and change with it. Refused if the weights
-    of a revision would change.
-    """
-    with session(url, as_json) as run:
-        answer = run.registry.retable(name, progress=run.progress)
-        run.answer(answer, lambda width: retabled_lines(answer, width))
-        if answer.changed:
-            run.say(
-                "The plans and commit ids of the paths below have changed: fetch again what has to be verified, and "
-                "pin the new commits where a Hub view is used."
-            )
-        run.notices(answer.base.notices)
-
-
 def retabled_lines(answer: Retabled, width: int | None) -> list[Line]:
     """The old digest and the new one, the differences of the tables, and how many revisions are affected."""
     if not answer.changed:
@@ -120,31 +97,28 @@ def retabled_lines(answer: Retabled, width: int | None) -> list[Line]:
     return [(Span(answer.base.name, REFERENCE),), *fields(pairs, width)]
 
 
-def protect_tag(
-    base: Annotated[
-        str,
-        typer.Argument(
-            metavar="BASE", help="The base model whose adapters' tags are protected.", autocompletion=completion.bases
-        ),
-    ],
-    pattern: Annotated[
-        str, typer.Argument(metavar="PATTERN", help="A tag, or a pattern as in file names: prod, 'release-*'.")
-    ],
-    *,
-    remove: Annotated[bool, typer.Option("--remove", help="Let everyone with write access move them again.")] = False,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Let only admins move the tags that match a pattern.
-
-    The output lists all protected patterns of this base model.
-    """
-    with session(url, as_json) as run:
-        answer = run.registry.protect_tag(base, pattern, remove=remove)
-        run.answer(answer, lambda width: protected_lines(answer, width))
-        run.say(f"{counted(len(answer), 'pattern')} at {base}; only admins can move the tags that match.")
-
-
 def protected_lines(answer: Sequence[ProtectedTag], width: int | None) -> list[Line]:
     """One line per pattern."""
     return table([([phrase(one.base, REFERENCE)], [[phrase(one.pattern, TAG)]]) for one in answer], width)
+
+
+def after_retabling(run: Session, answer: Retabled, *_: object) -> None:
+    """What is other from now on."""
+    if answer.changed:
+        run.say(
+            "The plans and commit ids of the paths below have changed: fetch again what has to be verified, and "
+            "pin the new commits where a Hub view is used."
+        )
+    run.notices(answer.base.notices)
+
+
+def after_protecting(run: Session, answer: Sequence[ProtectedTag], given: Mapping[str, Any]) -> None:
+    """How many patterns there are."""
+    run.say(f"{counted(len(answer), 'pattern')} at {given['base']}; only admins can move the tags that match.")
+
+
+def measured_lines(answer: BaseMeasured, width: int | None) -> list[Line]:
+    """The base model, and how many norms there are."""
+    there = [] if answer.measured else [words("they were there already: no weights were read", QUIET)]
+    pairs = [("norms", [words(f"of {counted(answer.norms, 'parameter')}"), *there])]
+    return [(Span(answer.base, REFERENCE),), *fields(pairs, width)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,7 @@ from registry.cli.session import session
 
 if TYPE_CHECKING:
     from registry.schemas import Event
-    from registry.schemas.jobs import Health, JobCounts, JobSummary, Replica
+    from registry.schemas.jobs import Health, JobCounts, Replica
 
 
 class JobState(StrEnum):
@@ -56,52 +55,16 @@ def jobs(
     Those of your token, or everyone's for an admin without scopes. They are kept for a week after they ended. What the
     service looks at after each publish is only listed with --kind notice.
     """
+    from registry.cli.render.lists import listed_lines
+    from registry.schemas.jobs import JOBS
+
     with session(url, as_json) as run:
         answer = run.registry.jobs(
             state=None if state is None else state.value, kind=None if kind is None else kind.value, limit=limit
         )
-        run.answer(answer, lambda width: job_lines(answer, width))
+        run.answer(answer, lambda width: listed_lines(JOBS, answer, width))
         if not answer:
             run.say("No operations match.")
-
-
-def job_lines(jobs: Sequence[JobSummary], width: int | None) -> list[Line]:
-    """One line per job."""
-    rows = [
-        (
-            [
-                phrase(one.id[:12], REFERENCE),
-                Span(moment(one.created_at), QUIET),
-                phrase(one.kind),
-                Span(one.state, GONE if one.state == "failed" else ""),
-            ],
-            [
-                [phrase(one.subject or "everything", REFERENCE if one.subject else QUIET)],
-                words(f"by {one.actor}", QUIET),
-                words(_progress(one), QUIET),
-                words(one.detail or ""),
-            ],
-        )
-        for one in jobs
-    ]
-    return table(rows, width, header=("ID", "BEGUN (UTC)", "KIND", "STATE", "ABOUT"))
-
-
-def _progress(job: JobSummary) -> str:
-    if job.state != "running" or not job.stage:
-        return ""
-    return f"{job.stage}: {size(job.done)} of {size(job.total)}" if job.total else job.stage
-
-
-def health(*, url: Url = None, as_json: Json = False) -> None:
-    """Show how the service is: replicas, operations, storage.
-
-    Also when it was last collected and checked. For an admin without scopes. It is what the database tells: the
-    processes that answer requests write a row of themselves every half minute. What is not known is said so.
-    """
-    with session(url, as_json) as run:
-        answer = run.registry.health()
-        run.answer(answer, lambda width: health_lines(answer, width))
 
 
 def health_lines(answer: Health, width: int | None) -> list[Line]:

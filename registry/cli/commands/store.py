@@ -1,4 +1,4 @@
-"""Commands about the store: du, gc, fsck."""
+"""The command fsck, and what du and gc show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from registry.cli import completion
 from registry.cli.options import Json, Url
 from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
 from registry.cli.render.text import counted, short_digest, size
@@ -24,31 +23,6 @@ _STATES: Final = {  # of a registry: that of its worst blob
     "unreadable": Span("unreadable", "red"),
     "damaged": Span("damaged", "red"),
 }
-
-
-def du(
-    path: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PATH",
-            help="Only this path and everything under it.",
-            autocompletion=completion.paths,
-        ),
-    ] = None,
-    *,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Show how much storage adapters use.
-
-    OWN is what deleting an adapter would free: files that others share stay. The totals also show what as many full
-    checkpoints of the base model would use, what materialisations use, and what `registry gc` could collect after its
-    grace period. --json also lists the revisions. Of more than 10,000 adapters or revisions those with the most OWN are
-    listed; the totals count all. A token with scopes sees sizes as if nothing else were stored.
-    """
-    with session(url, as_json) as run:
-        answer = run.registry.du(path)
-        run.answer(answer, lambda width: usage_lines(answer, width))
 
 
 def usage_lines(answer: Usage, width: int | None) -> list[Line]:
@@ -69,22 +43,6 @@ def usage_lines(answer: Usage, width: int | None) -> list[Line]:
         ("collectable", [words(size(answer.collectable))] if answer.collectable else []),
     ]
     return [*table(rows, width, header=header, right=(0, 1, 2)), *fields(sums, width, indent=0)]
-
-
-def gc(
-    *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be collected.")] = False,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Delete stored bytes that nothing needs any more.
-
-    Only what has not been needed for the grace period (REGISTRY_GC_GRACE, a day by default). Safe to run while others
-    publish and beside another gc; the next run finishes one that was interrupted.
-    """
-    with session(url, as_json) as run:
-        answer = run.registry.gc(dry_run=dry_run, progress=run.progress)
-        run.answer(answer, lambda width: collected_lines(answer, width))
 
 
 def collected_lines(answer: Collected, width: int | None) -> list[Line]:

@@ -1,17 +1,16 @@
-"""Commands for tokens: create, list, revoke."""
+"""Commands for tokens: create, and what revoke shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from registry.cli import completion
 from registry.cli.options import Json, RoleName, Url, parse_expiry
-from registry.cli.render.screen import QUIET, REFERENCE, Line, Span, phrase, table, words
+from registry.cli.render.screen import REFERENCE, Line, Span, phrase
 from registry.cli.render.text import clean, moment
-from registry.cli.session import session
+from registry.cli.session import Session, session
 
 if TYPE_CHECKING:
     from registry.schemas import Token
@@ -58,55 +57,17 @@ def create(
         run.say(f"Token {_about(answer.token)}. Store the secret now; it is not shown again.")
 
 
-def list_(url: Url = None, as_json: Json = False) -> None:
-    """List all tokens, newest first, without their secrets."""
-    with session(url, as_json) as run:
-        answer = run.registry.tokens()
-        run.answer(answer, lambda width: token_lines(answer, width))
-        if not answer:
-            run.say(f"No tokens in {run.registry.url} yet; create one with `registry token create --role ROLE`.")
-
-
-def revoke(
-    token: Annotated[str, typer.Argument(metavar="ID", help="The id of the token, as `token list` shows it.")],
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Revoke a token immediately."""
-    with session(url, as_json) as run:
-        answer = run.registry.revoke_token(token)
-        run.answer(answer, lambda _width: [(phrase(answer.id, REFERENCE), Span(" revoked"))])
-        run.say(f"The token was {_about(answer)}.")
-
-
 def _about(token: Token) -> str:
     name = f" ({clean(token.name)})" if token.name else ""
     until = f", until {moment(token.expires_at)} UTC" if token.expires_at else ""
     return f"{token.id}{name}: {token.role} of {' and '.join(token.scopes) or 'everything'}{until}"
 
 
-def token_lines(tokens: Sequence[Token], width: int | None) -> list[Line]:
-    """One line per token."""
-    rows = [
-        (
-            [
-                phrase(token.id, REFERENCE if token.revoked_at is None else QUIET),
-                Span(token.role),
-                Span(moment(token.created_at)),
-                Span("never" if token.last_used_at is None else moment(token.last_used_at)),
-            ],
-            [
-                [phrase(token.name)],
-                *([[phrase(scope)] for scope in token.scopes] or [[Span("everything", QUIET)]]),
-                words(_ending(token), QUIET),
-            ],
-        )
-        for token in tokens
-    ]
-    return table(rows, width, header=("ID", "ROLE", "CREATED (UTC)", "LAST USED", "NAME, SCOPES"))
+def revoked_lines(answer: Token, _width: int | None) -> list[Line]:
+    """The id, for scripts."""
+    return [(phrase(answer.id, REFERENCE), Span(" revoked"))]
 
 
-def _ending(token: Token) -> str:
-    if token.revoked_at is not None:
-        return f"revoked {moment(token.revoked_at)}"
-    return "" if token.expires_at is None else f"expires {moment(token.expires_at)}"
+def after_revoking(run: Session, answer: Token, *_: object) -> None:
+    """Whose it was."""
+    run.say(f"The token was {_about(answer)}.")

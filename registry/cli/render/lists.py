@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, TAG, Line, Span, flow, phrase, table, words
-from registry.cli.render.text import amount, counted, metrics, moment, ranked, short_digest, size
-from registry.digest import is_digest
+from registry.cli.render.text import amount, metrics, moment, ranked, size
 
 if TYPE_CHECKING:
     from registry.schemas import (
         BaseSummary,
         CopiedFrom,
-        Event,
         Resolved,
         Retraction,
         RevisionSummary,
@@ -22,8 +20,8 @@ if TYPE_CHECKING:
         TreeNode,
     )
     from registry.schemas.tree import CombinedOf
+from registry.schemas.frames import Column, Described, Item
 from registry.schemas.parents import level_of
-from registry.schemas.usage import BaseFigures
 
 
 def tags_of(revision: RevisionSummary) -> list[list[Span]]:
@@ -73,73 +71,37 @@ def resolve_lines(resolved: Resolved, width: int | None) -> list[Line]:
     return table(rows, width)
 
 
-def base_lines(bases: Sequence[BaseSummary], width: int | None) -> list[Line]:
-    """One line per base model."""
-    rows = [
-        (
-            [
-                Span(base.name, REFERENCE),
-                Span(short_digest(base.digest)),
-                Span(amount(base.parameters)),
-                Span(size(base.size)),
-            ],
-            [
-                [phrase(base.architecture or "not known")],
-                words(counted(base.adapters, "adapter"), QUIET),
-                *_base_figures(base.figures),
-                *_arrow(base.renamed_to),
-            ],
-        )
-        for base in bases
-    ]
-    header = ("NAME", "DIGEST", "PARAMETERS", "SIZE", "ARCHITECTURE")
-    return table(rows, width, header=header, right=(2, 3))
+_STYLES: Final = {
+    "": "", "reference": REFERENCE, "tag": TAG, "quiet": QUIET, "behind": BEHIND, "gone": GONE,
+}  # fmt: skip
 
 
-def _base_figures(figures: BaseFigures | None) -> list[list[Span]]:
-    if figures is None:
-        return []
-    at = figures.last_published_at
-    sizes = f"{size(figures.published)}, as full checkpoints {size(figures.full_checkpoints)}"
-    return [
-        words(f"{counted(figures.revisions, 'revision')} of {sizes}", QUIET),
-        words("" if at is None else f"{figures.newest} on {moment(at)} UTC", QUIET),
-    ]
-
-
-EVENT_HEADER: Final = ("TIME (UTC)", "ACTION", "ACTOR", "SUBJECT")
-
-
-def event_lines(
-    events: Sequence[Event], width: int | None, *, header: Sequence[str] = EVENT_HEADER, least: Sequence[int] = ()
+def listed_lines(
+    described: Described[Item],
+    items: Iterable[Item],
+    width: int | None,
+    *,
+    header: bool = True,
+    least: Sequence[int] = (),
 ) -> list[Line]:
-    """One line per event, in the order of the events; ``least`` are widths that the columns have at least."""
+    """A line for each item, as its answer is described; ``least`` are widths that the columns have at least."""
+    fixed, _, rest = described.screen.partition("|")
+    columns, after = described.chosen(fixed), described.chosen(rest)
     rows = [
         (
-            [Span(moment(event.at), QUIET), phrase(event.action), phrase(event.actor)],
-            [
-                [phrase(event.subject, REFERENCE)],
-                words(f"from {event.source}" if event.source else "", QUIET),
-                words(f"token {event.token}" if event.token else "", QUIET),
-                *(
-                    words(f"{name}={_detail(value)}", QUIET)
-                    for name, value in sorted(event.detail.items())
-                    if value not in (None, "", [], {})
-                ),
-            ],
+            [phrase(" ".join(column.texts(one)), _STYLES[column.style_of(one)]) for column in columns],
+            [_item(column, text, one) for column in after for text in column.texts(one, said=True) if text],
         )
-        for event in events
+        for one in items
     ]
-    return table(rows, width, header=header, least=least)
+    heads = [head.strip() for head in described.heads.split("|")] if header else ()
+    right = [place for place, column in enumerate(columns) if column.right]
+    return table(rows, width, header=heads, right=right, least=least)
 
 
-def _detail(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ",".join(f"{name}:{inner}" for name, inner in sorted(value.items()))
-    if isinstance(value, list | tuple):
-        return ",".join(str(inner) for inner in value)
-    text = str(value)
-    return short_digest(text) if is_digest(text) else text
+def _item(column: Column[Item], text: str, one: Item) -> list[Span]:
+    style = _STYLES[column.style_of(one)]
+    return [*words(column.before, QUIET), *(words(text, style) if column.free else [phrase(text, style)])]
 
 
 def tree_lines(tree: Tree, bases: Mapping[str, BaseSummary], width: int | None, *, guides: bool) -> Iterator[Line]:

@@ -21,6 +21,7 @@ from registry.schemas.requests import (
     RevokeRequest,
     TokenRequest,
 )
+from registry.schemas.team import Tokens
 
 
 class Administration(TableCalls):
@@ -175,7 +176,7 @@ class Administration(TableCalls):
         request = asked(TokenRequest, name=name, role=role, scopes=tuple(scopes), expires_in=expires_in)
         return self._do(table.CREATE_TOKEN, request)
 
-    def tokens(self) -> tuple[Token, ...]:
+    def tokens(self) -> Tokens:
         """All tokens, newest first; never their secrets.
 
         Raises:
@@ -186,7 +187,7 @@ class Administration(TableCalls):
             >>> [token.name for token in team.tokens()][0]
             'dashboard'
         """
-        return self._list(table.TOKENS, NoRequest())
+        return Tokens(self._list(table.TOKENS, NoRequest()))
 
     def revoke_token(self, token: str) -> Token:
         """Revoke a token immediately.

@@ -18,13 +18,12 @@ from registry.schemas.difference import DeltaMatrix, Difference
 from registry.schemas.requests import (
     BasesRequest,
     DiffRequest,
-    EventsRequest,
     PathRequest,
     ReferenceRequest,
     SearchRequest,
     TreeRequest,
 )
-from registry.schemas.team import Events
+from registry.schemas.team import Events, EventsRequest
 from registry.schemas.tree import Bases
 from registry.schemas.usage import Usage, UsageRequest
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 
 from registry.operations import table
-from registry.operations.arguments import asked
+from registry.operations.arguments import asked, check_limit
 from registry.operations.methods.table_calls import TableCalls
+from registry.operations.start_times import start_of
 from registry.reference import check_tag
 from registry.schemas import ProtectedTag, RevisionSummary, Tagged
+from registry.schemas.around import Tags, TagsRequest
 from registry.schemas.cards import Card, SetCardRequest
 from registry.schemas.requests import (
     AnnotateRequest,
@@ -23,6 +26,61 @@ from registry.schemas.texts import check_annotations, check_metrics
 
 class Labels(TableCalls):
     """What can change about a revision: its tags, metrics, annotations and message."""
+
+    def tags(
+        self,
+        path: str | None = None,
+        *,
+        tag: str | None = None,
+        actor: str | None = None,
+        after: str | datetime | timedelta | None = None,
+        outdated: bool = False,
+        sort: str | None = None,
+        old_names: bool = False,
+        limit: int | None = None,
+    ) -> Tags:
+        """Tags with what they name, since when and by whom, and what they named before with its metrics.
+
+        Args:
+            path: only those of adapters at and under it. None: all.
+            tag: only those of this name, or that match a pattern as in file names: ``"release-*"``.
+            actor: only those that were last set under this name.
+            after: only those that were last set since then: ``"24h"`` or ``"7d"`` ago, or a date or a time (in UTC
+                unless it has a zone).
+            outdated: only those whose adapter has a newer revision.
+            sort: ``"newest"`` or ``"oldest"``: by when they were set; ``"max:acc"`` or ``"min:eval_loss"``: by a
+                metric, where the revision has it; ``"min:change:acc"``: by its difference to what the tag named
+                before. None: by path and name.
+            old_names: also of what was renamed, under its old name.
+            limit: at most so many. None: all.
+
+        Returns:
+            A tuple that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of.
+
+        Raises:
+            NotFoundError: there is nothing at ``path``.
+            UsageError: the order is malformed.
+
+        Example:
+            >>> [(one.path, one.tag, one.reference, one.is_outdated) for one in team.tags("llama")]
+            [('llama/support', 'prod', 'llama/support@2', False)]
+            >>> team.tag("llama/support@1", "prod").previous
+            'llama/support@2'
+            >>> [(one.previous, one.newest, one.changes) for one in team.tags(outdated=True)]
+            [('llama/support@2', 'llama/support@2', {'acc': ...})]
+        """
+        since = None if after is None else start_of(after)
+        request = asked(
+            TagsRequest,
+            path=path,
+            tag=tag,
+            actor=actor,
+            after=since,
+            outdated=outdated,
+            sort=sort,
+            old_names=old_names,
+        )
+        return Tags(self._list(table.TAGS, request, check_limit(limit)))
 
     def tag(self, ref: str, tag: str, *, expected: str | None = None, undo: bool = False) -> Tagged:
         """Point a tag at a revision, moving it if it pointed at another.

@@ -26,7 +26,6 @@ from registry.schemas.requests import (
     CheckRequest,
     DenseStatisticsRequest,
     DiffRequest,
-    EventsRequest,
     PathRequest,
     ReferenceRequest,
     SearchRequest,
@@ -34,6 +33,7 @@ from registry.schemas.requests import (
     TreeRequest,
 )
 from registry.schemas.statistics import DenseStatistics, Statistics
+from registry.schemas.team import EventsRequest
 from registry.schemas.usage import Usage, UsageRequest
 from registry.services.deployment import Deployment
 from registry.services.handlers.handling import does, lists, one_more

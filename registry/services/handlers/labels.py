@@ -5,16 +5,21 @@ Tensor code is imported where it is needed, so that browsing starts fast.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import annotations as labels
 from registry.catalogue.changes import protection, tags
-from registry.catalogue.tree import browse, revisions
+from registry.catalogue.tree import browse, revisions, tag_moves
+from registry.catalogue.tree.tag_moves import TagOrder
 from registry.errors import UsageError
 from registry.operations import table
+from registry.operations.operation import Part, part
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import ProtectedTag, RevisionSummary, Tagged
+from registry.schemas.around import TagsRequest, TagState
 from registry.schemas.requests import (
     AnnotateRequest,
     ProtectedTagsRequest,
@@ -24,7 +29,17 @@ from registry.schemas.requests import (
     UntagRequest,
 )
 from registry.services.deployment import Deployment
-from registry.services.handlers.handling import does
+from registry.services.handlers.handling import does, lists, one_more
+
+
+@lists(table.TAGS)
+def _tags(
+    deployment: Deployment, request: TagsRequest, after: tuple[Any, str, str] | None, limit: int | None
+) -> Part[TagState]:
+    order = TagOrder.parse(request.sort)
+    with deployment.read() as session:
+        found = tag_moves.listed(session, request, order, after=after, limit=one_more(limit))
+    return part(found, limit, order.key)
 
 
 @does(table.TAG)

@@ -23,6 +23,7 @@ from registry.http.dependencies import registry_for, service_of
 from registry.http.reads import ReadRoute
 from registry.http.request.errors import MalformedError
 from registry.operations.operation import Item, Listing, Operation, Part
+from registry.operations.table import OPERATIONS
 from registry.plots.drawing import stylesheet
 from registry.reference import Path
 from registry.rights import Principal, Role
@@ -37,6 +38,8 @@ from registry.web.frame.signed_in import FormTokens, require_own_form, session_o
 
 router = APIRouter(include_in_schema=False)
 _TYPES: Final[Mapping[str, str]] = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_LISTS: Final = [(one.address, one.page) for one in OPERATIONS if isinstance(one, Listing) and one.page]
+"""Pages that the table of operations has: see `registry.web.lists`."""
 _FOREVER: Final = "public, max-age=31536000, immutable"
 
 
@@ -212,7 +215,7 @@ class Visit:
 
 def frame_values(app: Any) -> dict[str, object]:
     """What the frame of every page needs."""
-    return {"links": Links(prefix_of(app)), "assets": asset_names()}
+    return {"links": Links(prefix_of(app)), "assets": asset_names(), "lists": _LISTS}
 
 
 class PageRoute(ReadRoute):

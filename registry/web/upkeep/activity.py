@@ -14,8 +14,7 @@ from registry.http.cursors import cursor_to, position_of
 from registry.operations import table
 from registry.operations.start_times import start_of
 from registry.schemas import Event, Schema
-from registry.schemas.requests import EventsRequest
-from registry.schemas.team import EVENT_KINDS
+from registry.schemas.team import EVENT_KINDS, EventsRequest
 from registry.web.frame.environment import told
 from registry.web.frame.visit import PageRoute, PageVisit
 

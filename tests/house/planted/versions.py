@@ -165,7 +165,7 @@ SHOWN: Final = (
     ),
     Mutant(
         "html-in-a-table",
-        "notebooks:_row",
+        "frames:_html_row",
         "escape(clean(text))",
         "clean(text)",
         "schemas:test_views.py",

@@ -1,4 +1,4 @@
-"""The commands of retention: set, show, clear, run."""
+"""The commands of retention: set and run."""
 
 from __future__ import annotations
 
@@ -55,30 +55,7 @@ def set_(
             keep_tagged=not no_keep_tagged,
         )
         _answer(run, answer)
-        _say_what_runs(run, answer)
-
-
-def show(path: AdapterPath, url: Url = None, as_json: Json = False) -> None:
-    """Show the retention rule of an adapter, and what would go.
-
-    Nothing is deleted.
-    """
-    with session(url, as_json) as run:
-        answer = run.registry.retention(path)
-        _answer(run, answer)
-        _say_what_runs(run, answer)
-
-
-def clear(path: AdapterPath, url: Url = None, as_json: Json = False) -> None:
-    """Remove the retention rule of an adapter.
-
-    Nothing is deleted by it from now on. What was deleted stays so: `registry delete --undo` restores it.
-    """
-    from registry.cli.render.retention import cleared_lines
-
-    with session(url, as_json) as run:
-        rule = run.registry.clear_retention(path)
-        run.answer(rule, lambda width: cleared_lines(rule, width))
+        say_what_runs(run, answer)
 
 
 def run(
@@ -98,7 +75,7 @@ def run(
         answer = run.registry.run_retention(path, dry_run=dry_run, progress=run.progress)
         _answer(run, answer)
         if not answer.done:
-            _say_what_runs(run, answer)
+            say_what_runs(run, answer)
         elif answer.revisions and answer.until is not None:
             again = command("registry", "delete", "-r", path, "--undo")
             run.say(f"{again} restores what was deleted until {moment(answer.until)} UTC. Numbers are never reused.")
@@ -110,7 +87,8 @@ def _answer(run: Session, answer: Retention) -> None:
     run.answer(answer, lambda width: retention_lines(answer, width))
 
 
-def _say_what_runs(run: Session, answer: Retention) -> None:
+def say_what_runs(run: Session, answer: Retention, *_: object) -> None:
+    """That nothing was deleted, and what deletes it."""
     if answer.revisions:
         deletes = command("registry", "retention", "run", answer.rule.path)
         run.say(f"Nothing was deleted: {deletes} deletes what would go.")
