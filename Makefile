@@ -32,8 +32,9 @@ ONLY_LONG_mutants = $(TEST_ENV) $(PY) -m tests.house.mutants $(ARGS)
 ONLY_LONG_trials = $(TEST_ENV) $(PY) -m tests.trials $(ARGS)
 # Every model type of transformers against PEFT, as a table (about half an hour).
 ONLY_LONG_architectures = $(TEST_ENV) $(PY) -m tests.architectures.run $(ARGS)
-# 500 heaps of folders without receipts, whose parents are to be found (hours; HEAPS=N for fewer).
-ONLY_LONG_heaps = $(TEST_ENV) $(PY) -m tests.services.publishing.parent_heap $(or $(HEAPS),500)
+# A heap that the tools themselves made, and 500 of folders without receipts, whose parents are to be found (hours; HEAPS=N for fewer).
+ONLY_LONG_heaps = $(TEST_ENV) $(PY) -m tests.services.importing.team_heap && \
+	$(TEST_ENV) $(PY) -m tests.services.publishing.parent_heap $(or $(HEAPS),500)
 # The recipes of docs/pool.md, and trainings with TRL and MLX, in an environment of their own.
 ONLY_LONG_recipes = $(TEST_ENV) $(VENV)/recipes/bin/python -m pytest -q -m 'not slow' tests/pool/test_recipes.py \
   tests/services/importing/test_sft.py tests/training/test_trl.py tests/training/test_mlx.py $(ARGS)
