@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from registry.tensors.quantised.decoding import DecodedTensor
 from tests.kit import round_once
 from tests.kit.floats import Array
 from tests.kit.quantised import Raw, e2m1, exponents, float8, in_memory, nibbles, quantised
-from tests.kit.tensor_files import RawTensor
+from tests.kit.tensor_files import RawTensor, read_tensors, write_tensors
 
 BLOCKS = {"weight_block_size": [128, 128], "activation_scheme": "dynamic"}
 RANDOM = np.random.default_rng(29)
@@ -293,3 +295,33 @@ def test_transformers_decodes_the_same() -> None:
         expected = theirs._dequantize_one(weight, stored, torch.bfloat16)
         ours = DecodedTensor(read(tensors).decoded["x.weight"], in_memory(tensors))
         assert torch.equal(ours.rounded(0, 256 * 384, torch.bfloat16).view(256, 384), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_a_checkpoint_that_transformers_loads(tmp_path: Path, dtype: str) -> None:
+    """A whole tiny model: every weight that transformers dequantises is R rounded once into bf16."""
+    from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=64, hidden_size=128, intermediate_size=256, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=128, tie_word_embeddings=False, dtype="bfloat16",
+    )  # fmt: skip
+    Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    tensors: dict[str, RawTensor] = {}
+    for name, tensor in read_tensors(tmp_path / "model.safetensors").items():
+        tensors[name] = tensor
+        if name.endswith("_proj.weight"):
+            rows, columns = tensor.shape
+            tensors[name] = codes(rows, columns)
+            tensors[f"{name}_scale_inv"] = scales(rows // 128, columns // 128, dtype=dtype)
+    write_tensors(tmp_path / "model.safetensors", tensors)
+    document = json.loads((tmp_path / "config.json").read_text())
+    document["quantization_config"] = {"quant_method": "fp8", **BLOCKS}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).state_dict()
+    reading = read(tensors)
+    assert len(reading.decoded) == 7
+    for name, decoding in reading.decoded.items():
+        ours = DecodedTensor(decoding, in_memory(tensors)).rounded(0, math.prod(decoding.shape), torch.bfloat16)
+        assert torch.equal(ours.view(decoding.shape), loaded[name]), name
