@@ -184,20 +184,27 @@ def mixtral_base(
 
 
 def gpt_oss_base(
-    folder: Path, *, dtype: str = "F32", seed: int = 0, shards: int = 1, mlp: int = 12, experts: int = 3
+    folder: Path,
+    *,
+    dtype: str = "F32",
+    seed: int = 0,
+    shards: int = 1,
+    mlp: int = 12,
+    experts: int = 3,
+    hidden: int = 16,
 ) -> Base:
     """A `GptOssForCausalLM`: experts fused in the files too, stored (experts, in, out).
 
     With ``mlp=16`` the matrices of ``down_proj`` are square.
     """
-    hidden, vocab = 16, 40
+    vocab = 40
     lead = "model.layers.0."
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden)}
     for name, out_features, in_features in (
-        ("self_attn.q_proj", 2 * hidden, hidden),
-        ("self_attn.k_proj", hidden, hidden),
-        ("self_attn.v_proj", hidden, hidden),
-        ("self_attn.o_proj", hidden, 2 * hidden),
+        ("self_attn.q_proj", 32, hidden),
+        ("self_attn.k_proj", 16, hidden),
+        ("self_attn.v_proj", 16, hidden),
+        ("self_attn.o_proj", hidden, 32),
         ("mlp.router", experts, hidden),
     ):
         shapes |= {f"{lead}{name}.weight": (out_features, in_features), f"{lead}{name}.bias": (out_features,)}

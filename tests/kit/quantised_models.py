@@ -117,6 +117,32 @@ def nf4(name: str, values: Array) -> Written:
     return stored, (NF4[codes].astype(np.float64) * sizes).reshape(values.shape)
 
 
+def mxfp4(name: str, values: Array) -> Written:
+    """gpt-oss' experts: (experts, in, out) in the plain model, codes of the transpose, 32 along the last axis."""
+    turned = values.transpose(0, 2, 1)
+    experts, rows, columns = turned.shape
+    blocks = turned.reshape(experts, rows, columns // 32, 32)
+    exponents = np.floor(np.log2(np.abs(blocks).max(-1))) - 2
+    codes = nearest(blocks / 2.0 ** exponents[..., None], E2M1).astype(np.uint8)
+    packed = np.left_shift(codes[..., 1::2], 4) | codes[..., 0::2]
+    scales = (exponents + 127).astype(np.uint8)
+    meant = (E2M1[codes] * 2.0 ** exponents[..., None]).reshape(turned.shape).transpose(0, 2, 1)
+    stored = {
+        f"{name}_blocks": RawTensor("U8", packed.shape, packed.tobytes()),
+        f"{name}_scales": RawTensor("U8", scales.shape, scales.tobytes()),
+    }
+    return stored, np.ascontiguousarray(meant)
+
+
+MXFP4_CONFIG: Final[Mapping[str, Any]] = {
+    "quant_method": "mxfp4",
+    "modules_to_not_convert": [
+        "model.layers.*.self_attn",
+        "model.layers.*.mlp.router",
+        "model.embed_tokens",
+        "lm_head",
+    ],
+}
 FP8_CONFIG: Final[Mapping[str, Any]] = {
     "quant_method": "fp8",
     "activation_scheme": "dynamic",
@@ -145,7 +171,7 @@ class Quantised:
 
 
 def quantised(plain: Base, folder: Path, encode: Encode, block: Mapping[str, Any], shards: int = 1) -> Quantised:
-    """Quantise every linear layer of a base but its head.
+    """Quantise every linear layer of a base but its head; by MXFP4 its experts alone.
 
     Args:
         plain: the model to begin with.
@@ -156,6 +182,8 @@ def quantised(plain: Base, folder: Path, encode: Encode, block: Mapping[str, Any
     """
     config = json.loads((plain.folder / "config.json").read_text())
     linear = {one.tensor for one in plain.modules.values() if one.kind == "linear" and one.name != "lm_head"}
+    if block["quant_method"] == "mxfp4":
+        linear = {name for name in read_model(plain.folder) if name.endswith(("gate_up_proj", "down_proj"))}
     stored: dict[str, RawTensor] = {}
     exact: dict[str, RawTensor] = {}
     for name, tensor in read_model(plain.folder).items():

@@ -37,7 +37,7 @@ def trained(base: Path) -> Any:
     own = [parameter for parameter in made.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(own, lr=1e-2)
     for _ in range(15):
-        loss(made).backward()
+        loss(made).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad()
     return made.eval()

@@ -18,8 +18,8 @@ ARITHMETIC: Final = (
     Mutant(
         "base-rounded-first",
         "SlotValues._begin",
-        "values[:rows].copy_(stored)",
-        "values[:rows].copy_(stored.bfloat16())",
+        "widened_into(values[:rows], stored)",
+        "widened_into(values[:rows], stored.bfloat16())",
         SLOTS,
     ),
     Mutant(

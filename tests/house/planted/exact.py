@@ -51,7 +51,7 @@ EXACT: Final = (
     ),
     Mutant(
         "links-on-the-bases-rows",
-        "base_weights",
+        "inputs:weights_of",
         "if path.exact is None:",
         "if True:",
         "test_links_below_add_to_it",

@@ -44,7 +44,7 @@ PAGES: Final = (
     ),
     Mutant(
         "a-form-that-nobody-asks-where-from",
-        "_sent",
+        "visit:_sent",
         "    require_own_form(request)\n",
         "",
         "test_forms_of_other_sites_are_refused",

@@ -94,6 +94,41 @@ QUANTISED: Final = (
         "",
         "test_how_it_was_trained_is_in_the_manifest_and_goes_along[embedded]",
     ),
+    Mutant(
+        "rounded-before-the-path",
+        "matrices:read_rows",
+        "if decoded is not None:",
+        "if False:",
+        "test_a_path_of_four[fp32-fp8]",
+    ),
+    Mutant(
+        "fused-apart",
+        "mixed:_group",
+        "return (*parts[:-2], *together) if together else tuple(parts)",
+        "return tuple(parts)",
+        "test_one_projection[fp8-modules_to_not_convert]",
+    ),
+    Mutant(
+        "nan-in-a-scale-is-taken",
+        "passed:_block",
+        "if not bool(finite.all()):",
+        "if False:",
+        "test_a_scale_that_is_no_number_is_refused[nf4]",
+    ),
+    Mutant(
+        "states-not-compared",
+        "add_remote:_check_small",
+        "if sha256_digest(value) != index.tensors[name].digest:",
+        "if False:",
+        "test_states_that_are_not_those_of_the_files_are_refused[nf4]",
+    ),
+    Mutant(
+        "older-versions-take-codes",
+        "TargetTable.to_document",
+        "FORMAT if self.quantised is None else QUANTISED_FORMAT",
+        "FORMAT",
+        "test_a_version_before_refuses_its_table[fp8]",
+    ),
 )
 
 DECODED: Final = (

@@ -132,7 +132,7 @@ def test_refused_by_name(local: LocalRegistry, base: Base, tmp_path: Path) -> No
         local.fetch("tiny/a", kind="merged", onto="trained")
     for kind in ("lora", "published"):
         with pytest.raises(UsageError, match=rf"--onto needs --as merged, not --as {kind}"):
-            local.fetch("tiny/b", kind=kind, onto="trained")  # type: ignore[arg-type]
+            local.fetch("tiny/b", kind=kind, onto="trained")
     gpt2 = gpt2_base(tmp_path / "gpt2")
     local.add_base("gpt2", gpt2.folder)
     local.publish(write_adapter(tmp_path / "c", gpt2, ["c_fc"]), "gpt2/a", trained_quantised=HOW)

@@ -10,13 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from registry.errors import InvalidAdapterError, InvalidBaseError
+from registry.catalogue.tree import bases
+from registry.errors import IntegrityError, InvalidAdapterError, InvalidBaseError
+from registry.progress import SILENT
+from registry.schemas.transfer import BaseCommit
+from registry.services.lineage import read_document
 from registry.services.local import LocalRegistry
+from registry.tensors.table.targets import TargetTable
+from registry.transfer.requests import base_request
 from tests.kit.adapters import write_adapter
 from tests.kit.bases import llama_base
 from tests.kit.floats import round_once
 from tests.kit.quantised_models import FP8_CONFIG, NF4_CONFIG, Quantised, fp8, nf4, quantised
 from tests.kit.registries import ON_HTTP, opened
+from tests.kit.sending import upload
 from tests.kit.tensor_files import RawTensor, read_model, write_model
 
 
@@ -101,6 +108,45 @@ def test_a_scale_that_is_no_number_is_refused(made: Quantised, local: LocalRegis
     assert refused.value.code == "non_finite"
     assert name.partition("_scale_inv")[0].partition(".nested_absmax")[0] in str(refused.value)
     assert local.bases() == ()
+
+
+def _nearly(state: bytes) -> bytes:
+    """A state as long as this one, with another offset that is also a number of float32."""
+    document = json.loads(state)
+    offset = np.float32(document["nested_offset"])
+    while True:
+        offset = np.nextafter(offset, np.float32(1))
+        made = json.dumps({**document, "nested_offset": float(offset)}).encode()
+        if len(made) == len(state):
+            return made
+
+
+@pytest.mark.parametrize("made", ["nf4"], indirect=True)
+def test_states_that_are_not_those_of_the_files_are_refused(made: Quantised, local: LocalRegistry) -> None:
+    folder = base_request("other", made.folder, SILENT)
+    name = next(name for name in folder.request.small if "quant_state" in name)
+    said = folder.request.small[name]
+    forged = {**folder.request.small, name: _nearly(said)}
+    request = folder.request.model_copy(update={"small": forged})
+    uploads = upload(local, folder.sources, local.plan_base(request).missing)
+    with pytest.raises(IntegrityError, match="other bytes than the file has") as refused:
+        local.commit_base(BaseCommit(request=request, uploads=uploads))
+    assert refused.value.code == "upload_mismatch"
+    assert local.bases() == ()
+    short = folder.request.model_copy(update={"small": {}})
+    with pytest.raises(InvalidBaseError, match="with a client of this version"):
+        local.plan_base(short)
+
+
+def test_a_version_before_refuses_its_table(made: Quantised, local: LocalRegistry) -> None:
+    """Older versions read the table before they compute, and read format 2 alone."""
+    local.add_base("llama", made.folder)
+    with local.deployment.read() as session:
+        table = bases.get(session, "llama").table
+    document = read_document(local.deployment, table)
+    assert document["format"] == 3
+    with pytest.raises(IntegrityError, match="it was written by another version"):
+        TargetTable.from_document({key: fact for key, fact in document.items() if key != "quantised"})
 
 
 def test_a_full_fine_tune_of_it_is_refused(made: Quantised, registry: Any, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -18,8 +19,8 @@ from tests.kit.tensor_files import read_model
 FUSED = {f"model.layers.{n}.self_attn.{one}_proj" for n in (0, 1) for one in "qkv"}
 
 
-def made_as(kind: str, root: Path) -> Quantised:
-    plain = llama_base(root / "plain", dtype="BF16", hidden=32, mlp=40)
+def made_as(kind: str, root: Path, hidden: int = 32, mlp: int = 40) -> Quantised:
+    plain = llama_base(root / "plain", dtype="BF16", hidden=hidden, mlp=mlp)
     if kind == "fp8":
         return quantised(plain, root / "q", fp8((16, 16)), FP8_CONFIG, shards=3)
     return quantised(plain, root / "q", nf4, NF4_CONFIG)
@@ -69,3 +70,27 @@ def test_it_is_for_quantised_bases_and_merged_models(local: LocalRegistry, tmp_p
     with pytest.raises(UsageError, match="needs --as merged"):
         local.fetch("llama/a", tmp_path / "out", dtype="keep")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fp8", "nf4"])
+def test_transformers_loads_it(kind: str, local: LocalRegistry, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, FineGrainedFP8Config
+
+    made = made_as(kind, tmp_path, 64, 128)  # the least that bitsandbytes' kernel takes
+    local.add_base("llama", made.folder)
+    local.publish(write_adapter(tmp_path / "a", made.exact, ["q_proj"], r=2, size=0.5), "llama/a")
+    tokens = torch.arange(12).unsqueeze(0)
+
+    def answer(ref: str, dtype: Literal["keep"] | None, **options: object) -> torch.Tensor:
+        folder = local.fetch(ref, tmp_path / f"{ref.replace('/', '-')}-{dtype}", kind="merged", dtype=dtype).folder
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options)
+        with torch.no_grad():
+            logits: torch.Tensor = model(tokens).logits.to(torch.float64)
+        return logits
+
+    plain, before = answer("llama/a", None), answer("llama", None)
+    options = {"quantization_config": FineGrainedFP8Config(weight_block_size=(16, 16), dequantize=True)}
+    mixed = answer("llama/a", "keep", **(options if kind == "fp8" else {}))
+    assert (mixed - plain).norm() < 0.05 * (plain - before).norm()

@@ -13,9 +13,12 @@ from registry.services.local import LocalRegistry
 from tests.kit.adapters import write_chain
 from tests.kit.bases import llama_base
 from tests.kit.floats import round_once
+from tests.kit.kinds_of_bases import gpt_oss_base
 from tests.kit.merged_tensor import used_bound
-from tests.kit.quantised_models import FP8_CONFIG, NF4_CONFIG, Quantised, fp8, nf4, quantised
+from tests.kit.quantised_models import FP8_CONFIG, MXFP4_CONFIG, NF4_CONFIG, Quantised, fp8, mxfp4, nf4, quantised
+from tests.kit.recipes import write_recipes
 from tests.kit.tensor_files import read_model
+from tests.kit.variants import VARIANTS
 
 KINDS = ["fp8", "nf4"]
 
@@ -52,6 +55,38 @@ def test_a_path_of_four(made: Quantised, dtype: Literal["fp32"] | None, local: L
     config = json.loads((Path(out) / "config.json").read_text())
     assert "quantization_config" not in config
     assert config["dtype"] == {"F32": "float32", "BF16": "bfloat16"}[spelt]
+
+
+RECIPES = {
+    "llama": ("rslora", "dora", "patterns", "dora of others"),
+    "gpt_oss": ("fused", "up only", "dora", "down only"),
+}
+
+
+@pytest.mark.parametrize("kind", ["fp8", "nf4", "mxfp4"])
+def test_other_adapters(kind: str, local: LocalRegistry, tmp_path: Path) -> None:
+    if kind == "mxfp4":
+        oss = gpt_oss_base(tmp_path / "plain", dtype="BF16", mlp=32, hidden=32)
+        made, family = quantised(oss, tmp_path / "q", mxfp4, MXFP4_CONFIG), "gpt_oss"
+    else:
+        llama = llama_base(tmp_path / "plain", dtype="BF16", hidden=40, mlp=72)
+        how, config = (fp8((16, 16), "BF16"), FP8_CONFIG) if kind == "fp8" else (nf4, NF4_CONFIG)
+        made, family = quantised(llama, tmp_path / "q", how, config), "llama"
+    folders = write_recipes(tmp_path / "path", made.exact, [VARIANTS[family][name] for name in RECIPES[family]])
+    path = local.add_base("base", made.folder).base.name
+    for number, folder in enumerate(folders):
+        path = f"{path}/a{number}"
+        local.publish(folder, path)
+    merged = made.exact.reference(folders)
+    changed = {name for name, one in merged.items() if one.touched}
+    assert changed & made.decoded
+    found = read_model(Path(local.fetch(path, tmp_path / "out", kind="merged").folder))
+    assert found.keys() == merged.keys()
+    assert used_bound({name: merged[name] for name in changed}, found, "BF16") <= 1
+    kept = read_model(Path(local.fetch(path, tmp_path / "kept", kind="merged", dtype="keep").folder))
+    assert {name: found[name] for name in changed if name in kept} == {
+        name: kept[name] for name in changed if name in kept
+    }
 
 
 @pytest.mark.parametrize("made", KINDS, indirect=True)
