@@ -54,6 +54,7 @@ CODES: Final[dict[str, str]] = {
     "bad_token_index": "A trainable token index is outside the vocabulary.",
     "tied_partial": "Tied weights were changed separately, in a way that can't be represented.",
     "zero_norm": "DoRA divides by the norm of an output feature that is zero.",
+    "not_representable": "Too little of the change would arrive on the grid of the base model's codes.",
     "not_composable": "No single PEFT adapter equals the path; it can be fetched as merged.",
     "no_change": "The full model equals its parent: nothing was trained.",
     "incomplete_model": "The full model lacks a tensor of the base model.",

@@ -40,6 +40,7 @@ class WrittenType(StrEnum):
     FP16 = "fp16"
     FP32 = "fp32"
     KEEP = "keep"
+    FP8 = "fp8"
 
 
 class OntoChoice(StrEnum):
@@ -166,7 +167,17 @@ WrittenAs = Annotated[
     WrittenType | None,
     typer.Option(
         "--dtype",
-        help="Write all float tensors in this dtype; keep: a quantised base stays so where no link changes it.",
+        help="Write all float tensors in this dtype. On a quantised base, keep: what no link changes stays as it is; "
+        "fp8: what links change becomes codes again.",
+    ),
+]
+MinFidelity = Annotated[
+    float | None,
+    typer.Option(
+        "--min-fidelity",
+        help="With --dtype fp8: the share of the change that has to survive, such as 0.5.",
+        min=0,
+        max=1,
     ),
 ]
 MergedOnto = Annotated[

@@ -32,6 +32,9 @@ class Options(Schema):
         None  # bound of ||D - D'|| / ||D|| (Frobenius) over all modules
     )
     uniform: bool = False  # one rank for all modules
+    min_fidelity: Annotated[float | None, Param(ge=0, le=1)] = (
+        None  # of fp8: the share of the change that has to survive
+    )
     onto: Onto | None = None  # what a merged model is made on; None: the base model as it is stored
 
 

@@ -77,8 +77,9 @@ def _list(value: Sequence[object]) -> str:
 
 ArtifactKind = Literal["published", "lora", "merged"]
 Dtype = Literal["bf16", "fp16", "fp32"]
-WrittenDtype = Literal["bf16", "fp16", "fp32", "keep"]
-"""What weights are written in; ``keep``: of a quantised base model, all that a path does not change as it is stored."""
+WrittenDtype = Literal["bf16", "fp16", "fp32", "keep", "fp8"]
+"""What weights are written in. Of a quantised base model ``keep``: all that a path does not change as it is stored;
+``fp8``: what it changes on the grid of the stored codes, too."""
 EngineName = Literal["vllm", "sglang", "peft", "transformers"]
 BaseQuantization = Literal["fp8", "mxfp4", "bitsandbytes"]
 """How a base model is quantised on which an engine serves adapters as they are."""

@@ -62,8 +62,12 @@ def _about_composed(kind: ArtifactKind) -> dict[str, str]:
     }
 
 
-def _onto(kind: ArtifactKind) -> dict[str, str]:
-    return {"onto": f"--onto needs --as merged, not --as {kind}: it says what the adapters are merged onto."}
+def _about_merged(kind: ArtifactKind) -> dict[str, str]:
+    """The options of merged models, as another kind refuses them."""
+    return {
+        option: f"{_flag(option)} needs --as merged, not --as {kind}: it says what the adapters are merged onto."
+        for option in ("onto", "min_fidelity")
+    }
 
 
 def _flag(option: str) -> str:
@@ -72,7 +76,7 @@ def _flag(option: str) -> str:
 
 _ROWS: Final = (
     Kind("merged", "hf", "merged", refuses=_about_composed("merged"), is_model=True, on_base_dir=True),
-    Kind("lora", "hf-lora", "composed", refuses=_onto("lora"), is_composed=True),
+    Kind("lora", "hf-lora", "composed", refuses=_about_merged("lora"), is_composed=True),
     Kind(
         "published",
         "hf-published",
@@ -80,7 +84,7 @@ _ROWS: Final = (
         refuses={
             "dtype": "--dtype can't be given with --as published: these are the bytes as they were published.",
             **_about_composed("published"),
-            **_onto("published"),
+            **_about_merged("published"),
         },
         is_verbatim=True,
         tip_only=True,
@@ -95,7 +99,9 @@ def check_options(options: Options) -> None:
     for option, sentence in KINDS[options.kind].refuses.items():
         if getattr(options, option) != Options.model_fields[option].default:
             raise UsageError(sentence)
-    if options.dtype == "keep" and options.kind != "merged":
+    if options.dtype in ("keep", "fp8") and options.kind != "merged":
         raise UsageError(
-            f"--dtype keep needs --as merged, not --as {options.kind}: it keeps what a quantised base model stores."
+            f"--dtype {options.dtype} needs --as merged, not --as {options.kind}: it is for quantised bases."
         )
+    if options.min_fidelity is not None and options.dtype != "fp8":
+        raise UsageError("--min-fidelity needs --dtype fp8: it says how much of the change has to survive.")

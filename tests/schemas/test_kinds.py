@@ -14,9 +14,11 @@ from registry.schemas.protocol import VIEWS
 
 GIVEN: dict[str, Any] = {"since": "tiny/a@1", "dtype": "bf16", "rank": 2, "max_error": 0.1, "uniform": True}
 GIVEN["onto"] = "trained"
+GIVEN["min_fidelity"] = 0.5
 """A value for each option."""
 
-TAKEN: dict[str, set[str]] = {"published": set(), "lora": set(GIVEN) - {"onto"}, "merged": {"dtype", "onto"}}
+TAKEN: dict[str, set[str]] = {"published": set(), "lora": set(GIVEN) - {"onto", "min_fidelity"}}
+TAKEN["merged"] = {"dtype", "onto", "min_fidelity"}
 ABOUT_MERGED = "{flag} needs --as merged, not --as {kind}: it says what the adapters are merged onto."
 ABOUT_COMPOSED = "{flag} needs --as lora, not --as {kind}: it applies to composed adapters."
 
@@ -51,7 +53,8 @@ def test_the_options_are_those_of_the_schema() -> None:
 def test_a_kind_takes_or_refuses_an_option_as_its_row_says(kind: ArtifactKind, option: str) -> None:
     taken = option in TAKEN[kind]
     assert (option in KINDS[kind].takes) == taken
-    options = Options(kind=kind, **{option: GIVEN[option]})
+    beside: dict[str, Any] = {"dtype": "fp8"} if option == "min_fidelity" and taken else {}
+    options = Options(kind=kind, **{option: GIVEN[option]}, **beside)
     if taken:
         check_options(options)
         return
@@ -59,7 +62,7 @@ def test_a_kind_takes_or_refuses_an_option_as_its_row_says(kind: ArtifactKind, o
         check_options(options)
     flag = f"--{option.replace('_', '-')}"
     stored = "--dtype can't be given with --as published: these are the bytes as they were published."
-    sentence = ABOUT_MERGED if option == "onto" else ABOUT_COMPOSED
+    sentence = ABOUT_MERGED if option in ("onto", "min_fidelity") else ABOUT_COMPOSED
     assert str(caught.value) == (stored if option == "dtype" else sentence.format(flag=flag, kind=kind))
 
 

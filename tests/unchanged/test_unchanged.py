@@ -96,6 +96,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry fetch: --max-lora-rank ",
         "registry fetch: --fidelity ",
         "registry fetch: --onto ",
+        "registry fetch: --min-fidelity ",
         "registry materialise: --fidelity ",
         "registry log: --all",
         "registry log: --limit ",
@@ -173,6 +174,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "CREATE INDEX ix_statistic_values_name_value_revision_id ",
     ),
     "errors": (
+        "not_representable",
         "undeclared_orientation",
         "changed_since",
         "card_changed",
@@ -209,6 +211,9 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "GET /api/v1/artifacts takes onto ",
         "GET /api/v1/artifacts/{rendering}/{path} takes onto ",
         "HEAD /api/v1/artifacts/{rendering}/{path} takes onto ",
+        "GET /api/v1/artifacts takes min_fidelity ",
+        "GET /api/v1/artifacts/{rendering}/{path} takes min_fidelity ",
+        "HEAD /api/v1/artifacts/{rendering}/{path} takes min_fidelity ",
         "GET /api/v1/cards ",
         "PUT /api/v1/cards ",
         "GET /api/v1/cards/export ",
@@ -433,12 +438,12 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
 }
 """How the lines begin that came since, by section. Nothing that was there may be missing or another."""
 
-_DTYPES: Final = "'bf16' | 'fp16' | 'fp32' | null", "'bf16' | 'fp16' | 'fp32' | 'keep' | null"
+_DTYPES: Final = "'bf16' | 'fp16' | 'fp32' | null", "'bf16' | 'fp16' | 'fp32' | 'keep' | 'fp8' | null"
 _ONE_FILE: Final = "/api/v1/artifacts/{rendering}/{path} takes dtype (query, optional): "
 
 WIDENED: Final[dict[str, dict[str, str]]] = {
     "commands": {
-        "registry fetch: --dtype <bf16|fp16|fp32>": "registry fetch: --dtype <bf16|fp16|fp32|keep>",
+        "registry fetch: --dtype <bf16|fp16|fp32>": "registry fetch: --dtype <bf16|fp16|fp32|keep|fp8>",
         "registry tag [OPTIONS] REF TAG": "registry tag [OPTIONS] REF [TAG]",  # without it they are listed
     },
     "routes": {

@@ -15,6 +15,7 @@ from registry.cli.options import (
     MaxLoraRank,
     Measured,
     MergedOnto,
+    MinFidelity,
     Rank,
     Ref,
     RowsChoice,
@@ -59,6 +60,7 @@ def fetch(
     ] = None,
     fidelity: Measured = RowsChoice.SAMPLE,
     dtype: WrittenAs = None,
+    min_fidelity: MinFidelity = None,
     onto: MergedOnto = None,
     base_dir: Annotated[
         str | None,
@@ -96,6 +98,7 @@ def fetch(
             uniform=uniform,
             dtype=dtype.value if dtype else None,
             onto=onto.value if onto else None,
+            min_fidelity=min_fidelity,
             force=force,
             base_dir=base_dir,
             engine=engine.value if engine else None,

@@ -69,6 +69,7 @@ class Artifacts(TableCalls):
         uniform: bool = False,
         dtype: WrittenDtype | None = None,
         onto: Onto | None = None,
+        min_fidelity: float | None = None,
     ) -> ReadableArtifact:
         """The files that a reference stands for, readable by range, without writing anything.
 
@@ -81,7 +82,9 @@ class Artifacts(TableCalls):
             max_error: truncate as far as the relative Frobenius error over all modules stays below it.
             uniform: fill up with zeros to one rank.
             dtype: ``"bf16"``, ``"fp16"`` or ``"fp32"``, for all float tensors; torch's names and dtypes are taken, too.
-                None: as they are stored.
+                Of a quantised base ``"keep"``: what no link changes stays as it is stored; ``"fp8"``: what links change
+                becomes codes again. None: as they are stored.
+            min_fidelity: with ``dtype="fp8"``, the share of the change that has to survive.
             onto: ``"trained"``: merge onto the 4 bit weights that the path was trained on (QLoRA), as numbers. None:
                 onto the base model as it is stored.
 
@@ -111,6 +114,7 @@ class Artifacts(TableCalls):
             uniform=uniform,
             dtype=dtype_name(dtype),
             onto=onto,
+            min_fidelity=min_fidelity,
         )
         return self._artifact(ref, options)
 
@@ -126,6 +130,7 @@ class Artifacts(TableCalls):
         uniform: bool = False,
         dtype: WrittenDtype | None = None,
         onto: Onto | None = None,
+        min_fidelity: float | None = None,
         force: bool = False,
         base_dir: Folder | None = None,
         engine: EngineName | None = None,
@@ -138,8 +143,8 @@ class Artifacts(TableCalls):
         Args:
             ref: the revision, or a base model.
             out: the folder. None: one in this machine's cache; the answer has its name.
-            kind: as for `artifact`; likewise ``since``, ``rank``, ``max_error``, ``uniform``, ``dtype`` and
-                ``onto``.
+            kind: as for `artifact`; likewise ``since``, ``rank``, ``max_error``, ``uniform``, ``dtype``,
+                ``min_fidelity`` and ``onto``.
             force: replace what is in the folder.
             base_dir: the base model's files on this machine: a merged model is then computed here, from the adapters
                 alone, where the registry is a service. Its digests are checked.
@@ -175,6 +180,7 @@ class Artifacts(TableCalls):
             uniform=uniform,
             dtype=dtype_name(dtype),
             onto=onto,
+            min_fidelity=min_fidelity,
         )
         if engine is not None:
             ref, options = self._for_engine(ref, options, engine, max_lora_rank)

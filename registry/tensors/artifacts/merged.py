@@ -6,7 +6,7 @@ untied weight) is laid out after the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import torch
@@ -29,6 +29,7 @@ from registry.tensors.quantised.decoding import DecodedTensor
 from registry.tensors.quantised.source import decoded_in
 
 _CAST_ELEMENTS: Final = 1 << 20
+_NONE_MADE: Final[Mapping[str, Callable[[TensorEntry], list[Region]]]] = {}
 
 
 def as_buffer(tensor: torch.Tensor) -> memoryview:
@@ -45,6 +46,7 @@ def merged_file(
     dtype: str | None,
     kept: KeptFactors | None = None,
     meter: FidelityMeter | None = None,
+    made: Mapping[str, Callable[[TensorEntry], list[Region]]] = _NONE_MADE,
 ) -> ArtifactFile:
     """The file ``path`` of the merged model.
 
@@ -57,6 +59,7 @@ def merged_file(
         dtype: output dtype of all float tensors (``BF16``); None keeps each tensor's own.
         kept: where the path's factors are kept while its pieces are made; by itself a file keeps those in use.
         meter: measures the blocks that are made.
+        made: by tensor name, what makes all of its bytes.
 
     Raises, when a block is read: InvalidAdapterError (``overflow``) naming the tensor.
     """
@@ -66,6 +69,9 @@ def merged_file(
     regions = [bytes_region(0, lead)]
     for out in out_header.entries.values():
         entry = header.entries.get(out.name)
+        if out.name in made:
+            regions += made[out.name](out)
+            continue
         at = 0
         for place, program in changed.get(out.name, ()):
             first = place.run.first * program.slot.columns

@@ -25,7 +25,7 @@ from registry.tensors.path.programs import Program
 from registry.tensors.path.slot_values import SlotValues
 from registry.tensors.path.steps import Add, Replace, Rescale, SetRows
 
-_NAMES = {FLOATS[stored]: option for option, stored in OPTION_DTYPES.items()}
+_NAMES = {FLOATS[stored]: option for option, stored in OPTION_DTYPES.items()} | {torch.float8_e4m3fn: "fp8"}
 
 
 def fidelity_of(

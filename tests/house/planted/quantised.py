@@ -109,6 +109,13 @@ QUANTISED: Final = (
         "test_one_projection[fp8-modules_to_not_convert]",
     ),
     Mutant(
+        "blocks-beyond-their-codes",
+        "CodeGrid.widen",
+        "if not bool(beyond.any()):",
+        "if True:",
+        "test_codes_are_the_nearest_and_scales_stay[3.0]",
+    ),
+    Mutant(
         "nan-in-a-scale-is-taken",
         "passed:_block",
         "if not bool(finite.all()):",

@@ -16,14 +16,18 @@ from registry.files.model_weights import ModelWeights
 from registry.quantised.listing import QUANTISED_FILES, PlainListing, plain_config, plain_dtype
 from registry.quantised.mixed import dense_with, mixed_files, skipping
 from registry.services.artifacts.inputs import Inputs
+from registry.services.artifacts.kinds.builder import Order
 from registry.tensors.artifacts.model_config import config_with_dtype
+from registry.tensors.artifacts.requantised import Requantised, check_arrives, requantised
 from registry.tensors.elements.dtypes import CONFIG_NAMES, OPTION_DTYPES
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import PathPrograms
+from registry.tensors.quantised.source import mixed_weights
 from registry.tensors.table.targets import TargetKind, TargetTable
 from registry.transfer.model_files import CONFIG, HF_QUANT, INDEX
 
 KEEP: Final = "keep"
+FP8: Final = "fp8"
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class LaidOut:
         plain: of a quantised base, whose index is made anew; None of another.
         skipped: of a mixed model.
         notices: for who fetches it.
+        codes: of a model on the grid of its base's codes, whose files are laid out as the base's.
     """
 
     weights: ModelWeights
@@ -55,6 +60,7 @@ class LaidOut:
     plain: PlainListing | None = None
     skipped: Skipped | None = None
     notices: tuple[str, ...] = ()
+    codes: Requantised | None = None
 
     def rewrites(self, path: str) -> bool:
         """Whether a JSON file of the base says how it is quantised."""
@@ -69,31 +75,32 @@ class LaidOut:
         return plain if said else config_with_dtype(plain, plain_dtype(document))
 
 
-def laid_out(inputs: Inputs, programs: PathPrograms, dtype: str | None) -> LaidOut:
+def laid_out(order: Order, programs: PathPrograms) -> LaidOut:
     """Lay out the weights of a merged model.
 
     Args:
-        inputs: of its path.
+        order: the request for it.
         programs: what the path does.
-        dtype: the option.
 
     Raises:
-        UsageError: `KEEP` of a base model that is not quantised.
+        UsageError: `KEEP` or `FP8` of a base model that is not quantised.
+        AccuracyError: ``not_representable``, too little would arrive on the grid of the codes.
     """
+    inputs, dtype = order.inputs, order.options.dtype
     weights, plain = inputs.base_weights(), inputs.stored.plain
     if plain is None:
-        if dtype == KEEP:
+        if dtype in (KEEP, FP8):
             raise UsageError(
-                f"--dtype {KEEP} keeps what a quantised base model stores, and {inputs.path.base.name} is not "
+                f"--dtype {dtype} keeps what a quantised base model stores, and {inputs.path.base.name} is not "
                 "quantised. Leave it out: every weight keeps its own dtype."
             )
         return LaidOut(weights, BaseTensors(weights.tensors), OPTION_DTYPES[dtype] if dtype else None)
+    if dtype == FP8:
+        return _on_codes(order, programs, plain, weights)
     changed = {run.tensor for slot in programs.programs for run in slot.places}
     dense = dense_with(changed, plain)
     stored = frozenset({*inputs.stored.headers, INDEX})
     if dtype == KEEP and len(dense) < len(plain.decoded):
-        from registry.tensors.quantised.source import mixed_weights
-
         mixed = mixed_weights(plain, inputs.stored.tensors, mixed_files(plain, inputs.stored.headers, dense))
         values = BaseTensors({**weights.tensors, **mixed.tensors})
         skipped = Skipped(*_modules(inputs.table, plain, dense))
@@ -102,6 +109,27 @@ def laid_out(inputs: Inputs, programs: PathPrograms, dtype: str | None) -> LaidO
     option = None if dtype in (None, KEEP) else OPTION_DTYPES[str(dtype)]
     notices = tuple(_plain_notices(inputs, weights, kept=dtype == KEEP))
     return LaidOut(weights, BaseTensors(weights.tensors), option, gone, plain, None, notices)
+
+
+def _on_codes(order: Order, programs: PathPrograms, plain: PlainListing, weights: ModelWeights) -> LaidOut:
+    """On the grid of the stored codes, in files laid out as the base's."""
+    stored, path = order.inputs.stored, order.path
+    base = BaseTensors(weights.tensors)
+    wanted = {name: [one for _, one in many] for name, many in programs.placed().items() if name in plain.decoded}
+    codes = requantised(order.plan.digest, plain, stored.tensors, base, wanted)
+    check_arrives(codes, plain.kind, order.options.min_fidelity, path.reference)
+    laid = mixed_weights(plain, stored.tensors, mixed_files(plain, stored.headers, ()))
+    values = BaseTensors({**weights.tensors, **laid.tensors})
+    return LaidOut(laid, values, None, frozenset(stored.headers), codes=codes, notices=tuple(_codes_notices(codes)))
+
+
+def _codes_notices(codes: Requantised) -> Iterator[str]:
+    found = codes.fidelity
+    if found is not None and found.surviving_share is not None and found.relative_error is not None:
+        yield (
+            f"On the grid of the stored codes {found.surviving_share:.0%} of the path's change survives, with an error "
+            f"of {found.relative_error:.2f} times the change. --dtype keep loses nothing."
+        )
 
 
 def _modules(table: TargetTable, plain: PlainListing, dense: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -17,7 +17,7 @@ from registry.services.artifacts.kinds.builder import Builder, Built, Order
 from registry.services.artifacts.kinds.laid_out import LaidOut, laid_out
 from registry.services.artifacts.readme.text import readme_file
 from registry.services.lineage import LoadedPath, read_blob
-from registry.tensors.artifacts.artifact import ArtifactFile, generated_file, source_file
+from registry.tensors.artifacts.artifact import ArtifactFile, Measured, Meter, generated_file, source_file
 from registry.tensors.artifacts.merged import merged_file
 from registry.tensors.artifacts.model_config import (
     changes_dtype,
@@ -42,14 +42,21 @@ def _build(order: Order) -> Built:
     bound = bound_links(inputs, path.live)
     programs = path_programs(bound, inputs.table)
     check_ties_known(programs, inputs.table, path)
-    laid = laid_out(inputs, programs, order.options.dtype)
-    headers, changed = laid.weights.headers, programs.placed()
+    laid = laid_out(order, programs)
+    headers, changed, codes = laid.weights.headers, programs.placed(), laid.codes
+    if codes is not None and inputs.stored.plain is not None:
+        changed = {name: places for name, places in changed.items() if name not in inputs.stored.plain.decoded}
     new = _by_file(programs.new.values(), headers)
-    meter = None if order.measured is None else FidelityMeter(order.measured)
+    blocks = None if order.measured is None or codes is not None else FidelityMeter(order.measured)
+    meter: Meter | None = blocks if codes is None else Measured(codes.fidelity)
+    made = {} if codes is None else codes.made
     weights = [
         _stored(inputs, name, header, laid.weights)
-        if laid.plain is None and laid.dtype is None and name not in new and not changed.keys() & header.entries.keys()
-        else merged_file(name, header, laid.values, changed, new.get(name, ()), laid.dtype, kept, meter)
+        if laid.plain is None
+        and laid.dtype is None
+        and name not in new
+        and header.entries.keys().isdisjoint(changed.keys() | made.keys())
+        else merged_file(name, header, laid.values, changed, new.get(name, ()), laid.dtype, kept, blocks, made)
         for name, header in headers.items()
     ]
     by_name = {file.path: file for file in path.base.files if file.path not in headers.keys() | laid.gone}

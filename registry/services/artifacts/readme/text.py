@@ -30,6 +30,7 @@ _DTYPES: Final = {
     "bf16": " Its weights were converted to bfloat16.",
     "fp16": " Its weights were converted to float16.",
     "fp32": " Its weights were converted to float32.",
+    "fp8": " What it changes is on the grid of the base model's codes.",
     "keep": " What the path does not change is quantised as the base model is.",
 }
 
