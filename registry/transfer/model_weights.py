@@ -111,7 +111,7 @@ def unquantised(model: CheckedModel) -> CheckedModel:
     Raises:
         InvalidBaseError: ``quantised_base``.
     """
-    if model.plain is not None and model.plain.decoded:
+    if model.plain is not None:
         raise InvalidBaseError(
             f"The model in {model.listing.where} is quantised ({model.plain.kind}), and weights that are not are "
             "expected here. Use the model that it was made from; as a base model `registry base add` takes it.",

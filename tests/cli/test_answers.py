@@ -185,6 +185,7 @@ def test_publish_passes_every_option_on(canned: CannedRegistry, run: Run) -> Non
         "tags": ("prod", "best"),
         "annotations": {"team": "nlp=x"},
         "strict": False,
+        "trained_quantised": None,
     }
     assert canned.closed
 
@@ -270,6 +271,8 @@ def test_fetch_prints_the_folder_alone(canned: CannedRegistry, run: Run) -> None
         "max_error": None,
         "uniform": False,
         "dtype": "fp16",
+        "onto": None,
+        "min_fidelity": None,
         "force": True,
         "base_dir": "/models/llama",
         "engine": None,

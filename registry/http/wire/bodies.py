@@ -65,8 +65,6 @@ class Flow:
         try:
             while not self._stopped:
                 if not self._piece:
-                    if self._start + self.sent >= self._stop:
-                        return "whole"
                     if not make:
                         return "turn"
                     self._piece = self._next()
@@ -75,6 +73,8 @@ class Flow:
                 self._piece = self._piece[count:]
                 if self._piece:
                     return "blocked"
+                if self._start + self.sent >= self._stop:
+                    return "whole"  # at once: a client that has all of it may have left before the next turn
                 if time.monotonic() > over:
                     return "turn"
         except ConnectionError:

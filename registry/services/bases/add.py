@@ -32,7 +32,7 @@ from registry.tensors.table.declaration import declare
 from registry.tensors.table.targets import TargetTable
 from registry.tensors.table.tensor_names import guesses
 from registry.tensors.table.ties import parted_by_files
-from registry.transfer.index import ModelIndex, files_digest, index_model
+from registry.transfer.index import Decoded, IndexedTensor, ModelIndex, files_digest, index_model
 from registry.transfer.model_files import DECLARATION
 from registry.transfer.model_weights import CheckedModel, ModelFiles, read_model_files
 from registry.transfer.requests import refuse_adapter_beside
@@ -217,7 +217,7 @@ def _new_base(name: str, made: Made, index_blob: StoredBlob, table_blob: StoredB
         index_blob=index_blob.digest,
         table_blob=table_blob.digest,
         notices=(
-            *(() if index.quantised is None else index.quantised.plain.notices),
+            *(() if index.quantised is None else _quantised_notices(index.quantised, index.tensors)),
             *table.notices,
             *guesses(table),
             *not_finite_notices(index.to_document()),
@@ -225,6 +225,23 @@ def _new_base(name: str, made: Made, index_blob: StoredBlob, table_blob: StoredB
         files=tuple(FileRef(path, digest) for path, (digest, _) in sorted(index.files.items())),
         norms=made.norms,
     )
+
+
+def _quantised_notices(quantised: Decoded, tensors: Mapping[str, IndexedTensor]) -> tuple[str, ...]:
+    """What to know of a quantised base model: what its weights are, and how large a merged model is."""
+    plain = quantised.plain
+    if not plain.decoded:
+        return plain.notices
+    share = _size(tensors) / max(1, _size(quantised.stored))
+    said = (
+        f"It is quantised ({plain.kind}): its weights are the numbers that codes and scales mean. Merged models are "
+        f"plain, {share:.1f} x the stored bytes; --dtype keep writes only what a path changes plain."
+    )
+    return (said, *plain.notices)
+
+
+def _size(tensors: Mapping[str, IndexedTensor]) -> int:
+    return sum(one.entry.stop - one.entry.start for one in tensors.values())
 
 
 def answer(

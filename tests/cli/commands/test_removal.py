@@ -398,7 +398,7 @@ def test_a_retraction_has_a_reason_and_an_undo_has_none(args: list[str], life: C
 def test_protected_tags_are_listed(life: CannedRegistry, run: Run) -> None:
     ended = run("base", "protect-tag", "llama-1b", "prod", "--remove")
     assert [line.split() for line in ended.out.splitlines()] == [["llama-1b", "prod"], ["llama-1b", "release-*"]]
-    assert _asked(life, "protect_tag") == [(("llama-1b", "prod"), {"remove": True})]
+    assert _asked(life, "protect_tag") == [((), {"base": "llama-1b", "pattern": "prod", "remove": True})]
 
 
 def test_a_table_made_anew_says_what_hangs_on_it(life: CannedRegistry, run: Run) -> None:

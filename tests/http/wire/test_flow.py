@@ -90,6 +90,16 @@ def test_the_end_needs_no_seat() -> None:
     assert flow.pump(make=False) == "whole"
 
 
+def test_the_last_byte_is_the_end_though_the_turn_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client may have left with all of it before the next turn, and that is no broken connection."""
+    monkeypatch.setattr("registry.http.wire.bodies.TIME_SLICE", -1.0)
+    client, files = Taking(1000), Files()
+    flow = flow_to(client, files, start=90)
+    flow.begin()
+    assert flow.pump(make=True) == "whole"
+    assert flow.sent == 10
+
+
 def test_one_that_was_stopped_makes_no_more() -> None:
     client, files = Taking(1000), Files()
     flow = flow_to(client, files)
