@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
@@ -48,6 +49,21 @@ StartService = Callable[..., ServiceProcess]
 # Examples are drawn on machines of any speed: no test of them fails because a busy one was slow to make them.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
+
+
+_file_before: list[Path] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of a file begin with gradients on: whatever left them off before, which a training would fail for.
+
+    Within a file they stay as they are: a fixture of the file may hold them off for all of its tests.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and _file_before != [item.path]:
+        torch.set_grad_enabled(True)
+    _file_before[:] = [item.path]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

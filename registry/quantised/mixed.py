@@ -26,6 +26,8 @@ _EXPERTS: Final = "experts"
 _SKIPPED: Final[Mapping[str, str]] = {"bitsandbytes": "llm_int8_skip_modules", "compressed-tensors": "ignore"}
 """quant_method -> the field of its block that lists what is not converted; others have one of `_OTHERS`."""
 _OTHERS: Final = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules")
+_MODELOPT: Final = "quantization"
+"""The object of hf_quant_config.json; its list is ``exclude_modules``, and ``ignore`` in a config.json of ModelOpt."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +98,18 @@ def skipping(config: Mapping[str, Any], dense: Iterable[str], others: Iterable[s
     """
     changed: dict[str, Any] = {}
     for key, value in config.items():
-        block = isinstance(value, Mapping) and (key in QUANTISED_KEYS or key == "quantization")
-        if block:
-            changed[key] = _longer(value, list(dense), list(others))
+        if isinstance(value, Mapping) and (key in QUANTISED_KEYS or key == _MODELOPT):
+            changed[key] = _longer(key, value, list(dense), list(others))
         else:
             changed[key] = skipping(value, dense, others) if isinstance(value, Mapping) else value
     return changed
 
 
-def _longer(block: Mapping[str, Any], dense: list[str], others: list[str]) -> dict[str, Any]:
+def _longer(where: str, block: Mapping[str, Any], dense: list[str], others: list[str]) -> dict[str, Any]:
     there = [key for key in _OTHERS if key in block]
     method = str(block.get("quant_method", ""))
-    fields = [_SKIPPED[method]] if method in _SKIPPED else there or [_OTHERS[0]]
+    usual = "exclude_modules" if where == _MODELOPT else "ignore" if method.startswith("modelopt") else _OTHERS[0]
+    fields = [_SKIPPED[method]] if method in _SKIPPED else there or [usual]
     longer = {key: list(_merged(block.get(key), dense, others)) for key in fields}
     return {**block, **longer}
 
