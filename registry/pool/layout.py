@@ -217,7 +217,7 @@ class PristineTensors(BaseTensors):
 
     def keep(self, slot: Slot, read: Callable[[], torch.Tensor]) -> None:
         """Keep a slot, if it fits; ``read`` gives its rows, a tensor that nobody else changes."""
-        size = slot.rows * slot.columns * self.dtype(slot).itemsize
+        size = slot.rows * slot.columns * self.exact_dtype(slot).itemsize
         if slot not in self.kept and self.kept_bytes + size <= self.memory:
             self.kept[slot] = read()
 

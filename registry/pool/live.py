@@ -251,7 +251,7 @@ class LiveWeights:
         held = self._at_origin.get(origin)
         if held is not None and self._now.get(held, BASE) == BASE:
             tensor = self.layout[held.tensor].get()
-            if tensor.dtype == self.base.dtype(origin):
+            if tensor.dtype == self.base.exact_dtype(origin):
                 self.base.keep(origin, lambda: held.matrix(tensor, 0, origin.rows).clone())
                 return
         self.base.keep(origin, lambda: self.base.rows(origin)(0, origin.rows).clone())

@@ -118,11 +118,7 @@ def plain_from(document: Mapping[str, Any], stored: Mapping[str, StoredTensor]) 
     )
 
 
-def plain_listing(
-    reading: Reading,
-    headers: Mapping[str, Header],
-    config: Mapping[str, Any] | None,
-) -> PlainListing:
+def plain_listing(reading: Reading, headers: Mapping[str, Header], config: Mapping[str, Any] | None) -> PlainListing:
     """The plain listing of a checkpoint by what a format's reader found in it.
 
     Args:
@@ -172,7 +168,8 @@ def _beside(name: str, decoded: Mapping[str, Decoding]) -> bool:
 
 def plain_dtype(config: Mapping[str, Any] | None) -> str:
     """The dtype that a config.json gives its weights, as headers say it; bf16 where it gives none of 16 or 32 bits."""
-    for document in (config or {}, *(value for value in (config or {}).values() if isinstance(value, dict))):
+    plain = plain_config(config or {})  # what is quantised may name dtypes of its own
+    for document in (plain, *(value for value in plain.values() if isinstance(value, dict))):
         for key in _KEYS:
             found = _DTYPES.get(str(document.get(key)).removeprefix("torch."))
             if found is not None:

@@ -206,8 +206,9 @@ def _there_already(
     be one that this version wrote, for the same reference.
     """
     options, kept = asked.options, asked.materialised
-    if KINDS[options.kind].is_verbatim or options.rank is not None or options.max_error is not None:
-        return None  # needs no torch anyway, or the plan depends on values
+    depends_on_values = (options.rank, options.max_error, options.min_fidelity) != (None, None, None)
+    if KINDS[options.kind].is_verbatim or depends_on_values:
+        return None  # needs no torch anyway, or values decide what is made, or whether
     check_asked(asked.path, options)
     if out is not None and not os.path.isfile(out.expanduser() / RECEIPT):  # noqa: PTH113 - raises nothing
         return None

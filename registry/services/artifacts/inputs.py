@@ -106,6 +106,8 @@ def base_weights(blobs: Blobs, path: LoadedPath, open_blobs: ExitStack) -> Model
 def weights_of(stored: StoredWeights, blobs: Blobs, path: LoadedPath, open_blobs: ExitStack) -> ModelWeights:
     """The same, where the base's files are open."""
     if stored.plain is not None:
+        if path.exact is not None:
+            raise AssertionError(f"{path.reference} is a full fine-tune of a quantised base model, which is refused")
         from registry.tensors.quantised.source import plain_weights  # only quantised bases need torch here
 
         return plain_weights(stored.plain, stored.tensors, stored.headers)

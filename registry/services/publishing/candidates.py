@@ -43,6 +43,7 @@ class Candidate:
     parent: Parent
     found: Lookup
     exact: ExactIndex | None = None  # of a full fine-tune, which has neither a safetensors header nor pairs
+    on_quantised: bool = False  # the base model is quantised: what adapters on it are trained on
 
     @property
     def parameters(self) -> int:
@@ -94,7 +95,8 @@ def check_draft(
     if draft.extracted is not None:
         _check_extracted(draft.extracted, checkpoint, found.parent)
         checkpoint = replace(checkpoint, notices=(*checkpoint.notices, *_guessed_kinds(checkpoint, table)))
-    return Candidate(draft, config, header, checkpoint, found.parent, found)
+    on_quantised = table.quantised is not None
+    return Candidate(draft, config, header, checkpoint, found.parent, found, on_quantised=on_quantised)
 
 
 def _read(config: LoraAdapterConfig, header: Header, table: TargetTable, lineage: LoadedPath) -> Checkpoint:

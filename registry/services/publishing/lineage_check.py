@@ -208,7 +208,8 @@ def _misfit(copy: TensorEntry, source: ByteSource, base: BaseTensors, program: P
     copy_dtype = FLOATS[copy.dtype]
     base_dtype = copy_dtype if program.origin is None else base.dtype(program.origin)
     shorter = coarser(base_dtype, copy_dtype)
-    roundings = links_of(program) + (shorter is not base_dtype)
+    held = copy_dtype if program.origin is None else base.exact_dtype(program.origin)
+    roundings = links_of(program) + (shorter is not held)
     values = base.values(program, torch.float64, merge_products=False)
 
     def worst(index: int) -> tuple[float, int, int]:

@@ -62,7 +62,7 @@ def new_revision(candidate: Candidate, files: Files, principal: Principal) -> Ne
             *candidate.checkpoint.notices,
             *beyond_pairs(candidate.checkpoint),
             *replaced_notices(candidate, files),
-            *quantised_notices(trained_on, _sign(draft)),
+            *(() if candidate.on_quantised else quantised_notices(trained_on, _sign(draft))),
             *_of_pickle(candidate.draft),
             *candidate.found.notices,
             *candidate.parent.notices,

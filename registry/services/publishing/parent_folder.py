@@ -35,7 +35,7 @@ from registry.tensors.comparison.verdict import Limit, Verdict
 from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
-from registry.tensors.quantised.source import decoded_in, plain_weights
+from registry.tensors.quantised.source import is_decoded, plain_weights, rounded_tensors
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.model_files import MAX_DOCUMENT, list_model
 from registry.transfer.model_weights import check_model
@@ -230,7 +230,7 @@ def open_folder(folder: Path, opened: ExitStack) -> Held:
     held: Held = {}
     for name, one in headers.items():
         held |= {entry.name: (sources[name], entry) for entry in one.entries.values()}
-    return held if model.plain is None else dict(plain_weights(model.plain, held).tensors)
+    return held if model.plain is None else rounded_tensors(plain_weights(model.plain, held))
 
 
 def _bytes_of(source: ByteSource, entry: TensorEntry) -> bytes:
@@ -283,7 +283,7 @@ def comparable(base: Mapping[str, tuple[ByteSource, TensorEntry]], found: Held, 
 
 
 def _decodes(tensors: Mapping[str, tuple[ByteSource, TensorEntry]]) -> bool:
-    return any(decoded_in(source, entry.name) is not None for source, entry in tensors.values())
+    return any(is_decoded(source) for source, _ in tensors.values())
 
 
 def _renamings(base: Mapping[str, object], found: Mapping[str, object]) -> Iterator[dict[str, str]]:

@@ -44,8 +44,34 @@ def widened_into(out: torch.Tensor, values: torch.Tensor) -> None:
     out.copy_(_to_odd(values) if values.dtype is torch.float64 and out.dtype is torch.float32 else values)
 
 
+_AT_ONCE: Final = 1 << 15
+"""Elements whose passes stay in a processor's cache: that takes a fifth of the time."""
+_DROPPED: Final = (1 << 29) - 1
+"""The bits of a float64's significand that float32 lacks."""
+_NORMAL: Final = 897 << 52
+"""The bits of 2^-126, the least normal number of float32: smaller ones have fewer digits there."""
+_SIGN: Final = -(1 << 63)
+
+
 def _to_odd(values: torch.Tensor) -> torch.Tensor:
     """float64 -> float32, an inexact result taking whichever neighbour has an odd significand."""
+    out = torch.empty(values.shape, dtype=torch.float32)
+    given, made = values.reshape(-1), out.view(-1)
+    for at in range(0, len(made), _AT_ONCE):
+        part = given[at : at + _AT_ONCE]
+        bits = part.view(torch.int64)
+        size = bits & ~_SIGN
+        if bool(((size < _NORMAL) & (size != 0)).any()):
+            made[at : at + _AT_ONCE] = _subnormal_to_odd(part)
+            continue
+        # Cut off, and the last bit that is left is set where a dropped one was: exact in float32.
+        sticky = ((bits & _DROPPED) + _DROPPED) & (_DROPPED + 1)
+        made[at : at + _AT_ONCE] = ((bits & ~_DROPPED) | sticky).view(torch.float64)
+    return out
+
+
+def _subnormal_to_odd(values: torch.Tensor) -> torch.Tensor:
+    """The same where some results are subnormal."""
     near = values.to(torch.float32)
     back = near.to(torch.float64)
     bits = near.view(torch.int32)

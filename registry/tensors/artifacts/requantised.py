@@ -165,17 +165,17 @@ def check_arrives(found: Requantised, kind: str, least: float | None, reference:
         AccuracyError: ``not_representable``.
     """
     fidelity = found.fidelity
-    if fidelity is None or fidelity.surviving_share is None or fidelity.relative_error is None:
-        return
-    survives, error = fidelity.surviving_share, fidelity.relative_error
+    survives, error = (None, None) if fidelity is None else (fidelity.surviving_share, fidelity.relative_error)
     if found.unwritten is not None:
         why = f"only single matrices of FP8 are written as codes again, unlike {shown(found.unwritten)} ({kind})"
-    elif (survives >= least) if least is not None else (error < 1):
+    elif survives is None or error is None or ((survives >= least) if least is not None else (error < 1)):
         return
     else:
         why = f"at least {least:.0%} was asked for" if least is not None else "an error below the change is expected"
-    raise AccuracyError(
-        f"On the grid of the stored codes {survives:.1%} of what {reference} changes survives, with an error of "
-        f"{error:.2f} times the change, and {why}. Use --dtype keep, which loses nothing.",
-        code="not_representable",
-    )
+    said = f"How much of {reference} survives can't be measured, since it replaces values or changes none"
+    if survives is not None and error is not None:
+        said = (
+            f"On the grid of the stored codes {survives:.1%} of what {reference} changes survives, with an error of "
+            f"{error:.2f} times the change"
+        )
+    raise AccuracyError(f"{said}, and {why}. Use --dtype keep, which loses nothing.", code="not_representable")

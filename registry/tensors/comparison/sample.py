@@ -136,9 +136,10 @@ def _block_of(
 ) -> tuple[RoundedBlock, torch.dtype]:
     """A block after a program, and the dtype that the base's own values of it came through."""
     values = base.values(program, torch.float64, merge_products=False, rows_a_block=place.region.rows_a_block)
-    return rounded_block(values, place.index, shorts, bounded=bounded).flat(), least_dtype(
-        values.origin_block(place.index), own
-    )
+    # what a quantised base means came through no short dtype: whoever loads it rounds once more than links do
+    exact = own if program.origin is None else base.exact_dtype(program.origin)
+    kept = least_dtype(values.origin_block(place.index), exact)
+    return rounded_block(values, place.index, shorts, bounded=bounded).flat(), kept
 
 
 def _unlike(values: torch.Tensor, block: RoundedBlock, dtype: torch.dtype) -> int:

@@ -33,7 +33,7 @@ class BaseTensors:
         return self.tensors[tensor][1]
 
     def rows(self, slot: Slot) -> MatrixRows:
-        """Reader of a slot's stored rows, in the dtype that the base keeps them in; nobody may change what it gives."""
+        """Reader of a slot's stored rows, in its `exact_dtype`; nobody may change what it gives."""
 
         def of_run(run: Run, start: int, stop: int) -> torch.Tensor:
             source, entry = self.tensors[run.tensor]
@@ -45,12 +45,15 @@ class BaseTensors:
         return read
 
     def dtype(self, slot: Slot) -> torch.dtype:
-        """That of the rows of a slot; the widest where they lie in several tensors."""
+        """That which the base's files give the rows of a slot; the widest where they lie in several tensors."""
         found = [FLOATS[self.entry(run.tensor).dtype] for run in slot.places]
         return reduce(torch.promote_types, found)
 
-    def _holding(self, tensor: str) -> torch.dtype:
-        """The dtype that holds the values of a tensor exactly: a wider one than its own where it is quantised."""
+    def exact_dtype(self, slot: Slot) -> torch.dtype:
+        """That of what `rows` reads, which holds its values exactly: wider than `dtype` where a base is quantised."""
+        return reduce(torch.promote_types, (self._exact_dtype(run.tensor) for run in slot.places))
+
+    def _exact_dtype(self, tensor: str) -> torch.dtype:
         source, entry = self.tensors[tensor]
         decoded = decoded_in(source, entry.name)
         return FLOATS[entry.dtype] if decoded is None else decoded.dtype
@@ -85,7 +88,7 @@ class BaseTensors:
             origin = self.rows(program.origin)
             dtypes.append(self.dtype(program.origin))
             if out_dtype is torch.float32:
-                dtypes += [self._holding(run.tensor) for run in program.origin.places]
+                dtypes.append(self.exact_dtype(program.origin))
         return SlotValues(
             program.slot,
             origin,

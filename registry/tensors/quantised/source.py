@@ -38,6 +38,29 @@ def decoded_in(source: ByteSource, tensor: str) -> DecodedTensor | None:
     return decoded.get(tensor)
 
 
+class RoundedFile(JoinedSource):
+    """A plain file whose bytes are its values, for what compares weights with those of a folder as it is written."""
+
+    def __init__(self, file: PlainFile, what: str) -> None:
+        super().__init__(what)
+        self.add(file, 0, file.size)
+
+
+def is_decoded(source: ByteSource) -> bool:
+    """Whether a file is a plain one of a quantised model."""
+    return isinstance(source, PlainFile | RoundedFile)
+
+
+def rounded_tensors(weights: ModelWeights) -> dict[str, tuple[ByteSource, TensorEntry]]:
+    """The tensors of `plain_weights` as bytes in the plain dtype, and nothing more exact."""
+    files: dict[int, ByteSource] = {}
+    found: dict[str, tuple[ByteSource, TensorEntry]] = {}
+    for name, (source, entry) in weights.tensors.items():
+        rounded = RoundedFile(source, name) if isinstance(source, PlainFile) else source
+        found[name] = files.setdefault(id(source), rounded), entry
+    return found
+
+
 class RoundedBytes:
     """The bytes of a decoded tensor in a dtype, each value rounded once."""
 

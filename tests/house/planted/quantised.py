@@ -116,6 +116,27 @@ QUANTISED: Final = (
         "test_codes_are_the_nearest_and_scales_stay[3.0]",
     ),
     Mutant(
+        "live-rows-for-exact-ones",
+        "LiveWeights._keep",
+        "if tensor.dtype == self.base.exact_dtype(origin):",
+        "if tensor.dtype == self.base.dtype(origin):",
+        "test_switches_are_bit_exact[nf4]",
+    ),
+    Mutant(
+        "replaced-weights-left-out",
+        "requantised:check_arrives",
+        "if found.unwritten is not None:",
+        "if found.unwritten is not None and survives is not None:",
+        "test_weights_that_are_replaced_are_not_left_out",
+    ),
+    Mutant(
+        "a-loader-rounds-nothing",
+        "sample:_block_of",
+        "own if program.origin is None else base.exact_dtype(program.origin)",
+        "own",
+        "test_what_was_trained_on_its_folder_is_on_it[nf4-embedded]",
+    ),
+    Mutant(
         "nan-in-a-scale-is-taken",
         "passed:_block",
         "if not bool(finite.all()):",

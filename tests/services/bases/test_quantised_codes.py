@@ -111,6 +111,8 @@ def test_too_little_of_it_is_refused(made: Quantised, local: LocalRegistry, tmp_
         assert refused.value.code == "not_representable"
         assert not (tmp_path / "out").exists()
     assert local.fetch("llama/b", tmp_path / "b-out", kind="merged", dtype="fp8", min_fidelity=0.1).fresh
+    with pytest.raises(AccuracyError):  # though the same files are there
+        local.fetch("llama/b", tmp_path / "b-out", kind="merged", dtype="fp8", min_fidelity=0.999)
     with pytest.raises(UsageError, match="needs --dtype fp8"):
         local.fetch("llama/b", tmp_path / "out", kind="merged", min_fidelity=0.1)
 
@@ -134,6 +136,19 @@ def test_on_four_bits_nothing_arrives(kind: str, local: LocalRegistry, tmp_path:
     told = str(refused.value)
     assert float(told.partition(" codes ")[2].partition("%")[0]) < 10
     assert "--dtype keep" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_replaced_are_not_left_out(local: LocalRegistry, tmp_path: Path) -> None:
+    """No change of theirs can be measured, and they would not be in the files."""
+    plain = llama_base(tmp_path / "plain", dtype="BF16", hidden=64, mlp=128)
+    made = quantised(plain, tmp_path / "q", nf4, NF4_CONFIG)
+    local.add_base("base", made.folder)
+    recipe = Recipe(("lm_head",), replaced=("q_proj",))
+    local.publish(write_recipe(tmp_path / "a", made.exact, recipe), "base/a")
+    with pytest.raises(AccuracyError, match=r"can.t be measured.* and only single matrices") as refused:
+        local.fetch("base/a", tmp_path / "out", kind="merged", dtype="fp8")
+    assert refused.value.code == "not_representable"
     assert not (tmp_path / "out").exists()
 
 

@@ -72,6 +72,18 @@ def test_all_that_reads_a_base(registry: Any, made: Quantised, tmp_path: Path) -
     assert [one.reference for one in found.merged] == ["llama/a/b@1"]
 
 
+def test_what_was_trained_on_its_folder_is_on_it(registry: Any, made: Quantised, tmp_path: Path) -> None:
+    """A loader rounds what the codes mean, and an adapter that changes nothing makes the same weights."""
+    registry.publish(write_adapter(tmp_path / "zero", made.exact, ["q_proj"], r=2, fill="zero"), "llama/zero")
+    named = {"base_model_name_or_path": str(made.folder)}
+    child = write_adapter(tmp_path / "child", made.exact, ["k_proj"], r=2, seed=3, config=named)
+    for number, options in enumerate(({}, {"find_parent": True})):
+        revision = registry.publish(child, f"llama/child{number}", **options).revision
+        assert (revision.parent, revision.parent_known_by) == ("llama", "named")
+        assert not [notice for notice in revision.notices if "quantised" in notice]
+    assert [one.reference for one in registry.identify(made.folder).merged] == ["llama", "llama/zero@1"]
+
+
 def test_a_copy_in_another_registry_is_the_same(registry: Any, made: Quantised, tmp_path: Path) -> None:
     registry.publish(write_adapter(tmp_path / "a", made.exact, ["q_proj"], r=2), "llama/a")
     before = registry.fetch("llama/a", tmp_path / "before", kind="merged").rendering

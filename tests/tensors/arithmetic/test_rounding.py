@@ -38,6 +38,17 @@ def test_float64_rounds_once(value: float, name: str) -> None:
         assert _rounded(tensor, name) == round_once(np.array([value]), name).tolist()
 
 
+@pytest.mark.parametrize("name", ["BF16", "F16"])
+def test_many_round_as_one_does(name: str) -> None:
+    """Of every size, some of them subnormal in float32, and just beside middles of 16-bit numbers."""
+    chance = np.random.default_rng(0)
+    sizes = np.ldexp(chance.standard_normal(100_000), chance.integers(-40, 12, 100_000))
+    sizes[40_000:50_000] = np.ldexp(chance.standard_normal(10_000), chance.integers(-150, -120, 10_000))
+    middles = torch.tensor(sizes).to(DTYPES[name]).double().numpy() * (1 + 2.0 ** -(8 if name == "BF16" else 11))
+    for values in (sizes, middles * (1 + 2.0**-50), middles * (1 - 2.0**-50)):
+        assert _rounded(torch.tensor(values), name) == round_once(values, name).tolist()
+
+
 @given(base=st.integers(0, 2**16 - 1), above=st.integers(-(2**20), 2**20), name=st.sampled_from(["F16", "BF16"]))
 def test_float64_next_to_a_tie_rounds_once(base: int, above: int, name: str) -> None:
     """Numbers a hair beside the middle of two 16-bit numbers: there two roundings go wrong."""
