@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -21,10 +22,21 @@ from tests.house.symbols import Index, SymbolError
 from tests.root import ROOT
 
 COPIED = ("registry", "adapter_registry", "tests", "benchmarks", "alembic", "migrations", "pyproject.toml", "README.md")
+MOST = 12 << 30  # bytes of memory of a process
 GRACE = 10.0  # seconds for pytest to take down what it set up, once its time is up
 LEAST = 20.0  # seconds that are worth a start: what the tests of most bugs take, twice
 CLOSING = re.compile(r" in [0-9.]+s")  # in the line that pytest closes with
+NO_COMMIT = "no commit"
 SLOWER = 1.5  # a run with the bug may take this much longer than the one without
+
+
+def commit() -> str:
+    """The commit that is checked out, or a fixed text where git does not know."""
+    try:
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return NO_COMMIT
+    return asked.stdout.strip()
 
 
 class Verdict(Enum):
@@ -91,7 +103,7 @@ class Copy:
         for name in COPIED:
             source = root / name
             if source.is_dir():
-                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("results"))
             elif source.exists():
                 shutil.copy(source, folder)
         self.package = Index(folder / "registry")
@@ -125,17 +137,23 @@ class Copy:
         return Trial(mutant, *_judged(mutant, ended), ended.seconds)
 
     def run(self, tests: str, until: float) -> Ended:
-        """Run tests in the copy; child processes see the copy too."""
+        """Run tests that a bug names."""
+        chosen = selection(tests, self.tests)
+        alone = "not image" if "::" in chosen else "not slow"  # what is named may take long, a file not
+        return self.pytest(["-m", alone, chosen], until)
+
+    def pytest(self, arguments: Sequence[str], until: float) -> Ended:
+        """Run pytest in the copy, up to the first test that fails; child processes see the copy too."""
         # Bytecode is kept by a file's size and second: planting and taking away within one second would go unseen.
         environment = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
-        chosen = selection(tests, self.tests)
-        alone = ["-m", "not image"] if "::" in chosen else ["-m", "not slow"]  # what is named may take long, a file not
-        command = [sys.executable, "-m", "pytest", "-q", "-x", *alone, "-p", "no:cacheprovider", chosen]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments]
         begun = time.monotonic()
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
             process = subprocess.Popen(
                 command, cwd=self.folder, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True
             )
+            if hasattr(resource, "prlimit"):  # a loop that does not end may take memory, too
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (MOST, MOST))
             code = exit_code(process, None if until == math.inf else max(0.0, until - begun))
             output.seek(0)
             lines = output.read().splitlines()

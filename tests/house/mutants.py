@@ -13,7 +13,6 @@ import argparse
 import math
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,22 +22,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
-from tests.house.mutant_copy import Copy, Trial, Verdict, planted, selection
+from tests.house.mutant_copy import Copy, Trial, Verdict, commit, planted, selection
 from tests.house.planted import MUTANTS, Mutant
 from tests.house.symbols import SymbolError
-from tests.root import ROOT
 
 SIDE_BY_SIDE = 2
-NO_COMMIT = "no commit"
-
-
-def commit() -> str:
-    """The commit that is checked out, or a fixed text where git does not know."""
-    try:
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError):
-        return NO_COMMIT
-    return asked.stdout.strip()
 
 
 def sample(mutants: Sequence[Mutant], size: int, seed: str) -> list[Mutant]:
@@ -82,7 +70,10 @@ def try_all(mutants: Sequence[Mutant], copies: Sequence[Copy], until: float) -> 
 
 
 def concluded(trials: Sequence[Trial]) -> int:
-    """Say what came of them together, and give the exit code: 0 when some were tried and all of those caught."""
+    """Say what came of them together, and give the exit code: 0 when all that were tried are caught.
+
+    Where the machine was too slow for a single one, that is said, and fails nothing.
+    """
     count = {verdict: sum(trial.verdict is verdict for trial in trials) for verdict in Verdict}
     print(", ".join(f"{number} {verdict.value}" for verdict, number in count.items()))
     caught = [trial for trial in trials if trial.verdict is Verdict.CAUGHT]
@@ -91,7 +82,7 @@ def concluded(trials: Sequence[Trial]) -> int:
         median = statistics.median(trial.seconds for trial in caught)
         told = ", ".join(f"{trial.mutant.name} {trial.seconds:.0f} s" for trial in slowest)
         print(f"Caught within {median:.1f} s in the median; the slowest: {told}")
-    return 0 if caught and not count[Verdict.NOT_CAUGHT] else 1
+    return 1 if count[Verdict.NOT_CAUGHT] else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

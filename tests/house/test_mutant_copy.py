@@ -107,11 +107,11 @@ def test_a_sample_is_another_with_another_seed_and_the_same_with_the_same() -> N
     [
         ([Verdict.CAUGHT, Verdict.NO_TIME], 0),
         ([Verdict.CAUGHT, Verdict.NOT_CAUGHT], 1),
-        ([Verdict.NO_TIME], 1),
-        ([], 1),
+        ([Verdict.NO_TIME], 0),
+        ([Verdict.NOT_CAUGHT, Verdict.NO_TIME], 1),
     ],
 )
-def test_a_run_is_good_when_some_were_tried_and_all_of_them_caught(verdicts: list[Verdict], code: int) -> None:
+def test_a_run_is_good_when_all_that_there_was_time_for_are_caught(verdicts: list[Verdict], code: int) -> None:
     assert mutants.concluded([Trial(MINUS, verdict, "", 1.0) for verdict in verdicts]) == code
 
 

@@ -1,4 +1,4 @@
-"""Sums, slots and programs."""
+"""Sums, slots and programs, and deltas beside each other."""
 
 from __future__ import annotations
 
@@ -37,13 +37,6 @@ ARITHMETIC: Final = (
         SLOTS,
     ),
     Mutant(
-        "last-rank-slice-lost",
-        "add_product",
-        "RANK_GROUP, rank), RANK_SLICE)",
-        "RANK_GROUP, rank) - 1, RANK_SLICE)",
-        "test_blocks.py",
-    ),
-    Mutant(
         "round-twice",
         "round_into",
         "values = _to_odd(values)",
@@ -65,20 +58,6 @@ ARITHMETIC: Final = (
         "test_rounding.py",
     ),
     Mutant(
-        "sum-overflow-refused",
-        "arithmetic:rounded",
-        " or fits(values, dtype) else None",
-        " else None",
-        "test_rounding.py",
-    ),
-    Mutant(
-        "scale-rounded-first",
-        "BoundPair.b_rows",
-        " or torch.tensor(self.scale, dtype=dtype).item() != self.scale",
-        "",
-        "test_slot_values.py",
-    ),
-    Mutant(
         "buffer-of-two",
         "used_again",
         "_free[bits].pop()",
@@ -91,20 +70,6 @@ ARITHMETIC: Final = (
         "torch.set_num_threads(1)",
         "torch.set_num_threads(2)",
         "test_lanes.py",
-    ),
-    Mutant(
-        "remembered-though-torch-is-loaded",
-        "machine_fingerprint",
-        "_torch_is_loaded() or (key := _key()) is None",
-        "(key := _key()) is None",
-        "test_remembered.py",
-    ),
-    Mutant(
-        "remembered-though-damaged",
-        "_remembered",
-        " or document != _document(key, found)",
-        "",
-        "test_remembered.py",
     ),
     Mutant(
         "there-by-another-version",
@@ -188,13 +153,6 @@ PATH: Final = (
         PROGRAMS,
     ),
     Mutant(
-        "first-writer-wins",
-        "path_programs",
-        "_drop(slot, steps, new)",
-        "pass",
-        "test_twice_on_a_narrow_base[conv-new conv]",
-    ),
-    Mutant(
         "new-head-of-the-earlier-shape",
         "path:_drop",
         "if slot.tensor in new else [slot]:",
@@ -229,13 +187,6 @@ PATH: Final = (
         "_bound_pairs",
         "for side in _sides(pair.target, table, all_of_them=pair.tied):",
         "for side in _sides(pair.target, table, all_of_them=True):",
-        PROGRAMS,
-    ),
-    Mutant(
-        "any-tie-may-part",
-        "_check_may_part",
-        "if len(group) != 2 or not (table.output_module in group or told):",
-        "if False:",
         PROGRAMS,
     ),
 )
@@ -318,5 +269,56 @@ FACTORS: Final = (
         "self.run.meant(row) - around",
         "self.run.stored(row) - around",
         "test_merged_runs.py",
+    ),
+)
+DELTAS: Final = (
+    Mutant(
+        "small-angles-from-cosines",
+        "principal_angles",
+        "cosines**2 < 0.5",
+        "cosines**2 < 2.0",
+        "test_small_angles_come_from_their_sines",
+    ),
+    Mutant(
+        "angles-between-whole-spaces",
+        "split_core",
+        "values[:rank], right[:rank]",
+        "values[:rank], right",
+        "test_cores.py",
+    ),
+    Mutant(
+        "rounding-is-a-direction",
+        "split_core",
+        "values > max(noise, relative * values[0].item())",
+        "values > 0",
+        "test_cores.py",
+    ),
+    Mutant(
+        "tied-in-one-of-two-paths",
+        "changed_side_by_side",
+        "for module in path.untied",
+        "for module in path.tied",
+        "test_modules_that_only_one_path_parts_count_on_both_sides",
+    ),
+    Mutant(
+        "the-ancestor-since-itself",
+        "_spans",
+        'return (0, len(mine), "a")',
+        'return (len(mine) - 1, len(mine), "a")',
+        "test_siblings_parent_and_child_and_depths_are_what_dense_matrices_say[llama-patterns]",
+    ),
+    Mutant(
+        "other-weights-compared",
+        "_digests_of_base",
+        "return path.base.digest, path.base.table_digest",
+        'return path.base.table_digest, ""',
+        "test_what_cannot_be_compared",
+    ),
+    Mutant(
+        "children-with-their-parents",
+        "children_deltas",
+        "links.since(one, len(one.links) - 1)",
+        "links.since(one, 0)",
+        "test_all_pairs_of_children",
     ),
 )

@@ -1,4 +1,4 @@
-"""Composed adapters and truncation."""
+"""What is made of paths: composed, truncated, combined, rebased, exact; and what rounding leaves of a change."""
 
 from __future__ import annotations
 
@@ -21,13 +21,6 @@ COMPOSED: Final = (
         "for pair in self.pairs:\n            first, last",
         "for pair in reversed(self.pairs):\n            first, last",
         "test_a_is_what_was_published_root_first",
-    ),
-    Mutant(
-        "inverse-of-c-missing",
-        "ComposedPair.b_rows",
-        "(rows if scale is None else rows / scale[start:stop].unsqueeze(1))",
-        "rows",
-        "test_dora_anywhere[conv-everywhere]",
     ),
     Mutant(
         "sign-of-c-lost",
@@ -65,13 +58,6 @@ COMPOSED: Final = (
         f"{FORMS}[levit-containers]",
     ),
     Mutant(
-        "head-of-the-task-in-parts",
-        "Forms.saved_modules",
-        "_outermost(name, self.whole) or _wrappable(name)",
-        "_wrappable(name)",
-        "test_a_head_that_peft_saves_for_the_task",
-    ),
-    Mutant(
         "biases-in-part",
         "Forms.needs_bias",
         'return self.bias == "all" or parameter',
@@ -91,13 +77,6 @@ COMPOSED: Final = (
         '".base_layer" * self._wrappers[module[:at]]',
         '""',
         f"{FORMS}[vit-parameters]",
-    ),
-    Mutant(
-        "bias-taken-for-the-weight",
-        "_another",
-        "parameter is not None and parameter !=",
-        "parameter is None and parameter !=",
-        f"{FORMS}[convbert-values]",
     ),
     Mutant(
         "composed-experts-slowest",
@@ -151,21 +130,7 @@ TRUNCATION: Final = (
         "self.to_b[:, -rank:].clone(), self.to_a[-rank:].clone()",
         TRUNCATE,
     ),
-    Mutant(
-        "row-weights-forgotten",
-        "_row_blocks",
-        "if row_weights is not None:",
-        "if False:",
-        TRUNCATE,
-    ),
     Mutant("distance-of-a-sum", "distance", "-other_a.to(torch", "other_a.to(torch", TRUNCATE),
-    Mutant(
-        "c-missing-in-the-svd",
-        "_decompose.blocks",
-        "return rows if c is None else rows * c[start : start + step].unsqueeze(1)",
-        "return rows",
-        "test_matrices_of_many_blocks[True]",
-    ),
     Mutant(
         "magnitude-of-the-base",
         "TruncatedPair._with_pair",
@@ -186,5 +151,174 @@ TRUNCATION: Final = (
         "_ratio(module.singular_value(kept),",
         "_ratio(module.singular_value(kept - 1),",
         "test_truncate_report.py",
+    ),
+)
+COMBINED: Final = (
+    Mutant(
+        "weight-left-out",
+        "WeighedPath.weighed",
+        "link.coefficient * self.weight",
+        "link.coefficient",
+        "test_random_siblings_of_all_dtypes",
+    ),
+    Mutant(
+        "combined-in-float32",
+        "combined:combined",
+        "sums=torch.float64",
+        "sums=torch.float32",
+        "test_past_the_rank_of_the_matrix",
+    ),
+    Mutant(
+        "retraction-stops-at-sources",
+        "ancestry:read",
+        "own = of_sources(session, combined) | _retractions(session, withdrawn)",
+        "own = _retractions(session, withdrawn)",
+        "test_a_retracted_source_takes_it_down",
+    ),
+    Mutant(
+        "source-told-by-its-old-name",
+        "_called_now",
+        "why if now not in there else",
+        "why if True else",
+        "test_a_retracted_source_is_told_by_the_name_that_it_has_now",
+    ),
+    Mutant(
+        "served-without-its-source",
+        "served",
+        "*(row.id for row in rows if row.combined)",
+        "",
+        "test_the_views_serve_it_until_a_source_is_retracted",
+    ),
+    Mutant(
+        "resolved-without-its-source",
+        "with_sources",
+        "if key in taken",
+        "if False",
+        "test_a_retracted_source_takes_it_down",
+    ),
+    Mutant(
+        "renamed-sources-stay-old",
+        "copy_details",
+        "session.execute(update(_SOURCES).where(made_of).values(source_id=new_source))",
+        "del made_of, new_source",
+        "test_it_goes_on_under_another_name",
+    ),
+    Mutant(
+        "hidden-source-shown",
+        "sources_shown",
+        "seen = row.path is not None",
+        "seen = True",
+        "test_what_a_token_may_not_see_can_not_be_combined",
+    ),
+    Mutant(
+        "replay-believes",
+        "_replayed",
+        "close = apart <= _CLOSE",
+        "close = True",
+        "test_verify_makes_it_again",
+    ),
+)
+REBASED: Final = (
+    Mutant(
+        "old-parent-counted-in",
+        "_report",
+        "replace(one, coefficient=-1.0)",
+        "replace(one, coefficient=1.0)",
+        "test_the_new_revision_has_the_same_files_and_the_weights_of_its_path",
+    ),
+)
+FIDELITY: Final = (
+    Mutant(
+        "unchanged-though-nothing-was-to-change",
+        "_count_changed",
+        "np.logical_and(is_changed, is_moved, out=is_moved)",
+        "np.logical_or(is_changed, is_moved, out=is_moved)",
+        "fidelity:test_measured.py",
+    ),
+    Mutant(
+        "rounded-base-not-subtracted",
+        "sums",
+        "moved -= in_dtype(before, after.dtype)",
+        "moved -= before",
+        "test_small_and_large_deltas[bf16-0.001]",
+    ),
+    Mutant(
+        "squares-that-were-lost",
+        "Sums.is_exact",
+        "return not self.changed or",
+        "return True or",
+        "test_tiny_deltas_keep_their_digits",
+    ),
+    Mutant(
+        "replaced-values-measured",
+        "FidelityMeter.slot",
+        "if any(isinstance(step, Replace) for step in steps):",
+        "if all(isinstance(step, Replace) for step in steps):",
+        "fidelity:test_measured.py",
+    ),
+    Mutant(
+        "figures-of-a-part",
+        "FidelityMeter.result",
+        "if any(slot.missing for slot in self._slots.values())",
+        "if all(slot.missing for slot in self._slots.values())",
+        "test_figures_wait_for_every_tensor",
+    ),
+    Mutant(
+        "factors-of-the-first-rows",
+        "SlotValues.added_to",
+        "left[rows.start : rows.stop : rows.step]",
+        "left[: rows.stop - rows.start : rows.step]",
+        "test_small_and_large_deltas[bf16-0.001]",
+    ),
+    Mutant(
+        "link-against-the-base",
+        "_Unit.sums",
+        "self._sums(now, after, kept)",
+        "self._sums(origin, after, kept)",
+        "fidelity:test_estimate.py",
+    ),
+    Mutant(
+        "interval-too-narrow",
+        "ratio",
+        "spread / many / total**2",
+        "spread / many / many**2 / total**2",
+        "test_intervals_hold_the_truth",
+    ),
+    Mutant(
+        "receipt-forgets-what-was-measured",
+        "already_there",
+        '"fidelity": fuller(receipt.fidelity, there.fidelity)',
+        '"fidelity": receipt.fidelity',
+        "artifacts:test_fidelity.py",
+    ),
+)
+EXACT: Final = (
+    Mutant(
+        "difference-put-back-by-xor",
+        "decode_frame",
+        "difference + _as_long(against, folded.size, element)",
+        "difference ^ _as_long(against, folded.size, element)",
+        "test_all_bytes_come_back",
+    ),
+    Mutant(
+        "coded-against-the-next-tensor",
+        "against",
+        "min(first + count, size)",
+        "first + count",
+        "test_any_range_is_the_models",
+    ),
+    Mutant(
+        "first-exact-link-counts",
+        "LoadedPath.exact",
+        "in reversed(self.links)",
+        "in self.links",
+        "test_the_last_exact_revision_of_a_path_counts",
+    ),
+    Mutant(
+        "grown-vocabulary-unsaid",
+        "take_model_files",
+        "if path in _OF_MODEL",
+        "if False",
+        "test_a_grown_vocabulary_comes_with_its_size",
     ),
 )

@@ -1,4 +1,4 @@
-"""What is handed out: merged files; and the registry around them."""
+"""What is handed out and what is said of it; and loops of which only the first of several was tried."""
 
 from __future__ import annotations
 
@@ -7,27 +7,6 @@ from typing import Final
 from tests.house.planted.mutant import Mutant
 
 REGISTRY: Final = (
-    Mutant(
-        "deleted-is-shown",
-        "_criteria",
-        "if not deleted_too:",
-        "if deleted_too:",
-        "test_every_read_answers_as_if_it_had_never_been[sqlite]",
-    ),
-    Mutant(
-        "published-on-what-is-being-deleted",
-        "_around",
-        "[BaseModelRecord, parent] if on_parent else [BaseModelRecord]",
-        "[BaseModelRecord]",
-        "test_nothing_is_published_on_what_is_being_deleted[postgresql]",
-    ),
-    Mutant(
-        "undone-without-its-parent",
-        "_lock_ancestors",
-        "if parent_id not in there:",
-        "if False:",
-        "test_what_a_parent_is_deleted_of_comes_back_after_it[sqlite]",
-    ),
     Mutant(
         "published-to-what-is-being-renamed",
         "_NEXT",
@@ -43,13 +22,6 @@ REGISTRY: Final = (
         "test_a_publish_beside_a_rename[True-None-llama/support/new-postgresql]",
     ),
     Mutant(
-        "renamed-beside-a-retraction",
-        "lock_everywhere",
-        "if held >= {row.id for row in found}:",
-        "if True:",
-        "test_a_retraction_beside_a_rename[True-postgresql]",
-    ),
-    Mutant(
         "retracted-beside-a-rename",
         "_lock_revisions",
         "session.execute(select(func.count()).select_from(held))",
@@ -57,25 +29,11 @@ REGISTRY: Final = (
         "test_a_retraction_beside_a_rename[False-postgresql]",
     ),
     Mutant(
-        "retracted-content-published-again",
-        "changes:publish",
-        "if place.has_old_names:",
-        "if False:",
-        "test_the_same_content_again_under_the_new_name[sqlite]",
-    ),
-    Mutant(
         "old-parents-under-a-new-name",
         "copy_adapters",
         "below = is_new & ~root",
         "below = is_new & root",
         "test_the_new_name_says_what_the_old_one_says[sqlite]",
-    ),
-    Mutant(
-        "new-name-told-to-whom-may-not-see-it",
-        "_visible_detail",
-        "if row.action not in RENAMES:",
-        "if True:",
-        "test_a_token_of_the_old_path_keeps_what_it_had[sqlite]",
     ),
     Mutant(
         "old-name-hidden-from-whom-sees-no-other",
@@ -90,13 +48,6 @@ REGISTRY: Final = (
         "if reference is None:",
         "if reference is None and told.reference is None:",
         "test_a_reference_is_shown_to_whom_may_see_it",
-    ),
-    Mutant(
-        "base-dir-of-a-folder-ignored",
-        "services:fetch",
-        "if base_dir is not None:",
-        "if base_dir is None:",
-        "test_other_weights_are_refused",
     ),
     Mutant(
         "any-writer-speaks-for-others",
@@ -120,24 +71,10 @@ REGISTRY: Final = (
         "test_it_is_refused_and_the_connection_is_closed",
     ),
     Mutant(
-        "block-not-checked",
-        "BlobReader._why_wrong",
-        "if self._right(start // BLOCK, found):",
-        "if True:",
-        "test_damage.py",
-    ),
-    Mutant(
         "block-list-not-checked",
         "stored_list",
         "if found == blob.blocks_digest else",
         "if True else",
-        "test_damage.py",
-    ),
-    Mutant(
-        "known-blob-not-read",
-        "BlobStore.commit",
-        "if blob is not None and self._is_right(blob, one.digests):",
-        "if blob is not None:",
         "test_damage.py",
     ),
     Mutant(
@@ -162,20 +99,6 @@ REGISTRY: Final = (
         "test_filesystem.py",
     ),
     Mutant(
-        "bucket-not-read-back",
-        "S3Writer._compare",
-        "if again == self._digest.digest():",
-        "if True:",
-        "test_bucket.py",
-    ),
-    Mutant(
-        "bucket-object-overwritten",
-        "S3Writer.commit_as",
-        "if self._bucket.find(key) is not None:",
-        "if False:",
-        "test_driver.py",
-    ),
-    Mutant(
         "number-given-again",
         "catalogue:_number",
         "values(next_number=new.number + 1)",
@@ -183,25 +106,11 @@ REGISTRY: Final = (
         "test_publishing.py",
     ),
     Mutant(
-        "grandparent-not-looked-at",
-        "ancestry:read",
-        "(outdated[parent] or bool(above))",
-        "outdated[parent]",
-        "test_browse.py",
-    ),
-    Mutant(
         "wrong-parent",
         "_of_digest",
         "revisions.pinnable(session, path, digest=digest)), None)",
         "revisions.pinnable(session, path)), None)",
         "test_registry.py",
-    ),
-    Mutant(
-        "receipt-believed-over-weights",
-        "_agreeing",
-        "if said.row not in rows:",
-        "if False:",
-        "test_the_receipt_names_the_candidate_and_the_weights_have_to_agree",
     ),
     Mutant(
         "assumed-called-proven",
@@ -230,13 +139,6 @@ REGISTRY: Final = (
         '"loaded": Word("assumed",',
         '"loaded": Word("stated",',
         "test_what_is_inferred_says_so_and_is_never_more_than_assumed",
-    ),
-    Mutant(
-        "search-leaves-out-later-words",
-        "parent_known_by",
-        "column.not_in(others) if and_unknown else column.in_(words)",
-        "column.in_(words)",
-        "test_parents_by_word_and_by_level_and_words_of_later_versions_are_assumed",
     ),
     Mutant(
         "receipt-of-the-base-called-proven",
@@ -274,24 +176,165 @@ REGISTRY: Final = (
         "test_registry.py",
     ),
     Mutant(
-        "nesting-enters-checkpoints",
-        "folder_reason",
-        "return _reason_by_folder_name(folder.name) or _reason_by_content(folder)",
-        "return _reason_by_content(folder)",
-        "test_publish_folders.py",
-    ),
-    Mutant(
-        "nested-folders-published-before-all-are-checked",
-        "transfer:publish_folders",
-        "if run.refused and not keep_going:",
-        "if run.refused and keep_going:",
-        "test_publish_folders.py",
-    ),
-    Mutant(
         "names-that-differ-in-case-only-taken",
         "_folded",
         'unicodedata.normalize("NFD", name).casefold()',
         'unicodedata.normalize("NFD", name)',
         "folders:test_names.py",
+    ),
+)
+_FIELDS: Final = "test_a_changed_value_is_noticed_or_only_told[embedded-merged]"
+_TRUNCATED: Final = "test_a_changed_value_is_noticed_or_only_told[embedded-error]"
+
+VERIFYING: Final = (
+    Mutant(
+        "foreign-adapter-passes",
+        "verified",
+        "for name in there.loaded",
+        "for name in there.loaded if not name",
+        "test_an_adapter_beside_a_merged_model_fails_it[embedded]",
+    ),
+    Mutant(
+        "foreign-adapter-is-there-already",
+        "already_there",
+        "if others.loaded:",
+        "if others.loaded and others.others:",
+        "test_an_adapter_beside_a_merged_model_fails_it[embedded]",
+    ),
+    Mutant(
+        "base-with-an-adapter-on-top",
+        "refuse_adapter_beside",
+        "if ADAPTER_CONFIG in names and not names.isdisjoint(_ADAPTER_WEIGHTS):",
+        "if not names:",
+        "test_a_model_with_an_adapter_beside_it_is_no_base[embedded]",
+    ),
+    Mutant(
+        "listed-in-the-receipt-is-its-own",
+        "verified",
+        "there = beside(folder, own)",
+        "there = beside(folder, own | {file.path for file in receipt.files})",
+        "test_a_receipt_that_lists_them_makes_them_no_part_of_it[embedded]",
+    ),
+    Mutant(
+        "checkpoints-fail-it",
+        "beside:_found",
+        'yield f"{_spelt(name)}/", False',
+        'yield f"{_spelt(name)}/", True',
+        "test_what_a_trainer_left_is_named[embedded-merged]",
+    ),
+    Mutant(
+        "receipt-is-not-compared",
+        "wrong_fields",
+        "reasons += _differences(",
+        "_ = _differences(",
+        _FIELDS,
+    ),
+    Mutant(
+        "figures-are-not-compared",
+        "receipt_check:_close",
+        "if not isinstance(their, float | int) or not isinstance(my, float | int):",
+        "if True:\n        return isinstance(their, float | int)\n    if not isinstance(my, float | int):",
+        _TRUNCATED,
+    ),
+    Mutant(
+        "rendering-is-believed",
+        "Ours.wrong_rendering",
+        "if receipt.rendering == rendering_digest(receipt.plan_digest, *made_of, name):",
+        "if receipt.rendering:",
+        "test_a_rendering_that_was_changed_is_no_closeness[embedded-merged]",
+    ),
+    Mutant(
+        "numerics-are-believed",
+        "Ours.wrong_rendering",
+        "return None if same else",
+        "return None if same or made_of else",
+        "test_a_rendering_that_was_changed_is_no_closeness[embedded-merged]",
+    ),
+    Mutant(
+        "service-renders-under-no-name",
+        "remote:_names",
+        "yield hub_name(",
+        "return\n        yield hub_name(",
+        "test_the_name_in_readme_is_that_of_the_hub",
+    ),
+)
+FORMS: Final = "composed:test_forms.py"
+DRAWN: Final = (
+    Mutant(
+        "first-pair-apart",
+        "_check_apart",
+        "        if is_under(module, forms.saved_modules):",
+        "        if is_under(module, forms.saved_modules) and module == adapted[0]:",
+        FORMS,
+    ),
+    Mutant(
+        "token-rows-of-a-block",
+        "token_tensor",
+        "list(rows.values())[start:stop]",
+        "list(rows.values())[start : stop + 1]",
+        "test_any_rows_of_a_composed_tensor_are_those_rows",
+    ),
+    Mutant(
+        "pieces-from-row-0",
+        "_piece_problems",
+        "0 <= first < stop",
+        "0 >= first < stop",
+        "test_table_check.py",
+    ),
+    Mutant(
+        "experts-of-one-rank",
+        "LinkMaker.add_experts",
+        "filled_a[expert, : a.shape[0]] = a",
+        "filled_a[expert] = a",
+        "test_experts_of_other_ranks_are_filled_up_with_zeros",
+    ),
+    Mutant(
+        "first-batch-of-metrics",
+        "retention:_values",
+        "for part in parts(keys) if metrics else ():",
+        "for part in list(parts(keys))[:1] if metrics else ():",
+        "test_a_rule_is_set_shown_run_undone_and_removed[local]",
+    ),
+    Mutant(
+        "sources-not-looked-for",
+        "_lock_sources",
+        "if len(there) < len(keys):",
+        "if len(there) < 0:",
+        "test_a_combination_of_what_is_gone[sqlite]",
+    ),
+    Mutant(
+        "every-error-a-lock",
+        "Database.migrating",
+        'if errors.sqlstate(error) != "55P03":',
+        'if errors.sqlstate(error) == "":',
+        "test_an_error_of_a_migration_is_not_told_as_a_lock[sqlite]",
+    ),
+    Mutant(
+        "tags-of-bases",
+        "create_tag",
+        "if pinned.revision is None:",
+        "if pinned is None:",
+        "test_calls_that_are_refused[create_tag(base)]",
+    ),
+    Mutant(
+        "one-name-more",
+        "_few_names",
+        "if len(found) > _MAX_NAMES:",
+        "if len(found) > _MAX_NAMES + 1:",
+        "test_lora_config:test_types",
+    ),
+    Mutant(
+        "shown-never-behind",
+        "summary_of",
+        "for link in found[:-1])",
+        "for link in found[:0])",
+        "test_a_revision_by_itself_is_what_lists_say_of_it[sqlite]",
+    ),
+    Mutant(
+        "an-address-of-four-parts",
+        "webserver:address_of",
+        "listener.getsockname()[:2]",
+        "listener.getsockname()",
+        "test_an_address_that_is_taken_or_foreign_is_one_sentence",
     ),
 )

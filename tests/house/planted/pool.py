@@ -1,4 +1,4 @@
-"""Paths in a running model."""
+"""Paths in a running model, compiled ones too."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ INTERRUPTED: Final = "test_interrupted.py"
 SWITCHES: Final = "test_random_switches"
 
 POOL: Final = (
-    Mutant("pool-late-writer", "Rounds.begin", "while self._working:", "while False:", INTERRUPTED),
     Mutant("pool-never-torn", "LiveWeights._write", "self._now[place] = _TORN\n", "pass\n", INTERRUPTED),
-    Mutant("pool-not-put-back", "AdapterPool._become", "self._put_back(before)", "pass", INTERRUPTED),
-    Mutant("pool-parted-for-good", "LiveWeights._join", "one.set(self.layout[one.first].get())", "pass", SWITCHES),
     Mutant(
         "pool-no-waiting",
         "Gate.change",
@@ -29,25 +26,11 @@ POOL: Final = (
         "test_one_other_bit_is_another_model",
     ),
     Mutant(
-        "pool-other-view-unseen",
-        "Watch.check",
-        "or not tensor.is_set_to(alias)",
-        "",
-        "test_every_way_of_writing_is_noticed[cut again]",
-    ),
-    Mutant(
         "pool-tied-unwatched",
         "Watch.take",
         "self._layout.keys() - self._seen.keys()",
         "own",
         "test_every_way_of_writing_is_noticed[untied]",
-    ),
-    Mutant(
-        "pool-values-not-compared",
-        "LiveWeights.check_unchanged",
-        "if values:",
-        "if False:",
-        "test_a_merged_model_that_was_written_to_is_not_unmerged_in_silence",
     ),
     Mutant(
         "pool-written-values-not-kept",
@@ -64,20 +47,6 @@ POOL: Final = (
         "test_one_written_tensor_is_noticed_within_as_many_uses_as_there_are_tensors",
     ),
     Mutant(
-        "pool-torchs-own-error",
-        "Calls.around",
-        "self._check_unchanged()",
-        "pass",
-        "test_a_call_that_can_not_run_any_more_says_why",
-    ),
-    Mutant(
-        "siblings-parent-unchecked",
-        "Siblings.save",
-        "self._check_parent()",
-        "pass",
-        "test_siblings_of_a_parent_that_was_written_to_are_not_saved",
-    ),
-    Mutant(
         "siblings-one-stream",
         "Sibling.__init__",
         '_seed(seed, recipe.path, "dropout")',
@@ -85,38 +54,10 @@ POOL: Final = (
         "test_dropout_is_of_the_path",
     ),
     Mutant(
-        "siblings-padding-draws",
-        "Dropout.__call__",
-        "rows if window is None or rows.dim() < 3 else rows[:, window]",
-        "rows",
-        "test_dropout_does_not_depend_on_who_else_is_there",
-    ),
-    Mutant(
-        "siblings-nan-shared",
-        "Siblings.losses",
-        "if not training or math.isfinite(value):",
-        "if True:",
-        "test_one_with_nan_is_set_aside_and_the_others_do_not_see_it",
-    ),
-    Mutant(
-        "siblings-sum-of-batches",
-        "Sibling.update",
-        "one.grad.div_(share)",
-        "pass",
-        "test_steps_are_those_of_peft_alone[llama-5-sgd]",
-    ),
-    Mutant(
         "siblings-mean-of-means",
         "Sibling.take",
         "return labels.used / self._unit if self._unit else 0.0",
         "return 1.0",
-        "test_unequal_answers_weigh_as_with_peft_alone[llama-4]",
-    ),
-    Mutant(
-        "siblings-incomplete-dropped",
-        "Sibling.update",
-        " and not complete",
-        "",
         "test_unequal_answers_weigh_as_with_peft_alone[llama-4]",
     ),
     Mutant(
@@ -134,76 +75,12 @@ POOL: Final = (
         "test_unequal_answers_weigh_as_with_peft_alone[gpt2-2]",
     ),
     Mutant(
-        "siblings-without-labels-aside",
-        "Siblings.losses",
-        "if not counted.used:",
-        "if False:",
-        "test_a_loop_of_its_own_weighs_labels_too",
-    ),
-    Mutant(
-        "siblings-any-accumulation",
-        "check_arguments",
-        "pace.accumulate != args.gradient_accumulation_steps",
-        "False",
-        "test_arguments_that_siblings_do_not_follow",
-    ),
-    Mutant(
-        "siblings-norms-decay",
-        "Sibling._adamw",
-        " and not _NOT_DECAYED.search(name.lower())",
-        "",
-        "test_what_decays_is_what_decays_under_the_trainer",
-    ),
-    Mutant(
-        "siblings-run-again",
-        "Trained.run",
-        "torch._C._current_graph_task_id() != -1",
-        "False",
-        "test_checkpointing_that_no_flag_tells",
-    ),
-    Mutant(
-        "beside-run-again-with-another-path",
-        "Again.check",
-        "if self.unknown or ran !=",
-        "if ran !=",
-        "test_a_part_that_ran_with_a_path_by_itself",
-    ),
-    Mutant(
-        "beside-base-run-again-with-a-path",
-        "Choices.check_again",
-        "active is not None or self.for_gradients",
-        "self.for_gradients",
-        "test_a_call_of_the_base_is_not_run_again_with_a_path",
-    ),
-    Mutant(
-        "beside-run-again-refused-for-good",
-        "Guarded.__call__",
-        "self._gate.leaving(found)",
-        "pass",
-        "test_after_a_use_with_gradients_the_base_and_merged_paths_go_on",
-    ),
-    Mutant(
-        "beside-run-again-on-other-weights",
-        "Again._begin",
-        "if ran.weights != self.weights():",
-        "if False:",
-        "test_weights_that_were_changed_since",
-    ),
-    Mutant(
-        "siblings-wrong-rows",
-        "Rows.unsort",
-        "tensor if self.back is None else tensor.index_select(0, self.back)",
-        "tensor",
-        "test_rows_of_none_run_as_the_parent",
-    ),
-    Mutant(
         "siblings-unpinned",
         "write_folder",
         '"base_model_name_or_path": parent.reference',
         '"base_model_name_or_path": parent.base',
         "test_the_parent_is_pinned_where_the_folder_is_moved_and_there_are_newer",
     ),
-    Mutant("beside-unscaled", "Sum.put_on", "if self.scale is not None:", "if False:", "test_some_variants"),
     Mutant(
         "beside-beams-apart",
         "Selection._group",
@@ -226,4 +103,19 @@ POOL: Final = (
         "test_merged_and_beside_exclude_each_other",
     ),
     Mutant("beside-never-dropped", "Residents._keep", "while self._bytes > room", "while False", "test_residents.py"),
+)
+_SLOTS: Final = "test_slots_hold_what_was_chosen_last_however_they_were_used_before"
+_SWITCHES: Final = "test_switches_compile_nothing_and_equal_the_model_as_it_is"
+
+COMPILED: Final = (
+    Mutant("compiled-left-over", "SumSlots.write", "self.b[slot, rank:used] = 0", "pass", _SLOTS),
+    Mutant("compiled-token-kept", "embedding_parts", "keep[rows] = 0", "pass", _SWITCHES),
+    Mutant("compiled-feature-kept", "_set_features", "given[at] = 0", "pass", _SWITCHES),
+    Mutant(
+        "compiled-grown-empty",
+        "SumSlots.grow",
+        "b[slot, :used] = self.b[slot, :used]",
+        "pass",
+        "test_what_a_path_needs_beyond_its_slots_is_said_and_compiles_once",
+    ),
 )

@@ -1,4 +1,4 @@
-"""What a service tells of itself and to whom: sessions, jobs, replicas, growth, figures of base models."""
+"""What a service keeps, counts and tells; its workers, and faults that are taken for others."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ from typing import Final
 from tests.house.planted.mutant import Mutant
 
 SERVICES: Final = (
-    Mutant(
-        "a-session-without-end",
-        "check_session",
-        "ends_at is None or ends_at <= datetime.now(UTC)",
-        "ends_at is None",
-        "test_a_session_ends_by_itself_and_never_after_its_token[sqlite]",
-    ),
     Mutant(
         "a-session-outlives-its-token",
         "sessions:open_session",
@@ -29,32 +22,11 @@ SERVICES: Final = (
         "test_revoking_a_token_ends_its_sessions_at_once[sqlite]",
     ),
     Mutant(
-        "a-revoked-token-commits-what-it-has-begun",
-        "Deployment.change",
-        "tokens.hold(session, self.principal)",
-        "",
-        "test_a_push_whose_token_ends_meanwhile_publishes_nothing[revoked]",
-    ),
-    Mutant(
         "a-token-is-revoked-under-a-transaction",
         "tokens:hold",
         "held.with_for_update(read=True)",
         "held",
         "test_who_revokes_a_token_waits_for_what_it_has_begun_to_commit[postgresql]",
-    ),
-    Mutant(
-        "who-signed-out-commits-what-was-begun",
-        "tokens:hold",
-        "if principal.session is not None:",
-        "if False:",
-        "test_who_has_signed_out_changes_nothing_any_more[sqlite]",
-    ),
-    Mutant(
-        "jobs-of-everyone-for-any-admin",
-        "sees_everyones",
-        'principal.rights.role == "admin" and principal.rights.unlimited',
-        'principal.rights.role == "admin"',
-        "test_one_sees_ones_own_and_an_admin_of_everything_sees_all[sqlite]",
     ),
     Mutant(
         "a-page-of-jobs-forgets-those-of-the-same-moment",
@@ -92,13 +64,6 @@ SERVICES: Final = (
         "test_an_old_name_counts_only_under_itself[sqlite]",
     ),
     Mutant(
-        "outage-names-its-place",
-        "problem",
-        "detail=error.outside or str(error),",
-        "detail=str(error),",
-        "test_an_outage_tells_strangers_nothing",
-    ),
-    Mutant(
         "errors-of-drivers-name-their-place",
         "translated",
         "raise placeless(_from_driver(error, where, folder)) from error",
@@ -110,13 +75,6 @@ SERVICES: Final = (
         "health:successes",
         'if one.detail.get("done")',
         'if one.detail.get("blobs") is not None',
-        "test_successes_are_told_by_ends_and_damage_until_it_was_read_again",
-    ),
-    Mutant(
-        "a-check-that-found-damage-is-a-success",
-        "health:successes",
-        " if not _found(one)",
-        "",
         "test_successes_are_told_by_ends_and_damage_until_it_was_read_again",
     ),
     Mutant(
@@ -141,31 +99,213 @@ SERVICES: Final = (
         "test_who_shares_a_lock_keeps_out_who_wants_it_alone[windows]",
     ),
     Mutant(
-        "a-client-that-reads-as-on-posix-only",
-        "opened:read_at",
-        "if _HAS_PLACES:",
-        "if True:",
-        "test_a_client_works_where_nothing_of_posix_is",
-    ),
-    Mutant(
-        "tokens-that-others-read-on-windows",
-        "others_may_open",
-        'hasattr(os, "getuid") and ',
-        "",
-        "test_a_client_works_where_nothing_of_posix_is",
-    ),
-    Mutant(
         "an-empty-folder-that-nothing-replaces",
         "staging:_rename",
         "except FileExistsError:",
         "except NotADirectoryError:",
         "test_a_client_works_where_nothing_of_posix_is",
     ),
+)
+RETENTION: Final = (
     Mutant(
-        "places-of-a-file-mixed-up",
-        "opened:write_at",
-        "    with _seeking:\n        os.lseek(descriptor, offset, os.SEEK_SET)\n",
-        "    with _seeking:\n",
-        "test_places_are_read_and_written_by_many_at_once[windows]",
+        "older-of-equal-ones-kept",
+        "_keys_of_best",
+        "-one.number)",
+        "one.number)",
+        "test_retained.py",
+    ),
+    Mutant(
+        "retracted-among-the-last",
+        "kept_by_rule",
+        "if not one.is_retracted",
+        "if one.number",
+        "test_retained.py",
+    ),
+    Mutant(
+        "hidden-combination-does-not-keep",
+        "_combined",
+        ".join(RevisionSource, RevisionSource.source_id == own.id)",
+        ".join(RevisionSource, RevisionSource.revision_id == own.id)",
+        "test_what_needs_a_revision_counts_where_it_is_not_seen",
+    ),
+    Mutant(
+        "chosen-once-for-all-parts",
+        "_delete_by_parts",
+        "still = [one.id for one in _choice(session, *found).going if one.id in part]",
+        "still = list(part)",
+        "test_what_is_needed_by_now_stays",
+    ),
+    Mutant(
+        "run-locks-nothing",
+        "hold_revisions",
+        ".with_for_update()",
+        "",
+        "test_a_run_waits_for_who_publishes_below",
+    ),
+    Mutant(
+        "rule-outlives-its-adapter",
+        "clear_where_nothing_is_left",
+        "Adapter.live_revisions == 0",
+        "Adapter.live_revisions < 0",
+        "test_a_rule_ends_with_its_adapter_and_is_not_copied",
+    ),
+)
+USES: Final = (
+    Mutant(
+        "a-count-that-replaces",
+        "_sum",
+        "table.c[amount] + given[amount]",
+        "given[amount]",
+        "test_batches_add_up_and_the_latest_time_stays[sqlite]",
+    ),
+    Mutant(
+        "the-last-writer-says-when",
+        "_sum",
+        "new > mine",
+        "new != mine",
+        "test_batches_add_up_and_the_latest_time_stays[sqlite]",
+    ),
+    Mutant(
+        "one-day-too-many",
+        "_first_recent",
+        "RECENT_DAYS - 1",
+        "RECENT_DAYS",
+        "test_days_that_are_no_longer_recent_leave_only_the_last_time[sqlite]",
+    ),
+    Mutant(
+        "kept-uses-forget-the-new-ones",
+        "UseLog._failed",
+        "before.count + counted.count",
+        "before.count",
+        "test_a_service_keeps_what_it_can_not_write",
+    ),
+    Mutant(
+        "verifying-is-a-use",
+        "client:verify",
+        "is_use=False",
+        "is_use=True",
+        "test_looking_checking_publishing_and_copying_are_no_uses[http]",
+    ),
+    Mutant(
+        "looking-at-a-model-is-a-use",
+        "files:_bytes",
+        "query.path.endswith(_WEIGHTS)",
+        "True",
+        "test_a_download_is_one_use[hf]",
+    ),
+    Mutant(
+        "a-restored-tag-forgotten",
+        "tag_moves:_events",
+        "IS_DELETION",
+        'action == "delete"',
+        "test_a_tag_goes_and_comes_back_with_its_revision[sqlite]",
+    ),
+)
+WORKERS: Final = (
+    Mutant(
+        "what-was-counted-is-counted-again",
+        "SharedMetrics.update",
+        "sample.value - self._counted.get((family.name, labels), 0.0)",
+        "sample.value",
+        "test_workers_add_up_and_a_successor_goes_on",
+    ),
+    Mutant(
+        "gauges-of-one-worker-only",
+        "SharedMetrics._metric",
+        'multiprocess_mode="sum"',
+        'multiprocess_mode="max"',
+        "test_workers_add_up_and_a_successor_goes_on",
+    ),
+    Mutant(
+        "every-worker-has-all-seats",
+        "Limits.divided",
+        "getattr(self, name) // workers",
+        "getattr(self, name)",
+        "test_what_is_refused_beyond_a_number_is_divided",
+    ),
+    Mutant(
+        "interrupt-lost-in-the-hook",
+        "_is_in_hook",
+        "        if frame.f_code is _interrupt_again.__code__:",
+        "        if frame.f_code is None:",
+        "test_ctrl_c_that_strikes_the_hook_itself_ends_the_command",
+    ),
+    Mutant(
+        "slots-of-a-killed-worker-stay-taken",
+        "Share.__init__",
+        "        self._counts[self._index] = 0",
+        "        self._counts[self._index] += 0",
+        "test_a_killed_worker_leaves_no_place_taken",
+    ),
+    Mutant(
+        "a-hub-client-is-told-what-it-does-not-wait-on",
+        "error_answer",
+        "_STATUSES.get(error.code)",
+        "None",
+        "test_it_comes_back_to_a_service_that_has_too_much_to_do",
+    ),
+)
+_SENDING: Final = "test_who_hangs_up_while_sending_is_no_fault_of_the_service"
+_READING: Final = "test_who_hangs_up_while_reading_is_no_fault_of_the_service"
+_STAYS: Final = "test_what_stays_wrong_on_its_way_is_no_damage"
+_LIES: Final = "test_what_is_wrong_where_it_lies_is_damage"
+_UPLOAD: Final = "test_what_is_read_of_an_upload_is_what_was_sent"
+
+FAULTS: Final = (
+    Mutant(
+        "who-is-gone-got-an-answer",
+        "_Response._forward",
+        "self._scope[SOCKET_WRITER].closed",
+        "False",
+        "test_who_hangs_up_before_an_answer_is_no_fault_of_the_service",
+    ),
+    Mutant(
+        "asked-the-same-way-again",
+        "DividedReader.read_into",
+        "middle = len(buffer) * self._look // (_LOOKS + 1)",
+        "middle = 0",
+        _STAYS,
+    ),
+    Mutant(
+        "another-size-is-only-hard-to-read",
+        "BlobReader._try_to_open",
+        "return self._told_of(Finding(",
+        "return self._told_of(Finding(str(look) + ",
+        _LIES,
+    ),
+    Mutant(
+        "headers-of-uploads-are-read-once",
+        "agreed",
+        "before = look(0)",
+        "return look(0)",
+        _UPLOAD,
+    ),
+    Mutant(
+        "a-publish-reads-what-nothing-checks",
+        "StagedBlob.open",
+        "return self._store.open_staged(self.writer, blob, self._digests.block_list)",
+        "return self.writer.open()",
+        _UPLOAD,
+    ),
+    Mutant(
+        "bytes-without-a-name-are-restored-from-a-backup",
+        "StagedReader._confirmed",
+        "with keeps(self._driver.place):",
+        "if True:",
+        "test_bytes_that_the_store_changed_before_they_had_a_name_are_its_fault",
+    ),
+    Mutant(
+        "a-copy-is-what-the-client-sent",
+        "S3Uploads.made_other",
+        "if staging.joined is None:",
+        "if staging.joined is None and False:",
+        "test_a_copy_of_something_else_is_the_stores_fault",
+    ),
+    Mutant(
+        "what-a-client-sent-wrong-is-the-stores-fault",
+        "S3Uploads.made_other",
+        """!= tag.strip('"')""",
+        "!= tag",
+        "test_what_a_client_sent_wrong_is_no_fault_of_the_store",
     ),
 )

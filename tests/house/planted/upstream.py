@@ -1,4 +1,4 @@
-"""What other machines are asked, and what of their answers is passed on."""
+"""Other machines and other versions: what they are asked and told, and repo ids."""
 
 from __future__ import annotations
 
@@ -7,27 +7,6 @@ from typing import Final
 from tests.house.planted.mutant import Mutant
 
 UPSTREAM: Final = (
-    Mutant(
-        "own-names-told-to-another-hub",
-        "_place_of",
-        "if not repo_ids.is_private(session, asked.repo_id):",
-        "if True:",
-        "test_names_of_ours_never_leave",
-    ),
-    Mutant(
-        "what-is-hidden-answers-at-once",
-        "_place_of",
-        'return "here" if repo_ids.begins_with_a_base(session, asked.repo_id, seen=True) else "hidden"',
-        'return "here"',
-        "test_what_is_hidden_is_as_if_it_were_not_there[away]",
-    ),
-    Mutant(
-        "new-names-need-the-other-hub",
-        "begins_with_a_base",
-        "INCLUDE_DELETED if seen else _EVERYTHING",
-        "_EVERYTHING",
-        "test_what_is_hidden_is_as_if_it_were_not_there[none]",
-    ),
     Mutant(
         "clients-led-to-where-they-send-tokens",
         "_to_their_store",
@@ -41,13 +20,6 @@ UPSTREAM: Final = (
         "target.host in _TRUSTED_BY_CLIENTS | own",
         "target.host in _TRUSTED_BY_CLIENTS",
         "test_what_it_should_not_say[port]",
-    ),
-    Mutant(
-        "another-part-for-a-part",
-        "_check_part",
-        "if not fits or",
-        "if",
-        "test_a_part_is_the_part",
     ),
     Mutant(
         "a-304-is-a-file",
@@ -71,13 +43,6 @@ UPSTREAM: Final = (
         "test_headers_of_any_letters",
     ),
     Mutant(
-        "next-page-of-another-list",
-        "next_page",
-        " or _list_of(told) != _list_of(asked)",
-        "",
-        "test_links_stay_in_the_view",
-    ),
-    Mutant(
         "next-page-of-another-repo",
         "next_page",
         "{asked.repo}{told.below}",
@@ -90,13 +55,6 @@ UPSTREAM: Final = (
         "target.url.copy_with(host=host)",
         "target.url",
         "test_a_name_is_looked_up_once_and_pinned",
-    ),
-    Mutant(
-        "closed-addresses-are-asked",
-        "Networks.addresses",
-        "for one, why in judged if why is None]",
-        "for one, why in judged]",
-        "test_of_several_addresses_the_open_ones_are_asked",
     ),
     Mutant(
         "only-names-are-judged",
@@ -113,39 +71,11 @@ UPSTREAM: Final = (
         "test_closed",
     ),
     Mutant(
-        "a-number-in-a-number-is-not-seen",
-        "networks:_inner",
-        "if address in _NAT64:",
-        "if False:",
-        "test_networks.py",
-    ),
-    Mutant(
-        "all-redirects-are-followed",
-        "Guard._answer",
-        "if not moves or not follows(target_of(url)):",
-        "if not moves:",
-        "test_each_redirect_is_judged_again",
-    ),
-    Mutant(
-        "a-proxy-is-asked-for-anything",
-        "Guard._sent",
-        "self._networks.check_behind_proxy(target)",
-        "pass",
-        "test_by_a_proxy",
-    ),
-    Mutant(
         "a-certificate-of-a-number",
         "Guard._request",
         '"sni_hostname": target.host',
         '"sni_hostname": host',
         "test_a_certificate_is_that_of_the_name",
-    ),
-    Mutant(
-        "what-is-packed-is-passed-on",
-        "Answer.check",
-        "if packed:",
-        "if False:",
-        "test_odd_files[zstd]",
     ),
     Mutant(
         "packed-bytes-are-asked-for",
@@ -183,45 +113,163 @@ UPSTREAM: Final = (
         "test_slow_files_of_one_token_leave_turns_to_others",
     ),
     Mutant(
-        "turns-are-not-given-back",
-        "Guard._leave",
-        "turns.release_on_behalf_of(holder)",
-        "pass",
-        "test_turns",
-    ),
-    Mutant(
         "addresses-of-the-operator-are-told",
         "Guard._closed",
         "found.outside = (",
         "found.within = (",
         "test_an_operator_reads_in_the_log_what_nobody_else_is_told",
     ),
+)
+VERSIONS: Final = (
     Mutant(
-        "what-is-not-told-is-not-logged",
-        "error_answer",
-        "elif error.outside is not None:",
-        "elif False:",
-        "test_an_operator_reads_in_the_log_what_nobody_else_is_told",
+        "an-older-client-acts",
+        "_check_client",
+        "int(said) < PROTOCOL",
+        "int(said) > PROTOCOL",
+        "test_a_client_of_the_protocol_before_is_refused_before_anything_is_done",
     ),
     Mutant(
-        "all-networks-opened-by-one",
-        "parse_open_networks",
-        "if network.prefixlen < _WIDEST[network.version]:",
-        "if False:",
-        "test_malformed_values_are_refused_with_the_form",
+        "a-copied-card-replaces",
+        "copy_card",
+        "if _is_edited(there):",
+        "if there is None:",
+        "test_a_card_that_was_edited_there_stays",
     ),
     Mutant(
-        "ports-that-are-none",
-        "parse_address",
-        "or found.port == 0",
+        "reading-upgrades",
+        "Database._check_before_reading",
+        "raise self._unfit()",
+        "self.prepare()",
+        "test_reading_and_what_is_written_beside_it_upgrade_nothing",
+    ),
+    Mutant(
+        "uses-upgrade",
+        "Database._check_before_writing",
+        "raise self._unfit()",
+        "self.prepare()",
+        "test_reading_and_what_is_written_beside_it_upgrade_nothing",
+    ),
+    Mutant(
+        "opening-upgrades",
+        "LocalRegistry.open",
+        "database.create()",
+        "database.prepare()",
+        "test_what_reads_changes_no_byte_and_says_what_to_type[0004]",
+    ),
+    Mutant(
+        "a-writer-is-refused-for-ever",
+        "LocalRegistry.do",
+        "if operation.writes(request):",
+        "if not operation.writes(request):",
+        "test_the_first_that_writes_upgrades_and_says_so[tag-0014]",
+    ),
+    Mutant(
+        "shut-out-and-not-told",
+        "schema:shuts_out",
+        "before < oldest",
+        "before > oldest",
+        "test_the_first_that_writes_upgrades_and_says_so[tag-0014]",
+    ),
+    Mutant(
+        "an-upgrade-without-a-copy",
+        "Database._upgraded",
+        "state is Schema.OLDER and",
+        "state is Schema.ABSENT and",
+        "test_an_older_one_is_upgraded_after_a_copy",
+    ),
+    Mutant(
+        "a-copy-that-others-read",
+        "sqlite:copy",
+        "partial.chmod(stat.S_IMODE(path.stat().st_mode))",
+        "partial.chmod(0o644)",
+        "test_an_older_one_is_upgraded_after_a_copy",
+    ),
+)
+SHOWN: Final = (
+    Mutant(
+        "a-bar-that-stays",
+        "NotebookProgress.__exit__",
+        'self._draw("")',
+        "self._draw(self._bar())",
+        "test_a_bar_in_a_notebook_that_is_gone_afterwards",
+    ),
+    Mutant(
+        "html-in-a-bar",
+        "NotebookProgress._bar",
+        "escape(self._what)",
+        "self._what",
+        "test_a_bar_in_a_notebook_that_is_gone_afterwards",
+    ),
+    Mutant(
+        "a-shell-is-a-notebook",
+        "is_notebook",
+        'getattr(shell, "kernel", None) is not None',
+        "shell is not None",
+        "test_an_interactive_shell_is_no_notebook",
+    ),
+    Mutant(
+        "nobody-is-asked-on-connecting",
+        "app:connect",
+        "reach=True",
+        "reach=False",
+        "test_connect_says_at_once_that_nobody_answers",
+    ),
+    Mutant(
+        "sides-of-a-frame-turned-round",
+        "Difference.rows",
+        '_row("metrics", one.name, one.a, one.b)',
+        '_row("metrics", one.name, one.b, one.a)',
+        "test_bases_events_and_what_is_stored_are_frames_too",
+    ),
+    Mutant(
+        "html-in-a-table",
+        "frames:_html_row",
+        "escape(clean(text))",
+        "clean(text)",
+        "schemas:test_views.py",
+    ),
+    Mutant(
+        "an-example-that-is-not-so",
+        "views:_about",
+        "*metrics(one.metrics), ",
         "",
-        "test_malformed_values_are_refused_with_the_form",
+        "test_the_example_does_what_it_says",
     ),
     Mutant(
-        "a-bare-name-is-taken-for-a-path",
-        "base_answering",
-        'if "/" in repo_id and begins_with_a_base',
-        "if begins_with_a_base",
-        "test_a_source_without_an_organisation",
+        "the-oldest-as-the-limit",
+        "Browsing.log",
+        "one.number > revisions[-1].number",
+        "one.number < revisions[-1].number",
+        "test_the_log_of_an_adapter_with_what_was_deleted[embedded]",
+    ),
+)
+NAMES: Final = (
+    Mutant(
+        "hidden-names-told-to-another-hub",
+        "begins_with_a_base",
+        "if seen else _EVERYTHING",
+        "if seen else {}",
+        "test_what_other_hubs_are_not_asked_about[sqlite]",
+    ),
+    Mutant(
+        "a-tag-that-came-back-as-if-it-never-went",
+        "tag_moves:listed",
+        "of_tags.c.restored > func.coalesce(of_tags.c.moved, 0)",
+        "of_tags.c.restored < 0",
+        "test_what_went_with_its_revision_and_came_back_is_there_since_then[sqlite]",
+    ),
+    Mutant(
+        "pages-of-tags-end-before-what-is-not-known",
+        "tag_moves:_rest",
+        "or_(beyond, value.is_(None), ",
+        "or_(beyond, ",
+        "test_old_names_are_listed_where_they_are_asked_for[sqlite]",
+    ),
+    Mutant(
+        "metrics-against-those-of-now",
+        "tag_moves:_state",
+        "metrics.get(row.before_id, {})",
+        "metrics.get(row.id, {})",
+        "test_a_tag_says_what_it_names_since_when_by_whom_and_what_it_named_before[sqlite]",
     ),
 )
