@@ -21,10 +21,10 @@ from registry.settings.parsers import redacted
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from registry.client.addresses import Credentials
     from registry.client.arithmetic import Arithmetic
-    from registry.client.http.credentials import Credentials
     from registry.client.remote import RemoteRegistry
-    from registry.folders.cache import FetchCache
+    from registry.folders.staging import FetchCache
     from registry.http.access import Anonymous
     from registry.http.request.limits import Limits
     from registry.http.request.shared_metrics import SharedValues
@@ -161,7 +161,7 @@ def _remote(address: str, token: str | None, settings: Settings, interface: Inte
 
 def _token_for(address: str, settings: Settings) -> str | None:
     """The token for an address: that of the settings, where they name the same host, else what login kept."""
-    from registry.client.http.address import Address
+    from registry.client.addresses import Address
 
     asked = Address.parse(address)
     if settings.token is not None and settings.url is not None and asked.is_origin_of(settings.url):
@@ -182,7 +182,7 @@ def _planned_import(registry: Registry, ground: Ground, source: str, progress: P
 
 
 def _credentials() -> Credentials:
-    from registry.client.http.credentials import Credentials
+    from registry.client.addresses import Credentials
 
     return Credentials.of_user()
 
@@ -190,7 +190,7 @@ def _credentials() -> Credentials:
 def _cache(settings: Settings) -> FetchCache:
     import platformdirs
 
-    from registry.folders.cache import DEFAULT_LIMIT, FetchCache
+    from registry.folders.staging import DEFAULT_LIMIT, FetchCache
 
     folder = settings.cache_dir or platformdirs.user_cache_path("adapter-registry", appauthor=False) / "fetched"
     return FetchCache(folder.absolute(), DEFAULT_LIMIT if settings.cache_size is None else settings.cache_size)
@@ -414,8 +414,8 @@ def hub_settings(url: str | PathLike[str] | None, view: ArtifactKind) -> dict[st
             f"Hub clients need a service, but this registry is {where}: run `registry serve` and give its address with "
             "--url."
         )
-    from registry.client.http.address import Address
-    from registry.client.http.transport import for_hub_clients
+    from registry.client.addresses import Address
+    from registry.client.transport import for_hub_clients
     from registry.schemas.kinds import KINDS
     from registry.schemas.protocol import HUB_ORIGIN
 

@@ -27,7 +27,7 @@ from registry.errors import (
     UnavailableError,
     UsageError,
 )
-from registry.folders.errors import FULL, reason
+from registry.folders.local_files import FULL, reason
 
 EXIT_CODES: Final[dict[type[RegistryError], int]] = {
     UnavailableError: 1,

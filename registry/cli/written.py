@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from registry.errors import UnavailableError, UsageError
-from registry.folders.errors import reason
+from registry.folders.local_files import reason
 
 _PICTURES: Final = {".png", ".jpg", ".jpeg", ".pdf", ".webp", ".gif", ".html"}
 

@@ -22,9 +22,9 @@ from registry.schemas.parents import Identified
 from registry.schemas.publishing import FullSize, ImportDocument
 from registry.schemas.receipt import Receipt
 from registry.transfer.compare import Comparison
-from registry.transfer.full_folder import MadeOfFull
 from registry.transfer.publish_tree import Ground
 from registry.transfer.searched import Searched
+from registry.transfer.source import MadeOfFull
 from registry.transfer.trained_on import Beside, TrainedFolder
 
 OpenBlob = Callable[[BlobEntry], ClosableSource]

@@ -11,10 +11,9 @@ from typing import Any
 from urllib.parse import quote
 
 from registry.client.arithmetic import MakeArithmetic, needed
-from registry.client.download.blobs import RemoteBlob
-from registry.client.download.pieces import PIECE, RemoteBytes, pieces, read_checked
-from registry.client.download.ranges import RangeReader
-from registry.client.http.transport import Transport
+from registry.client.download import PIECE, RemoteBytes, pieces, read_checked
+from registry.client.ranges import RangeReader, RemoteBlob
+from registry.client.transport import Transport
 from registry.digest import hex_of
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from registry.files.header import Header, read_header

@@ -16,8 +16,8 @@ from typing import Any, Final
 from registry.errors import RegistryError
 from registry.files.hashed import HashedFile, Stamp, hash_file
 from registry.files.opened import lock_folder
-from registry.folders.base_weights import WeightFile, check_digest, missing, other_size
-from registry.folders.errors import unreadable
+from registry.folders.base_files import WeightFile, check_digest, missing, other_size
+from registry.folders.local_files import unreadable
 from registry.progress import Progress
 from registry.schemas.bundles import BaseEntry, BlobEntry
 

@@ -11,13 +11,12 @@ from typing import Final
 from registry.client.arithmetic import MakeArithmetic, MergedHere, needed
 from registry.client.artifacts import RemoteArtifact, measured_by_service, plan_artifact
 from registry.client.base_folders import BaseFolders
-from registry.client.download.blobs import open_blob
-from registry.client.download.pieces import Download
-from registry.client.download.resume import Journal
-from registry.client.http.transport import Transport
+from registry.client.download import Download, Journal
+from registry.client.ranges import open_blob
+from registry.client.transport import Transport
 from registry.errors import IntegrityError, UsageError
 from registry.files.hashed import HashedFile
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from registry.folders.writer import Writable
 from registry.progress import SILENT, Progress
 from registry.schemas import Fetched, Options
@@ -25,7 +24,7 @@ from registry.schemas.bundles import Bundle
 from registry.schemas.form import MeasuredRows
 from registry.schemas.kinds import KINDS, check_options
 from registry.schemas.renaming import old_name_notices
-from registry.transfer.fetch import FetchSource, write_artifact
+from registry.transfer.compare import FetchSource, write_artifact
 from registry.transfer.receipt_check import receipt_of
 
 _WORTH_RESUMING: Final = 16 << 20

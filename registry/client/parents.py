@@ -11,9 +11,8 @@ from pathlib import Path
 from registry.client.arithmetic import MakeArithmetic, needed
 from registry.client.base_folders import BaseFolders
 from registry.client.calls import do, listed
-from registry.client.download.blobs import open_blob
-from registry.client.download.ranges import RangeReader
-from registry.client.http.transport import Transport
+from registry.client.ranges import RangeReader, open_blob
+from registry.client.transport import Transport
 from registry.digest import hex_of
 from registry.errors import ConflictError, NotFoundError, RetractedError, UsageError
 from registry.files.hashed import HashedFile

@@ -16,18 +16,17 @@ from pathlib import Path
 from registry.client.arithmetic import MakeArithmetic, Planner, missing, needed
 from registry.client.artifacts import RemoteArtifact, measured_by_service, plan_artifact
 from registry.client.calls import do, listed
-from registry.client.download.blobs import RemoteBlob, open_blob
+from registry.client.errors import RetryPolicy
 from registry.client.fetch import Fetching
-from registry.client.http.retry import RetryPolicy
-from registry.client.http.transport import Transport
 from registry.client.parents import ParentFolders
-from registry.client.publish import add_base_folder, plan_publish, publish_folder
-from registry.client.uploads import Uploads
+from registry.client.publish import Uploads, add_base_folder, plan_publish, publish_folder
+from registry.client.ranges import RemoteBlob, open_blob
+from registry.client.transport import Transport
 from registry.errors import NotFoundError, UnavailableError, UsageError
 from registry.files.source import ByteSource
-from registry.folders.cache import FetchCache
 from registry.folders.receipts import receipt_in
 from registry.folders.scan import EXACT
+from registry.folders.staging import FetchCache
 from registry.operations.arguments import check_order
 from registry.operations.exports import Export
 from registry.operations.last_opened import LastOpened
@@ -62,9 +61,9 @@ from registry.schemas.use import Interface
 from registry.transfer.compare import check_base, check_plan, verified
 from registry.transfer.copy import copy
 from registry.transfer.folders import PublishingFolders
-from registry.transfer.full_folder import MadeOfFull, extracted
 from registry.transfer.receipt_check import Ours
 from registry.transfer.requests import PublishFolder, base_request, preview, request_of
+from registry.transfer.source import MadeOfFull, extracted
 from registry.transfer.trained_on import UNTIMED, TrainedFolder
 from registry.version import __version__
 
@@ -267,7 +266,7 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         return found.model_copy(update={"url": self.url, "version": __version__, "service_version": service})
 
     def _export(self, export: Export, progress: Progress) -> Exported:
-        from registry.transfer.exporting.export import export as write
+        from registry.transfer.export import export as write
 
         return write(self, export, progress)
 

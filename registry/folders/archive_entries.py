@@ -23,8 +23,7 @@ from typing import IO, Final
 
 from registry.errors import InvalidAdapterError
 from registry.figures import size as said_size
-from registry.folders.errors import ErrorMapping, unreadable_file
-from registry.folders.names import check_name, check_together
+from registry.folders.local_files import ErrorMapping, check_name, check_together, unreadable_file
 
 MAX_ENTRIES: Final = 20_000
 MAX_DEPTH: Final = 16

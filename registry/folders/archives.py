@@ -22,10 +22,9 @@ from registry.figures import command
 from registry.figures import size as said_size
 from registry.files.opened import open_new
 from registry.folders.archive_entries import Entry, checked, damaged, entries_of, name_of, reading
-from registry.folders.errors import ErrorMapping, telling_unwritable, unreadable_file
 from registry.folders.foreign import is_archive
-from registry.folders.heap.kinds import Taken
-from registry.folders.heap.walk import walk_heap
+from registry.folders.heaps import Taken, walk_heap
+from registry.folders.local_files import ErrorMapping, telling_unwritable, unreadable_file
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED_WEIGHTS, is_own_file
 from registry.folders.staging import temporary_folder
 from registry.progress import Progress

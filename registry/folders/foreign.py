@@ -13,7 +13,7 @@ from typing import Final
 
 from registry.errors import NotFoundError
 from registry.figures import command
-from registry.folders.contents import head_of
+from registry.folders.local_files import head_of
 
 Head = Callable[[str], bytes]
 """Reads the header of a safetensors file by name."""

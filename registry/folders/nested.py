@@ -16,8 +16,8 @@ from typing import Final
 
 from registry.errors import InvalidAdapterError, RegistryError, UsageError
 from registry.figures import command
-from registry.folders.errors import telling_unreadable, unreadable
 from registry.folders.foreign import no_folder
+from registry.folders.local_files import telling_unreadable, unreadable
 from registry.folders.scan import (
     ADAPTER_CONFIG,
     ANOTHER_ADAPTER,

@@ -10,6 +10,8 @@ Tensors that belong to quantised weights: packed numbers, and what quantisers ke
 A name is a mark as a whole last part only: ``down_blocks`` is a module of every Stable Diffusion UNet, ``layer_scales``
 a parameter of many nets, and neither says anything about how numbers are kept. Where a last part alone could be either
 (``gate_up_proj_blocks``, ``codes``), the dtype decides: quantisers keep integers there, models train floats.
+
+The notice for an adapter that was trained on quantised weights: on the unquantised base it behaves differently.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +29,35 @@ from pydantic import ValidationError
 from registry.files.header import TensorEntry
 from registry.folders.scan import README, Folder
 from registry.schemas.artifacts import FourBits
+
+_QUANTISED_NAMES: Final = re.compile(
+    r"(?:^|[-_./])(?:bnb|[48]-?bits?|int[48]|fp8|nf4|gptq|awq|aqlm|hqq|gguf|exl2|quanto|w[48]a(?:8|16))(?:$|[-_./])"
+)
+_NOTICE: Final = (
+    "The adapter was trained on quantised weights ({}): on the unquantised base it is a slightly different function."
+)
+_SAID_IN_NOTICE: Final = re.compile(re.escape(_NOTICE).replace(re.escape("{}"), r"([ -~]{1,200})"))
+
+
+def quantised_notices(trained_on: str | None, sign: str | None) -> tuple[str, ...]:
+    """The notice, by the name of what it was trained on or a ``sign`` in the folder (`registry.folders.quantised`)."""
+    if trained_on and _QUANTISED_NAMES.search(trained_on.lower().rstrip("/")):
+        return (_by_name(trained_on),)
+    return (_NOTICE.format(sign),) if sign else ()
+
+
+def _by_name(trained_on: str) -> str:
+    return (
+        f"The adapter was trained on {trained_on}, a quantised copy: on the unquantised base it is a slightly "
+        "different function."
+    )
+
+
+def sign_in(notices: Iterable[str]) -> str | None:
+    """The sign in a revision's notices: for a copy, since there is no folder to look into."""
+    found = (_SAID_IN_NOTICE.fullmatch(notice) for notice in notices)
+    return next((match[1] for match in found if match), None)
+
 
 _MARKS: Final = re.compile(
     r"(?:^|\.)(?:"

@@ -2,20 +2,26 @@
 
 It lies beside the artifact's files and is not one of them. When an adapter is trained on a folder fetched as
 ``merged``, the receipt tells publish which revision is the parent.
+
+What a receipt says about the weights beside it is recorded as ``derived_from``, when a composed or truncated adapter is
+published or a merged model is added as a base. That proves nothing, because the files may have been overwritten.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
 
+from registry.digest import is_digest
 from registry.errors import IntegrityError, NotFoundError, RegistryError, UsageError
 from registry.figures import command
-from registry.folders.errors import reason, telling_unreadable
 from registry.folders.foreign import no_folder
+from registry.folders.local_files import reason, telling_unreadable
 from registry.folders.scan import RECEIPT
+from registry.schemas import DerivedFrom, LeftOut
 from registry.schemas.receipt import Receipt
 
 MAX_RECEIPT: Final = 64 << 20
@@ -73,3 +79,47 @@ def receipt_in(folder: Path) -> Receipt:
 def write_receipt(receipt: Receipt) -> bytes:
     """Serialise a receipt."""
     return (receipt.model_dump_json(indent=2) + "\n").encode("utf-8")
+
+
+_UNREADABLE = "receipt of a fetch that can't be read: its content is not recorded"
+
+
+def derived_from(
+    folder: Path, weights: Collection[str], left_out: Iterable[LeftOut]
+) -> tuple[DerivedFrom | None, tuple[LeftOut, ...]]:
+    """What the receipt beside some weights says about them, and the left-out files with their reasons updated.
+
+    None: there is no receipt, or it is about other files, since an adapter may be saved into a merged model's folder.
+    """
+    listed = tuple(left_out)
+    told = tuple(one.model_copy(update={"reason": _UNREADABLE}) if one.path == RECEIPT else one for one in listed)
+    if not (folder / RECEIPT).is_file():
+        return None, listed
+    try:
+        receipt = read_receipt(folder)
+    except RegistryError:
+        return None, told
+    if not weights or not set(weights) <= {file.path for file in receipt.files}:
+        return None, listed
+    try:
+        return _said(receipt), listed
+    except ValidationError:
+        return None, told
+
+
+def _said(receipt: Receipt) -> DerivedFrom:
+    truncation, ranks = receipt.truncation, receipt.plan.ranks
+    total = truncation.total if truncation else None
+    return DerivedFrom(
+        kind=receipt.kind,
+        reference=None if is_digest(receipt.reference) else receipt.reference,  # of an export without names
+        digest=receipt.tip or receipt.plan.base,
+        since=receipt.since,
+        since_digest=receipt.plan.since,
+        links=tuple(link.revision for link in receipt.plan.links),
+        plan=receipt.plan_digest,
+        dtype=receipt.plan.dtype,
+        rank=max(ranks.values(), default=0) if ranks is not None else None,
+        max_error=truncation.max_error if truncation else None,
+        error=None if total is None else total.relative_frobenius if total.written is None else total.written,
+    )

@@ -15,10 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from registry.errors import InvalidAdapterError, RegistryError
-from registry.folders.contents import head_of
-from registry.folders.errors import telling_unreadable
 from registry.folders.foreign import Head, no_folder, what_it_is
-from registry.folders.names import check_name, check_together, is_taken
+from registry.folders.local_files import check_name, check_together, head_of, is_taken, telling_unreadable
 from registry.schemas import LeftOut
 
 ADAPTER_CONFIG: Final = "adapter_config.json"

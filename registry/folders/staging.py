@@ -1,9 +1,12 @@
-"""Staging folders: a folder gets its final name only when it is complete.
+"""Folders that get their final name only when they are complete, and the cache of fetched ones.
 
-It is filled beside its final place under a hidden name, with a lock on it. A killed run leaves the folder without its
-lock; the next run for the same place finds that and clears it. So it is with temporary folders, too.
+A folder is filled beside its final place under a hidden name, with a lock on it. A killed run leaves the folder without
+its lock; the next run for the same place finds that and clears it. So it is with temporary folders, too.
 
-Exchanging the names of two folders in one step, where the system can.
+The cache of ``fetch`` has one folder per rendering, and a limit on the total size. Anything else in its directory
+belongs to the user: only folders with a name of the cache's form and a receipt are removed, and none that a process
+holds a lease on, which is a shared lock that ends with its process. A folder that can't be removed, such as another
+user's, does not make a fetch fail.
 """
 
 from __future__ import annotations
@@ -16,13 +19,58 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from registry.digest import hex_of
 from registry.errors import ConflictError, UnavailableError
 from registry.files.opened import FolderLock, lock_folder, sync_folder
-from registry.folders.leases import free
+from registry.folders.scan import RECEIPT
+
+
+class Hold:
+    """A lock on a folder, which is not evicted until `release`."""
+
+    def __init__(self, folder: Path, lock: FolderLock) -> None:
+        self.folder = folder
+        self._lock = lock
+
+    def is_of(self, folder: Path) -> bool:
+        """Whether this name still refers to the locked folder, and not to another that replaced it."""
+        return self._lock.is_of(folder)
+
+    def release(self) -> None:
+        """Allow eviction again."""
+        self._lock.close()
+
+
+def hold(folder: Path) -> Hold | None:
+    """Lock a complete folder; None if the cache evicted it first."""
+    try:
+        held = Hold(folder, lock_folder(folder, shared=True))
+    except FileNotFoundError:
+        return None
+    if (folder / RECEIPT).is_file() and held.is_of(folder):
+        return held
+    held.release()
+    return None
+
+
+@contextmanager
+def free(folder: Path) -> Iterator[bool]:
+    """Yields whether nobody has locked the folder; if so, nobody can lock it until the block ends."""
+    try:
+        lock = lock_folder(folder, wait=False)
+    except OSError:  # it is held, or gone, or another user's
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.close()
+
 
 _HERE: Final = -100  # AT_FDCWD: names are as for this process
 _EXCHANGE: Final = 2  # RENAME_EXCHANGE
@@ -182,3 +230,62 @@ def _rename(staging: Path, place: Path) -> None:
     except FileExistsError:  # Windows replaces no folder
         place.rmdir()
         staging.rename(place)
+
+
+DEFAULT_LIMIT: Final = 20 << 30
+_NAMES: Final = HEX_DIGIT * 64
+"""Names of the cache's folders, as a glob pattern."""
+
+
+@dataclass(frozen=True)
+class FetchCache:
+    """Fetched folders by rendering, evicted least recently used first."""
+
+    folder: Path
+    limit: int = DEFAULT_LIMIT
+
+    def place(self, rendering: str) -> Path:
+        """The folder of a rendering, whether or not it exists yet."""
+        return self.folder / hex_of(rendering)
+
+    def used(self, place: Path) -> None:
+        """Update the time of last use; impossible for another user's folder, which may be evicted a little earlier."""
+        with suppress(OSError):
+            os.utime(place / RECEIPT)
+
+    def shrink(self, *, keep: Path) -> None:
+        """Evict least recently used folders until the rest fits the limit; ``keep`` and locked folders stay.
+
+        First removes what killed runs left half written or half removed.
+        """
+        clear_litter(self.folder, _NAMES)
+        folders = self._used()
+        sizes = {folder: _size(folder) for folder in folders}
+        total = sum(sizes.values())
+        for folder in sorted(folders.keys() - {keep}, key=lambda folder: (folders[folder], folder)):
+            if total <= self.limit:
+                return
+            with free(folder) as may_go:  # not free: a process reads from it, such as an inference server
+                if may_go:
+                    with suppress(OSError):
+                        take_away(folder)
+            if not folder.exists():
+                total -= sizes[folder]
+
+    def _used(self) -> dict[Path, float]:
+        """The time of last use of each folder."""
+        used = {}
+        for folder in self.folder.glob(_NAMES):
+            with suppress(OSError):  # no receipt: not a folder of the cache, or it is being removed
+                used[folder] = (folder / RECEIPT).stat().st_mtime
+        return used
+
+
+def _size(folder: Path) -> int:
+    """Total bytes of all files; files that another process removes meanwhile are not counted."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += Path(place, name).stat().st_size
+    return total

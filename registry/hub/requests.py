@@ -20,7 +20,7 @@ from registry.services import hub_repos
 from registry.services.deployment import Deployment
 from registry.services.hub_repos import Pinned, Repo
 from registry.services.local import LocalRegistry
-from registry.services.pushing.place import pending_commit
+from registry.services.pushing.repo import pending_commit
 
 _REVISION: Final = "{revision}"
 _HEAD: Final = "HEAD"  # of git: clients in JavaScript ask for it where no revision is given

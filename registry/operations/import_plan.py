@@ -16,8 +16,7 @@ from pydantic import ValidationError
 from registry.errors import ConflictError, UsageError
 from registry.figures import counted
 from registry.files.strict_json import parse
-from registry.folders.contents import read_start
-from registry.folders.errors import unwritable
+from registry.folders.local_files import read_start, unwritable
 from registry.progress import Progress
 from registry.schemas import FolderOutcome
 from registry.schemas.publishing import ImportAction, ImportDocument, ImportEntry

@@ -16,7 +16,7 @@ import platformdirs
 
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.errors import NotFoundError, UnavailableError
-from registry.folders.errors import telling_unreadable
+from registry.folders.local_files import telling_unreadable
 from registry.operations.exports import Export
 from registry.operations.last_opened import LastOpened
 from registry.operations.methods.partner import Partner
@@ -47,15 +47,15 @@ from registry.storage.filesystem import FilesystemDriver
 from registry.transfer.folders import PublishingFolders
 
 if TYPE_CHECKING:
-    from registry.folders.cache import FetchCache
+    from registry.folders.staging import FetchCache
     from registry.memory import MemoryCache
     from registry.operations.methods.publishing import Folder
     from registry.schemas.publishing import ImportDocument
     from registry.services.weight_changes import WeightChanges
     from registry.storage.staging import StagingDriver
     from registry.tensors.artifacts.artifact import Artifact
-    from registry.transfer.full_folder import MadeOfFull
     from registry.transfer.publish_tree import Ground
+    from registry.transfer.source import MadeOfFull
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
     def _extracted(self, publication: Publication, progress: Progress) -> Iterator[Publication]:
         from registry.services.full.parent import parent_here
         from registry.services.full.written import write_full
-        from registry.transfer.full_folder import extracted
+        from registry.transfer.source import extracted
 
         def extract(folder: Path, asked: FullModel, out: Path) -> MadeOfFull:
             return write_full(self.deployment.artifact_blobs, parent, folder, asked, out, progress)
@@ -208,7 +208,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         return copy(self, ref, to, recursive=recursive, progress=progress)
 
     def _export(self, export: Export, progress: Progress) -> Exported:
-        from registry.transfer.exporting.export import export as write
+        from registry.transfer.export import export as write
 
         return write(self, export, progress)
 
@@ -263,7 +263,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
             self.deployment.uses.write_if_due()
 
     def _identify(self, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
-        from registry.services.publishing.identify import identify
+        from registry.services.publishing.parent_adapter import identify
         from registry.services.publishing.parent_search import SearchableHere
 
         return identify(SearchableHere(self.deployment), folder, look_in, progress)
@@ -332,7 +332,7 @@ def _cache(folder: Path | None, limit: int | None) -> Callable[[], FetchCache]:
     place = (folder or Path(platformdirs.user_cache_dir("adapter-registry", appauthor=False)) / "fetched").absolute()
 
     def made() -> FetchCache:
-        from registry.folders.cache import DEFAULT_LIMIT, FetchCache
+        from registry.folders.staging import DEFAULT_LIMIT, FetchCache
 
         return FetchCache(place, DEFAULT_LIMIT if limit is None else limit)
 

@@ -19,7 +19,7 @@ from registry.errors import IntegrityError, InvalidAdapterError, UsageError
 from registry.files.hashed import HashedFile
 from registry.files.header import read_header
 from registry.files.source import FileSource
-from registry.folders.errors import telling_unreadable
+from registry.folders.local_files import telling_unreadable
 from registry.folders.scan import ADAPTER_WEIGHTS
 from registry.operations.publication import FullModel
 from registry.operations.transfer import ClosableSource
@@ -47,8 +47,7 @@ from registry.services.lineage import (
     trained_in,
     with_ancestors,
 )
-from registry.services.publishing.identify import identify
-from registry.services.publishing.parent_adapter import search_trained
+from registry.services.publishing.parent_adapter import identify, search_trained
 from registry.services.publishing.parent_folder import look_into
 from registry.services.publishing.parent_search import Compared
 from registry.services.weight_changes import WeightChanges
@@ -57,10 +56,10 @@ from registry.tensors.artifacts.closeness import TensorComparison
 from registry.tensors.elements.dtypes import TORCH
 from registry.tensors.elements.finite import check_finite
 from registry.tensors.pickled import convert
-from registry.transfer.full_folder import MadeOfFull
 from registry.transfer.index import files_digest, plain_of, weights_digest
 from registry.transfer.receipt_check import receipt_of
 from registry.transfer.searched import Searched
+from registry.transfer.source import MadeOfFull
 from registry.transfer.trained_on import Beside, TrainedFolder
 
 OpenBlob = Callable[[BlobEntry], ClosableSource]

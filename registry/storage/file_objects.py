@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from registry.errors import IntegrityError
-from registry.folders.errors import telling_unusable
+from registry.folders.local_files import telling_unusable
 from registry.storage.driver import ObjectReader, StoredBy
 from registry.storage.temporary import TMP, TemporaryFile
 

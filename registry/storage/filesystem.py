@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from registry.errors import NotFoundError, UsageError
-from registry.folders.errors import telling_unusable, unusable
+from registry.folders.local_files import telling_unusable, unusable
 from registry.storage.driver import Commit, ObjectInfo, ObjectReader, ObjectWriter, check_key, key_taken
 from registry.storage.file_objects import FileReader, FileWriter, start_file
 from registry.storage.layout import RESERVED, STAGING

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from registry.errors import NotFoundError
-from registry.folders.errors import ErrorMapping, telling_unusable, unreadable_file
+from registry.folders.local_files import ErrorMapping, telling_unusable, unreadable_file
 from registry.storage.blobs import BlobStore, StagedBlob
 from registry.storage.checking import Advance, Watch, digest_object
 from registry.storage.driver import ObjectReader, ObjectWriter

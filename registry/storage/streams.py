@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from registry.errors import RegistryError
-from registry.folders.errors import ErrorMapping, unreadable_file
+from registry.folders.local_files import ErrorMapping, unreadable_file
 from registry.storage.driver import ObjectReader
 
 _PIECE: Final = 8 << 20

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from registry.errors import UsageError
-from registry.folders.heap.evaluations import OF_TRAINING
+from registry.folders.heaps import OF_TRAINING
 from registry.operations.publication import Labels
 from registry.settings import SETTINGS, read_settings
 

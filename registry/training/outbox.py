@@ -26,8 +26,7 @@ from typing import Final, Literal
 from pydantic import Field, ValidationError
 
 from registry.errors import InvalidAdapterError, UnavailableError
-from registry.folders.contents import hash_found
-from registry.folders.errors import unwritable
+from registry.folders.local_files import hash_found, unwritable
 from registry.folders.scan import ADAPTER_WEIGHTS
 from registry.progress import SILENT
 from registry.schemas.form import Schema

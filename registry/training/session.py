@@ -24,8 +24,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from registry.errors import InvalidAdapterError
-from registry.folders.heap.evaluations import figure_of, figures_of_state, is_number, metrics_among
-from registry.folders.heap.kinds import CHECKPOINT
+from registry.folders.heaps import CHECKPOINT, figure_of, figures_of_state, is_number, metrics_among
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder
 from registry.operations.registry import Registry
 from registry.reference import Path as TreePath

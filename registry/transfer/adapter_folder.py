@@ -14,9 +14,9 @@ from typing import Final
 from registry.digest import sha256_digest
 from registry.errors import InvalidAdapterError
 from registry.folders.archives import Opened
-from registry.folders.contents import head_of, read_start
-from registry.folders.provenance import derived_from
+from registry.folders.local_files import head_of, read_start
 from registry.folders.quantised import sign_of_quantised
+from registry.folders.receipts import derived_from
 from registry.folders.scan import EXACT, PICKLED_WEIGHTS, READ_PICKLE, Form, FoundFile, adapter_folder, form_of
 from registry.progress import Progress
 from registry.schemas import DerivedFrom, LeftOut

@@ -13,8 +13,8 @@ from typing import Final, Protocol
 
 from registry.errors import ConflictError, NotFoundError, RegistryError, UnavailableError, UsageError
 from registry.folders.archives import Opened, archive_of
-from registry.folders.contents import hash_found
-from registry.folders.hub.organisation import organisation_of
+from registry.folders.hub.repository import organisation_of
+from registry.folders.local_files import hash_found
 from registry.operations.publication import FullModel
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath

@@ -8,7 +8,7 @@ from registry.digest import is_digest, sha256_digest
 from registry.errors import RegistryError, UsageError
 from registry.files.source import ByteSource, BytesSource
 from registry.files.strict_json import shown
-from registry.folders.names import check_name, check_together
+from registry.folders.local_files import check_name, check_together
 from registry.folders.scan import MAX_FILES, reason_by_name
 from registry.reference import Reference
 from registry.schemas import DerivedFrom

@@ -20,6 +20,7 @@ from registry.errors import (
     RetractedError,
     UsageError,
 )
+from registry.folders.quantised import sign_in
 from registry.folders.scan import OF_PICKLE, PICKLED_WEIGHTS, READ_PICKLE, form_of
 from registry.operations.transfer import Transfer, sent_and_committed
 from registry.progress import Progress
@@ -39,7 +40,6 @@ from registry.schemas.tree import CombinedOf
 from registry.transfer.copied_blobs import CardSource, CardTarget, SourceBlobs, claims_of, copy_card, named
 from registry.transfer.index import said_in
 from registry.transfer.model_files import DOCUMENTS
-from registry.transfer.quantised import sign_in
 
 
 class Source(Transfer, CardSource, Protocol):

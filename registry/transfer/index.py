@@ -17,7 +17,7 @@ from registry.files.source import FileSource
 from registry.progress import Progress
 from registry.quantised.listing import PlainListing, plain_from
 from registry.quantised.reading import StoredTensor
-from registry.transfer.model_weights import ModelFiles
+from registry.transfer.model_files import ModelFiles
 
 INDEX_FORMAT: Final = 1
 

@@ -14,8 +14,8 @@ from typing import Final
 from registry.errors import InvalidBaseError, UnavailableError
 from registry.files.hashed import HashedFile
 from registry.folders.archives import Opened
-from registry.folders.contents import hash_found, head_of
-from registry.folders.provenance import derived_from
+from registry.folders.local_files import hash_found, head_of
+from registry.folders.receipts import derived_from
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED_WEIGHTS, Folder, FoundFile, scan
 from registry.operations.publication import Publication
 from registry.progress import Progress
@@ -24,8 +24,7 @@ from registry.schemas.around import NoticeCode
 from registry.schemas.artifacts import Extraction, FourBits
 from registry.schemas.transfer import BaseRequest, FileClaim, PublishPlan, PublishRequest
 from registry.transfer.adapter_folder import AdapterFolder, read_adapter
-from registry.transfer.model_files import DOCUMENTS
-from registry.transfer.model_weights import check_folder, read_document
+from registry.transfer.model_files import DOCUMENTS, check_folder, read_document
 from registry.transfer.source import Given, given_base
 
 
@@ -193,7 +192,7 @@ def base_request(name: str, place: str | PathLike[str], progress: Progress) -> B
 
     Raises:
         NotFoundError: there is no such folder.
-        InvalidBaseError: see `registry.transfer.model_weights.read_model_files`.
+        InvalidBaseError: see `registry.transfer.model_files.read_model_files`.
         What `registry.folders.hub.repository.bring` raises.
     """
     given = given_base(place, progress)

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from registry.digest import document_digest
 from registry.errors import InvalidAdapterError, NotFoundError, RegistryError, UsageError
 from registry.files.hashed import hash_file
-from registry.folders.hub.cached import cached_commit
+from registry.folders.hub.client import cached_commit
 from registry.folders.output import has_own_times, is_right
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECEIPT, Folder

@@ -35,9 +35,9 @@ from registry.errors import (
     UnavailableError,
     UsageError,
 )
-from registry.folders.errors import reason
-from registry.folders.leases import Hold, hold
+from registry.folders.local_files import reason
 from registry.folders.scan import RECEIPT
+from registry.folders.staging import Hold, hold
 from registry.operations.readable import ReadableArtifact
 from registry.operations.registry import Registry
 from registry.reference import Reference

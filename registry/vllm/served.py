@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from registry.client.http.address import Address
+from registry.client.addresses import Address
 from registry.digest import is_digest
 from registry.errors import IntegrityError, NotFoundError, RegistryError, UsageError
-from registry.folders.errors import reason
+from registry.folders.local_files import reason
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import RECEIPT
 from registry.reference import Path as TreePath

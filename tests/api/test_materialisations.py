@@ -14,7 +14,7 @@ import pytest
 from registry.app import service_app
 from registry.client.remote import RemoteRegistry
 from registry.errors import IntegrityError
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from registry.http.cursors import cursor_to
 from registry.schemas import Options
 from registry.schemas.protocol import API

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from registry.app import service_app
-from registry.client.http.transport import Transport
+from registry.client.transport import Transport
 from registry.schemas.protocol import API, USE_HEADER
 from tests.kit.library import Library, fill, running, with_tokens
 

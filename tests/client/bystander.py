@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from registry.client.download import pieces
+from registry.client import download
 from registry.client.remote import RemoteRegistry
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 
 
 def main() -> None:
     what, url, folder, reference, cache = sys.argv[1:]
-    pieces.PIECE = 1 << 20  # type: ignore[misc]  # more of them
+    download.PIECE = 1 << 20  # type: ignore[misc]  # more of them
     registry = RemoteRegistry(url, cache=FetchCache(Path(cache)))
     if what == "publish":
         registry.publish(folder, reference)

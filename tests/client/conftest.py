@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from registry.client.remote import RemoteRegistry
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from registry.services.local import LocalRegistry
 from registry.services.local_merge import LocalArithmetic
 from tests.kit.serving import QUICK, served

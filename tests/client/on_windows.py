@@ -24,7 +24,7 @@ def work(url: str, token: str, adapter: str, out: Path) -> dict[str, Any]:
     """What each command ends with; two of them fill what is there, empty or to be replaced."""
     import registry
     from registry.cli.program import run
-    from registry.client.http.credentials import Credentials
+    from registry.client.addresses import Credentials
 
     (out / "empty").mkdir(parents=True)
     commands = {

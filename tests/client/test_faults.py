@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from registry.client.download import pieces
-from registry.client.http.retry import RetryPolicy
-from registry.client.http.transport import Transport
+from registry.client import download
+from registry.client.errors import RetryPolicy
 from registry.client.publish import plan_publish
 from registry.client.remote import RemoteRegistry
+from registry.client.transport import Transport
 from registry.errors import IntegrityError, NotAllowedError, UnavailableError
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from registry.schemas.transfer import PublishPlan, PublishRequest
 from registry.services.local import LocalRegistry
 from registry.storage.s3 import S3Driver
@@ -205,7 +205,7 @@ def test_a_download_goes_on_at_the_byte_where_it_broke(place: Place, cut: int, t
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PIECE", 1 << 20)
+    monkeypatch.setattr(download, "PIECE", 1 << 20)
 
 
 @pytest.mark.long_on("through the service")

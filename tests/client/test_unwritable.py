@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from registry.client import fetch
-from registry.client.download.resume import Journal
+from registry.client.download import Journal
 from registry.client.remote import RemoteRegistry
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from tests.client.conftest import Team
 from tests.folders.nobody import as_nobody, public_folder
 from tests.kit import plain_base, write_adapter

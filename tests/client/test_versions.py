@@ -11,8 +11,8 @@ import httpx
 import pytest
 from pydantic import create_model
 
-from registry.client.http.transport import Transport
 from registry.client.remote import RemoteRegistry
+from registry.client.transport import Transport
 from registry.errors import UnavailableError, UsageError
 from registry.schemas import Deleted, Retracted, RevisionSummary, Schema, Shown
 from registry.schemas.protocol import API, PROTOCOL_HEADER

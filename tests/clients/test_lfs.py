@@ -11,7 +11,7 @@ import pytest
 
 from registry.app import hub_settings
 from registry.schemas.protocol import HUB_ORIGIN
-from registry.services.pushing.chosen import LEAST_BY_LFS
+from registry.services.pushing.repo import LEAST_BY_LFS
 from tests.clients import contract
 from tests.clients.conftest import NewMachine
 from tests.clients.machines import Machine, step

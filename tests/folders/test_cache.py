@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.folders.cache import FetchCache
-from registry.folders.leases import hold
 from registry.folders.scan import RECEIPT
+from registry.folders.staging import FetchCache, hold
 from tests.folders.nobody import as_nobody, public_folder
 from tests.root import ROOT
 
@@ -76,7 +75,7 @@ def test_what_is_held_stays_until_it_is_released(tmp_path: Path) -> None:
 SHRINKING = """
 import sys
 from pathlib import Path
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from tests.folders.test_cache import fetched
 place, mine = Path(sys.argv[1]), int(sys.argv[2])
 print("ready", flush=True)

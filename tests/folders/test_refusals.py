@@ -14,7 +14,7 @@ from registry.folders.receipts import read_receipt
 from registry.folders.scan import adapter_folder, scan
 from registry.progress import SILENT
 from registry.services.local import LocalRegistry
-from registry.transfer.model_weights import read_model_files
+from registry.transfer.model_files import read_model_files
 from tests.folders.nobody import as_nobody, public_folder
 from tests.kit import plain_base, write_adapter
 

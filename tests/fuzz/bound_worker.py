@@ -23,7 +23,7 @@ from registry.files.source import BytesSource
 from registry.tensors.checkpoint.lora_config import parse_config
 from registry.tensors.checkpoint.patterns import PatternBudget, PatternMap
 from registry.tensors.checkpoint.reading import read_checkpoint
-from registry.transfer.model_weights import read_model_files
+from registry.transfer.model_files import read_model_files
 from tests.fuzz import worst_files
 
 STOPPED_AFTER = 20

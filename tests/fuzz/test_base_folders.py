@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from registry.errors import InvalidBaseError, NotFoundError
 from registry.files.header import write_header
-from registry.transfer.model_weights import read_model_files
+from registry.transfer.model_files import read_model_files
 from tests.fuzz.config_texts import ODD_TEXTS, VALUES, dumped
 from tests.fuzz.effort import LONG, QUICK, said_well
 from tests.fuzz.header_files import mutated

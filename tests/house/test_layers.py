@@ -49,7 +49,7 @@ def test_the_contracts_hold() -> None:
         ("storage/driver.py", "import safetensors", "Storage knows bytes only"),
         ("storage/driver.py", "from registry.services import local", "Imports go down only"),
         (
-            "client/http/retry.py",
+            "client/errors.py",
             "from registry.services import local",
             "The client imports neither services nor catalogue",
         ),

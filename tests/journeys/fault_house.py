@@ -21,9 +21,9 @@ import psycopg
 
 import registry
 from registry.catalogue.database.database import Database
-from registry.client.http.retry import RetryPolicy
+from registry.client.errors import RetryPolicy
 from registry.client.remote import RemoteRegistry
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from tests.journeys.fault_wire import Wire
 from tests.kit import Base, plain_base, write_adapter
 from tests.kit.servers import Postgres, S3Place, S3Server, postgres_url

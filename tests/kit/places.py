@@ -17,7 +17,7 @@ from sqlalchemy import select
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.database.tables import BaseModelRecord, Blob, Revision
 from registry.catalogue.database.visibility import INCLUDE_DELETED
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from registry.rights import UNLIMITED, Principal
 from registry.services.deployment import Deployment
 from registry.services.local import LocalRegistry

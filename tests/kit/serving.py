@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from registry.app import service_app
-from registry.client.http.retry import RetryPolicy
+from registry.client.errors import RetryPolicy
 from registry.client.remote import RemoteRegistry
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from registry.http.access import Anonymous
 from registry.http.request.limits import Limits
 from registry.http.wire.webserver import Server, address_of, listen

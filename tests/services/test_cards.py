@@ -10,7 +10,7 @@ import pytest
 from registry.client.remote import RemoteRegistry
 from registry.digest import sha256_digest
 from registry.errors import ConflictError, NotFoundError, UsageError
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from registry.operations.registry import Registry
 from registry.schemas.cards import MAX_CARD
 from tests.kit import plain_base, write_adapter

@@ -21,7 +21,7 @@ import pytest
 
 from registry.digest import sha256_digest
 from registry.errors import IntegrityError, NotAllowedError, UnavailableError, UsageError
-from registry.folders.errors import unusable
+from registry.folders.local_files import unusable
 from registry.storage.blobs import BlobStore, StoredBlob
 from registry.storage.driver import Commit
 from registry.storage.filesystem import FilesystemDriver

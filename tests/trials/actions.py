@@ -16,9 +16,9 @@ from registry.progress import SILENT
 from registry.reference import Path
 from registry.services.intake.uploads import upload
 from registry.services.local import LocalRegistry
-from registry.services.pushing.chosen import PAIR
 from registry.services.pushing.parts import Large, Sent, Spooled
 from registry.services.pushing.push import Push, take_push
+from registry.services.pushing.repo import PAIR
 from tests.trials.scene import FULL, MOVED, NAMES, TO_MOVE, Scene, some_revision
 
 LOST_RACES: Final = frozenset(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from registry.app import connect
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from registry.operations.registry import Registry
 from registry.services.local import LocalRegistry
 from registry.settings import read_settings

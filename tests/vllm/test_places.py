@@ -8,8 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from registry.folders.cache import FetchCache
-from registry.folders.leases import hold
+from registry.folders.staging import FetchCache, hold
 from tests.kit.recipes import Recipe
 from tests.kit.serving import served
 from tests.root import ROOT
@@ -19,7 +18,7 @@ from tests.vllm.engine import Server, weights_in
 HOLDER = """
 import sys
 from pathlib import Path
-from registry.folders.leases import hold
+from registry.folders.staging import hold
 print(hold(Path(sys.argv[1])) is not None, flush=True)
 sys.stdin.read()
 """

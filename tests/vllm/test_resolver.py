@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from registry.errors import RegistryError
-from registry.folders.cache import FetchCache
 from registry.folders.output import fill
 from registry.folders.receipts import read_receipt
+from registry.folders.staging import FetchCache
 from registry.operations.registry import Registry
 from registry.settings import read_settings
 from registry.vllm.resolver import RegistryResolver
@@ -287,7 +287,7 @@ def test_the_same_asked_for_at_once_is_written_once(
             written[place.name] += 1
         return fill(place, *rest, **options)
 
-    monkeypatch.setattr("registry.transfer.fetch.fill", counted)
+    monkeypatch.setattr("registry.transfer.compare.fill", counted)
     server = Server(make_resolver(), slots=20)
 
     async def many() -> list[str]:

@@ -26,7 +26,7 @@ from registry.catalogue.database.schema import Schema
 from registry.catalogue.database.transactions import begin_explicitly, connected, in_session, mode, reading_session
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from registry.figures import command
-from registry.folders.errors import ErrorMapping
+from registry.folders.local_files import ErrorMapping
 from registry.rights import UNLIMITED, Rights
 
 __all__ = ["BUSY_TIMEOUT", "Database", "PoolUse", "Schema", "Upgrade", "sqlite_url"]

@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
 
 from registry import errors
-from registry.folders.errors import FORBIDDEN, FULL, reason
+from registry.folders.local_files import FORBIDDEN, FULL, reason
 
 _BROKEN: Final = frozenset(["SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT"])
 _UNLOCKABLE: Final = frozenset(

@@ -1,4 +1,4 @@
-"""The recorded provenance of revisions and base models, filtered by visibility: see `registry.folders.provenance`."""
+"""The recorded provenance of revisions and base models, filtered by visibility: see `registry.folders.receipts`."""
 
 from __future__ import annotations
 

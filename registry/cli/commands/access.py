@@ -51,7 +51,7 @@ def login(
 
 
 def _is_at(address: str, url: str) -> bool:
-    from registry.client.http.address import Address
+    from registry.client.addresses import Address
 
     return Address.parse(address).is_origin_of(url)
 

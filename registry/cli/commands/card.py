@@ -15,7 +15,7 @@ import typer
 from registry.cli.options import Json, Url
 from registry.cli.session import session
 from registry.errors import NotFoundError, RegistryError, UsageError
-from registry.folders.errors import in_words, unreadable_file
+from registry.folders.local_files import in_words, unreadable_file
 
 if TYPE_CHECKING:
     from registry.cli.session import Session

@@ -21,8 +21,8 @@ from registry.errors import (
     RegistryError,
     UnavailableError,
 )
-from registry.folders.exports import difference
 from registry.folders.hub.client import REFUSED, HubClient, HubFile, said
+from registry.folders.output import difference
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import RECEIPT
 from registry.progress import SILENT, Progress

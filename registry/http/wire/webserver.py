@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from registry.errors import UnavailableError, UsageError
-from registry.folders.errors import in_words
+from registry.folders.local_files import in_words
 from registry.http.addresses import http_address
 from registry.http.request.limits import Limits
 from registry.http.wire.connection import connection_class

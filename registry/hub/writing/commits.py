@@ -31,10 +31,9 @@ from registry.hub.writing.repos import view_of
 from registry.reference import MAIN, Path
 from registry.schemas.protocol import HUB_ORIGIN
 from registry.services import hub_repos
-from registry.services.pushing.chosen import PAIR, choose
 from registry.services.pushing.parts import Large, Sent
-from registry.services.pushing.place import begin, place_of, waiting_for
 from registry.services.pushing.push import Push, Taken, parent_in, take_push
+from registry.services.pushing.repo import PAIR, begin, choose, place_of, waiting_for
 
 _VERSION: Final = re.compile(r"(?:^|; )hf_hub/(\d{1,4})\.(\d{1,4})\.")
 _ORIGIN: Final = re.compile(rf"(?:^|; )origin/{re.escape(HUB_ORIGIN)}(?:;|$)")

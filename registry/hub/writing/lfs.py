@@ -15,8 +15,8 @@ from registry.http.request.context import context_of
 from registry.hub.requests import RepoQueryParam
 from registry.hub.writing.documents import Body, LargeObjects
 from registry.hub.writing.repos import view_of
-from registry.services.pushing.large import LargeUpload, begin_large, put_large_part
-from registry.services.pushing.place import place_of
+from registry.services.pushing.parts import LargeUpload, begin_large, put_large_part
+from registry.services.pushing.repo import place_of
 
 _TYPE: Final = "application/vnd.git-lfs+json"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from registry.errors import UnavailableError
-from registry.folders.errors import telling_unusable
+from registry.folders.local_files import telling_unusable
 from registry.http.payloads import check_depth, check_keys
 from registry.http.request.errors import MalformedError
 from registry.services.pushing.parts import Spooled

@@ -15,7 +15,7 @@ from registry.hub.errors import EmptyRepoError, warning
 from registry.hub.requests import RepoQueryParam, RequestRegistry, request_registry
 from registry.hub.writing.documents import Body, CardText, NewRepo, RepoSettings
 from registry.services.artifacts.readme import front_matter
-from registry.services.pushing.place import begin, place_of
+from registry.services.pushing.repo import begin, place_of
 
 
 def create(

@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from safetensors.torch import save_file
 
-from registry.folders.errors import telling_unwritable
+from registry.folders.local_files import telling_unwritable
 from registry.folders.output import absolute, may_fill
 from registry.folders.receipts import write_receipt
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECEIPT

@@ -13,7 +13,7 @@ from registry.catalogue.tree import bases, browse, revisions
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.digest import BlobRef, StoredFile, canonical_json
 from registry.errors import NotFoundError
-from registry.folders.side_files import is_tokenizer, of_exact
+from registry.folders.base_files import is_tokenizer, of_exact
 from registry.reference import Path, Reference
 from registry.schemas.bundles import BaseEntry, BlobEntry, Bundle, LinkEntry
 from registry.services.artifacts.load import path_in

@@ -26,10 +26,10 @@ from typing import Any, Final
 from registry import tensors
 from registry.digest import canonical_json, document_digest, hex_of
 from registry.errors import IntegrityError, NotFoundError
-from registry.folders.base_weights import WeightFile, check_weights
-from registry.folders.cache import FetchCache
+from registry.folders.base_files import WeightFile, check_weights
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import RECEIPT
+from registry.folders.staging import FetchCache
 from registry.progress import Progress
 from registry.schemas import Fetched, Options
 from registry.schemas.artifacts import is_full
@@ -43,7 +43,7 @@ from registry.services.deployment import Deployment
 from registry.tensors.artifacts.artifact import Artifact
 from registry.tensors.artifacts.numerics import fingerprint
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, rendering_of
-from registry.transfer.fetch import FetchSource, fetched_before, place_of, write_artifact
+from registry.transfer.compare import FetchSource, fetched_before, place_of, write_artifact
 from registry.transfer.receipt_check import receipt_of
 from registry.version import __version__
 

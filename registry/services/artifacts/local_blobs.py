@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from registry.digest import BlobRef
 from registry.files.hashed import HashedFile
 from registry.files.source import FileSource
-from registry.folders.errors import telling_unreadable
+from registry.folders.local_files import telling_unreadable
 from registry.operations.transfer import ClosableSource
 from registry.schemas.bundles import BlobEntry, Bundle
 

@@ -16,7 +16,7 @@ from registry.catalogue.tree.norms import NormsRow
 from registry.digest import canonical_json
 from registry.errors import ConflictError, NotFoundError
 from registry.files.source import FileSource
-from registry.folders.provenance import derived_from
+from registry.folders.receipts import derived_from
 from registry.operations.arguments import check_order
 from registry.progress import Progress
 from registry.reference import Path as TreePath
@@ -33,8 +33,7 @@ from registry.tensors.table.targets import TargetTable
 from registry.tensors.table.tensor_names import guesses
 from registry.tensors.table.ties import parted_by_files
 from registry.transfer.index import Decoded, IndexedTensor, ModelIndex, files_digest, index_model
-from registry.transfer.model_files import DECLARATION
-from registry.transfer.model_weights import CheckedModel, ModelFiles, read_model_files
+from registry.transfer.model_files import DECLARATION, CheckedModel, ModelFiles, read_model_files
 from registry.transfer.requests import refuse_adapter_beside
 from registry.transfer.source import Given, given_base
 

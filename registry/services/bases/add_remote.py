@@ -46,8 +46,7 @@ from registry.tensors.table.row_conversions import run_problem
 from registry.tensors.table.targets import FORMAT, Target, TargetTable
 from registry.transfer.claims import Head, SameHead, check_claims, check_derivation, check_document
 from registry.transfer.index import ModelIndex, TensorHashes, stored_tensors, tensors_of
-from registry.transfer.model_files import DOCUMENTS, list_model
-from registry.transfer.model_weights import CheckedModel, ReadTensor, check_model
+from registry.transfer.model_files import DOCUMENTS, CheckedModel, ReadTensor, check_model, list_model
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 """dtype and shape by tensor name."""

@@ -44,8 +44,7 @@ from registry.tensors.table.targets import Target, TargetTable
 from registry.tensors.table.tensor_names import guesses
 from registry.tensors.table.ties import parted_by_files
 from registry.transfer.index import plain_of
-from registry.transfer.model_files import list_model
-from registry.transfer.model_weights import CheckedModel, check_model
+from registry.transfer.model_files import CheckedModel, check_model, list_model
 
 _TRIES: Final = 3
 _UNTOLD: Final = frozenset({"source", "notices"})

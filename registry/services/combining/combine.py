@@ -15,8 +15,7 @@ from registry.services.combining.made import Made, make, watched
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake
 from registry.services.publishing.candidates import Candidate, check_draft
-from registry.services.publishing.draft import Draft, Said
-from registry.services.publishing.manifests import Files
+from registry.services.publishing.draft import Draft, Files, Said
 from registry.services.publishing.publish import publish_made
 from registry.tensors.elements.passing import Watch
 from registry.tensors.truncation.options import check_options

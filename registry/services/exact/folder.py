@@ -15,7 +15,7 @@ from registry.files.header import TensorEntry
 from registry.files.model_weights import Tensors
 from registry.files.source import ByteSource
 from registry.files.strict_json import shown
-from registry.folders.errors import ErrorMapping, telling_unreadable, unwritable
+from registry.folders.local_files import ErrorMapping, telling_unreadable, unwritable
 from registry.folders.scan import ADAPTER_CONFIG, EXACT_WEIGHTS, MODEL_CONFIG, FoundFile
 from registry.progress import Progress
 from registry.schemas import LeftOut

@@ -10,11 +10,10 @@ from pathlib import Path
 from registry.errors import InvalidAdapterError, InvalidBaseError, RegistryError
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource, FileSource
-from registry.folders.errors import telling_unreadable
+from registry.folders.local_files import telling_unreadable
 from registry.folders.scan import FoundFile
 from registry.schemas import LeftOut
-from registry.transfer.model_files import INDEX
-from registry.transfer.model_weights import ModelFiles, read_model_files, unquantised
+from registry.transfer.model_files import INDEX, ModelFiles, read_model_files, unquantised
 
 
 @dataclass(frozen=True)

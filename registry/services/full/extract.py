@@ -16,7 +16,7 @@ from typing import Final
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.source import FileSource
-from registry.folders.errors import telling_unwritable
+from registry.folders.local_files import telling_unwritable
 from registry.operations.publication import FullModel
 from registry.progress import Progress
 from registry.schemas.artifacts import ExtractedModule, Extraction

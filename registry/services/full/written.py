@@ -12,7 +12,7 @@ from registry.services.exact.folder import write_exact_folder
 from registry.services.exact.model_folder import read_full_model
 from registry.services.full.extract import extract_full
 from registry.services.lineage import Blobs, LoadedPath
-from registry.transfer.full_folder import MadeOfFull
+from registry.transfer.source import MadeOfFull
 
 
 def write_full(

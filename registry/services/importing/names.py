@@ -10,7 +10,7 @@ from typing import Final
 
 from registry.errors import UsageError
 from registry.folders.foreign import is_archive, without_ending
-from registry.folders.heap.kinds import CHECKPOINT, HUB_REPO
+from registry.folders.heaps import CHECKPOINT, HUB_REPO
 from registry.reference import MAX_BELOW_BASE, Path, check_base_name
 
 _SAYS_NOTHING: Final = re.compile(

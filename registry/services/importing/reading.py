@@ -19,7 +19,7 @@ from typing import Final
 from registry.errors import InvalidAdapterError, RegistryError
 from registry.files.header import read_header
 from registry.folders.archives import Opened
-from registry.folders.heap.walk import Found, Heap
+from registry.folders.heaps import Found, Heap
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.progress import SILENT, Part, Progress
 from registry.schemas import FileEntry
@@ -27,7 +27,7 @@ from registry.services.importing.names import says_copy
 from registry.services.importing.trainer_notes import began_with
 from registry.services.publishing.hub_parent import names_repo
 from registry.transfer.index import index_model
-from registry.transfer.model_weights import read_model_files, unquantised
+from registry.transfer.model_files import read_model_files, unquantised
 from registry.transfer.requests import PublishFolder, publish_request
 from registry.transfer.times import Around
 from registry.transfer.trained_on import TrainedFolder, trained_folder, trained_on

@@ -21,10 +21,21 @@ from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import FolderCompared
 from registry.schemas.publishing import FullSize
-from registry.services.importing.full_models import FAR, FullModels, fits_itself
 from registry.services.importing.names import free_base, free_path, wanted_name
 from registry.services.importing.reading import Adapter, Contents
-from registry.services.importing.settled import Doubt, Full, Landed, MaybeFull, Measured, Settled, Side, There
+from registry.services.importing.settled import (
+    FAR,
+    Doubt,
+    Full,
+    FullModels,
+    Landed,
+    MaybeFull,
+    Measured,
+    Settled,
+    Side,
+    There,
+    fits_itself,
+)
 from registry.transfer.trained_on import Beside, TrainedFolder
 
 _LISTED: Final = 10

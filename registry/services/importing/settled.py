@@ -1,19 +1,28 @@
-"""What is known while a heap is settled: both registries, what is there already, and where everything belongs."""
+"""What is known while a heap is settled: both registries, what is there already, and which models are full fine-tunes.
+
+Those near a base model that no path makes are full fine-tunes. What is near is measured; which of two models was
+trained from the other, weights alone don't say.
+"""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
-from registry.errors import RegistryError
+from registry.errors import RegistryError, UnavailableError
 from registry.operations.registry import Registry
+from registry.progress import Part, Progress
 from registry.reference import Path as TreePath
+from registry.reference import Reference
 from registry.schemas import BaseSummary, FolderCompared, Published
+from registry.schemas.parents import RULE
 from registry.schemas.publishing import FullSize
-from registry.services.exact.figures import Apart
-from registry.services.importing.reading import Adapter
+from registry.services.exact.figures import Apart, models_apart
+from registry.services.importing.reading import Adapter, Contents
 from registry.transfer.publish_tree import Ground
 
 
@@ -126,3 +135,158 @@ class Settled:
     def quality(self) -> tuple[int, int, int]:
         """How much is explained by proofs, and then at all: the more, the better."""
         return -len([key for key in self.pending if key in self.compared]), len(self.landed), len(self.full)
+
+
+FAR: Final = 0.5
+"""A model farther from all others than this, relative to its norm, is not made of one of them."""
+_NEAR: Final = 0.25
+"""Beyond this it may be one, or a base model of its own."""
+_EXPLAINED: Final = 0.5
+"""Share of what a model differs by (squared) that a path has to explain before the model goes below that path."""
+_SURE: Final = 4.0
+"""Standard errors by which it has to show which of two models came first."""
+
+
+@dataclass
+class FullModels:
+    """The models that may be full fine-tunes."""
+
+    contents: Contents
+    private: Side
+    target: Side
+    there: There
+    done: Settled
+    measured: Measured
+    progress: Progress
+
+    def size(self, key: str) -> FullSize | None:
+        """What a model is beside the base model that it is nearest to; None: it is near none that it fits."""
+        found = [one for one in self._beside(key) if isinstance(one, FullSize)]
+        return min(found, key=lambda one: one.distance, default=None)
+
+    def problem(self, key: str) -> RegistryError | None:
+        """Why a model, which is near a base model, can't be kept exactly below that."""
+        return next((one for one in self._beside(key) if isinstance(one, RegistryError)), None)
+
+    def _beside(self, key: str) -> Iterator[FullSize | RegistryError | None]:
+        here = {name: self.contents.models[root].digest or "" for root, name in self.done.bases.items()}
+        there, sizes = {name: digest for digest, name in self.there.bases.items()}, self.measured.sizes
+        for name, digest in sorted({**there, **here}.items()):
+            if (key, name, digest) not in sizes:
+                side = self.private if name in here else self.target
+                sizes[key, name, digest] = self._measured(side, key, name)
+            yield sizes[key, name, digest]
+
+    def _measured(self, side: Side, key: str, base: str) -> FullSize | RegistryError | None:
+        try:
+            part = Part(self.progress, f"Measuring {key} beside {base}")
+            return side.ground.full_size(base, self.contents.models[key].folder, FAR, part)
+        except UnavailableError:
+            raise
+        except RegistryError as problem:
+            return problem
+
+    def found(self, key: str, size: FullSize) -> MaybeFull:
+        """Where a model goes that is near a base model, and what is not clear about that."""
+        parent, unclear = self._parent(key, size), None
+        if size.distance >= _NEAR:
+            unclear = "so far from it, it may be a base model of its own"
+        elif parent == size.base and not self._came_first(key, size.base):
+            unclear = "and nothing shows which of the two was trained from the other"
+        return MaybeFull(size, parent, unclear)
+
+    def _parent(self, key: str, size: FullSize) -> str:
+        """Where a model began: from the base model down as long as one path alone explains most of what is left."""
+        near = self._candidates(key, size)
+        at, reference, left = size.base, size.base, 1.0
+        while below := [name for name in near if self._known_above(name, {size.base, *near}) == at]:
+            explaining = [name for name in below if near[name][0] <= (1 - _EXPLAINED) * left]
+            if len(explaining) != 1:
+                break
+            at, (left, reference) = explaining[0], near[explaining[0]]
+        return reference
+
+    def _candidates(self, key: str, size: FullSize) -> dict[str, tuple[float, str]]:
+        """Revisions by their paths, and other full fine-tunes by their keys.
+
+        With the share that each leaves of what the model differs from its base model by, squared, and its reference.
+        """
+        found: dict[str, tuple[float, str]] = {}
+        for compared in self.done.compared_with(key):
+            distances = {one.reference: one.distance for one in compared.near}
+            # a base model that is not listed is not nearer than what is
+            whole = distances.get(size.base, max(distances.values(), default=0.0))
+            for name, distance in distances.items():
+                path = Reference.parse(name).path
+                left = (distance / whole) ** 2 if whole else 1.0
+                if path.names and left < found.get(str(path), (1.0, ""))[0]:
+                    found[str(path)] = left, name
+        for other, full in self.done.full.items():
+            apart = self._between(key, other) if full.size.base == size.base else None
+            if apart is not None and began_at(size.distance, full.size.distance, apart):
+                found[other] = (apart.distance / size.distance) ** 2, other
+        return found
+
+    def _known_above(self, name: str, known: Collection[str]) -> str | None:
+        """The nearest one above a path or a full fine-tune that is known."""
+        above = self._above(name)
+        while above is not None and above not in known and above not in self.done.full:
+            above = self._above(above)
+        return above
+
+    def _above(self, name: str) -> str | None:
+        if (full := self.done.full.get(name)) is not None:
+            return full.parent if full.parent in self.done.full else str(Reference.parse(full.parent).path)
+        path = TreePath.parse(name)
+        above = path.parent
+        if above is None:
+            return None
+        stands_for = {one.private: key for key, one in self.done.full.items() if one.private is not None}
+        return stands_for.get(str(above), str(above))
+
+    def _between(self, key: str, other: str) -> Apart | None:
+        if (key, other) not in self.measured.apart:
+            one, there = self.contents.models[key], self.contents.models[other]
+            self.measured.apart[key, other] = models_apart(one.folder, there.folder)
+        return self.measured.apart[key, other]
+
+    def _came_first(self, key: str, base: str) -> bool:
+        """Whether something shows that a base model was there before a model that is near it.
+
+        The registry has it; or the other one says so; or it comes from a Hub, and the other does not; or a trainer left
+        its files with the other alone; or the heap uses it as one: it has merged models of it, or several adapters that
+        were trained on it.
+        """
+        root = next((one for one, name in self.done.bases.items() if name == base), None)
+        if root is None or base in self.there.bases.values():
+            return True
+        first, model = self.contents.models[root], self.contents.models[key]
+        if model.began_with & {first.repo, str(first.folder)} or first.began_with & {model.repo, str(model.folder)}:
+            return bool(model.began_with & {first.repo, str(first.folder)})
+        if first.trained != model.trained:
+            return model.trained
+        if (first.repo is None) != (model.repo is None):
+            return first.repo is not None
+        used = [one for one in self.done.landed.values() if one.answer.revision.parent == base]
+        merged = (one.reference for each in self.done.compared.values() for one in each.fitting)
+        return len(used) > 1 or any(name.startswith(f"{base}/") for name in merged)
+
+
+def began_at(distance: float, other: float, apart: Apart) -> bool:
+    """Whether a model, by the distances of two from their base model, began at the other one.
+
+    What training adds is at a right angle to what was there, in so many dimensions, up to the noise of the samples.
+    """
+    square, noise = apart.distance**2, 2 * distance * apart.distance / math.sqrt(apart.elements)
+    # were it the other way round, this would be off by two squares
+    return abs(distance**2 - other**2 - square) <= square / 2 and 1.5 * square >= _SURE * noise
+
+
+def fits_itself(words: str, name: str, digest: str, before: FolderCompared | None) -> FolderCompared:
+    """A model that is a base model of the private registry, as a result of comparing it."""
+    fits: Mapping[str, object] = {"fitting": [{"reference": name, "digest": digest}], "searched": 1}
+    near = {} if before is None else {"nearest": before.nearest, "distance": before.distance, "near": before.near}
+    return FolderCompared.model_validate({"words": words, **fits, **near, **_ITSELF})
+
+
+_ITSELF: Final = {"proof": "it is that model itself", "rule": RULE, "whole": True, "equal": 1.0}

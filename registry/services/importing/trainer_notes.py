@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from registry.folders.contents import read_start
-from registry.folders.heap.evaluations import figures_of_state, is_number, is_of_weights, metrics_among
-from registry.folders.heap.kinds import CHECKPOINT
-from registry.folders.heap.walk import trainer_state
+from registry.folders.heaps import CHECKPOINT, figures_of_state, is_number, is_of_weights, metrics_among, trainer_state
+from registry.folders.local_files import read_start
 from registry.folders.scan import README, is_own_file
 from registry.services.artifacts.readme.front_matter import split
 

@@ -17,10 +17,9 @@ from registry.services.artifacts.inputs import path_table
 from registry.services.deployment import Deployment
 from registry.services.exact.candidate import as_checkpoint, exact_config, fitting_index
 from registry.services.lineage import LoadedPath
-from registry.services.publishing.derivation import named
 from registry.services.publishing.draft import Draft
-from registry.services.publishing.lookup import Claims, Lookup, Nesting, look_up
-from registry.services.publishing.parent_found import not_found
+from registry.services.publishing.lookup import Claims, Lookup, Nesting, look_up, named
+from registry.services.publishing.parent_weights import not_found
 from registry.services.publishing.parents import Parent, require_accepted
 from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.tensors.checkpoint.lora_config import LoraAdapterConfig, parse_config

@@ -1,11 +1,16 @@
-"""An adapter that is to be published, wherever its files are, before it is checked."""
+"""An adapter that is to be published, before it is checked, and the manifest that its revision will have.
+
+The manifest is the document whose digest is the revision's digest.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from registry.digest import canonical_json, sha256_digest
 from registry.files.source import ByteSource
 from registry.folders.scan import ADAPTER, Form
 from registry.operations.publication import Labels
@@ -15,6 +20,9 @@ from registry.schemas.around import NoticeCode
 from registry.schemas.artifacts import Extraction, FourBits
 from registry.schemas.transfer import GivenReceipt, Origin, SourceClaim, Truncated
 from registry.schemas.use import NOTHING, Loads
+from registry.services.lineage import TRAINED
+from registry.services.publishing.parents import Parent
+from registry.tensors.checkpoint.lora_config import LoraAdapterConfig
 
 
 @dataclass(frozen=True)
@@ -86,3 +94,48 @@ class Draft:
     truncated: Truncated | None = None  # the same: what it was truncated to
     form: Form = ADAPTER  # which files ``config`` and ``weights`` are
     after: int | None = None  # number of the newest revision that it has to follow, 0: of none
+
+
+MANIFEST_FORMAT: Final = 1
+
+Files = Mapping[str, tuple[str, int]]
+"""Digest and size by name."""
+
+
+def manifest_of(
+    parent: Parent,
+    config: LoraAdapterConfig,
+    files: Files,
+    combination: Combination | None = None,
+    extracted: Extraction | None = None,
+    trained_quantised: FourBits | None = None,
+) -> bytes:
+    """The canonical text of a manifest; only that of a ``combination`` says what it is made of.
+
+    ``extracted`` is in those of adapters that were made of a full model, ``trained_quantised`` in those that are known
+    to be trained on quantised weights.
+    """
+    return canonical_json(
+        {
+            "format": MANIFEST_FORMAT,
+            "base": parent.base.digest,
+            "parent": parent.revision_digest,
+            "config": dict(config.document),
+            "files": [{"path": path, "digest": digest, "size": size} for path, (digest, size) in sorted(files.items())],
+            **({} if combination is None else combination.document()),
+            **({} if extracted is None else {"extracted": extracted.model_dump(mode="json")}),
+            **({} if trained_quantised is None else {TRAINED: trained_quantised.model_dump(mode="json")}),
+        }
+    )
+
+
+def revision_digest(
+    parent: Parent,
+    config: LoraAdapterConfig,
+    files: Files,
+    combination: Combination | None = None,
+    extracted: Extraction | None = None,
+    trained_quantised: FourBits | None = None,
+) -> str:
+    """The digest of the revision that is made of them."""
+    return sha256_digest(manifest_of(parent, config, files, combination, extracted, trained_quantised))

@@ -1,15 +1,14 @@
 """What the catalogue says about a draft, in one read transaction.
 
-Its parent and lineage, whether the adapter has the very revision already, and where the bytes of its files are.
+Its parent and lineage, whether the adapter has the very revision already, where the bytes of its files are, and what is
+to be said about files that were composed or rebased for another place.
 
-The parent of an adapter in a nested folder, while the folder above it is planned but not published yet.
-
-Nested folders are all checked before the first is published, so a parent may have a digest and no row yet.
+Nested folders are all checked before the first is published, so the parent of one may have a digest and no row yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy.orm import Session
@@ -23,17 +22,16 @@ from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.reference import MAIN, Reference
 from registry.reference import Path as TreePath
 from registry.rights import Principal
-from registry.schemas.kinds import TRAINED_ON
+from registry.schemas import DerivedFrom
+from registry.schemas.kinds import KINDS, TRAINED_ON
 from registry.schemas.parents import strongest
 from registry.schemas.transfer import FileClaim
 from registry.services.artifacts.commits import RepoNames, is_commit
 from registry.services.artifacts.load import path_in, path_to
 from registry.services.intake.wanted import Wanted, wanted_bytes
 from registry.services.lineage import LoadedPath
-from registry.services.publishing.derivation import derivation_notices
-from registry.services.publishing.draft import Combination, Draft, PinnedSource
+from registry.services.publishing.draft import Combination, Draft, PinnedSource, revision_digest
 from registry.services.publishing.hub_parent import Doubt, Place, Proof, TrainedOn, candidates_for, read_view
-from registry.services.publishing.manifests import revision_digest
 from registry.services.publishing.parent_weights import of_planned
 from registry.services.publishing.parents import (
     COMBINED,
@@ -46,6 +44,36 @@ from registry.services.publishing.parents import (
     find_parent,
 )
 from registry.tensors.checkpoint.lora_config import LoraAdapterConfig
+
+
+def named(session: Session, told: DerivedFrom | None) -> DerivedFrom | None:
+    """The same with the reference that the revision has here, where the receipt is of an export without names."""
+    if told is None or told.reference is not None or told.digest is None:
+        return told
+    return told.model_copy(update={"reference": revisions.anywhere(session, told.digest)})
+
+
+def derivation_notices(session: Session, path: TreePath, told: DerivedFrom | None, parent: Parent) -> Iterator[str]:
+    """Notices for what was rebased, and for an adapter whose receipt says what it copies or was composed for."""
+    if told is None or told.digest is None or KINDS[told.kind].is_model:
+        return
+    if parent.known_by == REBASED:
+        yield f"Rebased from {told.reference}, not trained: its files are those of {told.reference}, on another parent."
+        return
+    composed = KINDS[told.kind].is_composed
+    own = revisions.with_digest(session, path, told.digest)
+    if own is not None:
+        form = "truncated" if told.rank is not None else "composed" if composed else "unchanged"
+        yield (
+            f"The receipt in its folder says that this is a {form} copy of {own}, a revision of the same "
+            "adapter, without any further training."
+        )
+    if composed and told.since_digest != parent.revision_digest:
+        stands = "the base model" if told.since_digest is None else "another revision"
+        yield (
+            f"The receipt in its folder says that this was composed for use on {stands}, but it is published on "
+            f"{parent.reference}: the links between the two count twice, or are missing."
+        )
 
 
 def planned_parent(

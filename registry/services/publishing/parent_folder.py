@@ -18,8 +18,8 @@ from registry.digest import PREFIX
 from registry.errors import InvalidBaseError, RegistryError
 from registry.files.header import Header, TensorEntry, read_header
 from registry.files.source import ByteSource, FileSource, read_range
-from registry.folders.errors import telling_unreadable
 from registry.folders.foreign import no_folder
+from registry.folders.local_files import telling_unreadable
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.progress import SILENT, Progress
 from registry.schemas import Fitting, FolderCompared
@@ -37,8 +37,7 @@ from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.quantised.source import is_decoded, plain_weights, rounded_tensors
 from registry.tensors.table.targets import TargetTable
-from registry.transfer.model_files import MAX_DOCUMENT, list_model
-from registry.transfer.model_weights import check_model
+from registry.transfer.model_files import MAX_DOCUMENT, check_model, list_model
 from registry.transfer.trained_on import Beside, TrainedFolder
 
 Held = dict[str, tuple[ByteSource, TensorEntry]]

@@ -28,11 +28,10 @@ from registry.services.intake.intake import Intake, retry_collected
 from registry.services.intake.wanted import dropped_when_refused, take
 from registry.services.lineage import LoadedPath
 from registry.services.publishing.candidates import Candidate, check_draft, require_known, require_publishing
-from registry.services.publishing.draft import Draft, Said
+from registry.services.publishing.draft import Draft, Files, Said
 from registry.services.publishing.lineage_check import check_lineage, copies_tell
 from registry.services.publishing.lookup import Claims, Nesting
-from registry.services.publishing.manifests import Files
-from registry.services.publishing.new_revision import new_revision
+from registry.services.publishing.new_revision import make_visible, new_revision
 from registry.services.publishing.noticing import (
     check_products,
     kept_notices,
@@ -41,7 +40,6 @@ from registry.services.publishing.noticing import (
     with_notices,
 )
 from registry.services.publishing.parent_check import look_at_trained, parent_candidates
-from registry.services.publishing.visible import make_visible
 from registry.tensors.analysis.directions import DirectionWatch
 from registry.tensors.elements.finite import FiniteWatch
 from registry.tensors.elements.passing import Watch, watched_by

@@ -1,8 +1,8 @@
-"""The files of a push, wherever their bytes are: in this process, in an upload, or stored already."""
+"""The files of a push, wherever their bytes are: in this process, in an upload (Git LFS), or stored already."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Final
@@ -11,21 +11,68 @@ from registry.catalogue.store import blobs as blob_rows
 from registry.catalogue.store import uploads as upload_rows
 from registry.catalogue.store.pushed_files import PushedRow
 from registry.catalogue.store.uploads import UploadRow
-from registry.digest import BlobRef, sha256_digest
-from registry.errors import NotFoundError, UsageError
+from registry.digest import PREFIX, BlobRef, sha256_digest
+from registry.errors import NotFoundError, UnavailableError, UsageError
 from registry.files.header import MAX_HEADER
 from registry.files.source import ByteSource, FileSource, read_range
-from registry.folders.contents import head_of
+from registry.folders.local_files import head_of
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, README
 from registry.progress import SILENT
+from registry.reference import Path
+from registry.schemas.transfer import Upload, UploadRequest
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake
-from registry.services.intake.uploads import staging_of, upload
+from registry.services.intake.uploads import begin_upload, drop_upload, staging_of, upload
 from registry.services.intake.wanted import Wanted, take
-from registry.services.publishing.candidates import Candidate
-from registry.services.publishing.manifests import Files
-from registry.services.pushing.chosen import PAIR
+from registry.services.publishing.candidates import Candidate, require_publishing
+from registry.services.publishing.draft import Files
+from registry.services.pushing.repo import MOST_LARGE, PAIR
 from registry.tensors.elements.passing import Watch
+
+
+@dataclass(frozen=True)
+class LargeUpload:
+    """What a client has to send of a file; None: all of it is there."""
+
+    oid: str  # the sha256 of its bytes, in hex
+    size: int
+    upload: Upload | None
+
+
+def begin_large(deployment: Deployment, path: Path, oid: str, size: int) -> LargeUpload:
+    """Begin to take a file by LFS. Clients send all parts or none, so one that broke off begins anew.
+
+    Raises:
+        NotAllowedError: the principal may not publish at this path.
+        UnavailableError: ``too_large``.
+    """
+    require_publishing(deployment, path)
+    if size > MOST_LARGE:
+        raise UnavailableError(
+            f"A file has {size} bytes, and a push takes at most {MOST_LARGE}: `registry publish` has no such limit.",
+            code="too_large",
+        )
+    request = UploadRequest(digest=f"{PREFIX}{oid}", size=size)
+    found = begin_upload(deployment, request)
+    if len(found.there) == found.parts:
+        return LargeUpload(oid, size, None)
+    if found.there:
+        drop_upload(deployment, found.id)
+        found = begin_upload(deployment, request)
+    return LargeUpload(oid, size, found)
+
+
+def put_large_part(deployment: Deployment, upload_id: str, number: int, chunks: Iterable[bytes]) -> None:
+    """Store a part of a file. LFS clients send no token with it: the id, which only its owner was told, has to do.
+
+    Raises:
+        NotFoundError: there is no such upload.
+        UsageError: there is no such part, or it has another length.
+    """
+    with deployment.read() as session:
+        row = upload_rows.get(session, upload_id, None)
+    deployment.blobs.put_part(staging_of(row), number, chunks)
+
 
 _LENGTH: Final = 8  # bytes that say how long the header is
 
@@ -101,7 +148,7 @@ def is_complete(deployment: Deployment, row: UploadRow) -> bool:
 
 
 def _head(source: ByteSource) -> bytes:
-    """The header of weights, as `registry.folders.contents.head_of` reads it of a file."""
+    """The header of weights, as `registry.folders.local_files.head_of` reads it of a file."""
     start = bytes(read_range(source, 0, min(_LENGTH, source.size)))
     length = int.from_bytes(start, "little")
     stop = min(_LENGTH + length, source.size) if length <= MAX_HEADER else _LENGTH

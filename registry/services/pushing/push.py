@@ -52,8 +52,8 @@ from registry.services.publishing.candidates import check_draft
 from registry.services.publishing.draft import Draft, Said
 from registry.services.publishing.lookup import Claims
 from registry.services.publishing.publish import publish_claimed, publish_made
-from registry.services.pushing.chosen import PAIR, STATE, TAKEN, check_size
 from registry.services.pushing.parts import Part, Parts, Sent, bringing, part_of, part_of_row, to_wait
+from registry.services.pushing.repo import PAIR, STATE, TAKEN, check_size
 from registry.transfer.claims import Head
 from registry.transfer.trained_on import trained_on
 

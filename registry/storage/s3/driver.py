@@ -18,7 +18,7 @@ from typing import IO, Any, Final
 from urllib.parse import quote
 
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
-from registry.folders.errors import telling_unusable
+from registry.folders.local_files import telling_unusable
 from registry.storage.confirming import lost
 from registry.storage.driver import Commit, ObjectInfo, ObjectReader, ObjectWriter, check_key
 from registry.storage.layout import BLOBS, BLOCKS, INCOMING, RESERVED, STAGING, new_blob_key

@@ -18,7 +18,7 @@ from registry.catalogue.tree import revisions, tag_moves
 from registry.catalogue.tree.tag_moves import TagOrder
 from registry.client.remote import RemoteRegistry
 from registry.errors import NotFoundError, UsageError
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from registry.operations.table import TAGS
 from registry.reference import Path as TreePath
 from registry.reference import Reference

@@ -12,7 +12,7 @@ from registry.figures import command
 from tests.cli.conftest import Ended, Run
 from tests.kit.hub_folder import hub_client
 from tests.kit.hub_writing import WritableHub
-from tests.transfer.exporting.export_house import CHILD_1, PARENT, House, opened
+from tests.transfer.export_house import CHILD_1, PARENT, House, opened
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from registry.catalogue.store import pushed_files
 from registry.reference import Path as TreePath
 from registry.rights import UNLIMITED, Principal
 from registry.services.intake import uploads
-from registry.services.pushing import chosen
+from registry.services.pushing import repo
 from tests.hub.writing.conftest import PAIR, Pushing, repo_of
 from tests.hub.writing.journeys import JOURNEYS, Journey, folder, halves
 from tests.kit.shim import Fault, Shim
@@ -78,7 +78,7 @@ def line(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights of a few hundred bytes go by LFS, in parts, if the client has them in no path."""
-    monkeypatch.setattr(chosen, "MOST_INLINE", 100)
+    monkeypatch.setattr(repo, "MOST_INLINE", 100)
     monkeypatch.setattr(uploads, "part_size", lambda _: 200)
 
 

@@ -20,8 +20,8 @@ from registry.catalogue.database.team_tables import PushedFileRecord
 from registry.schemas import Published
 from registry.services.local import LocalRegistry
 from registry.services.publishing.publish import publish_made
-from registry.services.pushing import chosen
 from registry.services.pushing import push as push_module
+from registry.services.pushing import repo
 from registry.storage.s3 import S3Driver
 from tests.hub.writing.conftest import PAIR, Pushing, body, repo_of
 from tests.kit import plain_base
@@ -83,7 +83,7 @@ def test_equal_files_that_another_push_took_are_there_already(
     pushing: Pushing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: bool
 ) -> None:
     """Both come by LFS, and what they uploaded is one upload, by its digest and the token: the first push uses it."""
-    monkeypatch.setattr(chosen, "MOST_INLINE", 100)
+    monkeypatch.setattr(repo, "MOST_INLINE", 100)
     path, folder = pushing.name(), pushing.adapter()
     first = pushing.name() if other else path
 
@@ -186,7 +186,7 @@ def test_halves_at_two_services_of_a_team(
 ) -> None:
     """Large weights go to the bucket directly."""
     if large:
-        monkeypatch.setattr(chosen, "MOST_INLINE", 100)
+        monkeypatch.setattr(repo, "MOST_INLINE", 100)
     here, _ = replicas
     for order in (PAIR, PAIR[::-1]):
         path = f"tiny/{order[0][8:11]}"

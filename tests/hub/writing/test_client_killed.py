@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue.database.team_tables import PushedFileRecord, UploadRecord
 from registry.schemas.protocol import HUB_ORIGIN
 from registry.services.intake import uploads
-from registry.services.pushing import chosen
+from registry.services.pushing import repo
 from tests.hub.writing import pusher
 from tests.hub.writing.conftest import PAIR, Pushing, repo_of
 from tests.kit import plain_base, write_adapter
@@ -74,7 +74,7 @@ def scene(pushing: Pushing) -> Iterator[Scene]:
 @pytest.fixture
 def _parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the client has in no path goes by LFS, in parts."""
-    monkeypatch.setattr(chosen, "MOST_INLINE", 100)
+    monkeypatch.setattr(repo, "MOST_INLINE", 100)
     monkeypatch.setattr(uploads, "part_size", lambda _: 200)
 
 

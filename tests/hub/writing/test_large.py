@@ -17,8 +17,8 @@ from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import HfHubHTTPError
 
 from registry.services.intake import uploads
-from registry.services.pushing import chosen
 from registry.services.pushing import push as push_module
+from registry.services.pushing import repo
 from registry.services.pushing.push import same_files
 from tests.hub.writing.conftest import PAIR, Pushing, body, repo_of
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 @pytest.fixture(autouse=True, params=[1 << 20, 300], ids=["one part", "parts"])
 def _small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights of a few hundred bytes are large, and go in one part or in several."""
-    monkeypatch.setattr(chosen, "MOST_INLINE", 100)
+    monkeypatch.setattr(repo, "MOST_INLINE", 100)
     monkeypatch.setattr(uploads, "part_size", lambda _: request.param)
 
 

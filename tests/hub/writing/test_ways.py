@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.utils._headers import build_hf_headers
 
 from registry.schemas.protocol import HUB_ORIGIN
-from registry.services.pushing.chosen import LEAST_BY_LFS, MOST_INLINE
+from registry.services.pushing.repo import LEAST_BY_LFS, MOST_INLINE
 from tests.hub.writing.conftest import PAIR, Pushing, repo_of
 
 _OURS = f"; origin/{HUB_ORIGIN}"

@@ -16,7 +16,7 @@ import torch
 
 from registry.client.remote import RemoteRegistry
 from registry.errors import NotAllowedError, NotFoundError, RetractedError, UsageError
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from registry.pool import AdapterPool
 from registry.pool.beside.residents import Residents
 from registry.pool.beside.selection import ResidentPath

@@ -10,11 +10,10 @@ import pytest
 
 from registry.client.remote import RemoteRegistry
 from registry.errors import NotFoundError, RetractedError
-from registry.folders.cache import FetchCache
-from registry.folders.leases import hold
 from registry.folders.output import already_there
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import RECEIPT
+from registry.folders.staging import FetchCache, hold
 from registry.progress import SILENT
 from registry.schemas import ArtifactKind
 from registry.schemas.receipt import Receipt

@@ -11,7 +11,7 @@ import torch
 
 from registry.client.remote import RemoteRegistry
 from registry.errors import ConflictError, InvalidBaseError
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from registry.schemas import ArtifactKind
 from registry.services.local import LocalRegistry
 from registry.services.local_merge import LocalArithmetic

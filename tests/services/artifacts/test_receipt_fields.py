@@ -15,9 +15,9 @@ from sqlalchemy import select
 from registry.catalogue.database.tables import BaseModelRecord
 from registry.client.remote import RemoteRegistry
 from registry.errors import RegistryError, UsageError
-from registry.folders.cache import FetchCache
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import RECEIPT
+from registry.folders.staging import FetchCache
 from registry.schemas import ArtifactKind
 from registry.schemas.receipt import README_FORMAT, rendering_digest
 from registry.services.local import LocalRegistry

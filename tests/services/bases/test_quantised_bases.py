@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from registry.errors import InvalidBaseError
-from registry.transfer.model_weights import read_model_files
+from registry.transfer.model_files import read_model_files
 
 UNET = {
     "down_blocks.0.attentions.0.to_q.weight": torch.zeros(4, 4),

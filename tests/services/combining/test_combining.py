@@ -17,7 +17,7 @@ from registry.catalogue.tree import repo_rows, revisions
 from registry.catalogue.tree.ancestry import of_sources
 from registry.client.remote import RemoteRegistry
 from registry.errors import ConflictError, InvalidAdapterError, NotFoundError, RetractedError, UsageError
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
 from registry.reference import Reference

@@ -22,7 +22,7 @@ from registry.services.bases.add import understood
 from registry.services.local import LocalRegistry
 from registry.tensors.comparison.spots import spots_of
 from registry.tensors.table.targets import TargetTable
-from registry.transfer.model_weights import CheckedModel
+from registry.transfer.model_files import CheckedModel
 from tests.kit import Base, RawTensor, gpt2_base, llama_base, read_model, read_tensors, write_adapter, write_tensors
 from tests.kit.fine_tunes import fine_tuned
 from tests.kit.floats import Array, round_once

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 
 from registry.app import connect, service_app
 from registry.errors import ConflictError, RegistryError
-from registry.folders.hub.cached import cached_commit
+from registry.folders.hub.client import cached_commit
 from registry.schemas.parents import Policy
 from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_adapter

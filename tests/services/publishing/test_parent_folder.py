@@ -15,7 +15,7 @@ import pytest
 
 from registry.client.remote import RemoteRegistry
 from registry.errors import ConflictError, UsageError
-from registry.folders.cache import FetchCache
+from registry.folders.staging import FetchCache
 from registry.operations.registry import Registry
 from registry.progress import SILENT
 from registry.reference import Reference

@@ -9,7 +9,7 @@ from typing import Any, Final
 from registry.digest import StoredFile
 from registry.files.header import Header
 from registry.files.model_weights import ModelWeights
-from registry.folders import side_files
+from registry.folders import base_files
 from registry.folders.scan import README
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs
@@ -61,9 +61,9 @@ def _build(order: Order) -> Built:
     ]
     by_name = {file.path: file for file in path.base.files if file.path not in headers.keys() | laid.gone}
     read = order.links[max(path.dead - 1, 0) :]  # what is above the last exact link is history
-    side = side_files.choose(by_name, [{file.path: file for file in link.files} for link in read])
+    side = base_files.choose(by_name, [{file.path: file for file in link.files} for link in read])
     if path.exact is not None:
-        side_files.take_model_files(side, {file.path: file for file in path.exact.files})
+        base_files.take_model_files(side, {file.path: file for file in path.exact.files})
     rewritten = _rewritten(inputs, side, weights, laid, programs)
     if order.links:
         side.pop(README, None)  # the base's card is about the base

@@ -30,7 +30,7 @@ from registry.services.artifacts.readme.facts import LICENCE, base_facts, is_lic
 from registry.services.artifacts.readme.text import TAKEN, about, fields_of, lineage_table, quoted, text_of
 from registry.services.deployment import Deployment
 from registry.services.lineage import Blobs, LoadedPath
-from registry.transfer.exporting.hidden import Hidden
+from registry.transfer.export_contents import Hidden
 
 _TITLES: Final = {"merged": "# Merged model", "lora": "# Composed adapter", "published": "# Adapter"}
 _OF_A_TRAINER: Final = "base_model:"

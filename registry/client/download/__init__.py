@@ -1,1 +1,0 @@
-"""Downloads: ranges, resuming, checked blobs."""

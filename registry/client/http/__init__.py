@@ -1,1 +1,0 @@
-"""Requests to a service: address, credentials, retry and errors."""

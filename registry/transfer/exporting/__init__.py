@@ -1,1 +1,0 @@
-"""Exporting a revision as a repository for a Hub: what goes out, and where it is written."""
