@@ -1,6 +1,7 @@
 """Draws bugs by the syntax of the code, runs the tests near each, and prints those that no test sees, for a person.
 
     python -m tests.house.drawn [--since REVISION | --all] [--within FOLDER] [--sample N] [--seed TEXT] [--minutes M]
+                                 [--longest S]
 
 Drawn are faults that hurt: a guard that is off, a condition or a check that is left out, a loop that looks at its first
 or not at its last, a slice or a range off by one, arithmetic and comparisons turned round, a `not` that is lost. They
@@ -302,29 +303,35 @@ class Outcome:
     seconds: float
 
 
-def try_one(bug: Bug, copy: Copy, near: Near, until: float) -> Outcome:
-    """Run the tests near it with the bug planted, until the first that fails; where one does, that one without it."""
-    path = copy.package.root / bug.file
+def try_one(bug: Bug, copy: Copy, near: Near, until: float, longest: float = LONGEST) -> Outcome:
+    """Run the tests near it with the bug planted, until the first that fails; that one is tried without it.
+
+    A file whose test fails without it, too (for a library that is not installed, say), is left out.
+    """
+    path, files, begun = copy.package.root / bug.file, near.files(bug), time.monotonic()
     sound = path.read_text(encoding="utf-8")
-    begun = time.monotonic()
-    path.write_text(bug.planted(sound), encoding="utf-8")
-    try:
-        ended = copy.pytest(["-m", "not slow and not image", *near.files(bug)], min(until, begun + LONGEST))
-    finally:
-        path.write_text(sound, encoding="utf-8")
-    took = time.monotonic() - begun
-    if ended.code is None:
-        return Outcome(bug, "survived" if time.monotonic() < until else "no time", "in time", took)
-    if ended.code == 0:
-        return Outcome(bug, "survived", "all near it", took)
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+?\.py(?:::.*?)?)(?: - .*)?$", ended.last, re.MULTILINE)
-    by = failed[1] if failed else ""
-    again = copy.pytest(["-m", "", by], time.monotonic() + LONGEST) if by else None
-    sure = again is not None and again.code == 0
-    return Outcome(bug, "killed" if sure else "not judged", by or ended.last, took)
+    while True:
+        path.write_text(bug.planted(sound), encoding="utf-8")
+        try:
+            ended = copy.pytest(["-m", "not slow and not image", *files], min(until, begun + longest))
+        finally:
+            path.write_text(sound, encoding="utf-8")
+        took = time.monotonic() - begun
+        if ended.code is None:
+            return Outcome(bug, "survived" if time.monotonic() < until else "no time", "in time", took)
+        if ended.code == 0:
+            return Outcome(bug, "survived", "all near it", took)
+        failed = re.search(r"^(?:FAILED|ERROR) ((\S+?\.py)(?:::.*?)?)(?: - .*)?$", ended.last, re.MULTILINE)
+        if failed is None:
+            return Outcome(bug, "not judged", ended.last, took)
+        if copy.pytest(["-m", "", failed[1]], time.monotonic() + longest).code == 0:
+            return Outcome(bug, "killed", failed[1], took)
+        if failed[2] not in files:
+            return Outcome(bug, "not judged", failed[1], took)
+        files.remove(failed[2])
 
 
-def try_all(bugs: Sequence[Bug], copies: Sequence[Copy], until: float) -> list[Outcome]:
+def try_all(bugs: Sequence[Bug], copies: Sequence[Copy], until: float, longest: float) -> list[Outcome]:
     """Each copy takes the next one when it is free."""
     free: SimpleQueue[Copy] = SimpleQueue()
     for copy in copies:
@@ -336,7 +343,7 @@ def try_all(bugs: Sequence[Bug], copies: Sequence[Copy], until: float) -> list[O
         try:
             outcome = Outcome(bug, "no time", "", 0.0)
             if time.monotonic() < until:
-                outcome = try_one(bug, own, near, until)
+                outcome = try_one(bug, own, near, until, longest)
                 print(f"{outcome.came_to:<10} {bug} ({outcome.by}, {outcome.seconds:.0f} s)", flush=True)
             return outcome
         finally:
@@ -368,6 +375,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about.add_argument("--sample", type=int, metavar="N", help="only so many of them, drawn by the seed")
     about.add_argument("--seed", metavar="TEXT", help="what they are drawn by (default: the commit)")
     about.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="begin none after that time")
+    about.add_argument(
+        "--longest", type=float, default=LONGEST, metavar="S", help="seconds for one (default: %(default)s)"
+    )
     asked = about.parse_args(arguments)
     until = time.monotonic() + 60 * asked.minutes
     files = None if asked.all else changed(asked.since)
@@ -380,7 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"Seed {seed}: {len(chosen)} of the {len(bugs)} bugs that {len(looked)} files could have", flush=True)
     with tempfile.TemporaryDirectory(prefix="drawn-") as scratch:
         copies = [Copy(Path(scratch, str(number))) for number in range(SIDE_BY_SIDE)]
-        print(concluded(try_all(chosen, copies, until)))
+        print(concluded(try_all(chosen, copies, until, asked.longest)))
     return 0
 
 

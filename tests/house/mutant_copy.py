@@ -21,7 +21,11 @@ from tests.house.planted import Mutant
 from tests.house.symbols import Index, SymbolError
 from tests.root import ROOT
 
-COPIED = ("registry", "adapter_registry", "tests", "benchmarks", "alembic", "migrations", "pyproject.toml", "README.md")
+COPIED = (
+    "registry", "adapter_registry", "tests", "benchmarks", "alembic", "migrations", "docs", "deploy", "client",
+    "pyproject.toml", "mkdocs.yml", "README.md", "CHANGELOG.md", "Makefile", "Dockerfile", "docker-compose.yml",
+    ".dockerignore", ".env.example",
+)  # fmt: skip
 MOST = 12 << 30  # bytes of memory of a process
 GRACE = 10.0  # seconds for pytest to take down what it set up, once its time is up
 LEAST = 20.0  # seconds that are worth a start: what the tests of most bugs take, twice

@@ -1,5 +1,8 @@
 """Writes what `test_unchanged` compares with, of the program in this checkout: ``python -m tests.unchanged.write``.
 
+``--faces`` writes the names alone, which a new command, route or field adds to. Names that are there no longer are told
+and nothing is written, unless ``--gone`` says that this is meant.
+
 To make it of another commit, copy this folder into a checkout of that one and run it there. ``--show NAME`` writes
 nothing and prints what the digest of that name is one of: where two commits differ, the two texts show how.
 """
@@ -9,8 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +29,7 @@ from tests.unchanged.planting import plant
 HERE: Final = Path(__file__).parent
 DIGESTS: Final = HERE / "digests.json"
 FACES: Final = HERE / "faces.json"
+MEANING: Final = re.compile(r"^([a-z_]+): (?!exit |HTTP ).*")
 
 
 def _collect(root: Path) -> tuple[Digests, dict[str, bytes], Faces]:
@@ -47,21 +53,41 @@ def _write(path: Path, document: dict[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _main() -> None:
+def wordless(section: str, lines: Iterable[str]) -> set[str]:
+    """The lines, those of error codes without their meanings: these are sentences, which may be worded better."""
+    return {MEANING.sub(r"\1", line) if section == "errors" else line for line in lines}
+
+
+def gone(before: Faces, now: Faces) -> list[str]:
+    """The lines that the recorded names have and the program has not, each with its section."""
+    return sorted(
+        f"{name}: {line}"
+        for name, lines in before.items()
+        for line in wordless(name, lines) - wordless(name, now.get(name, ()))
+    )
+
+
+def _main() -> str | None:
     parser = argparse.ArgumentParser(prog="tests.unchanged.write", description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--show", metavar="NAME")
-    shown = parser.parse_args().show
+    parser.add_argument("--faces", action="store_true")
+    parser.add_argument("--gone", action="store_true")
+    asked = parser.parse_args()
     for name in [name for name in os.environ if name.startswith("REGISTRY_")]:
         del os.environ[name]
     os.environ["REGISTRY_AUTHOR"] = AUTHOR
     with tempfile.TemporaryDirectory() as scratch:
         found, plain, lines = _collect(Path(scratch).resolve())
-    if shown is None:
+    if asked.show is not None:
+        sys.stdout.buffer.write(plain[asked.show] + b"\n")
+        return None
+    if not asked.gone and (lost := gone(json.loads(FACES.read_text(encoding="utf-8")), lines)):
+        return "\n".join(["Nothing is written. These are gone or another; --gone says that this is meant:", *lost])
+    _write(FACES, lines)
+    if not asked.faces:
         _write(DIGESTS, asdict(found))
-        _write(FACES, lines)
-    else:
-        sys.stdout.buffer.write(plain[shown] + b"\n")
+    return None
 
 
 if __name__ == "__main__":
-    _main()
+    sys.exit(_main())
