@@ -14,7 +14,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Response
 
 from benchmarks.bare_app import answering
-from registry.api import health
+from registry.api import routes as about
 from registry.app import service_app
 from registry.http.dependencies import RequestRegistry
 from registry.http.payloads import JSON
@@ -64,7 +64,7 @@ def token(body: bytes, registry: LocalRegistry) -> Any:
         return Response(body, media_type=JSON)
 
     router.add_api_route(ADDRESS, answer, response_model=None)
-    return build(registry, [router, health.router])
+    return build(registry, [router, about.router])
 
 
 def read(_body: bytes, registry: LocalRegistry) -> Any:

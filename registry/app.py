@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from registry.progress import Progress
     from registry.schemas import ArtifactKind, Identity, Upgraded
     from registry.schemas.publishing import ImportDocument
-    from registry.schemas.use import Interface
+    from registry.schemas.usage import Interface
     from registry.services.local import LocalRegistry
     from registry.storage.staging import StagingDriver
     from registry.transfer.publish_tree import Ground
@@ -416,7 +416,7 @@ def hub_settings(url: str | PathLike[str] | None, view: ArtifactKind) -> dict[st
         )
     from registry.client.addresses import Address
     from registry.client.transport import for_hub_clients
-    from registry.schemas.kinds import KINDS
+    from registry.schemas.artifacts import KINDS
     from registry.schemas.protocol import HUB_ORIGIN
 
     token = _token_for(place.address, settings)

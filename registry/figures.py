@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -93,3 +93,13 @@ def short_url(url: str) -> str:
 def short_digest(digest: str) -> str:
     """The first 12 hex digits, enough to compare by eye."""
     return digest.removeprefix("sha256:")[:12]
+
+
+def numbers(values: Iterable[float]) -> str:
+    """Several numbers in one cell."""
+    return ", ".join(number(value) for value in values)
+
+
+def percent(share: float) -> str:
+    """A share of the model: ``0.29 %``."""
+    return f"{100 * share:.2g} %" if abs(share) < 0.1 else f"{100 * share:.0f} %"

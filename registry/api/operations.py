@@ -8,10 +8,10 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from registry.api.artifacts import note_use
 from registry.api.jobs import ACCEPTED, answered
 from registry.api.openapi import problems
 from registry.api.parameters import LIMIT, Cursor, Limit, from_body, from_query, named, with_signature
-from registry.api.uses import note_use
 from registry.http.cursors import cursor_to, position_of
 from registry.http.dependencies import RequestRegistry, address_of, service_of
 from registry.http.etags import with_etag

@@ -14,7 +14,6 @@ import typer
 
 from registry.cli.elsewhere import instead
 from registry.cli.render.screen import stderr
-from registry.cli.render.text import clean
 from registry.errors import (
     AccuracyError,
     ConflictError,
@@ -27,6 +26,7 @@ from registry.errors import (
     UnavailableError,
     UsageError,
 )
+from registry.figures import clean
 from registry.folders.local_files import FULL, reason
 
 EXIT_CODES: Final[dict[type[RegistryError], int]] = {

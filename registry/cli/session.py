@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from registry.bars.terminal import RichProgress
+from registry.bars import RichProgress
 from registry.cli.render.screen import BEHIND, Line, Screen, stderr, stdout
 from registry.figures import command
 

@@ -53,8 +53,8 @@ GROUPS: Final[Mapping[str, Places]] = {
             the weights of a revision would change.
             """,
             names={"base": "name"},
-            lines="commands.retract.retabled_lines",
-            then="commands.retract.after_retabling",
+            lines="commands.delete.retabled_lines",
+            then="commands.delete.after_retabling",
             progress=True,
         ),
         "measure": FromRow(
@@ -67,11 +67,11 @@ GROUPS: Final[Mapping[str, Places]] = {
             changes nothing else.
             """,
             names={"base": "name"},
-            lines="commands.retract.measured_lines",
+            lines="commands.delete.measured_lines",
             progress=True,
         ),
-        "rename": "rename.base_rename",
-        "also-known-as": "rename.base_also_known_as",
+        "rename": "labels.base_rename",
+        "also-known-as": "labels.base_also_known_as",
         "delete": "delete.base_delete",
         "protect-tag": FromRow(
             "PROTECT_TAG",
@@ -80,12 +80,12 @@ GROUPS: Final[Mapping[str, Places]] = {
 
             The output lists all protected patterns of this base model.
             """,
-            lines="commands.retract.protected_lines",
-            then="commands.retract.after_protecting",
+            lines="commands.delete.protected_lines",
+            then="commands.delete.after_protecting",
         ),
     },
     "retention": {
-        "set": "retention.set_",
+        "set": "storage.set_",
         "show": FromRow(
             "RETENTION",
             "retention",
@@ -93,8 +93,8 @@ GROUPS: Final[Mapping[str, Places]] = {
 
             Nothing is deleted.
             """,
-            lines="render.retention.retention_lines",
-            then="commands.retention.say_what_runs",
+            lines="render.results.retention_lines",
+            then="commands.storage.say_what_runs",
         ),
         "clear": FromRow(
             "CLEAR_RETENTION",
@@ -103,12 +103,12 @@ GROUPS: Final[Mapping[str, Places]] = {
 
             Nothing is deleted by it from now on. What was deleted stays so: `registry delete --undo` restores it.
             """,
-            lines="render.retention.cleared_lines",
+            lines="render.results.cleared_lines",
         ),
-        "run": "retention.run",
+        "run": "storage.run",
     },
     "token": {
-        "create": "tokens.create",
+        "create": "access.create",
         "list": FromRow(
             "TOKENS",
             "tokens",
@@ -120,20 +120,20 @@ GROUPS: Final[Mapping[str, Places]] = {
             "revoke_token",
             about="Revoke a token immediately.",
             names={"id": "token"},
-            lines="commands.tokens.revoked_lines",
-            then="commands.tokens.after_revoking",
+            lines="commands.access.revoked_lines",
+            then="commands.access.after_revoking",
         ),
     },
-    "db": {"upgrade": "database.upgrade"},
+    "db": {"upgrade": "service.upgrade"},
 }
 """Groups of commands: the module and the function of each in `registry.cli.commands`, or a row of operations."""
 
 COMMANDS: Final[Places] = {
     "publish": "publish.publish",
-    "rebase": "rebase.rebase",
+    "rebase": "combine.rebase",
     "combine": "combine.combine",
-    "identify": "folders.identify.identify",
-    "import": "folders.importing.import_",
+    "identify": "importing.identify",
+    "import": "importing.import_",
     "tree": "browse.tree",
     "log": "browse.log",
     "show": FromRow(
@@ -143,9 +143,9 @@ COMMANDS: Final[Places] = {
         lines="render.details.show_lines",
         then="commands.browse.after_showing",
     ),
-    "diff": "diff.diff",
-    "stats": "stats.stats",
-    "check": "stats.check",
+    "diff": "analysis.diff",
+    "stats": "analysis.stats",
+    "check": "analysis.check",
     "resolve": FromRow(
         "RESOLVE",
         "resolve",
@@ -172,14 +172,14 @@ COMMANDS: Final[Places] = {
     "tag": "publish.tag",
     "untag": "publish.untag",
     "annotate": "publish.annotate",
-    "rename": "rename.rename",
-    "card": "card.card",
+    "rename": "labels.rename",
+    "card": "labels.card",
     "fetch": "fetch.fetch",
     "verify": "fetch.verify",
     "export": "fetch.export",
-    "materialise": "materialise.materialise",
+    "materialise": "storage.materialise",
     "delete": "delete.delete",
-    "retract": "retract.retract",
+    "retract": "delete.retract",
     "copy": "copy.copy",
     "login": "access.login",
     "logout": "access.logout",
@@ -189,8 +189,8 @@ COMMANDS: Final[Places] = {
         about="Show which registry is in use, as whom and with which rights.",
         lines="commands.access.identity_lines",
     ),
-    "env": "env.env",
-    "events": "events.events",
+    "env": "access.env",
+    "events": "service.events",
     "jobs": "service.jobs",
     "health": FromRow(
         "HEALTH",
@@ -213,7 +213,7 @@ COMMANDS: Final[Places] = {
         the most OWN are listed; the totals count all. A token with scopes sees sizes as if nothing else were stored.
         """,
         words=("path",),
-        lines="commands.store.usage_lines",
+        lines="commands.storage.usage_lines",
     ),
     "gc": FromRow(
         "GC",
@@ -223,11 +223,11 @@ COMMANDS: Final[Places] = {
         Only what has not been needed for the grace period (REGISTRY_GC_GRACE, a day by default). Safe to run while
         others publish and beside another gc; the next run finishes one that was interrupted.
         """,
-        lines="commands.store.collected_lines",
+        lines="commands.storage.collected_lines",
         progress=True,
     ),
-    "fsck": "store.fsck",
-    "serve": "serve.serve",
+    "fsck": "storage.fsck",
+    "serve": "service.serve",
     "demo": "demo.demo",
 }
 """All other commands."""

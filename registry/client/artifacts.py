@@ -19,8 +19,8 @@ from registry.errors import IntegrityError, NotFoundError, UnavailableError, Usa
 from registry.files.header import Header, read_header
 from registry.files.source import read_range
 from registry.schemas import ArtifactKind, Fidelity, Materialisation, Options, Truncation, views
+from registry.schemas.artifacts import KINDS
 from registry.schemas.bundles import ArtifactFileEntry, ArtifactPlan, Bundle
-from registry.schemas.kinds import KINDS
 from registry.schemas.protocol import NOT_A_USE, Page
 from registry.transfer.claims import Head
 

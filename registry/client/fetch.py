@@ -20,10 +20,10 @@ from registry.folders.staging import FetchCache
 from registry.folders.writer import Writable
 from registry.progress import SILENT, Progress
 from registry.schemas import Fetched, Options
+from registry.schemas.artifacts import KINDS, check_options
 from registry.schemas.bundles import Bundle
 from registry.schemas.form import MeasuredRows
-from registry.schemas.kinds import KINDS, check_options
-from registry.schemas.renaming import old_name_notices
+from registry.schemas.labels import old_name_notices
 from registry.transfer.compare import FetchSource, write_artifact
 from registry.transfer.receipt_check import receipt_of
 

@@ -27,11 +27,10 @@ from registry.files.source import ByteSource
 from registry.folders.receipts import receipt_in
 from registry.folders.scan import EXACT
 from registry.folders.staging import FetchCache
-from registry.operations.arguments import check_order
-from registry.operations.exports import Export
+from registry.operations.arguments import Export, check_order
 from registry.operations.last_opened import LastOpened
 from registry.operations.methods.analysis import WeightChanges
-from registry.operations.methods.partner import Partner
+from registry.operations.methods.calls import Partner
 from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import FullModel, Publication
 from registry.operations.registry import Registry
@@ -52,12 +51,12 @@ from registry.schemas import (
     Verified,
 )
 from registry.schemas.bundles import ArtifactPlan, BlobEntry
-from registry.schemas.cards import Exported
 from registry.schemas.form import MeasuredRows
+from registry.schemas.labels import Exported
 from registry.schemas.parents import Identified
 from registry.schemas.publishing import FullSize, ImportDocument
 from registry.schemas.receipt import rendering_digest
-from registry.schemas.use import Interface
+from registry.schemas.usage import Interface
 from registry.transfer.compare import check_base, check_plan, verified
 from registry.transfer.copy import copy
 from registry.transfer.folders import PublishingFolders

@@ -44,7 +44,7 @@ from registry.folders.local_files import reason
 from registry.schemas import Schema
 from registry.schemas.bundles import ArtifactPlan, Bundle
 from registry.schemas.protocol import AGENT, API, PROTOCOL, PROTOCOL_HEADER, USE_HEADER, hub_form
-from registry.schemas.use import Interface
+from registry.schemas.usage import Interface
 from registry.version import __version__
 
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")

@@ -11,8 +11,8 @@ from registry.engines.checking import startable
 from registry.engines.rules import ENGINES
 from registry.reference import MAIN, Path, Reference
 from registry.schemas import ArtifactKind, Shown
+from registry.schemas.artifacts import KINDS
 from registry.schemas.form import EngineName
-from registry.schemas.kinds import KINDS
 
 
 @dataclass(frozen=True)

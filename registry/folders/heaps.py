@@ -21,7 +21,7 @@ from registry.errors import RegistryError, UsageError
 from registry.folders.foreign import is_archive, is_unread_archive, no_folder
 from registry.folders.local_files import reason
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from registry.schemas.texts import check_name
+from registry.schemas.form import check_name
 
 _MOST_METRICS: Final = 32
 OF_TRAINING: Final[Mapping[str, tuple[str, ...]]] = {"train_loss": ("loss", "train_loss"), "train_reward": ("reward",)}

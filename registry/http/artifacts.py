@@ -19,7 +19,7 @@ from registry.http.dependencies import Service, service_of
 from registry.http.wire.bodies import FileBody
 from registry.http.wire.ranges import has
 from registry.reference import Reference
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS
 from registry.services.artifacts.build import check_kept
 from registry.services.artifacts.opened import Asked, etag, open_asked
 from registry.services.artifacts.plan import make_plan

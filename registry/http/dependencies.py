@@ -27,8 +27,8 @@ from registry.http.wire.bodies import BodySender
 from registry.memory import MemoryCache
 from registry.reference import Path
 from registry.rights import Principal, Rights
+from registry.schemas.form import is_plain
 from registry.schemas.protocol import AGENT, PROTOCOL, PROTOCOL_HEADER
-from registry.schemas.texts import is_plain
 from registry.services.jobs.runner import Runner
 from registry.services.local import LocalRegistry
 

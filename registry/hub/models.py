@@ -14,7 +14,7 @@ from registry.digest import StoredFile
 from registry.errors import UsageError
 from registry.hub.entries import hub_time, id_of
 from registry.hub.requests import RepoQuery, RequestRegistry
-from registry.schemas.texts import is_plain
+from registry.schemas.form import is_plain
 from registry.services.hub_cards import ListedRepo, listed_repo
 
 _PAGE: Final = 100

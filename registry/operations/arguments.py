@@ -1,9 +1,14 @@
-"""What a caller gives in Python, checked in process and by a client alike; a refusal is about one argument."""
+"""What a caller gives in Python, checked in process and by a client alike; a refusal is about one argument.
+
+Times may be given as a duration before now, a date, or a time.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -11,7 +16,37 @@ from pydantic import ValidationError
 
 from registry.errors import NotFoundError, UsageError
 from registry.figures import command
-from registry.schemas import Schema
+from registry.schemas import ArtifactKind, Schema
+from registry.schemas.labels import ExportCard
+from registry.settings.parsers import parse_duration
+
+
+def start_of(given: str | datetime | timedelta) -> datetime:
+    """The time in UTC that is meant by ``24h``, ``2026-03-04``, ``2026-03-04T05:06``, or a time or duration of Python.
+
+    What has no zone is UTC, as all times that the registry shows.
+
+    Raises:
+        UsageError: it is none of these, or lies outside the years 1 to 9999.
+    """
+    try:
+        if isinstance(given, timedelta):
+            return datetime.now(UTC) - given
+        found = given if isinstance(given, datetime) else _read(given)
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"The time {str(given)!r} is malformed: 24h, 7d, a date such as 2026-03-04, or a time such as "
+            "2026-03-04T05:06 is expected."
+        ) from None
+
+
+def _read(text: str) -> datetime:
+    try:
+        return datetime.now(UTC) - timedelta(seconds=parse_duration(text))
+    except ValueError:
+        return datetime.fromisoformat(text.strip())
+
 
 S = TypeVar("S", bound=Schema)
 
@@ -96,3 +131,16 @@ def _refused(check: Callable[[str], object], name: str) -> UsageError | None:
     except UsageError as wrong:
         return wrong
     return None
+
+
+@dataclass(frozen=True)
+class Export:
+    """A revision that is to be written as a repository for a Hub."""
+
+    target: str  # a folder, or hf:ORG/REPO
+    kind: ArtifactKind
+    card: ExportCard
+    paths: tuple[str, ...]  # of the lineage, root first, and what these are called besides
+    public: bool
+    with_names: bool
+    dry_run: bool

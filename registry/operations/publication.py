@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, get_args
 
 from registry.errors import UsageError
 from registry.reference import Path, check_tag
-from registry.schemas.around import NOTICE_CODES, NoticeCode
 from registry.schemas.artifacts import Extraction, FourBits, Svd
-from registry.schemas.form import LeftOut
-from registry.schemas.texts import check_annotations, check_metrics, check_text
+from registry.schemas.form import LeftOut, check_annotations, check_metrics, check_text
+from registry.schemas.tags import NOTICE_CODES, NoticeCode
 
 if TYPE_CHECKING:
     from registry.folders.archives import Opened

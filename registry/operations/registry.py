@@ -10,19 +10,15 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Self
 
-from registry.bars.shown import shown
+from registry.bars import progress_sink
 from registry.operations.methods.administration import Administration
 from registry.operations.methods.analysis import Analysis
 from registry.operations.methods.artifacts import Artifacts
 from registry.operations.methods.browsing import Browsing
-from registry.operations.methods.combining import Combining
-from registry.operations.methods.exporting import Exporting
-from registry.operations.methods.importing import Importing
-from registry.operations.methods.labels import Labels
-from registry.operations.methods.naming import Naming
-from registry.operations.methods.publishing import Publishing
-from registry.operations.methods.removal import Removal
-from registry.operations.methods.retention import Retaining
+from registry.operations.methods.importing import Exporting, Importing
+from registry.operations.methods.labels import Labels, Naming
+from registry.operations.methods.publishing import Combining, Publishing
+from registry.operations.methods.retention import Removal, Retaining
 from registry.progress import Progress
 from registry.schemas import Copied
 
@@ -85,7 +81,7 @@ class Registry(
             ['llama/support@1', 'llama/support@2', 'llama/support/french@1']
         """
         to._before_writing()
-        with shown(progress) as sink:
+        with progress_sink(progress) as sink:
             return self._copy(ref, to, recursive=recursive, progress=sink)
 
     def copy_all(

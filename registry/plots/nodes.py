@@ -1,9 +1,52 @@
-"""The nodes of a drawn tree, and which of a large one are drawn."""
+"""The nodes of a drawn tree: made of paths, sized and shaded by a number, and of a large tree, which are drawn."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
+
+from registry.plots.drawing import SHADES, Measure
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A number of some points, and how far each is from the least to the most of them.
+
+    Args:
+        name: what the number is.
+        values: by point; of those that have it.
+        word: a value in words.
+    """
+
+    name: str
+    values: Mapping[str, float]
+    word: Callable[[float], str]
+
+    def part(self, point: str) -> float | None:
+        """From 0 to 1; where all are the same, in the middle."""
+        if point not in self.values:
+            return None
+        least, most = min(self.values.values()), max(self.values.values())
+        return (self.values[point] - least) / (most - least) if most > least else 0.5
+
+    def shade(self, point: str) -> int | None:
+        """From 0 to 7."""
+        part = self.part(point)
+        return None if part is None else min(SHADES - 1, int(part * SHADES))
+
+    def told(self, point: str) -> str | None:
+        """The value of a point in words."""
+        return self.word(self.values[point]) if point in self.values else None
+
+    @property
+    def measure(self) -> Measure | None:
+        """What a legend says; None where no point has the number."""
+        if not self.values:
+            return None
+        return Measure(self.name, self.word(min(self.values.values())), self.word(max(self.values.values())))
+
 
 MOST: Final = 150  # nodes: a page of names that somebody still looks through
 WIDEST: Final = 40  # children of one node, where not everything fits
@@ -126,3 +169,51 @@ def _only(rows: list[_Row], chosen: set[int]) -> Node:
         else:
             hidden[row.parent] = hidden.get(row.parent, 0) + 1 + more
     return children[None][0]
+
+
+def ancestors(paths: Collection[str]) -> set[str]:
+    """All that is above some paths, without the first name alone."""
+    above: set[str] = set()
+    for path in paths:
+        names = path.split("/")
+        above |= {"/".join(names[:count]) for count in range(2, len(names))}
+    return above
+
+
+def nested(root: str, paths: Sequence[str], at: str, found: Collection[str]) -> Node:
+    """Paths below a root, each below the nearest of them that is above it.
+
+    Args:
+        root: above all of them.
+        paths: in the order of the tree.
+        at: which of them is current.
+        found: which were searched for.
+    """
+    under: dict[str, list[str]] = defaultdict(list)
+    open_ones = [root]
+    for path in paths:
+        while not path.startswith(f"{open_ones[-1]}/"):
+            open_ones.pop()
+        under[open_ones[-1]].append(path)
+        open_ones.append(path)
+
+    def node(path: str) -> Node:
+        return Node(
+            path,
+            "",
+            tuple(map(node, under[path])),
+            current=path == at != root,
+            on_path=at.startswith(f"{path}/"),
+            found=path in found,
+        )
+
+    return node(root)
+
+
+def labels(root: Node) -> list[str]:
+    """The labels of a node and of all below it."""
+    seen, ahead = [], [root]
+    while ahead:
+        seen.append((one := ahead.pop()).label)
+        ahead += one.children
+    return seen

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isfinite, sqrt
 from typing import ClassVar, Final, Literal
 
-from registry.plots.axes import BOLD, Axis, Frame, framed
+from registry.plots.charts import BOLD, Axis, Frame, framed
 from registry.plots.drawing import HEADING, HEIGHT, SHADES, Drawing, Measure, Sheet, cut, legend
 
 _WIDTH, _HEIGHT = 640, 400

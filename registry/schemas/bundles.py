@@ -12,8 +12,8 @@ from registry.schemas import (
     Truncation,
 )
 from registry.schemas.form import Base64
+from registry.schemas.labels import RenamedTo
 from registry.schemas.receipt import ReceiptLink, ReceiptPlan
-from registry.schemas.renaming import RenamedTo
 from registry.schemas.tree import CombinedOf
 
 

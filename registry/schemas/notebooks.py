@@ -12,9 +12,8 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from registry.figures import age, amount, clean, counted, metrics, moment, number, ranked, size
-from registry.plots.axes import Axis
+from registry.plots.charts import Axis, LineChart, Mark, Point
 from registry.plots.heat_map import HeatMap, around_zero, from_zero
-from registry.plots.line_chart import LineChart, Mark, Point
 from registry.schemas.frames import html_table
 from registry.schemas.parents import in_short
 from registry.schemas.views import modules_text, nothing_compared, nothing_paired, remarks, value_text

@@ -8,7 +8,7 @@ from registry.schemas import (
     ArtifactKind,
     Schema,
 )
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS
 
 PROTOCOL: Final = 4
 """Raised by what makes an answer mean something else. A new field of an answer does not: clients ignore what they don't

@@ -8,8 +8,7 @@ from pydantic import Field
 
 from registry.digest import document_digest
 from registry.schemas import ArtifactKind, Options, OutputFile, Schema, Truncation, WrittenDtype
-from registry.schemas.artifacts import Measured, TrainedQuantised
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS, Measured, TrainedQuantised
 
 RECEIPT_FORMAT: Final = 1
 README_FORMAT: Final = 4

@@ -10,8 +10,16 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field
 
 from registry.errors import UsageError
-from registry.schemas.form import ArtifactKind, BaseQuantization, Dtype, EngineName, MeasuredRows, Param, Schema
-from registry.schemas.texts import check_name
+from registry.schemas.form import (
+    ArtifactKind,
+    BaseQuantization,
+    Dtype,
+    EngineName,
+    MeasuredRows,
+    Param,
+    Schema,
+    check_name,
+)
 
 Ref = Annotated[
     str,

@@ -14,7 +14,7 @@ from registry.rights import Role
 from registry.schemas.artifacts import Materialisation
 from registry.schemas.form import Moment, Param, Schema
 from registry.schemas.frames import Column, Described, Listed
-from registry.schemas.use import RevisionUse, Use
+from registry.schemas.usage import RevisionUse, Use
 
 EventKind = Literal[
     "annotate",

@@ -15,11 +15,11 @@ from registry.schemas import (
     LeftOut,
     Schema,
 )
-from registry.schemas.around import NoticeCode
 from registry.schemas.artifacts import Extracted, TrainedQuantised
 from registry.schemas.form import Base64, Moment
 from registry.schemas.parents import Times
 from registry.schemas.receipt import Receipt
+from registry.schemas.tags import NoticeCode
 
 
 class FileClaim(Schema):

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from registry.figures import amount, counted, moment, short_digest, size
-from registry.schemas.around import Children, Notice, TagHistory, all_notices, is_empty
 from registry.schemas.artifacts import EngineAnswer, Extracted, Materialisation, TrainedQuantised
-from registry.schemas.cards import CardState
 from registry.schemas.form import ArtifactKind, LeftOut, Schema, WrittenDtype
 from registry.schemas.frames import Column, Described, Listed, revisions_frame
+from registry.schemas.labels import CardState, RenamedTo
 from registry.schemas.notebooks import revisions_table, shown_table, tree_table
-from registry.schemas.renaming import RenamedTo
-from registry.schemas.usage import BaseFigures
-from registry.schemas.use import Use
+from registry.schemas.tags import Children, Notice, TagHistory, all_notices, is_empty
+from registry.schemas.usage import BaseFigures, Use
 from registry.schemas.views import base as base_line
 from registry.schemas.views import base_added as base_added_line
 from registry.schemas.views import found as found_line

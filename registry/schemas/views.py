@@ -10,8 +10,8 @@ from registry.figures import amount, clean, counted, metrics, number, ranked, sh
 
 if TYPE_CHECKING:
     from registry.schemas.artifacts import Fetched
-    from registry.schemas.cards import Exported
     from registry.schemas.difference import DeltaMatrix, Deltas
+    from registry.schemas.labels import Exported
     from registry.schemas.publishing import Combined, Rebased
     from registry.schemas.statistics import DenseStatistics, Statistics
     from registry.schemas.tree import (

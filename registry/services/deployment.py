@@ -15,7 +15,7 @@ from registry.catalogue.database.prepared import Reader
 from registry.digest import BlobRef
 from registry.rights import UNLIMITED, Principal, Rights
 from registry.schemas.parents import Policy
-from registry.schemas.use import Interface
+from registry.schemas.usage import Interface
 from registry.services.uses import UseLog
 from registry.storage.blobs import BlobStore
 

@@ -15,7 +15,7 @@ from registry.catalogue.tree.repo_rows import Listed
 from registry.digest import StoredFile
 from registry.reference import hub_name
 from registry.schemas import ArtifactKind
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS
 from registry.services.artifacts.readme import front_matter
 from registry.services.artifacts.readme.facts import BaseFacts, base_facts, library, pipeline_tag
 from registry.services.lineage import Blobs

@@ -21,7 +21,7 @@ from registry.catalogue.tree.revisions import RevisionRow
 from registry.errors import NotFoundError, RetractedError, UnavailableError, UsageError
 from registry.reference import MAIN, Path, Reference, check_tag, number_in_view
 from registry.schemas import ArtifactKind, Options
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS
 from registry.services.artifacts.commits import RepoNames, is_commit
 from registry.services.artifacts.load import path_in, path_of
 from registry.services.artifacts.materialised import kept_for, plain_plan

@@ -21,7 +21,7 @@ from registry.catalogue.database.database import Database
 from registry.errors import RegistryError
 from registry.reference import Path
 from registry.rights import Principal, Rights
-from registry.schemas.use import Load, Loads
+from registry.schemas.usage import Load, Loads
 
 LATELY: Final = timedelta(days=31)
 """How long a load counts."""

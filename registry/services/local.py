@@ -17,9 +17,9 @@ import platformdirs
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.errors import NotFoundError, UnavailableError
 from registry.folders.local_files import telling_unreadable
-from registry.operations.exports import Export
+from registry.operations.arguments import Export
 from registry.operations.last_opened import LastOpened
-from registry.operations.methods.partner import Partner
+from registry.operations.methods.calls import Partner
 from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import FullModel, Publication
 from registry.operations.registry import Registry
@@ -33,11 +33,11 @@ from registry.schemas import (
     Published,
     Verified,
 )
-from registry.schemas.cards import Exported
+from registry.schemas.artifacts import KINDS
 from registry.schemas.form import MeasuredRows
-from registry.schemas.kinds import KINDS
+from registry.schemas.labels import Exported
 from registry.schemas.parents import Identified, Policy
-from registry.schemas.use import Interface
+from registry.schemas.usage import Interface
 from registry.services.deployment import DATABASE, GRACE, Deployment
 from registry.services.exchange import Exchange
 from registry.services.handlers.table import handler_of, lister_of

@@ -22,8 +22,7 @@ from registry.memory import MemoryCache
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import ArtifactKind, Materialisation, Materialised, Options
-from registry.schemas.artifacts import is_full
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS, is_full
 from registry.schemas.requests import MaterialiseRequest
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected

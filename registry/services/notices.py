@@ -21,9 +21,9 @@ from registry.catalogue.tree import links as link_rows
 from registry.errors import InvalidAdapterError, NotFoundError, UnavailableError
 from registry.reference import Path, Reference
 from registry.rights import UNLIMITED, Principal
-from registry.schemas.around import COMPARED_CODES, NoticeCode, notice
 from registry.schemas.difference import ComparedDelta
 from registry.schemas.statistics import DeltaStatistics, LinkFidelity
+from registry.schemas.tags import COMPARED_CODES, NoticeCode, notice
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.load import path_of

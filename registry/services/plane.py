@@ -10,7 +10,7 @@ from typing import Final
 
 from registry.catalogue.tree import bases, statistics
 from registry.figures import number
-from registry.plots.axes import Axis
+from registry.plots.charts import Axis
 from registry.plots.scatter import Dot, Reference, Scatter
 from registry.services.artifacts.load import path_of
 from registry.services.deployment import Deployment

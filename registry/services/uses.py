@@ -19,7 +19,7 @@ from weakref import WeakSet
 from registry.catalogue.database.database import Database
 from registry.errors import RegistryError
 from registry.rights import Principal
-from registry.schemas.use import Counted, Interface, UseKey
+from registry.schemas.usage import Counted, Interface, UseKey
 from registry.services.loads import LoadLog
 
 WRITTEN_EVERY: Final = 10.0

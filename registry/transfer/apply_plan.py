@@ -20,8 +20,8 @@ from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference, check_adapter_name, check_base_name
 from registry.schemas import BaseAdded, BaseSummary, FolderCompared, FolderOutcome, FolderState, Published, Resolved
+from registry.schemas.labels import AlsoKnownAs
 from registry.schemas.publishing import ImportDocument, ImportEntry
-from registry.schemas.renaming import AlsoKnownAs
 from registry.transfer.publish_tree import Ground
 from registry.transfer.requests import PublishFolder, publish_request
 from registry.transfer.source import given_base

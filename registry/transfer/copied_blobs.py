@@ -18,7 +18,7 @@ from registry.operations.transfer import Transfer
 from registry.progress import Progress
 from registry.schemas import Shown
 from registry.schemas.bundles import BlobEntry
-from registry.schemas.cards import Card, CardState
+from registry.schemas.labels import Card, CardState
 from registry.schemas.transfer import FileClaim
 
 

@@ -26,11 +26,11 @@ from registry.folders.output import absolute, export_in
 from registry.folders.receipts import read_receipt, write_receipt
 from registry.folders.scan import RECEIPT
 from registry.folders.staging import put_in_place, staged_folder
-from registry.operations.exports import Export
+from registry.operations.arguments import Export
 from registry.operations.readable import ReadableArtifact
 from registry.progress import Progress
 from registry.schemas import ArtifactKind, Fetched, OutputFile
-from registry.schemas.cards import Exported, ExportedFile
+from registry.schemas.labels import Exported, ExportedFile
 from registry.schemas.receipt import Receipt
 from registry.transfer.export_contents import Contents, Hidden, Readable, contents_of
 
@@ -119,7 +119,7 @@ class _Made:
 
 
 def export(source: Source, asked: Export, progress: Progress) -> Exported:
-    """Write an export; see `registry.operations.methods.exporting.Exporting.export`."""
+    """Write an export; see `registry.operations.methods.importing.Exporting.export`."""
     if names_a_hub(asked.target):
         return _to_hub(source, asked, progress)
     return _to_folder(source, asked, progress)

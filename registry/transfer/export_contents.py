@@ -16,8 +16,8 @@ from registry.errors import ConflictError
 from registry.folders.base_files import is_definition, is_template, is_tokenizer
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, README
 from registry.schemas import ArtifactKind, LeftOut
-from registry.schemas.cards import ExportCard
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS
+from registry.schemas.labels import ExportCard
 from registry.transfer.model_files import CONFIG
 
 _BEFORE = r"(?:(?<![a-z0-9])|(?<=\\[bfnrt])|(?<=\\u[0-9a-f]{4}))"

@@ -18,7 +18,7 @@ from registry.operations.publication import Publication
 from registry.progress import Progress
 from registry.reference import check_base_name
 from registry.schemas import FolderOutcome, PublishPreview
-from registry.schemas.around import NoticeCode
+from registry.schemas.tags import NoticeCode
 
 if TYPE_CHECKING:
     from registry.folders.archives import Opened

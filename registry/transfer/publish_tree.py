@@ -16,8 +16,8 @@ from registry.folders.archives import Opened
 from registry.folders.nested import Nesting, Node, nested_adapters
 from registry.progress import Progress
 from registry.schemas import FolderCompared, FolderOutcome, FolderState, Published, PublishPreview
-from registry.schemas.around import NoticeCode
 from registry.schemas.publishing import FullSize
+from registry.schemas.tags import NoticeCode
 from registry.transfer.requests import PublishFolder, publish_request
 from registry.transfer.trained_on import TrainedFolder, trained_on
 

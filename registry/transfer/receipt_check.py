@@ -17,8 +17,8 @@ from registry.errors import UsageError
 from registry.folders.scan import README, RECEIPT
 from registry.reference import Reference
 from registry.schemas import Fidelity, OutputFile, TensorMismatch
+from registry.schemas.artifacts import KINDS
 from registry.schemas.bundles import ArtifactPlan
-from registry.schemas.kinds import KINDS
 from registry.schemas.receipt import README_FORMAT, Receipt, ReceiptLink, ReceiptVersions, rendering_digest
 
 

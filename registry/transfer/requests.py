@@ -20,8 +20,8 @@ from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED_WEIGH
 from registry.operations.publication import Publication
 from registry.progress import Progress
 from registry.schemas import FileEntry, LeftOut, PublishPreview
-from registry.schemas.around import NoticeCode
 from registry.schemas.artifacts import Extraction, FourBits
+from registry.schemas.tags import NoticeCode
 from registry.schemas.transfer import BaseRequest, FileClaim, PublishPlan, PublishRequest
 from registry.transfer.adapter_folder import AdapterFolder, read_adapter
 from registry.transfer.model_files import DOCUMENTS, check_folder, read_document

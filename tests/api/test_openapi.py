@@ -10,46 +10,31 @@ import pytest
 from pydantic import BaseModel
 
 from registry import schemas
-from registry.api import about, health
+from registry.api import routes as routes_of_the_api
 from registry.api.examples import EXAMPLES
 from registry.api.openapi import body_schema, describe, json_routes
 from registry.app import service_app
 from registry.schemas import (
-    around,
     artifacts,
     bundles,
-    cards,
     difference,
     jobs,
+    labels,
     parents,
     protocol,
     publishing,
     receipt,
-    renaming,
     requests,
     statistics,
+    tags,
     transfer,
     usage,
 )
 from tests.kit.library import Library
 
 MODULES = (
-    *(
-        schemas,
-        around,
-        artifacts,
-        bundles,
-        cards,
-        difference,
-        jobs,
-        parents,
-        protocol,
-        publishing,
-        receipt,
-        renaming,
-        requests,
-    ),
-    *(statistics, transfer, usage, about, health),
+    *(schemas, artifacts, bundles, difference, jobs, labels, parents, protocol, publishing, receipt, requests),
+    *(statistics, tags, transfer, usage, routes_of_the_api),
 )
 OPEN = {"/healthz", "/readyz", "/metrics"}
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from registry.http.cursors import cursor_to, key_of
 from registry.http.request.errors import MalformedError
-from registry.operations.cursors import creation_key, event_key, job_key, number_key, search_key, text_key
 from registry.operations.operation import part
+from registry.operations.table import creation_key, event_key, job_key, number_key, search_key, text_key
 from registry.schemas import Schema
 from tests.kit.library import Library
 

@@ -37,7 +37,6 @@ from registry.schemas import (
     TreeNode,
     Verified,
 )
-from registry.schemas.around import ChildAdapter, Children, TagHistory, TagMove, TagState
 from registry.schemas.difference import (
     Difference,
     FileDifference,
@@ -47,7 +46,8 @@ from registry.schemas.difference import (
     ValueDifference,
 )
 from registry.schemas.jobs import Health, JobCounts, JobSummary, Replica, ReplicaFigures, StoredWeek
-from registry.schemas.use import Use
+from registry.schemas.tags import ChildAdapter, Children, TagHistory, TagMove, TagState
+from registry.schemas.usage import Use
 
 WHEN = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.cli.following import OVERLAP, Following
+from registry.cli.commands.service import OVERLAP, Following
 from registry.schemas import Event
 
 BEGIN = datetime(2026, 1, 2, tzinfo=UTC)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import registry
 from registry import schemas
-from registry.operations.methods.table_calls import TableCalls
+from registry.operations.methods.calls import TableCalls
 from registry.operations.readable import ReadableArtifact, ReadableFile
 from registry.operations.registry import Registry
 from tests.root import ROOT

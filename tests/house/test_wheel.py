@@ -165,7 +165,7 @@ def test_the_commands_of_the_wheel_are_those_of_the_project(installed: tuple[Pat
 SHORT_DEMO = """
 import json
 from registry.cli.commands.demo import ScreenReport
-from registry.bars.terminal import RichProgress
+from registry.bars import RichProgress
 from registry.cli.session import session
 from registry.demo.main import run
 from registry.demo.training import Recipe

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from registry.errors import UsageError
-from registry.operations.start_times import start_of
+from registry.operations.arguments import start_of
 
 EAST = timezone(timedelta(hours=2))
 

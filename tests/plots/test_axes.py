@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from registry.plots.axes import Axis, framed, laid
+from registry.plots.charts import Axis, framed, laid
 
 VALUES = st.lists(st.floats(-1e6, 1e6).map(lambda value: round(value, 3)), min_size=1, max_size=20)
 FACTORS = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from registry.plots.bar_chart import Bar, BarChart
+from registry.plots.charts import Bar, BarChart
 from tests.plots.pictures import SVG, frame_of, part, texts_of
 
 

@@ -9,11 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.plots.axes import Axis
-from registry.plots.bar_chart import SERIES, Bar, BarChart
+from registry.plots.charts import SERIES, Axis, Bar, BarChart, LineChart, Mark, Point, Sparkline
 from registry.plots.drawing import HEADING, Drawing, Measure, stylesheet
 from registry.plots.heat_map import HeatMap, from_zero
-from registry.plots.line_chart import LineChart, Mark, Point, Sparkline
 from registry.plots.nodes import Node
 from registry.plots.scatter import Dot, Reference, Scatter
 from registry.plots.tree_drawing import TreeDrawing

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.plots.axes import Axis
-from registry.plots.line_chart import LineChart, Mark, Point, Sparkline
+from registry.plots.charts import Axis, LineChart, Mark, Point, Sparkline
 from tests.plots.pictures import MOST_BYTES, SVG, frame_of, part, texts_of
 
 

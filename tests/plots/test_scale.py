@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 
 from registry.figures import number
 from registry.plots.drawing import Measure
-from registry.plots.nodes import Node
-from registry.plots.paths import ancestors, labels, nested
-from registry.plots.scale import Scale
+from registry.plots.nodes import Node, Scale, ancestors, labels, nested
 
 PATHS = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(lambda names: "/".join(["m", *names])))
 

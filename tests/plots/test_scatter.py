@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.plots.axes import Axis
+from registry.plots.charts import Axis
 from registry.plots.scatter import Dot, Reference, Scatter
 from tests.plots.pictures import MOST_BYTES, SVG, frame_of, part, texts_of
 

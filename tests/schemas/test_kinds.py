@@ -9,7 +9,7 @@ import pytest
 from registry.cli.options import FloatType, Kind
 from registry.errors import UsageError
 from registry.schemas import ArtifactKind, Dtype, Options
-from registry.schemas.kinds import BASE_KIND, KINDS, OPTIONS, TRAINED_ON, check_options
+from registry.schemas.artifacts import BASE_KIND, KINDS, OPTIONS, TRAINED_ON, check_options
 from registry.schemas.protocol import VIEWS
 
 GIVEN: dict[str, Any] = {"since": "tiny/a@1", "dtype": "bf16", "rank": 2, "max_error": 0.1, "uniform": True}

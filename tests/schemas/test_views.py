@@ -34,9 +34,9 @@ from registry.schemas import (
     Tree,
     TreeNode,
 )
-from registry.schemas.around import Notice
 from registry.schemas.difference import Difference
 from registry.schemas.statistics import Statistics
+from registry.schemas.tags import Notice
 from registry.schemas.team import Events
 from registry.schemas.tree import Bases
 from registry.schemas.usage import BaseFigures, Taken, Usage

@@ -12,7 +12,7 @@ from registry.digest import sha256_digest
 from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.folders.staging import FetchCache
 from registry.operations.registry import Registry
-from registry.schemas.cards import MAX_CARD
+from registry.schemas.labels import MAX_CARD
 from tests.kit import plain_base, write_adapter
 from tests.kit.registries import ON_HTTP
 from tests.kit.serving import served

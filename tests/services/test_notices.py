@@ -15,7 +15,7 @@ from registry.errors import InvalidAdapterError, UsageError
 from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
-from registry.schemas.around import MEASURED_CODES, NOTICE_CODES, Notice
+from registry.schemas.tags import MEASURED_CODES, NOTICE_CODES, Notice
 from registry.services.deployment import Deployment
 from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base, read_tensors, write_adapter, write_tensors

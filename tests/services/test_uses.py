@@ -19,7 +19,7 @@ import pytest
 from registry.errors import UnavailableError, UsageError
 from registry.operations.registry import Registry
 from registry.rights import UNLIMITED, Principal
-from registry.schemas.use import Use
+from registry.schemas.usage import Use
 from registry.services import uses
 from registry.services.local import LocalRegistry
 from registry.services.uses import UseLog

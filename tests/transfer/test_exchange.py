@@ -22,7 +22,7 @@ from registry.errors import (
     NotFoundError,
     UsageError,
 )
-from registry.operations.methods import partner
+from registry.operations.methods import calls
 from registry.progress import SILENT
 from registry.schemas.transfer import BaseCommit, Origin, PublishCommit, Upload, UploadRequest
 from registry.services.intake import uploads
@@ -374,7 +374,7 @@ def test_a_subtree_is_asked_for_page_by_page_or_whole_where_the_service_knows_no
 
     monkeypatch.setattr(registry, "_do", note)
     for at_once in (1, 2, 3, 4):
-        monkeypatch.setattr(partner, "_REFERENCES", at_once)
+        monkeypatch.setattr(calls, "_REFERENCES", at_once)
         asked.clear()
         assert registry.subtree("net") == wanted
         assert asked == [None, *wanted[at_once - 1 :: at_once]]

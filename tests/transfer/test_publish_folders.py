@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from registry.errors import InvalidAdapterError, NotFoundError, RegistryError, UsageError
-from registry.operations.methods.partner import Partner
+from registry.operations.methods.calls import Partner
 from registry.operations.registry import Registry
 from registry.progress import SILENT
 from registry.schemas import FolderOutcome

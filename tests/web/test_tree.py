@@ -9,7 +9,7 @@ from html import unescape
 
 import pytest
 
-from registry.web.tree import tree
+from registry.web import tree
 from tests.kit.gallery import SCOPE
 from tests.kit.gallery_story import EMPTY, LLAMA, MIXTRAL
 from tests.kit.statements import READS, statements
@@ -150,7 +150,7 @@ def test_a_search_is_of_all_bases(visitors: Visitors, site: Site) -> None:
 def test_pages_of_a_table_together_are_the_whole(
     visitors: Visitors, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.web.tree.rows.ROWS", 7)
+    monkeypatch.setattr("registry.web.search.ROWS", 7)
     for query in ("", "&sort=max:acc", "&which=revisions", "&behind=1"):
         address: str | None = f"{TREE}?view=table{query}"
         found: list[str] = []

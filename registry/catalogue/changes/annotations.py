@@ -12,7 +12,7 @@ from registry.catalogue.database.tables import Annotation, Metric, Revision
 from registry.catalogue.tree import revisions
 from registry.errors import NotFoundError, UsageError
 from registry.rights import Principal
-from registry.schemas.texts import check_annotations, check_metrics, check_name, check_text
+from registry.schemas.form import check_annotations, check_metrics, check_name, check_text
 
 
 def annotate(

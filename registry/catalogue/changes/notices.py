@@ -14,7 +14,7 @@ from registry.catalogue.database.statistics_tables import NoticeRecord
 from registry.catalogue.database.tables import Adapter, Revision, RevisionFile, table_of
 from registry.folders.scan import form_of
 from registry.reference import Path
-from registry.schemas.around import Notice, notice
+from registry.schemas.tags import Notice, notice
 
 _NOTICES: Final = table_of(NoticeRecord)
 _ELSEWHERE: Final = frozenset({"code", "text", "reference"})

@@ -18,7 +18,7 @@ from registry.errors import NotAllowedError, NotFoundError, UsageError
 from registry.reference import MAX_TAG, Path
 from registry.rights import Principal
 from registry.schemas import ProtectedTag
-from registry.schemas.texts import check_text
+from registry.schemas.form import check_text
 
 _PATTERN: Final = re.compile(r"[a-z0-9._*?\[\]!-]+")
 

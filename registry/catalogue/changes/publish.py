@@ -29,7 +29,7 @@ from registry.errors import ConflictError, IntegrityError, NotFoundError, Retrac
 from registry.reference import Path
 from registry.rights import Principal
 from registry.schemas import CopiedFrom, DerivedFrom, TargetGroup
-from registry.schemas.texts import check_text
+from registry.schemas.form import check_text
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from registry.catalogue.tree import bases, old_names, revisions
 from registry.errors import ConflictError, UsageError
 from registry.reference import Path
 from registry.rights import Principal
-from registry.schemas.renaming import Renamed
+from registry.schemas.labels import Renamed
 from registry.schemas.team import EventKind
 
 

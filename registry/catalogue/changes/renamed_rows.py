@@ -41,7 +41,7 @@ from registry.catalogue.database.team_tables import CardRecord, ProtectedTagReco
 from registry.catalogue.database.visibility import in_subtree, live
 from registry.catalogue.tree import commits
 from registry.reference import Path
-from registry.schemas.renaming import ProtectedTagLeft
+from registry.schemas.labels import ProtectedTagLeft
 
 _ADAPTERS: Final = table_of(Adapter)
 _REVISIONS: Final = table_of(Revision)

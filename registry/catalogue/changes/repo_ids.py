@@ -16,7 +16,7 @@ from registry.catalogue.tree import bases, old_names
 from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.reference import RESERVED, Path
 from registry.rights import Principal
-from registry.schemas.renaming import AlsoKnownAs
+from registry.schemas.labels import AlsoKnownAs
 
 _PART: Final = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 _REPO_ID: Final = re.compile(f"{_PART}/{_PART}")

@@ -20,7 +20,7 @@ from registry.catalogue.tree.use import uses
 from registry.errors import RetractedError, UsageError
 from registry.rights import Principal
 from registry.schemas import Retracted
-from registry.schemas.texts import check_text
+from registry.schemas.form import check_text
 
 
 def retract(session: Session, revision_id: int, reason: str, principal: Principal) -> Retracted:

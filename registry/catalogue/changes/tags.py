@@ -17,7 +17,7 @@ from registry.errors import ConflictError, NotFoundError, RetractedError, UsageE
 from registry.reference import Path, Reference, check_tag
 from registry.rights import Principal
 from registry.schemas import Tagged
-from registry.schemas.texts import check_text
+from registry.schemas.form import check_text
 
 NO_REVISION: Final = "none"
 """What is expected of a tag that must not exist yet."""

@@ -14,7 +14,7 @@ from registry.catalogue.database.team_tables import LoadRecord, UseRecord
 from registry.catalogue.database.upsert import insert_new, insert_or_add
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED
 from registry.catalogue.store.blobs import parts
-from registry.schemas.use import Counted, Load, UseKey
+from registry.schemas.usage import Counted, Load, UseKey
 
 KEPT: Final = timedelta(days=400)
 LOADS_KEPT: Final = timedelta(days=40)

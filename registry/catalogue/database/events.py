@@ -19,8 +19,8 @@ from registry.errors import RegistryError, UsageError
 from registry.reference import Path
 from registry.rights import Principal, Rights
 from registry.schemas import Event
+from registry.schemas.form import check_text
 from registry.schemas.team import EVENT_KINDS, EventKind
-from registry.schemas.texts import check_text
 
 RENAMES: Final = ("rename", "base rename")
 """Actions of events that name another subject, too, in ``from`` or ``to``."""

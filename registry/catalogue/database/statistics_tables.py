@@ -111,4 +111,4 @@ class NoticeRecord(Record):
     revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), index=True)
     other_id: Mapped[int | None] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), index=True)
     code: Mapped[str]
-    document: Mapped[dict[str, Any]]  # the fields of `registry.schemas.around.Notice`
+    document: Mapped[dict[str, Any]]  # the fields of `registry.schemas.tags.Notice`

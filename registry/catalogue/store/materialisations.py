@@ -27,7 +27,7 @@ from registry.errors import NotFoundError
 from registry.reference import Path
 from registry.schemas import ArtifactKind, Fidelity, Materialisation
 from registry.schemas.artifacts import ModelFidelity
-from registry.schemas.texts import check_text
+from registry.schemas.form import check_text
 
 Rows = Select[*tuple[Any, ...]]
 

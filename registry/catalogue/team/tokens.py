@@ -20,8 +20,8 @@ from registry.errors import ConflictError, NotAllowedError, NotFoundError, Unava
 from registry.reference import Path
 from registry.rights import ROLES, Principal, Rights, Role
 from registry.schemas import Token, TokenCreated
+from registry.schemas.form import check_text
 from registry.schemas.protocol import TOKEN_PREFIX, own_form
-from registry.schemas.texts import check_text
 
 MAX_NAME: Final = 128  # characters
 MAX_LIFETIME: Final = 100 * 365 * 86400  # seconds

@@ -14,7 +14,7 @@ from registry.catalogue.database.tables import Adapter, Blob, Revision, Revision
 from registry.catalogue.database.team_tables import CardRecord
 from registry.catalogue.store.blobs import BLOB_COLUMNS
 from registry.digest import StoredFile, sha256_digest
-from registry.schemas.cards import CardState
+from registry.schemas.labels import CardState
 
 README: Final = "README.md"
 NO_CARD: Final = sha256_digest(b"")

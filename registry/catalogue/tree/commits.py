@@ -19,8 +19,8 @@ from registry.catalogue.database.tables import Adapter, BaseModelRecord, CommitR
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, in_subtree
 from registry.digest import canonical_json
 from registry.reference import Path
+from registry.schemas.artifacts import KINDS
 from registry.schemas.form import ArtifactKind
-from registry.schemas.kinds import KINDS
 
 MEANT: Final = 28
 """Number of leading hex digits of a commit id that identify the meaning."""

@@ -25,7 +25,7 @@ from registry.catalogue.tree.order import PLACE
 from registry.errors import UsageError
 from registry.reference import Path
 from registry.schemas import RevisionSummary, Tree, TreeNode
-from registry.schemas.around import ChildAdapter, Children
+from registry.schemas.tags import ChildAdapter, Children
 
 LISTED: Final = 20
 # SQLite may neither group by an index of all revisions, nor begin at the adapters: both are many more.

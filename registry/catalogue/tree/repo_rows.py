@@ -23,7 +23,7 @@ from registry.catalogue.tree.old_names import visible_new_base, visible_new_name
 from registry.reference import Path
 from registry.rights import Rights
 from registry.schemas import ArtifactKind
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS
 
 Numbered = Row[int, str, str, str, datetime]
 

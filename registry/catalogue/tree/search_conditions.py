@@ -45,8 +45,8 @@ from registry.catalogue.tree.order import level, within
 from registry.catalogue.tree.search_values import COMPARE, Comparison, malformed
 from registry.errors import UsageError
 from registry.reference import Path
+from registry.schemas.form import check_text
 from registry.schemas.parents import PARENT_WORDS, words_meant
-from registry.schemas.texts import check_text
 
 _ANNOTATIONS: Final = table_of(Annotation)
 _ADAPTER_TEXTS: Final = table("adapter_texts", column("rowid"))

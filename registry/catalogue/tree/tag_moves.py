@@ -44,8 +44,8 @@ from registry.catalogue.tree.order import PLACE
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.errors import UsageError
 from registry.reference import Path
-from registry.schemas.around import TagHistory, TagMove, TagsRequest, TagState
-from registry.schemas.texts import check_text
+from registry.schemas.form import check_text
+from registry.schemas.tags import TagHistory, TagMove, TagsRequest, TagState
 
 LISTED: Final = 20
 """Tags of a revision, moves of a tag, and removed tags of an adapter."""

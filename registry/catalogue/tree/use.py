@@ -17,7 +17,7 @@ from registry.catalogue.database.tables import Adapter, Revision
 from registry.catalogue.database.team_tables import LoadRecord, UseRecord
 from registry.catalogue.store.blobs import parts
 from registry.reference import Path
-from registry.schemas.use import RECENT_DAYS, RevisionUse, Use
+from registry.schemas.usage import RECENT_DAYS, RevisionUse, Use
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import typer
 from registry.cli import completion
 from registry.cli.options import AdapterPath, Json, OldNames, Url
 from registry.cli.session import Session, session
-from registry.schemas.renaming import old_name_notices
+from registry.schemas.labels import old_name_notices
 
 if TYPE_CHECKING:
     from registry.schemas import Resolved, SearchResult, Shown, Tree
@@ -76,7 +76,7 @@ def log(
     as_json: Json = False,
 ) -> None:
     """List the revisions of an adapter, newest first."""
-    from registry.cli.render.log import log_lines
+    from registry.cli.render.lists import log_lines
 
     with session(url, as_json) as run:
         answer = run.registry.log(path, limit=limit, deleted=deleted)

@@ -9,9 +9,9 @@ import typer
 
 from registry.cli.options import Json, Url
 from registry.cli.render.screen import QUIET, REFERENCE, Line, Span, phrase, table, words
-from registry.cli.render.text import counted, size
 from registry.cli.session import Session, session
 from registry.errors import UsageError
+from registry.figures import counted, size
 
 if TYPE_CHECKING:
     from registry.schemas import Copied

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from registry.bars.terminal import RichProgress
+from registry.bars import RichProgress
 from registry.cli.options import Json, Url
 from registry.cli.render.screen import Span
 from registry.cli.session import Session, as_document, print_json, session

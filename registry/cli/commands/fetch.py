@@ -23,13 +23,14 @@ from registry.cli.options import (
     Uniform,
     Url,
     WrittenAs,
+    check_file,
+    write_file,
 )
 from registry.cli.render.fidelity import fidelity_line, truncation_line
 from registry.cli.render.screen import Span
-from registry.cli.render.text import counted, size
 from registry.cli.session import session
-from registry.cli.written import check_file, write_file
 from registry.errors import IntegrityError, UsageError
+from registry.figures import counted, size
 
 if TYPE_CHECKING:
     from registry.schemas import Verified
@@ -201,7 +202,7 @@ def export(
     digests. A repository or folder that holds anything but an earlier export is left as it is. What comes back by
     publish has its parent proven by the receipt.
     """
-    from registry.cli.render.exported import dry_run_lines, harmless
+    from registry.cli.render.results import dry_run_lines, harmless
 
     with session(url, as_json) as run:
         answer = run.registry.export(

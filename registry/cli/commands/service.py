@@ -1,20 +1,230 @@
-"""Commands about the service itself: its jobs, and how it is."""
+"""Commands of who runs a registry: serve, db upgrade, jobs, health, and events, which can be followed."""
 
 from __future__ import annotations
 
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from registry.cli.options import Json, Url
 from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
-from registry.cli.render.text import counted, moment, size
-from registry.cli.session import session
+from registry.cli.session import Session, answer_alone, session
+from registry.figures import counted, moment, size
+from registry.settings.parsers import MAX_WORKERS
 
 if TYPE_CHECKING:
     from registry.schemas import Event
     from registry.schemas.jobs import Health, JobCounts, Replica
+
+
+OVERLAP: Final = timedelta(minutes=1)
+"""How far a look goes back before the newest event: one may be seen after another that has a later time."""
+
+Look = Callable[[datetime | None], "Sequence[Event]"]
+"""All events from a time on, newest first; None: from where the user began."""
+
+
+class Following:
+    """What was shown already, so that each event is given once.
+
+    Events have no number that may be told: it would say how much happens outside the scopes of a token. They are told
+    apart by what they say, within the time that a look goes back.
+    """
+
+    def __init__(self, look: Look, shown: Sequence[Event]) -> None:
+        """``shown``: the newest events, newest first, or all where there are fewer than were asked for."""
+        self._look = look
+        self._seen = Counter(map(_text, shown))
+        self._since: datetime | None = None
+        self._advance(shown)
+        self._last = _text(shown[0]) if shown else None
+
+    def new(self) -> list[Event]:
+        """The events that came since, oldest first."""
+        found = self._look(self._since)
+        if self._last is not None:  # on the first look: what lies below the last one that was shown is older
+            texts = [_text(event) for event in found]
+            below = texts[texts.index(self._last) :] if self._last in texts else []
+            self._seen |= Counter(below)
+            self._last = None
+        left = self._seen.copy()
+        new = []
+        for event in reversed(found):
+            text = _text(event)
+            if left[text]:
+                left[text] -= 1
+            else:
+                new.append(event)
+        self._seen = Counter(map(_text, found))
+        self._advance(found)
+        return new
+
+    def _advance(self, found: Iterable[Event]) -> None:
+        newest = max((event.at for event in found), default=None)
+        if newest is not None and (self._since is None or newest - OVERLAP > self._since):
+            self._since = newest - OVERLAP
+
+
+def _text(event: Event) -> str:
+    return event.model_dump_json()
+
+
+POLL: Final = 1.0  # seconds between two looks
+
+
+def events(
+    path: Annotated[
+        str | None, typer.Argument(metavar="PATH", help="Only what happened to this path and everything under it.")
+    ] = None,
+    *,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="TIME", help="Only since then: 24h, 7d, a date or a time in UTC.")
+    ] = None,
+    actor: Annotated[
+        str | None, typer.Option("--actor", metavar="NAME", help="Only what was done under this name.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", metavar="ACTION", help="Only this action: publish, tag, 'delete undo'.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Print the events oldest first, and new ones as they come, until Ctrl-C.")
+    ] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="List at most this many events.")] = 100,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """List the changes made to the registry, newest first.
+
+    With --follow and --json, each event is one line of JSON.
+    """
+    from registry.cli.render.lists import listed_lines
+    from registry.operations.arguments import start_of
+    from registry.schemas.team import Events
+
+    since = None if after is None else start_of(after)
+    with session(url, as_json) as run:
+
+        def listed(start: datetime | None, most: int | None = None) -> tuple[Event, ...]:
+            return run.registry.events(path, after=start, actor=actor, kind=kind, limit=most)
+
+        answer = listed(since, limit)
+        if follow:
+            _follow(run, answer, lambda start: listed(start or since))
+        run.answer(answer, lambda width: listed_lines(Events.described, answer, width))
+        if not answer:
+            run.say("No events match.")
+
+
+def _follow(run: Session, shown: Sequence[Event], look: Callable[[datetime | None], Sequence[Event]]) -> None:
+    """Print the events and then new ones, until the program is interrupted."""
+    from registry.cli.commands.service import Following
+
+    tell = _Lines(run)
+    tell.show(shown[::-1])
+    following = Following(look, shown)
+    while True:
+        time.sleep(POLL)
+        tell.show(following.new())
+
+
+class _Lines:
+    """Prints events as they come: in columns that keep their place, or as one line of JSON each."""
+
+    def __init__(self, run: Session) -> None:
+        self._run = run
+        self._widths: list[int] = []
+
+    def show(self, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        if self._run.as_json:
+            self._run.progress.pause()
+            sys.stdout.write("".join(json.dumps(event.model_dump(mode="json")) + "\n" for event in events))
+            sys.stdout.flush()
+            return
+        from registry.cli.render.lists import listed_lines
+        from registry.schemas.team import EVENT_KINDS, Events
+
+        first = not self._widths
+        actors = ["ACTOR", *(event.actor for event in events)]
+        self._widths = [0, max(map(len, EVENT_KINDS)), max([*map(len, actors), *self._widths[2:]])]
+        lines = listed_lines(Events.described, events, self._run.out.width, header=first, least=self._widths)
+        self._run.show(lines)
+
+
+def upgrade(url: Url = None, as_json: Json = False) -> None:
+    """Upgrade the database schema to the version of this program.
+
+    Safe to run from several machines at once. The database of a registry in a folder is copied first. Such a registry
+    is also upgraded by the first command that writes to it, which says so; commands that only read leave it as it is.
+    """
+    from registry.app import upgrade_database
+
+    answer = upgrade_database(url)
+
+    def lines(_width: int | None) -> list[Line]:
+        if answer.before == answer.after:
+            what = f"is already at {answer.after}"
+        else:
+            what = f"created at {answer.after}" if answer.before is None else f"{answer.before} -> {answer.after}"
+        copies = [] if answer.copied_to is None else [(Span(f"its database of before: {answer.copied_to}", BEHIND),)]
+        notices = [(Span(notice, BEHIND),) for notice in answer.notices]
+        return [(phrase(answer.database), Span(f"  {what}")), *copies, *notices]
+
+    answer_alone(answer, lines, as_json=as_json)
+
+
+LOOPBACK: Final = "127.0.0.1"
+PORT: Final = 8321
+
+
+class AnonymousRight(StrEnum):
+    """Values of ``--anonymous``."""
+
+    READ = "read"
+
+
+def serve(
+    *,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host", metavar="HOST", help="The address to listen on; 0.0.0.0 for all addresses of this machine."
+        ),
+    ] = LOOPBACK,
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="The port; 0 chooses a free one.")
+    ] = PORT,
+    anonymous: Annotated[
+        AnonymousRight | None, typer.Option("--anonymous", help="Allow reading without a token.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", metavar="N", min=1, max=MAX_WORKERS, help="Processes that answer on the port; 1 by default."
+        ),
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Serve this registry over HTTP.
+
+    Serves a folder or, with REGISTRY_DATABASE_URL and REGISTRY_STORE_URL, a team's database and store. A registry
+    without tokens is served on loopback only, where it is open to everyone on this machine. On SIGTERM and Ctrl-C,
+    requests in progress are finished first. With --workers (or REGISTRY_WORKERS) several processes share the port: they
+    answer more requests a second, and are started again if they die.
+    """
+    del as_json  # nothing is printed on stdout: the log is JSON, and so are errors with --json
+    from registry.app import serve as serve_registry
+
+    serve_registry(url, host=host, port=port, anonymous="none" if anonymous is None else "read", workers=workers)
 
 
 class JobState(StrEnum):

@@ -1,26 +1,27 @@
-"""Renders answers about one thing: a revision, a base model, a publish, a fetch, a verify."""
+"""Renders answers about one thing: a revision or base model with what lies around it, a publish, a verify."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
-from registry.cli.render.around import children_lines, materialisation_lines, tag_lines
+from registry.cli.render.fidelity import figures
 from registry.cli.render.lists import copied, tags_of
-from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Row, Span, fields, phrase, table, words
-from registry.cli.render.text import (
-    amount,
-    clean,
-    counted,
-    metrics,
-    moment,
-    numbers,
-    percent,
-    ranked,
-    short_digest,
-    size,
+from registry.cli.render.screen import (
+    BEHIND,
+    GONE,
+    QUIET,
+    REFERENCE,
+    TAG,
+    Line,
+    Row,
+    Span,
+    fields,
+    phrase,
+    table,
+    words,
 )
-from registry.cli.render.use import use_items
+from registry.figures import amount, clean, counted, metrics, moment, numbers, percent, ranked, short_digest, size
 from registry.schemas.parents import in_short, level_of
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         DerivedFrom,
         FileEntry,
         LineageEntry,
+        Materialisation,
         Published,
         PublishPreview,
         Retraction,
@@ -38,8 +40,106 @@ if TYPE_CHECKING:
         Verified,
     )
     from registry.schemas.artifacts import EngineAnswer, Extraction
-    from registry.schemas.cards import CardState
+    from registry.schemas.labels import CardState
+    from registry.schemas.tags import Children, TagHistory, TagMove
     from registry.schemas.tree import CombinedOf
+    from registry.schemas.usage import RevisionUse, Use
+
+
+def children_lines(children: Children | None, width: int | None) -> list[Line]:
+    """One line per adapter that was trained on it, and how many are not listed."""
+    if children is None:
+        return []
+    rows = [
+        (
+            [phrase(one.path, REFERENCE)],
+            [words(counted(one.revisions, "revision")), words(f"newest {_number(one.newest)}", QUIET)],
+        )
+        for one in children.adapters
+    ]
+    lines = table(rows, width, indent=2)
+    more = children.total - len(children.adapters)
+    return [*lines, (Span(f"  and {counted(more, 'more adapter')}", QUIET),)] if more else lines
+
+
+def tag_lines(histories: Sequence[TagHistory], width: int | None) -> list[Line]:
+    """One line per move of a tag, newest first, below the tag and what it points at now."""
+    rows = []
+    for history in histories:
+        for index, move in enumerate(history.moves):
+            tag = phrase(history.tag, TAG) if not index else Span("")
+            rows.append(
+                ([tag, Span(moment(move.at), QUIET)], [words(_tag_move(move)), words(f"by {move.actor}", QUIET)])
+            )
+        if not history.moves:
+            rows.append(([phrase(history.tag, TAG), Span("")], [words(f"points at {history.points_at}")]))
+    return table(rows, width, indent=2)
+
+
+def _tag_move(move: TagMove) -> str:
+    if move.new is None:
+        return f"removed from {_number(move.old)}"
+    if move.old is None:
+        return f"set to {_number(move.new)}"
+    return f"moved from {_number(move.old)} to {_number(move.new)}"
+
+
+def _number(reference: str | None) -> str:
+    """``@3`` of ``PATH@3``: all are of one adapter."""
+    return "" if reference is None else f"@{reference.rpartition('@')[2]}"
+
+
+def materialisation_lines(found: Sequence[Materialisation], width: int | None) -> list[Line]:
+    """One line per materialisation."""
+    rows = [
+        (
+            [phrase(one.id), Span(size(one.size))],
+            [words(f"as {one.kind}"), words(f"until {moment(one.expires_at)} UTC", QUIET), *_how_near(one)],
+        )
+        for one in found
+    ]
+    return table(rows, width, indent=2, right=(1,))
+
+
+def _how_near(one: Materialisation) -> list[list[Span]]:
+    return [] if one.fidelity is None else [words(figures(one.fidelity), QUIET)]
+
+
+NO_USE: Final = "no use recorded"
+_LABELS: Final = {"fetch": "fetch", "hub": "Hub", "vllm": "vLLM"}
+
+
+def use_items(use: Use | None) -> list[list[Span]]:
+    """How often, by how many tokens, through what and when last; nothing if it is not known."""
+    if use is None:
+        return []
+    if use.last_used_at is None:
+        return [words(NO_USE, QUIET)]
+    items = [words(_often(use))]
+    if use.uses:
+        items += [words(f"by {counted(use.tokens, 'token')}"), words(f"({_interfaces(use.by_interface)})", QUIET)]
+    return [*items, [Span(f"last {moment(use.last_used_at)} UTC")]]
+
+
+def used_references(references: Iterable[str], used: Sequence[RevisionUse]) -> list[list[Span]]:
+    """References, each followed by its use if it was used."""
+    by_reference: Mapping[str, RevisionUse] = {one.reference: one for one in used}
+    return [[phrase(one, REFERENCE), *_used(by_reference.get(one))] for one in references]
+
+
+def _used(use: Use | None) -> list[Span]:
+    if use is None or use.last_used_at is None:
+        return []
+    return words(f"(used {_often(use)}, last {moment(use.last_used_at).partition(' ')[0]})", QUIET)
+
+
+def _often(use: Use) -> str:
+    return f"{counted(use.uses, 'time')} in 30 days" if use.uses else "not in 30 days"
+
+
+def _interfaces(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{_LABELS.get(name, clean(name))} {count}" for name, count in counts.items())
+
 
 Items = list[list[Span]]
 
@@ -213,7 +313,7 @@ def _derived(told: DerivedFrom | None) -> Items:
     """What the receipt beside the weights says; without a name if that revision is hidden, or not in this registry."""
     if told is None:
         return []
-    from registry.schemas.kinds import KINDS
+    from registry.schemas.artifacts import KINDS
 
     parts = [told.reference or "a revision that is not visible here"]
     parts += [f"after {told.since}"] if told.since else []

@@ -1,12 +1,9 @@
-"""Renders how much of a change is left after rounding: as measured in a merged model, and as estimated.
-
-Reports the loss of a truncation as a line of text.
-"""
+"""Renders what rounding leaves of a change, measured in a merged model or estimated, and what a truncation loses."""
 
 from __future__ import annotations
 
 from registry.cli.render.screen import QUIET, REFERENCE, Line, Row, Span, phrase, table, words
-from registry.cli.render.text import percent, size
+from registry.figures import percent, size
 from registry.schemas import Truncation
 from registry.schemas.artifacts import Fidelity, FidelityFigures
 from registry.schemas.statistics import EstimatedFidelity, EstimatedFigure, PathFidelity

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TextIO
 
-from registry.cli.render.text import clean
+from registry.figures import clean
 
 # Styles by meaning.
 REFERENCE = "bold"

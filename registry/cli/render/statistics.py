@@ -1,19 +1,70 @@
-"""Renders statistics: links and path, then where the energy is; and as CSV."""
+"""Renders statistics, of factors and dense, and whether an engine loads an adapter; as CSV, too."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from registry.cli.render.fidelity import estimate_lines
-from registry.cli.render.screen import QUIET, REFERENCE, Line, Row, Span, phrase, table, words
-from registry.cli.render.text import counted, percent
+from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, Line, Row, Span, fields, phrase, table, words
+from registry.figures import counted, percent
 from registry.schemas.frames import csv_of
-from registry.schemas.statistics import COLUMNS
+from registry.schemas.statistics import COLUMNS, DENSE_COLUMNS
 
 if TYPE_CHECKING:
-    from registry.schemas.statistics import DeltaStatistics, GroupStatistics, Statistics
+    from registry.schemas.artifacts import EngineCheck, EngineReason
+    from registry.schemas.statistics import DeltaStatistics, DenseMatrix, DenseStatistics, GroupStatistics, Statistics
+
+
+def check_lines(found: EngineCheck, width: int | None) -> list[Line]:
+    """Yes, or no with every reason; and the command that writes what loads."""
+    limit = "any rank" if found.max_lora_rank is None else f"at most {found.max_lora_rank}"
+    pairs = [
+        ("engine", [words(f"{found.engine} {found.version}")]),
+        ("loads", [words("yes" if found.loads else "no", "" if found.loads else BEHIND)]),
+        ("rank", [words("-" if found.rank is None else f"{found.rank} of {limit}")]),
+        *(pair for reason in found.reasons for pair in _reason(reason)),
+        *(("note", [words(note)]) for note in found.notes),
+        ("would do", [[phrase(found.would_do)]]),
+    ]
+    return [(Span(found.reference, REFERENCE),), *fields(pairs, width)]
+
+
+def _reason(reason: EngineReason) -> Iterator[tuple[str, list[list[Span]]]]:
+    yield reason.code, [words(f"{reason.sentence} {reason.remedy}")]
+    if reason.source:
+        yield "", [words(reason.source, QUIET)]
+
+
+def dense_lines(found: DenseStatistics, width: int | None) -> list[Line]:
+    """A row for each weight, then what they are together, and what there is no change of."""
+    rows = [_weight_row(one) for one in found.matrices]
+    header = ("weight", "norm", "of base", "95 %", "m / |W + D|", "intruders", "")
+    lines = table(rows, width, header=header, right=(1, 2, 3, 5)) if rows else []
+    share = "" if found.relative_frobenius is None else f", {percent(found.relative_frobenius)} of the base"
+    together = f"together: norm {found.frobenius:.4g}{share}, {counted(found.intruders, 'intruder dimension')}"
+    lines += [(), (Span(together),)] if rows else []
+    about = f"Intruders: of the first {found.vectors} left singular vectors, those below {found.threshold:g} by cosine."
+    lines += [(Span(about, QUIET),)] if rows else []
+    if found.missing:
+        missing = [([phrase(name)], [words("the base model lacks it", QUIET)]) for name in found.missing]
+        lines += [(), (Span("Not in these figures", "bold"),), *table(missing, width, indent=2)]
+    return lines
+
+
+def _weight_row(one: DenseMatrix) -> Row:
+    name = one.module if one.expert is None else f"{one.module}[{one.expert}]"
+    share = "-" if one.relative_frobenius is None else percent(one.relative_frobenius)
+    ratios = ", ".join(f"{link.least:.3g} to {link.most:.3g}" for link in one.magnitudes) or "-"
+    intruders = str(one.intruders) if one.cosines else "-"
+    return [phrase(name), *map(Span, [f"{one.frobenius:.4g}", share, str(one.rank95), ratios, intruders])], []
+
+
+def dense_csv(found: DenseStatistics) -> str:
+    """A line for each weight; what is not known is empty."""
+    return csv_of(found.rows(), DENSE_COLUMNS)
+
 
 _BAR: Final = 24
 _MOST: Final = 12  # rows of a list of groups

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from registry.bars.shown import shown
+from registry.bars import progress_sink
 from registry.operations import table
 from registry.operations.arguments import asked, check_limit
-from registry.operations.methods.table_calls import TableCalls
+from registry.operations.methods.calls import TableCalls
 from registry.progress import Progress
 from registry.rights import Role
 from registry.schemas import BaseMeasured, Checked, Collected, Identity, Retabled, Token, TokenCreated
@@ -42,7 +42,7 @@ class Administration(TableCalls):
             >>> team.retable("llama").changed
             False
         """
-        with shown(progress) as sink:
+        with progress_sink(progress) as sink:
             return self._do(table.RETABLE, asked(RetableRequest, base=name), sink)
 
     def measure_base(self, name: str, *, progress: Progress | bool = False) -> BaseMeasured:
@@ -63,7 +63,7 @@ class Administration(TableCalls):
             >>> team.measure_base("llama").measured
             False
         """
-        with shown(progress) as sink:
+        with progress_sink(progress) as sink:
             return self._do(table.MEASURE_BASE, asked(MeasureBaseRequest, base=name), sink)
 
     def gc(self, *, dry_run: bool = False, progress: Progress | bool = False) -> Collected:
@@ -80,7 +80,7 @@ class Administration(TableCalls):
             >>> team.gc(dry_run=True)
             Collected(dry_run=True, uploads=0, bytes=0, kept_for_grace=0)
         """
-        with shown(progress) as sink:
+        with progress_sink(progress) as sink:
             return self._do(table.GC, asked(GcRequest, dry_run=dry_run), sink)
 
     def fsck(self, *, deep: bool = False, progress: Progress | bool = False) -> Checked:
@@ -101,7 +101,7 @@ class Administration(TableCalls):
             >>> checked.damage
             ()
         """
-        with shown(progress) as sink:
+        with progress_sink(progress) as sink:
             return self._do(table.FSCK, asked(FsckRequest, deep=deep), sink)
 
     def jobs(

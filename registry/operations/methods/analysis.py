@@ -6,10 +6,10 @@ from abc import abstractmethod
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from registry.bars.shown import shown
+from registry.bars import progress_sink
 from registry.operations import table
 from registry.operations.arguments import asked, dtype_name
-from registry.operations.methods.table_calls import TableCalls
+from registry.operations.methods.calls import TableCalls
 from registry.progress import Progress
 from registry.schemas.artifacts import EngineCheck
 from registry.schemas.form import BaseQuantization, Dtype, EngineName
@@ -68,7 +68,7 @@ class Analysis(TableCalls):
             >>> team.stats("llama/support/french", fidelity="bf16").fidelity.surviving_share.low > 0.9
             True
         """
-        with shown(progress) as sink:
+        with progress_sink(progress) as sink:
             return self._do(
                 table.STATS, asked(StatisticsRequest, ref=ref, since=since, fidelity=dtype_name(fidelity)), sink
             )
@@ -101,7 +101,7 @@ class Analysis(TableCalls):
             >>> found.matrices[0].module, len(found.matrices[0].cosines)
             ('model.layers.0.self_attn.q_proj', 10)
         """
-        with shown(progress) as sink:
+        with progress_sink(progress) as sink:
             return self._do(table.DENSE_STATS, asked(DenseStatisticsRequest, ref=ref, since=since), sink)
 
     def factors(self, ref: str, module: str, *, expert: int | None = None, since: str | None = None) -> tuple[Any, Any]:

@@ -6,21 +6,20 @@ from abc import abstractmethod
 from os import PathLike
 from pathlib import Path as FilePath
 
-from registry.bars.shown import shown
+from registry.bars import progress_sink
 from registry.engines.checking import options_for
 from registry.errors import UsageError
 from registry.folders.receipts import receipt_in
 from registry.folders.scan import ADAPTER_WEIGHTS, RECEIPT
 from registry.operations import table
 from registry.operations.arguments import asked, dtype_name
-from registry.operations.methods.table_calls import TableCalls
+from registry.operations.methods.calls import TableCalls
 from registry.operations.readable import ReadableArtifact
 from registry.progress import Progress
 from registry.reference import Reference
 from registry.schemas import ArtifactKind, Fetched, Materialisation, Materialised, Options, Verified, WrittenDtype
-from registry.schemas.artifacts import TensorMismatch
+from registry.schemas.artifacts import KINDS, TensorMismatch
 from registry.schemas.form import EngineName, MeasuredRows, Onto
-from registry.schemas.kinds import KINDS
 from registry.schemas.publishing import ReplayRequest
 from registry.schemas.requests import (
     CheckRequest,
@@ -189,7 +188,7 @@ class Artifacts(TableCalls):
         if fidelity == "full" and not KINDS[options.kind].is_model:
             raise UsageError(f"--fidelity full is about merged models, not --as {options.kind}: leave it out.")
         place, weights = (None if one is None else FilePath(one) for one in (out, base_dir))
-        with shown(progress) as sink:
+        with progress_sink(progress) as sink:
             return self._fetch(ref, place, options, force=force, base_dir=weights, measured=fidelity, progress=sink)
 
     def _for_engine(
@@ -226,7 +225,7 @@ class Artifacts(TableCalls):
         """
         place = FilePath(folder)
         place = place.parent if place.name == RECEIPT and place.is_file() else place
-        with shown(progress) as sink:
+        with progress_sink(progress) as sink:
             answer = self._verify(place, sink)
             return answer.model_copy(update=self._combined_again(place, answer, sink))
 
@@ -277,7 +276,7 @@ class Artifacts(TableCalls):
             True
         """
         request = asked(MaterialiseRequest, ref=ref, kind=kind, expires_in=expires_in, fidelity=fidelity)
-        with shown(progress) as sink:
+        with progress_sink(progress) as sink:
             return self._do(table.MATERIALISE, request, sink)
 
     def materialisations(self, ref: str | None = None) -> tuple[Materialisation, ...]:

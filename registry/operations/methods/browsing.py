@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from registry.bars.shown import shown
+from registry.bars import progress_sink
 from registry.errors import NotFoundError, UsageError
 from registry.operations import table
-from registry.operations.arguments import asked, check_limit
-from registry.operations.methods.table_calls import TableCalls
-from registry.operations.start_times import start_of
+from registry.operations.arguments import asked, check_limit, start_of
+from registry.operations.methods.calls import TableCalls
 from registry.progress import Progress
 from registry.reference import Path
 from registry.schemas import Log, Resolved, RevisionSummary, SearchResult, Shown, Tree
@@ -173,7 +172,7 @@ class Browsing(TableCalls):
             >>> team.diff("llama/support@2", "llama/support/french", deltas=True).deltas
             <Deltas llama..llama/support@2 and llama/support@2..llama/support/french@1: cosine 0.0023, energy ratio 1>
         """
-        with shown(progress) as sink:
+        with progress_sink(progress) as sink:
             return self._do(table.DIFF, asked(DiffRequest, a=a, b=b, deltas=deltas), sink)
 
     def diff_children(self, path: str, *, progress: Progress | bool = False) -> DeltaMatrix:
@@ -196,7 +195,7 @@ class Browsing(TableCalls):
             >>> team.diff_children("llama/support")
             <DeltaMatrix of llama/support: 1 child, nothing to compare>
         """
-        with shown(progress) as sink:
+        with progress_sink(progress) as sink:
             return self._do(table.DIFF_CHILDREN, asked(PathRequest, path=path), sink)
 
     def resolve(self, ref: str) -> Resolved:

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from registry.errors import UsageError
 from registry.memory import MemoryCache
 from registry.schemas import Options
+from registry.schemas.artifacts import KINDS, check_options
 from registry.schemas.form import MeasuredRows
-from registry.schemas.kinds import KINDS, check_options
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.kinds.builder import Order
 from registry.services.artifacts.kinds.table import builder_of

@@ -18,7 +18,7 @@ from registry.catalogue.tree.commits import MEANT, BaseDigests, document
 from registry.digest import canonical_json
 from registry.reference import Path
 from registry.schemas import ArtifactKind
-from registry.schemas.kinds import BASE_KIND, KINDS, TRAINED_ON
+from registry.schemas.artifacts import BASE_KIND, KINDS, TRAINED_ON
 from registry.tensors.artifacts.numerics import fingerprint
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, PLAN_FORMAT
 

@@ -32,10 +32,9 @@ from registry.folders.scan import RECEIPT
 from registry.folders.staging import FetchCache
 from registry.progress import Progress
 from registry.schemas import Fetched, Options
-from registry.schemas.artifacts import is_full
+from registry.schemas.artifacts import KINDS, is_full
 from registry.schemas.form import MeasuredRows
-from registry.schemas.kinds import KINDS
-from registry.schemas.renaming import old_name_notices
+from registry.schemas.labels import old_name_notices
 from registry.services.artifacts.build import check_asked
 from registry.services.artifacts.opened import Asked, ask, described, open_asked
 from registry.services.artifacts.plan import make_plan

@@ -15,7 +15,7 @@ from registry.catalogue.store import materialisations as rows
 from registry.digest import StoredFile
 from registry.errors import IntegrityError
 from registry.schemas import Fidelity, Options
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS
 from registry.services.artifacts.inputs import stored_files
 from registry.services.artifacts.plan import make_plan
 from registry.services.lineage import Blobs, LoadedPath

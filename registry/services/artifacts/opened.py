@@ -8,10 +8,9 @@ from registry.catalogue.store import materialisations
 from registry.catalogue.tree import old_names
 from registry.reference import Reference
 from registry.schemas import Fidelity, Options
-from registry.schemas.artifacts import is_full
+from registry.schemas.artifacts import KINDS, is_full
 from registry.schemas.bundles import ArtifactPlan
 from registry.schemas.form import MeasuredRows
-from registry.schemas.kinds import KINDS
 from registry.services.artifacts.build import build_artifact, check_kept
 from registry.services.artifacts.describe import described, etag
 from registry.services.artifacts.load import path_in

@@ -5,8 +5,7 @@ from __future__ import annotations
 from registry.errors import UsageError
 from registry.reference import Path
 from registry.schemas import Options
-from registry.schemas.artifacts import FourBits
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS, FourBits
 from registry.services.lineage import Link, LoadedPath
 from registry.tensors.artifacts.plan import Plan, PlanLink
 

@@ -15,9 +15,9 @@ from registry.folders.scan import README
 from registry.operations import table
 from registry.progress import Progress
 from registry.reference import Path, Reference
-from registry.schemas.cards import MAX_CARD, Card, CardState, ExportCard, SetCardRequest
+from registry.schemas.form import is_plain
+from registry.schemas.labels import MAX_CARD, Card, CardState, ExportCard, SetCardRequest
 from registry.schemas.requests import ExportCardRequest, ReferenceRequest
-from registry.schemas.texts import is_plain
 from registry.services.artifacts.readme import front_matter
 from registry.services.artifacts.readme.exported import export_card
 from registry.services.deployment import Deployment

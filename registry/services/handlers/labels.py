@@ -19,7 +19,6 @@ from registry.operations.operation import Part, part
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import ProtectedTag, RevisionSummary, Tagged
-from registry.schemas.around import TagsRequest, TagState
 from registry.schemas.requests import (
     AnnotateRequest,
     ProtectedTagsRequest,
@@ -28,6 +27,7 @@ from registry.schemas.requests import (
     UndoTagRequest,
     UntagRequest,
 )
+from registry.schemas.tags import TagsRequest, TagState
 from registry.services.deployment import Deployment
 from registry.services.handlers.handling import does, lists, one_more
 

@@ -10,7 +10,7 @@ from registry.errors import UsageError
 from registry.operations import table
 from registry.progress import Progress
 from registry.reference import Path, check_adapter_name, check_base_name
-from registry.schemas.renaming import AlsoKnownAs, AlsoKnownAsRequest, RenameBaseRequest, Renamed, RenameRequest
+from registry.schemas.labels import AlsoKnownAs, AlsoKnownAsRequest, RenameBaseRequest, Renamed, RenameRequest
 from registry.services.deployment import Deployment
 from registry.services.handlers.handling import does
 

@@ -19,10 +19,10 @@ from registry.operations.table import JOBS
 from registry.progress import Progress
 from registry.rights import Principal
 from registry.schemas import Schema
-from registry.schemas.around import MEASURED_CODES
 from registry.schemas.jobs import Operation, OperationKind, OperationResult, OperationState
 from registry.schemas.protocol import Problem
 from registry.schemas.requests import MaterialiseRequest
+from registry.schemas.tags import MEASURED_CODES
 from registry.schemas.transfer import PublishCommit
 from registry.services.deployment import Deployment
 from registry.services.handlers.table import handler_of

@@ -16,10 +16,10 @@ from registry.folders.scan import ADAPTER, Form
 from registry.operations.publication import Labels
 from registry.reference import Path as TreePath
 from registry.schemas import DerivedFrom, FolderCompared, LeftOut
-from registry.schemas.around import NoticeCode
 from registry.schemas.artifacts import Extraction, FourBits
+from registry.schemas.tags import NoticeCode
 from registry.schemas.transfer import GivenReceipt, Origin, SourceClaim, Truncated
-from registry.schemas.use import NOTHING, Loads
+from registry.schemas.usage import NOTHING, Loads
 from registry.services.lineage import TRAINED
 from registry.services.publishing.parents import Parent
 from registry.tensors.checkpoint.lora_config import LoraAdapterConfig

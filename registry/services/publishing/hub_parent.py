@@ -25,8 +25,8 @@ from registry.catalogue.tree.revisions import RevisionRow
 from registry.errors import ConflictError, RegistryError, UsageError
 from registry.reference import MAIN, Reference, number_in_view
 from registry.reference import Path as TreePath
-from registry.schemas.kinds import TRAINED_ON
-from registry.schemas.use import NOTHING, Loads
+from registry.schemas.artifacts import TRAINED_ON
+from registry.schemas.usage import NOTHING, Loads
 from registry.services.artifacts.commits import RepoNames, is_commit
 
 LISTED: Final = 10

@@ -23,7 +23,7 @@ from registry.reference import MAIN, Reference
 from registry.reference import Path as TreePath
 from registry.rights import Principal
 from registry.schemas import DerivedFrom
-from registry.schemas.kinds import KINDS, TRAINED_ON
+from registry.schemas.artifacts import KINDS, TRAINED_ON
 from registry.schemas.parents import strongest
 from registry.schemas.transfer import FileClaim
 from registry.services.artifacts.commits import RepoNames, is_commit

@@ -26,8 +26,8 @@ from registry.operations.table import NOTICE
 from registry.reference import Reference
 from registry.rights import Principal
 from registry.schemas import CopiedFrom, Published, RevisionSummary, Tagged, TargetGroup
-from registry.schemas.around import Notice
 from registry.schemas.requests import ReferenceRequest
+from registry.schemas.tags import Notice
 from registry.schemas.transfer import Origin
 from registry.services.bases.add import as_told
 from registry.services.intake.intake import Intake

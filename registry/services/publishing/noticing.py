@@ -18,7 +18,7 @@ from registry.files.source import ByteSource
 from registry.files.strict_json import shown
 from registry.folders.scan import form_of
 from registry.reference import Reference
-from registry.schemas.around import MEASURED_CODES, Notice
+from registry.schemas.tags import MEASURED_CODES, Notice
 from registry.services.artifacts.inputs import path_table
 from registry.services.bases.norms import slot_norms
 from registry.services.deployment import Deployment

@@ -27,7 +27,7 @@ from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference, meant_alone
 from registry.schemas import FolderCompared
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS
 from registry.schemas.parents import Policy, accepted, in_short, level_of, strongest
 from registry.schemas.transfer import GivenReceipt
 from registry.services.publishing.hub_parent import (

@@ -17,8 +17,8 @@ from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import FolderCompared, Published, PublishPreview
-from registry.schemas.around import MEASURED_CODES
 from registry.schemas.publishing import FullSize
+from registry.schemas.tags import MEASURED_CODES
 from registry.services.deployment import Deployment
 from registry.services.exact.figures import full_size
 from registry.services.exact.values import check_exact

@@ -18,9 +18,9 @@ from registry.operations.publication import Labels, Publication
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.schemas import Published
-from registry.schemas.around import NoticeCode
 from registry.schemas.artifacts import Extraction
 from registry.schemas.parents import accepted
+from registry.schemas.tags import NoticeCode
 from registry.schemas.transfer import PublishCommit, PublishPlan, PublishRequest
 from registry.services.deployment import Deployment
 from registry.services.exact.values import check_exact

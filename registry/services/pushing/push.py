@@ -42,7 +42,7 @@ from registry.progress import SILENT
 from registry.reference import Path, Reference
 from registry.schemas import Published
 from registry.schemas.transfer import FileClaim
-from registry.schemas.use import NOTHING, Loads
+from registry.schemas.usage import NOTHING, Loads
 from registry.services.artifacts.readme import front_matter
 from registry.services.deployment import Deployment
 from registry.services.importing.trainer_notes import Notes, notes_in

@@ -20,7 +20,7 @@ from registry.errors import InvalidAdapterError, NotFoundError, RegistryError, U
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, README
 from registry.reference import Path
 from registry.rights import Principal
-from registry.schemas.cards import MAX_CARD
+from registry.schemas.labels import MAX_CARD
 from registry.schemas.protocol import HUB_ORIGIN
 from registry.services.deployment import Deployment
 from registry.services.intake.wanted import drop_taken

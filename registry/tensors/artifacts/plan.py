@@ -14,8 +14,7 @@ from typing import Any, Final
 
 from registry.digest import document_digest
 from registry.schemas import ArtifactKind, WrittenDtype
-from registry.schemas.artifacts import FourBits
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS, FourBits
 from registry.schemas.receipt import rendering_digest
 from registry.tensors.artifacts.numerics import fingerprint
 

@@ -1,8 +1,7 @@
 """A visit: one request for a page, with the registry as far as the visitor sees it, and the page as its answer.
 
-Links between the pages. Nothing else makes one: each begins with the prefix under which users reach the service.
-
-The stylesheet and the module of the pages, addressed by their digests, so that browsers keep them.
+Every link between the pages is made here and begins with the prefix under which users reach the service. The stylesheet
+and the module of the pages are addressed by their digests, so that browsers keep them.
 """
 
 from __future__ import annotations
@@ -31,15 +30,13 @@ from registry.schemas import Schema
 from registry.schemas.protocol import API
 from registry.services.handlers.table import lister_of
 from registry.services.local import LocalRegistry
-from registry.web.frame.environment import rendered
-from registry.web.frame.fields import form_fields, read_fields
-from registry.web.frame.kept import keep
-from registry.web.frame.signed_in import FormTokens, require_own_form, session_of
+from registry.web.frame.forms import FormTokens, form_fields, keep, read_fields, require_own_form, session_of
+from registry.web.frame.rendering import rendered
 
 router = APIRouter(include_in_schema=False)
 _TYPES: Final[Mapping[str, str]] = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _LISTS: Final = [(one.address, one.page) for one in OPERATIONS if isinstance(one, Listing) and one.page]
-"""Pages that the table of operations has: see `registry.web.lists`."""
+"""Pages that the table of operations has: see `registry.web.routes`."""
 _FOREVER: Final = "public, max-age=31536000, immutable"
 
 

@@ -1,6 +1,7 @@
 """An adapter, as one of its revisions: by default the newest. All that is on it is kept: the page starts no work.
 
-Cards as HTML: Markdown without HTML of its own, and of what comes out, only what a text needs.
+Several pages are about a revision, and share the head with its lineage and the links to each other. Cards are Markdown
+without HTML of its own, and of the HTML that comes out, only what a text needs.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from markupsafe import Markup, escape
 
 from registry.engines.checking import in_short
 from registry.engines.rules import ENGINES
-from registry.errors import RegistryError
+from registry.errors import RegistryError, UsageError
 from registry.figures import number
 from registry.folders.scan import EXACT, form_of
 from registry.operations import table
-from registry.plots.line_chart import Point, Sparkline
-from registry.schemas import RevisionSummary, TargetGroup
+from registry.plots.charts import Point, Sparkline
+from registry.reference import Reference
+from registry.schemas import RevisionSummary, Shown, TargetGroup
 from registry.schemas.artifacts import EngineAnswer
 from registry.schemas.notebooks import delta_map, energy_chart
 from registry.schemas.requests import ReferenceRequest
@@ -34,7 +36,53 @@ from registry.services.artifacts.readme import front_matter
 from registry.services.background import Background, background
 from registry.web.frame.figures import Figure, figure
 from registry.web.frame.visit import Visit
-from registry.web.revision.subject import Subject, subject_of
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A revision, as it was asked for.
+
+    Args:
+        asked: the reference in the address: ``llama/support@prod`` stays what it is in links.
+        shown: everything about it.
+        may_write: whether the visitor may change what is said about it.
+    """
+
+    asked: str
+    shown: Shown
+    may_write: bool
+
+    @property
+    def revision(self) -> RevisionSummary:
+        """The revision."""
+        if self.shown.revision is None:
+            raise AssertionError("only a base model has none")
+        return self.shown.revision
+
+    @property
+    def reference(self) -> str:
+        """``PATH@N``."""
+        return self.revision.reference
+
+    @property
+    def pinned(self) -> str:
+        """``PATH@sha256:...``: what stays the same whatever is published or tagged."""
+        return f"{self.revision.path}@{self.revision.digest}"
+
+
+def subject_of(visit: Visit, reference: str) -> Subject:
+    """The revision that a reference names.
+
+    Raises:
+        NotFoundError: there is none that the visitor sees.
+        UsageError: it names a base model, or is no reference.
+    """
+    path = Reference.parse(reference).path
+    if path.is_base:
+        raise UsageError(f"{reference} is a base model, which has no such page: open the page of an adapter below it.")
+    shown = visit.ask(table.SHOW, ReferenceRequest(ref=reference))
+    return Subject(reference, shown, visit.may("writer", str(path)))
+
 
 SHOWN: Final = 24_000
 """Characters of a card on a page; of more, the beginning."""

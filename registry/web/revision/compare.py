@@ -14,8 +14,8 @@ from registry.schemas import FileEntry, Schema, TargetGroup
 from registry.schemas.difference import DELTA_COLUMNS, MATRIX_COLUMNS, Difference, ValueDifference
 from registry.schemas.notebooks import children_map, modules_map
 from registry.schemas.requests import DiffRequest, PathRequest, Ref
-from registry.web.frame.environment import told
 from registry.web.frame.figures import Figure, figure
+from registry.web.frame.rendering import told
 from registry.web.frame.visit import PageRoute, PageVisit, Visit
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)

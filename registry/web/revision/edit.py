@@ -14,9 +14,9 @@ from registry.errors import ConflictError, NotFoundError
 from registry.operations import table
 from registry.reference import Path, Reference
 from registry.schemas import Schema, requests
-from registry.schemas.cards import SetCardRequest
+from registry.schemas.labels import SetCardRequest
 from registry.web.frame.visit import FormVisit, PageRoute, PageVisit, PostedForm, Visit
-from registry.web.revision.subject import Subject, subject_of
+from registry.web.revision.adapter import Subject, subject_of
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _LONGEST: Final = 80_000  # bytes of a card in HTML that a page carries

@@ -1,4 +1,4 @@
-"""The revisions of an adapter as a time line, and its metrics over the newest of them."""
+"""The revisions of an adapter as a time line, with its metrics; and the revision that a commit of a Hub view is."""
 
 from __future__ import annotations
 
@@ -8,19 +8,34 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Response
 from pydantic import Field
 
+from registry.errors import NotFoundError
 from registry.figures import number
 from registry.operations import table
-from registry.plots.axes import Axis
-from registry.plots.line_chart import LineChart, Point, Sparkline
+from registry.plots.charts import Axis, LineChart, Point, Sparkline
 from registry.reference import Path
 from registry.schemas import DeletedRevision, RevisionSummary, Schema
+from registry.schemas.protocol import VIEWS
 from registry.schemas.requests import PathRequest
+from registry.services import hub_repos
 from registry.services.background import deleted_between, recent_metrics
 from registry.web.frame.figures import Figure, figure
 from registry.web.frame.visit import PageRoute, PageVisit, Visit
-from registry.web.revision.subject import subject_of
+from registry.web.revision.adapter import subject_of
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+
+@router.get("/commit/{view}/{commit}/{path:path}", response_model=None)
+def commit_page(visit: PageVisit, view: str, commit: str, path: str) -> Response:
+    """The page of the revision that has this commit in a view; raises `NotFoundError`."""
+    if view not in VIEWS:
+        raise NotFoundError(f"There is no view {view[:64]!r}: there are {', '.join(VIEWS)}.")
+    with visit.registry.deployment.read() as session:
+        repo = hub_repos.find_repo(session, VIEWS[view], Path.parse(path).repo_id)
+        found = hub_repos.reference_of(session, repo, commit)
+    return visit.go(visit.links.ref(str(found)))
+
+
 LISTED: Final = 30
 """Revisions on a page."""
 CHARTS: Final = 12

@@ -23,7 +23,7 @@ from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import Principal
 from registry.schemas import Deleted, DeletedTree
-from registry.schemas.use import Use
+from registry.schemas.usage import Use
 from tests.catalogue.changes.test_removal import beside, delete, key
 from tests.catalogue.database import test_visibility
 from tests.catalogue.rows import BOB, ON_POSTGRESQL, ON_SQLITE, TESTER, Writer, blob, digest_of, rights

@@ -19,7 +19,7 @@ from registry.errors import ConflictError, NotAllowedError, NotFoundError, Retra
 from registry.reference import Path, Reference
 from registry.rights import Principal
 from registry.schemas import Deleted, Retracted
-from registry.schemas.use import Use
+from registry.schemas.usage import Use
 from tests.catalogue.rows import BOB, ON_POSTGRESQL, TESTER, Writer, rights
 
 WRITER = Principal("wim", rights("writer"))

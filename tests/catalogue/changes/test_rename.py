@@ -21,7 +21,7 @@ from registry.errors import ConflictError, NotFoundError, RetractedError, UsageE
 from registry.reference import Path, Reference
 from registry.rights import Principal
 from registry.schemas import Tree
-from registry.schemas.renaming import ProtectedTagLeft, Renamed
+from registry.schemas.labels import ProtectedTagLeft, Renamed
 from tests.catalogue.changes.test_removal import beside, key
 from tests.catalogue.rows import BOB, ON_POSTGRESQL, TESTER, Writer, rights
 

@@ -26,7 +26,7 @@ from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import UNLIMITED, Principal, Rights
 from registry.schemas.jobs import JobsRequest
-from registry.schemas.use import Counted, UseKey
+from registry.schemas.usage import Counted, UseKey
 from tests.catalogue.rows import BOB, TESTER, Writer, digest_of, rights
 from tests.kit.statements import statements
 

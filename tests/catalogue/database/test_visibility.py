@@ -30,7 +30,7 @@ from registry.errors import NotFoundError, RegistryError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import UNLIMITED, Rights
-from registry.schemas.use import Counted, UseKey
+from registry.schemas.usage import Counted, UseKey
 from tests.catalogue.rows import BOB, TESTER, Writer, digest_of, rights
 
 WHEN: Final = datetime.now(UTC)

@@ -11,7 +11,7 @@ from registry.catalogue.tree import nodes, revisions, tag_moves
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import UNLIMITED
-from registry.schemas.around import Children, TagHistory
+from registry.schemas.tags import Children, TagHistory
 from tests.catalogue.rows import BOB, TESTER, Writer, rights
 
 

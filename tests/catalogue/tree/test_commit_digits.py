@@ -18,7 +18,7 @@ from registry.catalogue.store import blobs
 from registry.catalogue.tree import bases, commits, revisions
 from registry.reference import Path, Reference
 from registry.rights import Rights
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS
 from registry.services.artifacts.commits import RepoNames
 from tests.catalogue.rows import TESTER, Writer, blob, digest_of, rights
 

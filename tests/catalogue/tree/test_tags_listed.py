@@ -23,8 +23,8 @@ from registry.operations.table import TAGS
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import UNLIMITED, Rights
-from registry.schemas.around import Tags, TagsRequest, TagState
 from registry.schemas.frames import csv_of
+from registry.schemas.tags import Tags, TagsRequest, TagState
 from registry.services.deployment import Deployment
 from registry.services.local import LocalRegistry
 from registry.services.local_merge import LocalArithmetic

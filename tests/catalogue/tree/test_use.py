@@ -17,7 +17,7 @@ from registry.catalogue.store import purge
 from registry.catalogue.tree import revisions
 from registry.catalogue.tree.use import loaded, uses
 from registry.reference import Path, Reference
-from registry.schemas.use import RECENT_DAYS, Counted, Load, RevisionUse, Use, UseKey
+from registry.schemas.usage import RECENT_DAYS, Counted, Load, RevisionUse, Use, UseKey
 from tests.catalogue.rows import TESTER
 
 NOW = datetime.now(UTC)

@@ -32,7 +32,7 @@ from registry.schemas import (
     Schema,
     TokenScope,
 )
-from registry.schemas.use import RevisionUse
+from registry.schemas.usage import RevisionUse
 from registry.services.local import LocalRegistry
 from tests.cli import canned as answers
 from tests.cli.canned import CannedRegistry, digest_of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.cli.render.retention import runs
+from registry.cli.render.results import runs
 from registry.services.local import LocalRegistry
 from tests.cli.conftest import Run
 from tests.kit import plain_base, write_adapter

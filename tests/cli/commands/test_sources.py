@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from registry.cli.render.details import base_added_lines, published_lines, show_lines
-from registry.cli.render.log import log_lines
+from registry.cli.render.lists import log_lines
 from registry.cli.render.screen import Line
 from registry.schemas import BaseAdded, Log, Published
 from registry.services.local import LocalRegistry

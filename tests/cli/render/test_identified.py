@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry.cli.render.identified import identified_lines
+from registry.cli.render.results import identified_lines
 from registry.schemas.parents import Identified, MergedFrom
 
 FOLDER = "./output/merged"

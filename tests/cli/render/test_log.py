@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from registry.cli.render.log import log_lines
+from registry.cli.render.lists import log_lines
 from registry.schemas import DeletedRevision, Log
 from tests.cli.canned import WHEN, digest_of, revision_of
 

@@ -194,7 +194,7 @@ def test_progress_is_drawn_and_taken_away(
 
 
 def test_no_progress_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    from registry.bars.terminal import RichProgress
+    from registry.bars import RichProgress
 
     with RichProgress() as progress:
         progress.begin("Writing", 10)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry import figures as words
 from registry.cli.options import parse_annotations, parse_metrics
-from registry.cli.render import text as words
 from registry.cli.render.screen import Line, Span, flow, table
 from registry.cli.render.screen import words as spans_of
 from registry.errors import UsageError

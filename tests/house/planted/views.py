@@ -199,7 +199,7 @@ PAGES: Final = (
     ),
     Mutant(
         "a-wrong-token-is-written-into-the-page",
-        "kept:keep",
+        "forms:keep",
         'path == "/sign-in"',
         'path == "/sign"',
         "test_what_was_written_when_the_session_ended_is_sent_after_signing_in",
@@ -213,7 +213,7 @@ PAGES: Final = (
     ),
     Mutant(
         "a-token-of-no-days",
-        "admin:_Token",
+        "upkeep:_Token",
         "ge=1, ",
         "",
         "test_a_wrong_value_is_corrected_where_the_page_says_so",

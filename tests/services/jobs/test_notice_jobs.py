@@ -17,8 +17,8 @@ from registry.catalogue.team import jobs as rows
 from registry.errors import UnavailableError
 from registry.operations.table import DENSE_STATS
 from registry.progress import SILENT
-from registry.schemas.around import Notice
 from registry.schemas.requests import DenseStatisticsRequest
+from registry.schemas.tags import Notice
 from registry.services import statistics as services
 from registry.services.jobs.runner import Runner
 from registry.services.jobs.table import submit

@@ -12,7 +12,7 @@ import pytest
 
 from registry.catalogue.tree import bases
 from registry.errors import ConflictError
-from registry.operations.methods.partner import Partner
+from registry.operations.methods.calls import Partner
 from registry.operations.registry import Registry
 from registry.progress import SILENT
 from registry.reference import Path as TreePath

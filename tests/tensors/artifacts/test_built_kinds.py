@@ -7,7 +7,7 @@ import pytest
 from registry.errors import UsageError
 from registry.folders.scan import ADAPTER_CONFIG
 from registry.schemas import ArtifactKind
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS
 from registry.services.artifacts.kinds.table import BUILDERS
 from registry.transfer.model_files import CONFIG
 from tests.kit import plain_base, write_chain

@@ -1,6 +1,6 @@
 """The interface of a kind of artifact: how its files are made of a path.
 
-The properties of a kind that need no tensors are in `registry.schemas.kinds`.
+The properties of a kind that need no tensors are in `registry.schemas.artifacts`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The builder of each kind; the kinds' properties are in `registry.schemas.kinds`."""
+"""The builder of each kind; the kinds' properties are in `registry.schemas.artifacts`."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from registry.folders.hub.repository import check_repo_id
 from registry.folders.scan import README, RECEIPT
 from registry.reference import Reference, on_the_hub
 from registry.schemas import Options, RevisionSummary
-from registry.schemas.cards import ExportCard
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS
+from registry.schemas.labels import ExportCard
 from registry.schemas.requests import ExportCardRequest
 from registry.services.artifacts.load import path_in
 from registry.services.artifacts.not_composable import exact_link
@@ -38,7 +38,7 @@ _OF_A_TRAINER: Final = "base_model:"
 
 
 def export_card(deployment: Deployment, request: ExportCardRequest) -> ExportCard:
-    """The card of an export; see `registry.operations.methods.exporting.Exporting.export`.
+    """The card of an export; see `registry.operations.methods.importing.Exporting.export`.
 
     Raises:
         UsageError: it is a base model, or ``base_model`` is no name of a repository.

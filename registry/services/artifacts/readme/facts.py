@@ -12,7 +12,7 @@ from typing import Any, Final
 from registry.digest import StoredFile
 from registry.folders.scan import README
 from registry.schemas import ArtifactKind
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS
 from registry.services.artifacts.readme import front_matter
 from registry.services.lineage import Blobs, read_blob
 from registry.transfer.model_files import CONFIG

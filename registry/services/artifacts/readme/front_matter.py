@@ -10,7 +10,7 @@ from typing import Any, Final
 import yaml
 
 from registry.errors import UsageError
-from registry.schemas.texts import is_plain
+from registry.schemas.form import is_plain
 
 MOST: Final = 64 << 10  # characters of front matter that are read
 _DEPTH: Final = 32

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from registry.folders.scan import README
 from registry.schemas import ArtifactKind
-from registry.schemas.kinds import KINDS
+from registry.schemas.artifacts import KINDS
 from registry.services.artifacts.readme import front_matter
 from registry.services.artifacts.readme.facts import (
     MOST_README,

@@ -1,1 +1,0 @@
-"""The commands about several folders of this machine, or about what a folder is."""

@@ -1,0 +1,209 @@
+"""Commands that change what things are called and what is said about them: rename, base rename, and card."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from registry.cli.options import AdapterPath, Json, Url
+from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, Line, Span, fields, phrase, words
+from registry.cli.session import Session, session
+from registry.errors import NotFoundError, RegistryError, UsageError
+from registry.figures import counted
+from registry.folders.local_files import in_words, unreadable_file
+
+if TYPE_CHECKING:
+    from registry.schemas.labels import AlsoKnownAs, Card, Renamed
+
+
+def card(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="The adapter; with @N, the README.md of that revision.")],
+    *,
+    file: Annotated[
+        Path | None, typer.Option("--file", metavar="FILE", help="Replace the card with this file; '-' reads stdin.")
+    ] = None,
+    edit: Annotated[bool, typer.Option("--edit", help="Open the card in $VISUAL or $EDITOR.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Go back to the published README.md.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Print or edit the card of an adapter.
+
+    The card is the README.md that was published last, until somebody edits it. An edited card can change at any time;
+    what was published stays as it is.
+    """
+    if (file is not None) + edit + remove > 1:
+        raise UsageError("--file, --edit and --remove change the card in different ways; give one of them.")
+    with session(url, as_json) as run:
+        if not edit and not remove and file is None:
+            _print(run, run.registry.card(ref))
+            return
+        if "@" in ref:
+            raise UsageError(f"{ref} is a revision, and a card is of an adapter: give {ref.partition('@')[0]}.")
+        answer = _edited(run, ref) if edit else run.registry.set_card(ref, None if file is None else _read(file))
+        if answer is None:
+            run.say("Nothing was changed.")
+            return
+        run.answer(answer, lambda _: [])
+        run.say(f"The card of {ref} is {'the published README.md again' if remove else 'changed'}.")
+
+
+def _print(run: Session, found: Card) -> None:
+    if found.state is None:
+        raise NotFoundError(f"{found.path} has no card: write one with `registry card {found.path} --edit`.")
+    if run.as_json:
+        run.answer(found, lambda _: [])
+    else:
+        text = found.text if found.text.endswith("\n") else found.text + "\n"
+        # On a terminal, a text must not move the cursor or change colours; in a pipe it is what was written.
+        sys.stdout.write(_harmless(text) if run.out.on_terminal else text)
+
+
+def _harmless(text: str) -> str:
+    return "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text.replace("\r\n", "\n"))
+
+
+def _read(file: Path) -> str:
+    """The text of a file or of stdin.
+
+    Raises:
+        NotFoundError, NotAllowedError, UnavailableError: it can't be read.
+        UsageError: it is no UTF-8.
+    """
+    name = "stdin" if str(file) == "-" else str(file)
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as problem:
+        raise unreadable_file(file, problem) from None
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise UsageError(f"{name} is no UTF-8 text, at byte {problem.start}.") from problem
+
+
+def _edited(run: Session, ref: str) -> Card | None:
+    """The card after it was edited; None if it was left as it was. A text that is refused is kept in its file."""
+    before = run.registry.card(ref)
+    handle, name = tempfile.mkstemp(prefix="registry-card-", suffix=".md")
+    place, given = Path(name), before.text.encode("utf-8")
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(given)
+    try:
+        _open_in_editor(place)
+        changed = place.read_bytes() != given
+        answer = run.registry.set_card(ref, _read(place), expected=before.digest) if changed else None
+    except RegistryError:
+        if place.read_bytes() != given:
+            run.say(f"Your text is kept in {place}.")
+        else:
+            place.unlink()
+        raise
+    place.unlink()
+    return answer
+
+
+def _open_in_editor(place: Path) -> None:
+    """Run the user's editor on a file until it is closed.
+
+    Raises:
+        UsageError: there is none, or it failed.
+    """
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if os.name == "nt" else "vi")
+    try:
+        command = [*shlex.split(editor), str(place)]
+        code = subprocess.run(command, check=False).returncode  # noqa: S603 - the command is the user's own
+    except (OSError, ValueError) as problem:
+        raise UsageError(
+            f"The editor {editor!r} can't be run ({in_words(problem)}): set EDITOR, or give --file."
+        ) from None
+    if code != 0:
+        raise UsageError(f"The editor {editor!r} ended with exit code {code}, so the card was not changed.")
+
+
+def rename(
+    path: AdapterPath,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new last name of the path.")],
+    *,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Give an adapter and everything under it another last name.
+
+    The parent stays, because it is what the adapter was trained on. Numbers, digests, metrics, annotations and tags
+    are the same under the new name, except for protected tags, which an admin sets. The old name goes on: it can be
+    fetched, and shows the new name. Nothing can be published to it, and lists leave it out.
+    """
+    with session(url, as_json) as run:
+        _told(run, run.registry.rename(path, name))
+
+
+def base_rename(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the base model.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
+    *,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Give a base model and all its adapters another name.
+
+    The old names go on: they can be fetched, and show the new ones. Nothing can be published to them, and lists leave
+    them out. Protected patterns hold for the new name too; the protected tags themselves are set by an admin.
+    """
+    with session(url, as_json) as run:
+        _told(run, run.registry.rename_base(name, new))
+
+
+def base_also_known_as(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the base model.")],
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="A repo id of a Hub: ORG/NAME.")],
+    *,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the repo id away.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Give a base model another repo id in the Hub views.
+
+    It answers under the repo that it was taken from without this. Adapters that name the id as what they were trained
+    on count as trained on the base model. The output lists all its repo ids.
+    """
+    with session(url, as_json) as run:
+        answer = run.registry.also_known_as(name, repo_id, remove=remove)
+        run.answer(answer, lambda width: known_as_lines(answer, width))
+
+
+def known_as_lines(answer: AlsoKnownAs, width: int | None) -> list[Line]:
+    """The base model, its source, and its other repo ids."""
+    pairs = [
+        ("source", [[phrase(answer.source)]] if answer.source else []),
+        ("also known as", [[phrase(repo_id)] for repo_id in answer.repo_ids]),
+    ]
+    return [(Span(answer.base, REFERENCE),), *fields(pairs, width)]
+
+
+def _told(run: Session, answer: Renamed) -> None:
+    run.answer(answer, lambda width: renamed_lines(answer, width))
+    for left in answer.tags_left:
+        run.say(f"An admin sets the protected tag with `registry tag {left.reference} {left.tag}`.")
+    if answer.already:
+        run.say(f"{answer.path} had been renamed already: nothing was changed.")
+    else:
+        run.say(f"{answer.path} goes on as an old name; nothing can be published to it.")
+
+
+def renamed_lines(answer: Renamed, width: int | None) -> list[Line]:
+    """The new name alone first, for scripts; then what it has, and what only the old one has."""
+    kept = counted(answer.materialisations, "materialisation")
+    pairs = [
+        ("was", [[phrase(answer.path, REFERENCE)]]),
+        ("has", [words(f"{counted(answer.adapters, 'adapter')}, {counted(answer.revisions, 'revision')}")]),
+        ("not set", [words(f"protected tag {left.tag} of {left.reference}", BEHIND) for left in answer.tags_left]),
+        ("not copied", [words(f"{kept}: of the old name", QUIET)] if answer.materialisations else []),
+    ]
+    return [(Span(answer.renamed_to, REFERENCE),), *fields(pairs, width)]
