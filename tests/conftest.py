@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -89,8 +90,24 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     for kind in ("long", "slow"):
         if any(set(marker.args) & set(parts) for marker in item.iter_markers(f"{kind}_on")):
             item.add_marker(kind)
+    for marker in item.iter_markers("long_but"):
+        if all(Counter(some.split("-")) - Counter(parts) for some in marker.args):
+            item.add_marker("long")
     if item.get_closest_marker("long") is not None:
         item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """No test takes a minute of processor time, a slow one five: the clock says more of what else a machine does.
+
+    The quick ones take 5 s at most where this was measured. What hangs is ended by the clock, after minutes (pyproject).
+    """
+    before = sum(os.times()[:4])
+    yield
+    took, most = sum(os.times()[:4]) - before, 300 if item.get_closest_marker("slow") else 60
+    if took > most and item.get_closest_marker("long") is None:
+        pytest.fail(f"took {took:.0f} s of processor time, {most} at most: make it smaller, or mark it long")
 
 
 @pytest.hookimpl(trylast=True)

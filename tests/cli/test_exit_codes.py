@@ -190,6 +190,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert said == b""
 
 
+@pytest.mark.long_but(">&-", "<&- >&- 2>&-")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
 def test_closed_streams_change_no_ending(closed: str, run: Run, tmp_path: Path) -> None:
     place = str(tmp_path / "registry")

@@ -21,6 +21,7 @@ HTML = "Content-Type: text/html"
 WITHOUT_LENGTH = f"HTTP/1.1 200 OK\r\n{HTML}\r\nConnection: close\r\n\r\n".encode() + PAGE
 
 
+@pytest.mark.long_but("merged-with length", "merged-moved", "lora-without length", "lora-found")
 @pytest.mark.parametrize(
     "page",
     [

@@ -9,9 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from tests.conftest import pytest_itemcollected
 from tests.kit import delays, order
 from tests.kit.servers_service import clean_environ
 
@@ -62,3 +64,21 @@ def test_a_service_has_the_delays_of_its_tests(monkeypatch: pytest.MonkeyPatch) 
     assert late.stdout.split() == ["True", "True"], late.stderr
     monkeypatch.delenv(delays.VARIABLE)
     assert str(delays.LATE) not in clean_environ({})["PYTHONPATH"]
+
+
+@pytest.mark.parametrize(
+    ("name", "some", "is_long"),
+    [
+        ("test[F16-BF16]", ("F16-BF16",), False),
+        ("test[F16-F16]", ("F16-BF16", "F16-F16"), False),
+        ("test[F16-F32]", ("F16-F16", "BF16"), True),
+        ("test[F16-F32]", ("F32",), False),
+    ],
+)
+def test_some_variants_stand_for_the_others(name: str, some: tuple[str, ...], is_long: bool) -> None:
+    item = mock.Mock()
+    item.name = name
+    item.iter_markers.side_effect = lambda kind: [pytest.mark.long_but(*some).mark] if kind == "long_but" else []
+    item.get_closest_marker.return_value = None
+    pytest_itemcollected(item)
+    assert [call.args for call in item.add_marker.call_args_list] == ([("long",)] if is_long else [])

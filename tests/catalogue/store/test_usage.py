@@ -117,6 +117,7 @@ def test_materialisations_count_apart(opened: Open, base: Base, folders: dict[st
     assert registry.gc().bytes == gone.collectable
 
 
+@pytest.mark.long_but("net-scopes1", "None-scopes2", "None-scopes0")
 @pytest.mark.parametrize("scopes", [("net/three",), ("net/one",), ("net/one/two", "net/four")])
 @pytest.mark.parametrize("path", [None, "net"])
 def test_a_scoped_token_gets_sizes_as_if_nothing_else_were_stored(

@@ -75,6 +75,7 @@ def test_deleted_numbers_stand_in_their_place() -> None:
     assert "deleted 2026-03-04 05:06 by anna  can be restored until 2026-03-05 05:06  wrong file" in lines[3]
 
 
+@pytest.mark.long_but("20", "80", "None")
 @pytest.mark.parametrize("width", [20, 40, 80, 200, None])
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # how busy the machine is does not matter
 @given(metrics=METRICS)

@@ -115,6 +115,20 @@ def adapted(out: Path) -> dict[str, RawTensor]:
 # --- the claims ---
 
 
+@pytest.mark.long_but(
+    "one link",
+    "dora embedding",
+    "conv1d dora",
+    "experts",
+    "convolutions dora",
+    "tokens",
+    "declared",
+    "attention",
+    "whole modules",
+    "three links",
+    "blocks",
+    "negative and zero alpha",
+)
 @pytest.mark.parametrize(("kind", "names"), EVERY)
 def test_the_error_is_what_is_claimed(shelf: Shelf, kind: str, names: tuple[str, ...]) -> None:
     path = published(shelf, kind, *names)

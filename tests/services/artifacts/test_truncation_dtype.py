@@ -118,6 +118,7 @@ class Dora:
         return written, total
 
 
+@pytest.mark.long_but("linear-bf16", "linear-twice-fp16", "conv1d-fp16", "embedding-bf16", "convolution")
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 @pytest.mark.parametrize("kind", SMALL)
 def test_the_error_of_dora_is_that_of_the_weight_with_the_rounded_magnitude(

@@ -212,6 +212,16 @@ def test_the_pairs_of_an_attention_share_the_rank_that_they_are_written_with(she
 # --- --uniform ---
 
 
+@pytest.mark.long_but(
+    "llama-names0-options0",
+    "llama-names1-options1",
+    "llama-names1-options2",
+    "gpt2-options0",
+    "conv-options1",
+    "mixtral-options2",
+    "declared-options0",
+    "attention-options1",
+)
 @pytest.mark.parametrize("options", [{}, {"rank": 2}, {"max_error": 0.3}])
 @pytest.mark.parametrize(
     ("kind", "names"),
@@ -294,6 +304,7 @@ def test_the_receipt_has_the_ranks(shelf: Shelf, uneven: Made) -> None:
     assert (checked.equal, checked.exact) == (True, True)
 
 
+@pytest.mark.long_but("llama-options0", "llama-options1", "mixtral-options2")
 @pytest.mark.parametrize("options", [{"rank": 2}, {"max_error": 0.1}, {"rank": 2, "uniform": True, "dtype": "bf16"}])
 @pytest.mark.parametrize(("kind", "names"), [("llama", ("plain", "dora", "plain")), ("mixtral", ("fused", "up only"))])
 def test_fetched_again_and_read_by_ranges(

@@ -143,6 +143,7 @@ def _train_pissa(folder: Path, model: Any, link: dict[str, Any]) -> Any:
         return wrapped.merge_and_unload()
 
 
+@pytest.mark.long_but("llama", "mixtral", "gpt2", "conv", "gpt_oss", "llama pissa converted")
 @pytest.mark.parametrize("name", sorted(PATHS))
 def test_path_of_peft(shelf: Shelf, name: str) -> None:
     """Merged equals PEFT's step-by-step merge; the merged folder and the composed adapter load and give its output."""
@@ -252,6 +253,20 @@ PAIRS: dict[str, list[tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.long_but(
+    "mixtral: fused, each expert",
+    "opt: dora bias, plain",
+    "tied llama: both, tokens",
+    "tied llama: tokens, dora head",
+    "gpt2: dora positions, new norm",
+    "llama: new head, embedding and head, tokens",
+    "llama: tokens, other tokens",
+    "llama: blocks, negative alpha, new norm",
+    "gpt_oss: fused, down only",
+    "conv: dora of some, biases",
+    "attention: old peft, plain",
+    "declared: dora, bias",
+)
 @pytest.mark.parametrize(
     ("kind", "names"),
     [pytest.param(kind, names, id=f"{kind}: {', '.join(names)}") for kind, paths in PAIRS.items() for names in paths],

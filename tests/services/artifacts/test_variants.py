@@ -114,6 +114,24 @@ def test_one_link(shelf: Shelf, kind: str, name: str) -> None:
     _check(shelf, kind, "F32", _recipes(kind, [name]))
 
 
+@pytest.mark.long_but(
+    "llama-plain",
+    "llama-dora",
+    "llama-dora embedding",
+    "llama-tokens",
+    "llama-new head",
+    "llama-embedding and head",
+    "llama-negative alpha",
+    "llama-zero alpha",
+    "llama-patterns",
+    "llama-blocks",
+    "conv-plain",
+    "conv-dora of some",
+    "conv-new conv",
+    "conv-biases",
+    "attention-plain",
+    "attention-fixed peft",
+)
 @pytest.mark.long_on("gpt2", "declared")
 @pytest.mark.parametrize(("kind", "name"), [one for one in EVERY if one[0] in NARROW])
 def test_twice_on_a_narrow_base(shelf: Shelf, kind: str, name: str) -> None:

@@ -78,6 +78,7 @@ def assert_experts(table: TargetTable, state: Mapping[str, Array], found: Mappin
     return seen
 
 
+@pytest.mark.long_but("llama-F32", "gpt2", "mixtral", "conv", "tied llama")
 @pytest.mark.parametrize(("kind", "dtype"), KINDS)
 def test_they_are_those_of_the_running_model(tmp_path: Path, kind: str, dtype: str) -> None:
     shelf = Shelf(tmp_path)

@@ -82,6 +82,7 @@ ONCE: dict[str, Fault] = {
 }
 
 
+@pytest.mark.long_but("786449", "read_whole")
 @pytest.mark.parametrize("action", [read_whole, read_edge, check, find])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("fault", ONCE.values(), ids=ONCE)

@@ -74,6 +74,7 @@ def _known(shelf: Shelf, kind: str) -> tuple[str, Base, list[str]]:
 # --- within the bound, whatever the architecture, the dtypes and the depth ---
 
 
+@pytest.mark.long_but("6", "bert-1")
 @pytest.mark.parametrize("depth", [1, 2, 6])
 @pytest.mark.parametrize("kind", sorted(KNOWN))
 def test_known_architectures(shelf: Shelf, kind: str, depth: int) -> None:
@@ -83,6 +84,7 @@ def test_known_architectures(shelf: Shelf, kind: str, depth: int) -> None:
     assert used_bound(merged, shelf.merged(shelf.path(name, path))) <= 1
 
 
+@pytest.mark.long_but("F32-F32", "F16-BF16", "BF16-F16", "BF16-BF16", "F64-F32", "F32-F64", "F16-F16")
 @pytest.mark.parametrize("adapter_dtype", DTYPES)
 @pytest.mark.parametrize("base_dtype", DTYPES)
 def test_every_pair_of_dtypes(shelf: Shelf, base_dtype: str, adapter_dtype: str) -> None:
@@ -200,6 +202,7 @@ def _whole_numbers(shelf: Shelf, dtype: str) -> tuple[Base, list[Path]]:
     return base, path
 
 
+@pytest.mark.long_but("F32-None", "F16-bf16", "BF16-fp32", "BF16-None", "F64-fp16", "F32-fp16")
 @pytest.mark.parametrize("option", [None, "fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F64"])
 def test_exact_sums_round_once(shelf: Shelf, dtype: str, option: str | None) -> None:
@@ -362,6 +365,7 @@ def test_ten_links_in_bf16_lose_a_third_of_what_merging_step_by_step_loses(shelf
     assert ours <= lost(steps) / 3
 
 
+@pytest.mark.long_but("1-16", "1-128-positive", "4-256-positive", "16-aligned")
 @pytest.mark.parametrize("fill", ["positive", "aligned"])
 @pytest.mark.parametrize(("links", "rank"), [(1, 16), (1, 64), (1, 128), (16, 16), (4, 256)])
 def test_sums_without_cancellation_stay_within_the_bound(shelf: Shelf, links: int, rank: int, fill: str) -> None:

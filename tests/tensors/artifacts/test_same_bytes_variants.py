@@ -51,6 +51,7 @@ def _several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "MAX_ROWS", 16)
 
 
+@pytest.mark.long_but("merged", "values", "experts", "dora by column")
 @pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize("kind", ["lora", "merged"])
 def test_pieces_threads_and_order(shelf: Shelf, name: str, kind: ArtifactKind, tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.long_but("CAUSAL_LM", "full names", "rank and alpha patterns")
 @pytest.mark.parametrize("fields", WAYS.values(), ids=WAYS.keys())
 @pytest.mark.parametrize("task_type", [None, "CAUSAL_LM"])
 def test_llama(fields: dict[str, Any], task_type: str | None, tmp_path: Path) -> None:

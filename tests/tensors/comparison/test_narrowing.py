@@ -119,6 +119,7 @@ def test_one_of_many_paths_is_found(way: str, dtype: str) -> None:
         assert tree.left([tree.chain("base"), *chains], found, dtype) == (name,)
 
 
+@pytest.mark.long_but("4-stepwise-BF16", "4-safe-F32", "4-at_once-F16")
 @pytest.mark.parametrize(("way", "dtype"), WAYS)
 @pytest.mark.parametrize("trees", [4, pytest.param(100, marks=pytest.mark.long)])
 def test_what_is_right_is_never_struck_out(way: str, dtype: str, trees: int) -> None:

@@ -115,6 +115,7 @@ def _check(
     assert found.rows == "sample"
 
 
+@pytest.mark.long_but("bf16-0.001", "fp16-1e-06", "fp32-0.3")
 @pytest.mark.parametrize("size", [1e-6, 1e-3, 0.3])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
 def test_small_and_large_deltas(shelf: Shelf, dtype: Dtype, size: float) -> None:

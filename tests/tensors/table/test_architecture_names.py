@@ -155,6 +155,22 @@ def agree(folder: Path, name: str) -> TargetTable:
     return table
 
 
+@pytest.mark.long_but(
+    "LlavaForConditionalGeneration",
+    "BertForMaskedLM",
+    "GPT2Model",
+    "T5ForConditionalGeneration",
+    "Wav2Vec2ForCTC",
+    "GPTNeoXForCausalLM",
+    "MixtralForCausalLM",
+    "DeepseekV3ForCausalLM",
+    "LlamaForCausalLM",
+    "GptOssForCausalLM",
+    "MambaForCausalLM",
+    "Gemma3ForCausalLM",
+    "AlbertForMaskedLM",
+    "Phi3ForCausalLM",
+)
 @pytest.mark.parametrize(("name", "sizes"), MODELS, ids=IDS)
 def test_each_module_is_the_tensor_that_transformers_loads(name: str, sizes: dict[str, Any], tmp_path: Path) -> None:
     prefix = make(name, sizes, tmp_path).base_model_prefix + "."

@@ -115,6 +115,14 @@ def check(name: str, folder: Path, table: TargetTable) -> None:
             assert torch.equal(expert_matrices(parameter, files), oriented)
 
 
+@pytest.mark.long_but(
+    "DeepseekV3ForCausalLM",
+    "GptOssForCausalLM",
+    "MixtralForCausalLM",
+    "mixtral-square",
+    "GraniteMoeForCausalLM",
+    "Qwen3MoeForCausalLM",
+)
 @pytest.mark.parametrize(("name", "sizes"), FAMILIES, ids=IDS)
 def test_the_pieces_are_the_loaded_parameter(name: str, sizes: dict[str, Any], tmp_path: Path) -> None:
     check(name, tmp_path, made(name, sizes, tmp_path))
