@@ -16,16 +16,14 @@ from fastapi import APIRouter, Response
 from benchmarks.bare_app import answering
 from registry.api import routes as about
 from registry.app import service_app
-from registry.http.dependencies import RequestRegistry
+from registry.http.dependencies import ReaderThreads, RequestRegistry
+from registry.http.limits import BoundsMiddleware, Limits
+from registry.http.metrics import Metrics
+from registry.http.middleware import RequestMiddleware, log_to_stderr
 from registry.http.payloads import JSON
 from registry.http.reads import ReadRoute
-from registry.http.request.bounds import BoundsMiddleware
-from registry.http.request.limits import Limits
-from registry.http.request.metrics import Metrics
-from registry.http.request.middleware import RequestMiddleware, log_to_stderr
+from registry.http.server import Server, listen
 from registry.http.service import build
-from registry.http.threads import ReaderThreads
-from registry.http.wire.webserver import Server, listen
 from registry.schemas.protocol import API
 from registry.services.local import LocalRegistry
 from registry.storage.filesystem import FilesystemDriver

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from registry.client.remote import RemoteRegistry
     from registry.folders.staging import FetchCache
     from registry.http.access import Anonymous
-    from registry.http.request.limits import Limits
-    from registry.http.request.shared_metrics import SharedValues
+    from registry.http.limits import Limits
+    from registry.http.metrics import SharedValues
     from registry.http.server import Front
     from registry.memory import MemoryCache
     from registry.operations.registry import Registry
@@ -300,9 +300,8 @@ def serve(
 
 
 def _serve_with_workers(place: Place, settings: Settings, front: Front, count: int) -> None:
-    from registry.http.request.limits import Limits
-    from registry.http.supervisor import serve_with_workers
-    from registry.http.worker import Work
+    from registry.http.limits import Limits
+    from registry.http.workers import Work, serve_with_workers
 
     make = partial(_service_of_worker, place, front.access, count)
     given = Work(make, front.listener, Limits().divided(count), settings.trusted_proxies)
@@ -352,7 +351,7 @@ def service_app(
     """
     from registry.api.routes import ROUTERS
     from registry.http.service import build
-    from registry.hub.upstream.client import Upstream
+    from registry.hub.upstream import Upstream
     from registry.hub.views import HUB
     from registry.web.routes import PAGES
 

@@ -14,10 +14,10 @@ from registry.api.parameters import from_query
 from registry.digest import PREFIX, hex_of
 from registry.errors import NotFoundError, UnavailableError
 from registry.http.artifacts import file_answer, open_artifact, redirect_to_store
+from registry.http.bodies import FileBody
+from registry.http.conditional import JsonAnswer, with_etag
 from registry.http.dependencies import RequestRegistry, service_of
-from registry.http.etags import JsonAnswer, with_etag
 from registry.http.reads import ReadRoute
-from registry.http.wire.bodies import FileBody
 from registry.schemas import Options
 from registry.schemas.bundles import ArtifactPlan
 from registry.schemas.protocol import API, NOT_A_USE, USE_HEADER

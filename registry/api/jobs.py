@@ -10,11 +10,11 @@ from fastapi import APIRouter, Request, Response
 
 from registry.api.openapi import problems
 from registry.api.parameters import Id
+from registry.http.context import context_of
 from registry.http.dependencies import RequestRegistry, address_of, service_of
+from registry.http.errors import problem_response
 from registry.http.payloads import JSON
 from registry.http.reads import ReadRoute
-from registry.http.request.context import context_of
-from registry.http.request.errors import problem_response
 from registry.operations.operation import Job
 from registry.schemas import Schema
 from registry.schemas.jobs import Operation, OperationResult

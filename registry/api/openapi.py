@@ -12,9 +12,9 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from registry.api.examples import EXAMPLES
+from registry.http.errors import MEDIA_TYPE
 from registry.http.payloads import JSON, JsonBody
 from registry.http.reads import all_routes
-from registry.http.request.errors import MEDIA_TYPE
 from registry.schemas import Schema
 from registry.schemas.protocol import API, Problem
 from registry.version import __version__

@@ -12,9 +12,9 @@ from registry.api.artifacts import note_use
 from registry.api.jobs import ACCEPTED, answered
 from registry.api.openapi import problems
 from registry.api.parameters import LIMIT, Cursor, Limit, from_body, from_query, named, with_signature
-from registry.http.cursors import cursor_to, position_of
+from registry.http.conditional import with_etag
 from registry.http.dependencies import RequestRegistry, address_of, service_of
-from registry.http.etags import with_etag
+from registry.http.payloads import cursor_to, position_of
 from registry.http.reads import ReadRoute
 from registry.operations.operation import Item, Job, Listing, Operation
 from registry.operations.table import OPERATIONS

@@ -12,9 +12,9 @@ from registry.api import artifacts, jobs, operations, uploads
 from registry.api.openapi import describe, problems
 from registry.errors import UnavailableError
 from registry.http.dependencies import RequestRegistry, service_of
-from registry.http.readiness import Readiness
+from registry.http.health import Readiness
+from registry.http.metrics import MEDIA_TYPE
 from registry.http.reads import ReadRoute
-from registry.http.request.metrics import MEDIA_TYPE
 from registry.schemas import Schema
 from registry.schemas.protocol import API, PROTOCOL
 from registry.version import __version__

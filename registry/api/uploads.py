@@ -10,9 +10,9 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from registry.api.openapi import problems
 from registry.api.parameters import Id
 from registry.errors import UsageError
+from registry.http.context import context_of
 from registry.http.dependencies import RequestRegistry, service_of
 from registry.http.payloads import JsonBody, chunks_of
-from registry.http.request.context import context_of
 from registry.schemas.protocol import API
 from registry.schemas.transfer import Upload, UploadRequest
 from registry.services.intake import uploads

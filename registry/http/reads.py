@@ -19,10 +19,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
+from registry.http.context import App, Receive, Scope, Send, context_of
 from registry.http.dependencies import query_names, service_of
 from registry.http.payloads import JSON
-from registry.http.request.context import Scope, context_of
-from registry.http.request.middleware import App, Receive, Send
 
 READS: Final = frozenset({"GET", "HEAD"})
 Values = dict[str, Any]

@@ -22,21 +22,17 @@ from registry.catalogue.team.sessions import principal_of
 from registry.catalogue.team.tokens import any_exist, sign_in
 from registry.errors import RegistryError
 from registry.http.access import Access, Anonymous, DenialLog
-from registry.http.dependencies import Service
-from registry.http.heartbeat import Heartbeat
+from registry.http.admission import Admission, ThreadAdmission
+from registry.http.bodies import BodySender
+from registry.http.context import Receive, Scope, Send
+from registry.http.dependencies import ReaderThreads, Service
+from registry.http.errors import Face, Refused, install, problem
+from registry.http.health import Heartbeat, Readiness
+from registry.http.limits import BoundsMiddleware, Limits
+from registry.http.metrics import Metrics, SharedValues
+from registry.http.middleware import RequestMiddleware
 from registry.http.origins import OriginGuard
-from registry.http.readiness import Readiness
 from registry.http.reads import ReadDispatch, all_routes
-from registry.http.request.bounds import BoundsMiddleware
-from registry.http.request.context import Scope
-from registry.http.request.errors import Face, Refused, install, problem
-from registry.http.request.limits import Limits
-from registry.http.request.metrics import Metrics
-from registry.http.request.middleware import Receive, RequestMiddleware, Send
-from registry.http.request.shared_metrics import SharedValues
-from registry.http.threads import ReaderThreads
-from registry.http.wire.admission import Admission, ThreadAdmission
-from registry.http.wire.bodies import BodySender
 from registry.memory import DEFAULT_BUDGET, MemoryCache
 from registry.rights import Principal
 from registry.schemas.jobs import ReplicaFigures

@@ -10,8 +10,8 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
 from registry.errors import UsageError
-from registry.http.addresses import prefix_of
 from registry.http.dependencies import Service, address_of, registry_for, service_of
+from registry.http.origins import prefix_of
 from registry.hub.errors import EmptyRepoError, MissingError, as_missing, warning
 from registry.reference import MAIN, Path
 from registry.schemas import ArtifactKind

@@ -21,22 +21,30 @@ from starlette.convertors import Convertor, register_url_convertor
 from registry.catalogue.tree import browse, cards
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.errors import CROSS_SITE, NotFoundError, UsageError
-from registry.http.addresses import page_path, prefix_of
-from registry.http.request.context import Scope
-from registry.http.request.errors import Face
-from registry.http.request.limits import is_below_view
-from registry.hub.entries import files_of, hub_time, id_of, sibling
-from registry.hub.errors import EmptyRepoError, MissingError, view_response, warning
-from registry.hub.files import raw, resolve
-from registry.hub.lists import commits, harnesses, paths_info, refs, tree, whoami
-from registry.hub.models import models
+from registry.http.context import Scope
+from registry.http.errors import Face
+from registry.http.limits import is_below_view
+from registry.http.origins import page_path, prefix_of
+from registry.hub.errors import EmptyRepoError, MissingError, WriteRoute, view_response, warning
+from registry.hub.files import files_of, hub_time, id_of, raw, resolve, sibling
+from registry.hub.lists import commits, harnesses, models, paths_info, refs, tree, whoami
 from registry.hub.requests import RepoQuery, RepoQueryParam, RequestRegistry, renamed_warning, request_registry
-from registry.hub.upstream.answers import RepoRoute
+from registry.hub.upstream import RepoRoute
 from registry.hub.writing.commits import commit, preupload
-from registry.hub.writing.lfs import batch, complete, part
-from registry.hub.writing.refusals import WriteRoute
-from registry.hub.writing.repos import branches, create, no_discussions, no_removal, no_xet, settings, validate_yaml
-from registry.hub.writing.tags import create_tag, delete_tag
+from registry.hub.writing.repos import (
+    batch,
+    branches,
+    complete,
+    create,
+    create_tag,
+    delete_tag,
+    no_discussions,
+    no_removal,
+    no_xet,
+    part,
+    settings,
+    validate_yaml,
+)
 from registry.reference import MAIN, Path, Reference, check_tag, number_in_view
 from registry.schemas.protocol import VIEWS, Problem
 from registry.services.artifacts.commits import is_commit

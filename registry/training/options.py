@@ -1,16 +1,138 @@
-"""What a callback is asked for: by arguments, else by settings."""
+"""What a training run is published with: the options of a callback, from arguments or settings, and where it runs.
+
+The git commit, and the runs of W&B and MLflow that are open in this process. None of these programs is imported here: a
+run can only be open where the trainer imported them.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from registry.errors import UsageError
 from registry.folders.heaps import OF_TRAINING
 from registry.operations.publication import Labels
 from registry.settings import SETTINGS, read_settings
+
+LOG: Final = logging.getLogger("registry.training")
+_SECONDS: Final = 10.0
+_TRAINERS: Final = {"trl": "TRL", "axolotl": "axolotl", "llamafactory": "LLaMA-Factory"}
+"""By the words that an import has for them."""
+_SUMMARY: Final = "registry_revision"
+_TAG: Final = "registry.revision"
+
+_Tell = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What there is to say of the place, and how runs are told what was published of them."""
+
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    told: Mapping[str, _Tell] = field(default_factory=dict)  # by the name of the annotation with the run's id
+
+    def with_later(self, later: Surroundings) -> Surroundings:
+        """These, and what was found later: a run that ends before the training does is not forgotten."""
+        return Surroundings({**self.annotations, **later.annotations}, {**self.told, **later.told})
+
+    def tell(self, reference: str) -> None:
+        """Write the reference of a revision into the open runs."""
+        for tell in self.told.values():
+            try:
+                tell(reference)
+            except Exception as problem:  # noqa: BLE001 - code of others; the revision is published all the same
+                LOG.warning("A run could not be told that %s is published: %s", reference, problem)
+
+
+def look_around(args: Any = None, *, again: bool = False) -> Surroundings:
+    """What can be found in this process, now.
+
+    Args:
+        args: of a trainer, to find also what its loggers write.
+        again: the commit is known already: asking for it takes seconds in a large repository.
+    """
+    annotations: dict[str, str] = {}
+    if args is not None and (board := _tensorboard(args)) is not None:
+        annotations["tensorboard"] = board
+    told: dict[str, _Tell] = {}
+    if not again and (commit := _git_commit()) is not None:
+        annotations["git"] = commit
+    for look in (_wandb, _mlflow):
+        try:
+            found = look()
+        except Exception as problem:  # noqa: BLE001 - code of others, whose attributes differ between versions
+            LOG.warning("A run was not recognised: %s", problem)
+            continue
+        if found is not None:
+            name, text, tell = found
+            annotations[name] = text
+            told[name] = tell
+    return Surroundings(annotations, told)
+
+
+def _git_commit() -> str | None:
+    """The commit of the working directory, ``-dirty`` if files in it differ; None: there is none."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_SECONDS)  # noqa: S603 - no word of it is from outside
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _tensorboard(args: Any) -> str | None:
+    """The folder that TensorBoard's events of a trainer are in, below its output; None: there are none."""
+    if "tensorboard" not in (args.report_to or ()):
+        return None
+    output = Path(args.output_dir)
+    said = getattr(args, "logging_dir", None) or os.environ.get("TENSORBOARD_LOGGING_DIR")
+    try:
+        events = list((Path(said) if said else output / "runs").expanduser().rglob("events.out.tfevents.*"))
+        newest = max(events, key=lambda file: file.stat().st_mtime, default=None)
+    except OSError:
+        return None
+    if newest is None:
+        return None
+    return os.path.relpath(newest.parent, output)
+
+
+def trainer_of(args: Any) -> str:
+    """The program that trains, by the class of its arguments or one that it is made of."""
+    packages = (kind.__module__.partition(".")[0] for kind in type(args).__mro__)
+    return next((_TRAINERS[package] for package in packages if package in _TRAINERS), "transformers Trainer")
+
+
+def _wandb() -> tuple[str, str, _Tell] | None:
+    run: Any = getattr(sys.modules.get("wandb"), "run", None)
+    if run is None:
+        return None
+
+    def tell(reference: str) -> None:
+        run.summary[_SUMMARY] = reference
+
+    # Without an entity where the run is offline.
+    return "wandb", "/".join(part for part in (run.entity, run.project, "runs", run.id) if part), tell
+
+
+def _mlflow() -> tuple[str, str, _Tell] | None:
+    mlflow: Any = sys.modules.get("mlflow")
+    run = None if mlflow is None else mlflow.active_run()
+    if run is None:
+        return None
+    identity = str(run.info.run_id)
+
+    def tell(reference: str) -> None:
+        # By its id: what is active belongs to a thread, and the run may have ended by now.
+        mlflow.MlflowClient().set_tag(identity, _TAG, reference)
+
+    return "mlflow", identity, tell
+
 
 Value = TypeVar("Value")
 _EVAL: Final = "eval_"

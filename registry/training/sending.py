@@ -1,17 +1,21 @@
-"""Publishes what waits, beside the training: one thread, whose failures end nothing."""
+"""Publishes what a training run has left in its outbox: while it trains, and when the training is over.
+
+One thread does it beside the training, and its failures end nothing: what could not be sent is sent later.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 from registry.errors import NotFoundError, RegistryError, UnavailableError
 from registry.operations.registry import Registry
 from registry.schemas import RevisionSummary
-from registry.training.outbox import Keep, Outbox, Waiting, too_many
+from registry.training.outbox import FOLDER, Keep, Outbox, Waiting, too_many
 
 LOG: Final = logging.getLogger("registry.training")
 LAST_WAIT: Final = 300.0
@@ -169,3 +173,41 @@ class Sender:
             LOG.info("%s stays: %s", reference, problem)
             return
         self.outbox.removed(reference)
+
+
+def publish_waiting(
+    team: Registry,
+    output: Path,
+    *,
+    parent: str | None = None,
+    refused: Callable[[Path, RegistryError], None],
+) -> tuple[RevisionSummary, ...]:
+    """Publish all that waits in the output folder of a trainer; what is refused goes on waiting.
+
+    Args:
+        team: the registry.
+        output: the trainer's ``output_dir``.
+        parent: the revision that it was trained on, if nothing that waits tells it.
+        refused: is called with the folder of each that is not published, and why.
+
+    Raises:
+        NotFoundError: no `RegistryCallback` has worked there.
+        UnavailableError: the registry is away; what was published before stays published.
+    """
+    outbox = Outbox(output)
+    if not outbox.root.is_dir():
+        raise NotFoundError(
+            f"{output} has no folder {FOLDER}: the output folder of a training with a RegistryCallback is expected."
+        )
+    revisions = []
+    for place in outbox.waiting():
+        try:
+            one = outbox.read(place)
+            if parent is not None:
+                one = replace(one, document=one.document.model_copy(update={"parent": parent}))
+            revisions.append(send(team, outbox, one))
+        except UnavailableError:
+            raise
+        except RegistryError as problem:
+            refused(place, problem)
+    return tuple(revisions)

@@ -28,11 +28,10 @@ from registry.folders.heaps import CHECKPOINT, figure_of, figures_of_state, is_n
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder
 from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
-from registry.training.models import adapter_of, loaded_commit, note_commit, note_quantised, save_adapter, unwrapped
-from registry.training.options import Options
+from registry.training.options import Options, look_around, trainer_of
 from registry.training.outbox import MOST_WAITING, Keep, Outbox, ToPublish
+from registry.training.publishing import adapter_of, loaded_commit, note_commit, note_quantised, save_adapter, unwrapped
 from registry.training.sending import Sender
-from registry.training.surroundings import look_around, trainer_of
 from registry.transfer.trained_on import TrainedRecord, trained_folder, weights_of_folder, write_record
 
 _FILE: Final = ".trained-on.json"

@@ -43,8 +43,7 @@ from registry.operations.registry import Registry
 from registry.reference import Reference
 from registry.schemas import Fetched, Truncation
 from registry.settings import Settings
-from registry.vllm.asked import DIGITS, Asked, Names, base_of
-from registry.vllm.served import Served, served_base, untied
+from registry.vllm.served import DIGITS, Asked, Names, Served, base_of, served_base, untied
 
 DEFAULT_MAX_RANK: Final = ENGINES["vllm"].rank or 1
 

@@ -9,9 +9,9 @@ from typing import Any, Final, Literal, get_args
 from fastapi import APIRouter, Response
 from pydantic import Field, create_model
 
-from registry.http.addresses import TREE
-from registry.http.cursors import cursor_to, position_of
-from registry.http.request.errors import Face
+from registry.http.errors import Face
+from registry.http.origins import TREE
+from registry.http.payloads import cursor_to, position_of
 from registry.operations import table
 from registry.operations.arguments import start_of
 from registry.operations.operation import Listing

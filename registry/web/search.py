@@ -14,7 +14,7 @@ from fastapi import APIRouter, Response
 
 from registry.catalogue.tree.statistics import RowFigures, row_figures
 from registry.figures import number
-from registry.http.cursors import cursor_to, position_of
+from registry.http.payloads import cursor_to, position_of
 from registry.operations import table
 from registry.schemas import RevisionSummary, Schema
 from registry.schemas.frames import revisions_csv

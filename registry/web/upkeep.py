@@ -14,8 +14,8 @@ from registry.catalogue.team import jobs as rows
 from registry.catalogue.team.tokens import MAX_LIFETIME, MAX_NAME
 from registry.errors import NotFoundError
 from registry.figures import moment
-from registry.http.cursors import cursor_to, position_of
 from registry.http.dependencies import service_of
+from registry.http.payloads import cursor_to, position_of
 from registry.operations import table
 from registry.operations.arguments import start_of
 from registry.operations.operation import Job

@@ -15,7 +15,7 @@ from registry.app import service_app
 from registry.client.remote import RemoteRegistry
 from registry.errors import IntegrityError
 from registry.folders.staging import FetchCache
-from registry.http.cursors import cursor_to
+from registry.http.payloads import cursor_to
 from registry.schemas import Options
 from registry.schemas.protocol import API
 from registry.services.artifacts import opened as handing_out

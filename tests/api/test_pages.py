@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.http.cursors import cursor_to, key_of
-from registry.http.request.errors import MalformedError
+from registry.http.errors import MalformedError
+from registry.http.payloads import cursor_to, key_of
 from registry.operations.operation import part
 from registry.operations.table import creation_key, event_key, job_key, number_key, search_key, text_key
 from registry.schemas import Schema

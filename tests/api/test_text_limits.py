@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from registry.app import service_app
-from registry.http.cursors import cursor_to
+from registry.http.payloads import cursor_to
 from registry.schemas.protocol import API
 from tests.kit import plain_base, write_adapter
 from tests.kit.library import assert_problem

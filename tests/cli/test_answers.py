@@ -543,7 +543,7 @@ def test_the_demo_needs_its_packages_before_it_makes_anything(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("registry.demo.needs.find_spec", lambda name: None)
+    monkeypatch.setattr("registry.demo.main.find_spec", lambda name: None)
     ended = run("demo", "--json")
     assert ended.code == 1
     assert json.loads(ended.err)["code"] == "missing_package"
@@ -575,7 +575,7 @@ def test_what_the_demo_tells_is_printed_by_kind(
         report.lines(["registry tree --url /data/registry"])
         return Outcome()
 
-    monkeypatch.setattr("registry.demo.needs.bundled_base_model", lambda: Path("base"))
+    monkeypatch.setattr("registry.demo.main.bundled_base_model", lambda: Path("base"))
     monkeypatch.setattr("registry.demo.main.run", told)
     ended = run("demo", "--url", "/data/registry")
     assert (ended.code, ended.err) == (0, "")

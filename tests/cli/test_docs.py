@@ -16,7 +16,7 @@ from registry import errors
 from registry.cli.exit_codes import EXIT_CODES, INTERRUPTED, NONE, PIPE_CLOSED, SOME, exit_code
 from registry.cli.program import build_command
 from registry.errors import CODES
-from registry.http.request.errors import BY_CODE, STATUSES
+from registry.http.errors import BY_CODE, STATUSES
 from registry.settings import SETTINGS
 from tests.root import ROOT
 
@@ -165,7 +165,7 @@ def test_every_route_is_documented_and_no_other(tmp_path: Path) -> None:
 
 
 def test_every_metric_is_documented_and_no_other(tmp_path: Path) -> None:
-    from registry.http.request.metrics import Metrics
+    from registry.http.metrics import Metrics
     from registry.http.service import of_process, of_registry
     from registry.services.local import LocalRegistry
 

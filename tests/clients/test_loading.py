@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from registry.demo.needs import bundled_base_model
+from registry.demo.main import bundled_base_model
 from tests.clients import contract
 from tests.clients.conftest import NewMachine
 from tests.clients.machines import Step, step

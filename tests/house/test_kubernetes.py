@@ -23,11 +23,11 @@ from registry import __version__
 from registry.api.routes import ROUTERS
 from registry.cli.exit_codes import exit_code
 from registry.errors import IntegrityError
-from registry.http.readiness import _TIMEOUT as READINESS_TIMEOUT
-from registry.http.request.context import RequestContext
-from registry.http.request.limits import Limits
-from registry.http.request.metrics import Metrics
-from registry.http.wire.webserver import AFTER_STOP
+from registry.http.context import RequestContext
+from registry.http.health import _TIMEOUT as READINESS_TIMEOUT
+from registry.http.limits import Limits
+from registry.http.metrics import Metrics
+from registry.http.server import AFTER_STOP
 from registry.hub.views import VIEW_ROUTERS
 from registry.memory import SHARES, Use
 from registry.settings import read_settings

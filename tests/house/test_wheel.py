@@ -20,7 +20,7 @@ from benchmarks import synthetic
 from registry import __version__
 from registry.catalogue.database import migrations
 from registry.catalogue.database.migrations import HISTORY
-from registry.demo.links import BASE, LINKS
+from registry.demo.tasks import BASE, LINKS
 from registry.schemas.protocol import PROTOCOL, SPOKEN
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
 from tests.house.environments import environment, run

@@ -12,7 +12,7 @@ import pytest
 
 from registry.app import connect, service_app
 from registry.catalogue.team.tokens import create
-from registry.http.request.limits import Limits
+from registry.http.limits import Limits
 from registry.rights import UNLIMITED, Principal
 from registry.schemas.protocol import API
 from registry.services.local import LocalRegistry

@@ -16,7 +16,7 @@ from registry.app import service_app
 from registry.catalogue.database.database import Database
 from registry.catalogue.team import replicas
 from registry.errors import UnavailableError
-from registry.http.heartbeat import Heartbeat
+from registry.http.health import Heartbeat
 from registry.schemas.jobs import Replica, ReplicaFigures
 from registry.schemas.protocol import API
 from registry.services.local import LocalRegistry
@@ -69,7 +69,7 @@ def test_what_can_not_be_written_is_told_once_and_stops_nothing(
     monkeypatch.setattr(Database, "change", changing)
     monkeypatch.setattr(replicas, "BEAT", replicas.BEAT / 10_000)
     beating = Heartbeat(database, ReplicaFigures, 3)
-    with caplog.at_level("INFO", "registry.http.heartbeat"):
+    with caplog.at_level("INFO", "registry.http.health"):
         beating.start()
         until(lambda: len(tried) > 5)
     assert len([one for one in caplog.records if "The disk is full." in one.getMessage()]) == 1

@@ -21,9 +21,9 @@ from fastapi import FastAPI
 
 from registry.app import service_app
 from registry.http.dependencies import query_names
+from registry.http.limits import Limits
 from registry.http.origins import SECRET_ADDRESSES
 from registry.http.reads import all_routes
-from registry.http.request.limits import Limits
 from registry.schemas.protocol import API, VIEWS
 from tests.kit.forged import refused, state, writes
 from tests.kit.library import assert_problem, fill, running

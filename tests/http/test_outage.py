@@ -12,7 +12,7 @@ import pytest
 from registry.app import service_app
 from registry.catalogue.database.errors import placeless
 from registry.errors import CODES, UnavailableError
-from registry.http.request.errors import problem
+from registry.http.errors import problem
 from registry.services.local import LocalRegistry
 from registry.storage.memory import MemoryDriver
 from tests.kit.library import running

@@ -17,8 +17,8 @@ import pytest
 
 from registry.app import service_app
 from registry.catalogue.database.database import Database
-from registry.http import readiness
-from registry.http.request.limits import Limits
+from registry.http import health
+from registry.http.limits import Limits
 from registry.schemas.protocol import API
 from registry.services.local import LocalRegistry
 from registry.storage.s3 import S3Driver, connection
@@ -78,7 +78,7 @@ def test_a_store_that_does_not_answer_takes_no_thread_of_others(
     team: str, shim: Shim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "_PING_READ_TIMEOUT", 30)
-    monkeypatch.setattr(readiness, "_TIMEOUT", 30.0)
+    monkeypatch.setattr(health, "_TIMEOUT", 30.0)
     answering = threading.Event()
 
     def late(_asked: Asked) -> tuple[int, bytes]:
@@ -100,7 +100,7 @@ def test_a_database_that_does_not_answer_is_named(
     team: str, private_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert httpx.get(f"{team}/readyz", timeout=60).status_code == 200  # over a connection that stays open
-    monkeypatch.setattr(readiness, "_TIMEOUT", 3.0)  # more than the store takes, on a busy machine too
+    monkeypatch.setattr(health, "_TIMEOUT", 3.0)  # more than the store takes, on a busy machine too
     assert private_postgres.process is not None
     with silent(psutil.Process(private_postgres.process.pid)):
         for _ in range(ASKED):

@@ -19,8 +19,7 @@ from starlette.testclient import TestClient
 
 from registry.app import service_app
 from registry.errors import NotAllowedError, UnavailableError, UsageError
-from registry.http.server import allowed_access, serve
-from registry.http.wire.webserver import address_of, listen
+from registry.http.server import address_of, allowed_access, listen, serve
 from registry.schemas.protocol import API
 from registry.services.local import LocalRegistry
 from tests.kit.library import assert_problem, fill

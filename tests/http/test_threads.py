@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from registry.errors import NotFoundError
-from registry.http.threads import ReaderThreads
+from registry.http.dependencies import ReaderThreads
 
 
 def test_the_thread_that_was_idle_last_is_asked_first() -> None:

@@ -18,8 +18,8 @@ import httpx
 import psutil
 import pytest
 
-from registry.http.request.limits import Limits
-from registry.http.wire.webserver import listen
+from registry.http.limits import Limits
+from registry.http.server import listen
 from registry.schemas.protocol import API, USE_HEADER
 from tests.kit.library import fill, with_tokens
 from tests.kit.servers_service import SERVE, ServiceProcess, clean_environ

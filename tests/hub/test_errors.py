@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from registry.app import service_app
-from registry.http.request.limits import Limits
+from registry.http.limits import Limits
 from registry.schemas.protocol import VIEWS
 from registry.services import hub_repos
 from registry.services.artifacts import commits

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile, RepoFolder
 
-from registry.http.wire.admission import Share
+from registry.http.admission import Share
 from registry.schemas.protocol import VIEWS
 from tests.hub.conftest import WEIGHTS
 from tests.kit.library import Library

@@ -17,7 +17,7 @@ import zstandard
 from fastapi import FastAPI
 
 from registry.app import service_app
-from registry.hub.upstream.client import FILES, Upstream
+from registry.hub.upstream import FILES, Upstream
 from tests.hub.conftest import assert_missing
 from tests.kit.library import Library, fill, running, with_tokens
 from tests.kit.odd_server import OddServer, answer, resolving
@@ -309,7 +309,7 @@ def test_a_file_that_comes_too_slowly_is_aborted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It is no fault of ours: the log has it as what it is."""
-    monkeypatch.setattr("registry.hub.upstream.answers.FILES", replace(FILES, grace=0.2, rate=1e9))
+    monkeypatch.setattr("registry.hub.upstream.FILES", replace(FILES, grace=0.2, rate=1e9))
     go_on = Event()
 
     def slow(_: str) -> Iterator[bytes]:

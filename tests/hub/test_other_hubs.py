@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from registry.app import service_app
-from registry.http.request.limits import Limits
+from registry.http.limits import Limits
 from tests.hub.conftest import assert_missing, sha
 from tests.kit.library import Library, running
 

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from registry.app import service_app
-from registry.hub.upstream.client import METADATA, Upstream
+from registry.hub.upstream import METADATA, Upstream
 from tests.hub.conftest import assert_missing, fill
 from tests.kit.library import Library, running, with_tokens
 from tests.kit.other_hub import ElsewhereStore, OtherHub
@@ -223,7 +223,7 @@ def test_what_it_should_not_say(
     client: httpx.Client, other: OtherHub, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pages for browsers, lists that go on elsewhere, redirects to where clients send tokens, and what has no end."""
-    monkeypatch.setattr("registry.hub.upstream.answers.METADATA", replace(METADATA, size=1000))
+    monkeypatch.setattr("registry.hub.upstream.METADATA", replace(METADATA, size=1000))
     monkeypatch.setattr(other, "odd", how)
     is_file = how in {"hub", "port", "circle"}
     address = "/Some-Org/Net/resolve/main/config.json" if is_file else "/api/models/Some-Org/Net/tree/main"

@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from registry.http import server
-from registry.http.request.limits import Limits
+from registry.http.limits import Limits
 from registry.services import hub_repos
 from registry.services.artifacts import commits
 from registry.tensors.artifacts import plan

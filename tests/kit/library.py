@@ -17,9 +17,9 @@ import pytest
 from fastapi import FastAPI
 
 from registry.app import service_app
-from registry.http.request.limits import Limits
-from registry.http.request.middleware import JsonLines
-from registry.http.wire.webserver import Server, address_of, listen
+from registry.http.limits import Limits
+from registry.http.middleware import JsonLines
+from registry.http.server import Server, address_of, listen
 from registry.schemas.protocol import API, PROTOCOL
 from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_chain

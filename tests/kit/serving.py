@@ -14,8 +14,8 @@ from registry.client.errors import RetryPolicy
 from registry.client.remote import RemoteRegistry
 from registry.folders.staging import FetchCache
 from registry.http.access import Anonymous
-from registry.http.request.limits import Limits
-from registry.http.wire.webserver import Server, address_of, listen
+from registry.http.limits import Limits
+from registry.http.server import Server, address_of, listen
 from registry.services.jobs.runner import Runner
 from registry.services.local import LocalRegistry, planned_import
 from registry.services.local_merge import LocalArithmetic

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from registry.demo.needs import bundled_base_model
+from registry.demo.main import bundled_base_model
 from registry.services.local import LocalRegistry
 from tests.kit.peers import between_themselves, load_model, peft_merge
 

@@ -15,7 +15,7 @@ import pytest
 from registry.errors import UsageError
 from registry.reference import Path as TreePath
 from registry.training import publish_model
-from registry.training.models import loaded_commit, note_commit, save_adapter
+from registry.training.publishing import loaded_commit, note_commit, save_adapter
 from tests.kit.tensor_files import read_tensors
 from tests.training.conftest import Desk
 
@@ -50,7 +50,7 @@ def test_how_the_loaded_model_was_quantised_is_in_the_revision(desk: Desk, by_ca
     block = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
     model.get_base_model().config.quantization_config = block | {"bnb_4bit_use_double_quant": True}
     if by_callback:
-        from registry.training.models import note_quantised
+        from registry.training.publishing import note_quantised
 
         folder = save_adapter(model, "default", desk.folder / "saved")
         for _ in range(2):  # once, however often it is saved

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from registry.training.surroundings import look_around, trainer_of
+from registry.training.options import look_around, trainer_of
 
 _GIT = ["git", "-c", "user.name=x", "-c", "user.email=x@y", "-c", "commit.gpgsign=false"]
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from registry.errors import UnavailableError
-from registry.http import looks
-from registry.http.wire.admission import ThreadAdmission
+from registry.http import artifacts
+from registry.http.admission import ThreadAdmission
 from registry.schemas import ArtifactKind
 from tests.kit import plain_base, write_chain
 from tests.kit.bases import Base, add_integers
@@ -214,7 +214,7 @@ def test_figures_and_first_values_are_those_of_the_tensor(
 
 
 def test_a_large_tensor_is_looked_at_in_part(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looks, "MOST_READ", 40)
+    monkeypatch.setattr(artifacts, "MOST_READ", 40)
     text = page_of(visitor, "/tensors/tiny/a/x?kind=merged&tensor=body.one.weight")
     assert "Of the first 10 of 96 values." in text
     assert len(re.findall(r'<td class="number">', text)) == 10  # a row of 8, and the begin of the next

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ScreenReport:
-    """`registry.demo.report.Report` on the screens of a command; silent with ``--json``."""
+    """`registry.demo.main.Report` on the screens of a command; silent with ``--json``."""
 
     def __init__(self, run: Session, steps: RichProgress) -> None:
         self._run = run
@@ -68,9 +68,8 @@ def demo(url: Url = None, as_json: Json = False) -> None:
     in the folder demo-registry, or at --url, and can be run again.
     """
     need_whole("run the demo")
-    from registry.demo.main import DEFAULT_FOLDER
+    from registry.demo.main import DEFAULT_FOLDER, bundled_base_model
     from registry.demo.main import run as run_demo
-    from registry.demo.needs import bundled_base_model
 
     base = bundled_base_model()  # first, so that a missing package leaves no folder behind
     place = url or str(DEFAULT_FOLDER)

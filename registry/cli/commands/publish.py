@@ -42,7 +42,7 @@ def publish_rest(run: Session, folder: str, parent: str | None) -> None:
     Raises:
         RegistryError: of the first that is refused, after all were tried.
     """
-    from registry.training.resuming import publish_waiting
+    from registry.training.sending import publish_waiting
 
     problems: list[RegistryError] = []
 

@@ -18,15 +18,13 @@ from registry.digest import PREFIX
 from registry.errors import ConflictError, RegistryError, UsageError
 from registry.folders.scan import ADAPTER_WEIGHTS
 from registry.folders.staging import temporary_folder
+from registry.http.context import context_of
 from registry.http.dependencies import service_of
+from registry.http.errors import MalformedError
 from registry.http.payloads import chunks_of
-from registry.http.request.context import context_of
-from registry.http.request.errors import MalformedError
-from registry.hub.errors import EmptyRepoError, MissingError, warning
+from registry.hub.errors import EmptyRepoError, MissingError, said_in, warning
 from registry.hub.requests import RepoQuery, RepoQueryParam
-from registry.hub.writing.documents import Announcement, Body, Header, LargePushed, PushedFile, parsed
-from registry.hub.writing.ndjson import Line, lines
-from registry.hub.writing.refusals import said_in
+from registry.hub.writing.documents import Announcement, Body, Header, LargePushed, Line, PushedFile, lines, parsed
 from registry.hub.writing.repos import view_of
 from registry.reference import MAIN, Path
 from registry.schemas.protocol import HUB_ORIGIN

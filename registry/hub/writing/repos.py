@@ -1,21 +1,60 @@
-"""Repos: created, which stores nothing yet; and what is asked for a repo elsewhere and can't be done here."""
+"""What Hub clients write of a repo besides commits: its creation, large files by Git LFS, and tags.
+
+Creating a repo stores nothing yet. Weights that are too large for a commit come by LFS: the client asks where to, sends
+the parts, and says that this is all.
+"""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any, Final
 
-from fastapi import Depends, Request
+import anyio.to_thread
+from fastapi import Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from registry.errors import UsageError
-from registry.http.addresses import prefix_of
+from registry.errors import NotFoundError, UsageError
+from registry.http.context import context_of
 from registry.http.dependencies import address_of, service_of
+from registry.http.origins import prefix_of
+from registry.http.payloads import chunks_of
 from registry.hub.errors import EmptyRepoError, warning
-from registry.hub.requests import RepoQueryParam, RequestRegistry, request_registry
-from registry.hub.writing.documents import Body, CardText, NewRepo, RepoSettings
+from registry.hub.requests import RepoQuery, RepoQueryParam, RequestRegistry, request_registry
+from registry.hub.writing.documents import Body, CardText, LargeObjects, NewRepo, NewTag, RepoSettings
+from registry.operations.table import TAG, UNTAG
+from registry.reference import Path
+from registry.schemas.requests import TagRequest, UntagRequest
 from registry.services.artifacts.readme import front_matter
+from registry.services.pushing.parts import LargeUpload, begin_large, put_large_part
 from registry.services.pushing.repo import begin, place_of
+
+_NEW = "none"
+"""What a tag names that is only made if it does not exist."""
+
+
+def create_tag(
+    query: RepoQueryParam, registry: RequestRegistry, asked: Annotated[NewTag, Depends(Body(NewTag))]
+) -> Response:
+    """Let a new tag name a revision."""
+    with query.deployment.read() as session:
+        pinned = query.pinned_in(session)
+    if pinned.revision is None:
+        raise UsageError(f"{query.repo_id} is a base model, which has no tags.")
+    registry.do(TAG, TagRequest(ref=pinned.revision.reference, tag=asked.tag, expected=_NEW))
+    return Response(status_code=200)
+
+
+def delete_tag(query: RepoQueryParam, registry: RequestRegistry) -> Response:
+    """Remove a tag."""
+    registry.do(UNTAG, UntagRequest(path=str(Path.of_repo_id(query.repo_id)), tag=_tag(query)))
+    return Response(status_code=200)
+
+
+def _tag(query: RepoQuery) -> str:
+    try:
+        return query.revision
+    except NotFoundError as missing:
+        raise UsageError(str(missing)) from None
 
 
 def create(
@@ -129,3 +168,54 @@ def no_xet(registry: RequestRegistry) -> None:
         'This registry has no Xet store: run `eval "$(registry env)"` before Python starts, or set '
         "HF_HUB_DISABLE_XET=1."
     )
+
+
+_TYPE: Final = "application/vnd.git-lfs+json"
+
+
+def batch(query: RepoQueryParam, asked: Annotated[LargeObjects, Depends(Body(LargeObjects))]) -> JSONResponse:
+    """Where the parts of some files go: to the store by presigned requests, or through the service."""
+    if asked.operation != "upload":
+        raise UsageError("Files are read by their addresses, and not by LFS: only the operation upload is served.")
+    path = place_of(query.deployment, query.repo_id)
+    place = f"{view_of(query.request)}/{query.repo_id}.git/info/lfs"
+    objects = [_told(begin_large(query.deployment, path, one.oid, one.size), place) for one in asked.objects]
+    return JSONResponse({"transfer": "basic", "objects": objects}, media_type=_TYPE)
+
+
+def _told(large: LargeUpload, place: str) -> dict[str, Any]:
+    known = {"oid": large.oid, "size": large.size}
+    if large.upload is None:
+        return known
+    upload = large.upload
+    urls = {
+        number: upload.urls.get(number) or f"{place}/parts/{upload.id}/{number}"
+        for number in range(1, upload.parts + 1)
+    }
+    if upload.parts == 1:
+        return known | {"actions": {"upload": {"href": urls[1]}}}
+    header = {"chunk_size": str(upload.part_size), **{f"{number:05}": url for number, url in urls.items()}}
+    return known | {"actions": {"upload": {"href": f"{place}/complete/{upload.id}", "header": header}}}
+
+
+async def part(request: Request) -> Response:
+    """A part that goes through the service; without a token, as LFS clients send it."""
+    context_of(request.scope).kind = "part"
+    given = request.path_params
+    if not given["number"].isascii() or not given["number"].isdigit() or "content-length" not in request.headers:
+        raise UsageError("A part has a number, and needs the header Content-Length.")
+    service = service_of(request)
+    await anyio.to_thread.run_sync(
+        put_large_part,
+        service.registry.deployment,
+        given["upload"],
+        int(given["number"][:9]),
+        chunks_of(request),
+        limiter=service.part_threads,
+    )
+    return Response(headers={"ETag": f'"{given["upload"]}-{given["number"]}"'})
+
+
+def complete() -> Response:
+    """That all parts were sent: looked at when the commit names the file."""
+    return Response()

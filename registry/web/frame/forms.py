@@ -26,9 +26,8 @@ from fastapi import Request, Response
 from pydantic import ValidationError
 
 from registry.errors import CROSS_SITE, NotAllowedError
-from registry.http.addresses import prefix_of, public_address
-from registry.http.origins import require_own_page
-from registry.http.request.errors import MalformedError
+from registry.http.errors import MalformedError
+from registry.http.origins import prefix_of, public_address, require_own_page
 from registry.schemas import Schema
 from registry.schemas.form import is_plain
 

@@ -12,10 +12,10 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from registry.catalogue.team import sessions
-from registry.http.addresses import prefix_of
+from registry.http.context import Scope
 from registry.http.dependencies import registry_for, service_of
-from registry.http.request.context import Scope
-from registry.http.request.errors import headers_of
+from registry.http.errors import headers_of
+from registry.http.origins import prefix_of
 from registry.schemas import Schema
 from registry.schemas.protocol import API, Problem
 from registry.schemas.requests import NoRequest

@@ -17,10 +17,10 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Depends, Request, Response
 
 from registry.errors import NotFoundError
-from registry.http.addresses import page_path, prefix_of, public_address
 from registry.http.dependencies import registry_for, service_of
+from registry.http.errors import MalformedError
+from registry.http.origins import page_path, prefix_of, public_address
 from registry.http.reads import ReadRoute
-from registry.http.request.errors import MalformedError
 from registry.operations.operation import Item, Listing, Operation, Part
 from registry.operations.table import OPERATIONS
 from registry.plots.drawing import stylesheet

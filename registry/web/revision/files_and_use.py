@@ -26,9 +26,8 @@ from registry.errors import (
 )
 from registry.files.header import TensorEntry
 from registry.folders.scan import EXACT_WEIGHTS
-from registry.http.artifacts import ArtifactHandle, file_answer, listing, open_artifact
+from registry.http.artifacts import ArtifactHandle, file_answer, listing, look_at, open_artifact
 from registry.http.dependencies import service_of
-from registry.http.looks import look_at
 from registry.operations import table
 from registry.reference import MAIN, Reference
 from registry.schemas import ArtifactKind, Options, Schema

@@ -332,7 +332,7 @@ DRAWN: Final = (
     ),
     Mutant(
         "an-address-of-four-parts",
-        "webserver:address_of",
+        "server:address_of",
         "listener.getsockname()[:2]",
         "listener.getsockname()",
         "test_an_address_that_is_taken_or_foreign_is_one_sentence",

@@ -30,14 +30,14 @@ UPSTREAM: Final = (
     ),
     Mutant(
         "a-length-without-its-body",
-        "answers:_refusal",
+        "upstream:_refusal",
         '_kept(answer, without={"Content-Length"})',
         "_kept(answer)",
         "test_a_part_that_is_not_there",
     ),
     Mutant(
         "commits-in-any-letters",
-        "answers:_kept",
+        "upstream:_kept",
         "in_a_header(answer.headers[name])",
         "answer.headers[name]",
         "test_headers_of_any_letters",

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import RegistryError, UnavailableError
-from registry.hub.writing.ndjson import MOST_LINE, lines
+from registry.hub.writing.documents import MOST_LINE, lines
 
 TEXTS = st.text(max_size=40) | st.sampled_from(
     ['"content":"', '\\"content": "', '"content": "AAAA"', "a\nb", "content"]

@@ -1,1 +1,0 @@
-"""One request: its limits, errors, middleware, log and metrics."""
