@@ -18,10 +18,10 @@ import torch
 from benchmarks.merge_floor import Adapter, Memory, factors, header_of, verify
 from registry.files.header import TensorEntry
 from registry.files.source import FileSource
-from registry.tensors.arithmetic.blocks import add_product
-from registry.tensors.arithmetic.lanes import available_cores
-from registry.tensors.comparison.places import ELEMENTS
-from registry.tensors.path.kept_factors import Factors, RecentFactors
+from registry.tensors.arithmetic.kernel import add_product
+from registry.tensors.arithmetic.threads import available_cores
+from registry.tensors.comparison.candidates import ELEMENTS
+from registry.tensors.path.slot_values import Factors, RecentFactors
 
 Tensors = dict[str, tuple[FileSource, TensorEntry]]
 

@@ -28,9 +28,9 @@ from blake3 import blake3
 from registry.errors import InvalidBaseError
 from registry.files.header import Header, TensorEntry, read_header
 from registry.files.source import FileSource
-from registry.tensors.arithmetic.blocks import add_product, block_rows, pad_rows
-from registry.tensors.arithmetic.lanes import available_cores
-from registry.tensors.path.kept_factors import Factors, RecentFactors
+from registry.tensors.arithmetic.kernel import add_product, block_rows, pad_rows
+from registry.tensors.arithmetic.threads import available_cores
+from registry.tensors.path.slot_values import Factors, RecentFactors
 
 COPIED: Final = 2 << 20
 STORED_BLOCK: Final = 256 << 10

@@ -32,7 +32,7 @@ _COUNTED: Final = {
     "registry.storage.reading.block_digest": "verify",
     "registry.tensors.path.slot_values.SlotValues._begin": "widen",
     "registry.tensors.path.slot_values.add_product": "product",
-    "registry.tensors.arithmetic.blocks.round_into": "round",
+    "registry.tensors.arithmetic.kernel.round_into": "round",
     "registry.tensors.artifacts.merged.rounded": "check",
     "registry.folders.writer._Target.put": "write",
     "registry.folders.writer._Target.sync": "write",

@@ -67,8 +67,8 @@ def children(shape: Shape, adapters: list[Path]) -> None:
     """Open adapters as siblings and compare them all with all."""
     start = time.perf_counter()
     from registry.schemas.difference import ComparedDelta
-    from registry.tensors.analysis.delta_matrix import delta_matrix
     from registry.tensors.analysis.deltas import SinceLink
+    from registry.tensors.analysis.inner_products import delta_matrix
 
     opened = _Opened(shape)
     measure = Measure(time.perf_counter() - start)
@@ -97,8 +97,7 @@ class _Opened:
         from registry.errors import InvalidAdapterError
         from registry.files.header import read_header
         from registry.files.source import FileSource
-        from registry.tensors.checkpoint.lora_config import parse_config
-        from registry.tensors.checkpoint.reading import read_checkpoint
+        from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
         from registry.tensors.path.programs import BoundLink
 
         found = []

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from benchmarks import running, synthetic
 from benchmarks.rows import Figure, Goal, Peer, Row
 from benchmarks.running import Conditions, Sample
-from registry.tensors.arithmetic.lanes import in_order
+from registry.tensors.arithmetic.threads import in_order
 from registry.tensors.truncation.rank_choice import ModuleSpectrum, relative_error
 from registry.tensors.truncation.truncate import decompose
 

@@ -26,7 +26,7 @@ from registry.catalogue.team import replicas
 from registry.errors import RegistryError, UnavailableError
 from registry.schemas.jobs import Replica, ReplicaFigures
 from registry.services.deployment import Deployment
-from registry.tensors.artifacts.numerics import known_fingerprint
+from registry.tensors.artifacts.plan import known_fingerprint
 from registry.version import __version__
 
 _CPUINFO: Final = Path("/proc/cpuinfo")

@@ -23,10 +23,9 @@ from registry.services.artifacts.inputs import open_source
 from registry.services.artifacts.local_blobs import KeptBlobs
 from registry.services.lineage import LoadedPath, read_document, target_table
 from registry.services.local_merge import check_bundle, path_of
-from registry.tensors.arithmetic.blocks import block_rows
-from registry.tensors.arithmetic.lanes import in_order
-from registry.tensors.arithmetic.rounding import round_into
-from registry.tensors.elements.dtypes import TORCH
+from registry.tensors.arithmetic.dtypes import TORCH
+from registry.tensors.arithmetic.kernel import block_rows, round_into
+from registry.tensors.arithmetic.threads import in_order
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.quantised.source import plain_weights
 from registry.tensors.table.targets import TargetTable

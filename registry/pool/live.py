@@ -17,11 +17,10 @@ from torch import nn
 from registry.pool.layout import Layout, Place, PristineTensors, plain_rows
 from registry.pool.wanted import BASE, Key, Wanted
 from registry.pool.watch import Watch
-from registry.tensors.arithmetic.blocks import block_rows
-from registry.tensors.arithmetic.lanes import in_order
+from registry.tensors.arithmetic.kernel import block_rows
+from registry.tensors.arithmetic.threads import in_order
 from registry.tensors.artifacts.merged import RoundedSlot
-from registry.tensors.path.kept_factors import RecentFactors
-from registry.tensors.path.slot_values import MatrixRows
+from registry.tensors.path.slot_values import MatrixRows, RecentFactors
 
 
 class Rounds:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from registry.errors import UsageError
-from registry.tensors.elements.dtypes import FLOATS
+from registry.tensors.arithmetic.dtypes import FLOATS
 
 _WRAPPERS: Final = {
     "FullyShardedDataParallel": "is wrapped by FSDP, which keeps its weights in pieces",

@@ -421,3 +421,15 @@ def check_options(options: Options) -> None:
         )
     if options.min_fidelity is not None and options.dtype != "fp8":
         raise UsageError("--min-fidelity needs --dtype fp8: it says how much of the change has to survive.")
+
+
+def check_ranks(rank: int | None, max_error: float | None) -> None:
+    """Refuse options of a truncation that mean nothing, before any work is done.
+
+    Raises:
+        UsageError: ``rank`` is below 1, or ``max_error`` is not a number from 0 up to, not including, 1.
+    """
+    if rank is not None and rank < 1:
+        raise UsageError(f"--rank must be 1 or more, not {rank}.")
+    if max_error is not None and not 0 <= max_error < 1:
+        raise UsageError(f"--max-error must be 0 or more and less than 1 (0.05 is 5 %), not {max_error}.")

@@ -142,9 +142,8 @@ class NarrowRequest(Schema):
     """What the tensors of a folder are where some elements stand for a base model."""
 
     base: str = Field(min_length=1, max_length=128)
-    values: (
-        Base64  # float64 with the least byte first, as `registry.tensors.comparison.spots` orders them; NaN: not there
-    )
+    # float64, little-endian, in the order of `registry.tensors.comparison.fingerprint`; NaN: no such element
+    values: Base64
     dtypes: tuple[str | None, ...] = Field(max_length=1 << 20)  # of each tensor; None: it is not there
     link: str | None = None  # the values are what an adapter adds, whose weights have this digest; None: a model's
 

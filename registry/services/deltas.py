@@ -86,7 +86,7 @@ def children_deltas(deployment: Deployment, path: str, progress: Progress) -> De
         ]
     if not paths:
         return DeltaMatrix(path=path, children=(), cosine=(), energy_ratio=())
-    from registry.tensors.analysis.delta_matrix import delta_matrix
+    from registry.tensors.analysis.inner_products import delta_matrix
 
     with ExitStack() as opened:
         links = _OpenLinks(deployment, opened)

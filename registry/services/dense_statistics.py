@@ -33,7 +33,7 @@ def dense_statistics(deployment: Deployment, ref: str, since: str | None, progre
     from registry.services.artifacts.bound import bound_links
     from registry.services.artifacts.inputs import Inputs
     from registry.tensors.analysis import dense
-    from registry.tensors.analysis.changed_weights import ChangedWeights
+    from registry.tensors.analysis.dense import ChangedWeights
     from registry.tensors.path.origins import BaseTensors
 
     with ExitStack() as opened:

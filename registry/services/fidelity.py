@@ -18,8 +18,7 @@ from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath
 
 if TYPE_CHECKING:
-    from registry.tensors.fidelity.estimate import Estimated, EstimatedPath
-    from registry.tensors.fidelity.sampling import Ratio
+    from registry.tensors.fidelity.estimate import Estimated, EstimatedPath, Ratio
     from registry.tensors.path.programs import BoundLink
 
 
@@ -84,7 +83,7 @@ def _estimated(deployment: Deployment, path: LoadedPath, dtype: Dtype, since: in
 
 def _of_links(inputs: Inputs, links: Sequence[BoundLink], dtype: Dtype, seed: str, since: int) -> EstimatedPath:
     """``seed``: a digest that the sample is drawn by: the same rows each time, everywhere."""
-    from registry.tensors.elements.dtypes import FLOATS, OPTION_DTYPES
+    from registry.tensors.arithmetic.dtypes import FLOATS, OPTION_DTYPES
     from registry.tensors.fidelity.estimate import estimate
     from registry.tensors.path.origins import BaseTensors
 

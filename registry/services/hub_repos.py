@@ -28,8 +28,7 @@ from registry.services.artifacts.materialised import kept_for, plain_plan
 from registry.services.artifacts.opened import Asked
 from registry.services.artifacts.plan import make_plan
 from registry.services.lineage import LoadedPath
-from registry.tensors.artifacts.numerics import fingerprint
-from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
+from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, fingerprint
 
 _AT_COMMIT: Final = re.compile(r"hf:[^@]+@([0-9a-f]{40})(?: at .*)?")
 MOST_REFS: Final = 10_000

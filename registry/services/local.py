@@ -190,7 +190,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
             yield made
 
     def _from_pickle(self, pickle: Path, out: Path) -> None:
-        from registry.tensors.pickled import convert
+        from registry.tensors.limited import convert
 
         convert(pickle, out)
 
@@ -288,7 +288,7 @@ def planned_import(registry: Registry, ground: Ground, source: str, progress: Pr
     from registry.services.importing.settled import Side
     from registry.services.publishing.parent_search import Compared
     from registry.services.publishing.preview import Rehearsal
-    from registry.tensors.pickled import convert
+    from registry.tensors.limited import convert
 
     compared = Compared()  # in all private registries: none has others' revisions under the same names
 

@@ -51,11 +51,11 @@ from registry.services.publishing.parent_adapter import identify, search_trained
 from registry.services.publishing.parent_folder import look_into
 from registry.services.publishing.parent_search import Compared
 from registry.services.weight_changes import WeightChanges
+from registry.tensors.arithmetic.dtypes import TORCH
+from registry.tensors.arithmetic.streamed import check_finite
 from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
-from registry.tensors.artifacts.closeness import TensorComparison
-from registry.tensors.elements.dtypes import TORCH
-from registry.tensors.elements.finite import check_finite
-from registry.tensors.pickled import convert
+from registry.tensors.artifacts.numerics import TensorComparison
+from registry.tensors.limited import convert
 from registry.transfer.index import files_digest, plain_of, weights_digest
 from registry.transfer.receipt_check import receipt_of
 from registry.transfer.searched import Searched

@@ -30,8 +30,7 @@ from registry.services.artifacts.load import path_of
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath
 from registry.tensors.analysis.deltas import SinceLink, compare_deltas
-from registry.tensors.analysis.sketch import likeness, sketch
-from registry.tensors.analysis.undone import undone_share
+from registry.tensors.analysis.inner_products import likeness, sketch, undone_share
 from registry.tensors.path.programs import BoundLink
 from registry.tensors.table.targets import TargetTable
 

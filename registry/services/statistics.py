@@ -32,7 +32,7 @@ from registry.services.browse import resolved
 from registry.services.deployment import Deployment
 from registry.services.fidelity import path_fidelity
 from registry.services.lineage import LoadedPath
-from registry.tensors.factors.slots import Slot
+from registry.tensors.table.slots import Slot
 
 if TYPE_CHECKING:
     from registry.services.artifacts.inputs import Inputs
@@ -231,7 +231,7 @@ def _with_quantisation(inputs: Inputs, how: FourBits, found: DeltaStatistics) ->
     """
     if inputs.stored.plain is not None:
         return found  # it was trained on the base model itself, which is quantised
-    from registry.tensors.arithmetic.lanes import in_order
+    from registry.tensors.arithmetic.threads import in_order
     from registry.tensors.quantised.trained import energy_of_error, matrices_of
 
     tensors = matrices_of(inputs.table, how)

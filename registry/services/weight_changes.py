@@ -14,7 +14,7 @@ from registry.services.artifacts.load import path_in
 from registry.services.artifacts.not_composable import exact_between
 from registry.services.deployment import Deployment
 from registry.services.lineage import Blobs, LoadedPath
-from registry.tensors.analysis.changed_weights import ChangedWeights, Factors
+from registry.tensors.analysis.dense import ChangedWeights, Factors
 from registry.tensors.path.origins import BaseTensors
 
 

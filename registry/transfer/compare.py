@@ -134,7 +134,7 @@ class Expected(Protocol):
 
 
 class Comparison(Protocol):
-    """Whether two renderings of a tensor agree; see `registry.tensors.artifacts.closeness`."""
+    """Whether two renderings of a tensor agree; see `registry.tensors.artifacts.numerics`."""
 
     @property
     def close(self) -> bool:

@@ -78,7 +78,7 @@ def test_peft_loads_every_form_of_a_composed_adapter(model_type: str, variant: s
 
 def test_weights_that_are_not_those_of_peft_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The harness itself: with a scaling that is a thousandth off, nothing is exact."""
-    from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
+    from registry.tensors.checkpoint.adapter import LoraAdapterConfig
 
     right = LoraAdapterConfig.scaling
     monkeypatch.setattr(LoraAdapterConfig, "scaling", lambda *given: right(*given) * 1.001)

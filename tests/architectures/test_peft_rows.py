@@ -20,7 +20,7 @@ import pytest
 import transformers
 
 from registry.services.local import LocalRegistry
-from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
+from registry.tensors.checkpoint.adapter import LoraAdapterConfig
 from tests.architectures.links import parted
 from tests.architectures.nets import NETS, output
 from tests.architectures.peft_rows import OWN, TRANSFORMERS, Row

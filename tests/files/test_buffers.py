@@ -10,7 +10,7 @@ import torch
 
 from registry.files import buffers
 from registry.files.buffers import buffer
-from registry.tensors.arithmetic.blocks import scratch
+from registry.tensors.arithmetic.kernel import scratch
 
 SIZE = 3 << 16  # rounded up to 256 KiB
 

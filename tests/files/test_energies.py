@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.files.header import SIZES, TensorEntry
-from registry.tensors.elements import energies
-from registry.tensors.elements.dtypes import FLOATS
-from registry.tensors.elements.energies import EnergyWatch, RowEnergies
+from registry.tensors.arithmetic import streamed
+from registry.tensors.arithmetic.dtypes import FLOATS
+from registry.tensors.arithmetic.streamed import EnergyWatch, RowEnergies
 
 
 def laid(*tensors: tuple[str, torch.Tensor], before: bytes = b"") -> tuple[dict[str, TensorEntry], bytes]:
@@ -60,8 +60,8 @@ def test_every_row_wherever_chunks_and_blocks_end(
     tensors = [(dtype, torch.randn(shape, generator=generator).to(FLOATS[dtype])) for shape in shapes]
     entries, data = laid(*tensors, before=b"\xff" * before)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(energies, "_BLOCK", block)
-        patch.setattr(energies, "_DOT", 3)
+        patch.setattr(streamed, "_BLOCK", block)
+        patch.setattr(streamed, "_DOT", 3)
         found = watched(entries, data, sizes)
         again = watched(entries, data, [len(data)])
     for name, (_, values) in zip(entries, tensors, strict=True):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
 from registry.files.header import SIZES, TensorEntry
-from registry.tensors.elements.dtypes import FLOATS
-from registry.tensors.elements.finite import FiniteWatch
+from registry.tensors.arithmetic.dtypes import FLOATS
+from registry.tensors.arithmetic.streamed import FiniteWatch
 
 BAD = [float("nan"), float("inf"), float("-inf")]
 

@@ -17,8 +17,7 @@ from blake3 import blake3
 from registry.files.sha256 import Each
 from registry.folders.writer import write_files
 from registry.progress import SILENT
-from registry.tensors.artifacts.artifact import ArtifactFile
-from registry.tensors.artifacts.pieces import Region
+from registry.tensors.artifacts.artifact import ArtifactFile, Region
 
 CHUNK = 1 << 20
 

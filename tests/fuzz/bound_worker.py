@@ -20,9 +20,8 @@ from typing import Any
 from registry.errors import InvalidAdapterError, InvalidBaseError, RegistryError
 from registry.files.header import read_header
 from registry.files.source import BytesSource
-from registry.tensors.checkpoint.lora_config import parse_config
 from registry.tensors.checkpoint.patterns import PatternBudget, PatternMap
-from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from registry.transfer.model_files import read_model_files
 from tests.fuzz import worst_files
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.checkpoint.adapter import Checkpoint
-from registry.tensors.checkpoint.lora_config import parse_config
-from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from tests.fuzz.config_texts import DEFAULTS, FIELDS, ODD_TEXTS, VALUES, documents, dumped, texts
 from tests.fuzz.effort import LONG, QUICK, said_well
 from tests.fuzz.peft_source import functions

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.checkpoint.coverage import name_test
-from registry.tensors.checkpoint.lora_config import parse_config
 from registry.tensors.checkpoint.patterns import SECONDS, PatternBudget, PatternMap
+from registry.tensors.checkpoint.reading import parse_config
 from tests.fuzz.effort import LONG, QUICK, said_well
 from tests.fuzz.pattern_texts import BOMBS, NAMES, PATTERNS, PLAIN
 from tests.fuzz.peft_source import functions

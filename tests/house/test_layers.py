@@ -41,10 +41,10 @@ def test_the_contracts_hold() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "broken"),
     [
-        ("tensors/elements/dtypes.py", "import sqlalchemy", "The tensor core is pure"),
-        ("tensors/elements/dtypes.py", "import boto3", "The tensor core is pure"),
-        ("tensors/elements/dtypes.py", "from registry.storage import driver", "Imports go down only"),
-        ("tensors/elements/dtypes.py", "from registry.catalogue import __init__", "Imports go down only"),
+        ("tensors/arithmetic/dtypes.py", "import sqlalchemy", "The tensor core is pure"),
+        ("tensors/arithmetic/dtypes.py", "import boto3", "The tensor core is pure"),
+        ("tensors/arithmetic/dtypes.py", "from registry.storage import driver", "Imports go down only"),
+        ("tensors/arithmetic/dtypes.py", "from registry.catalogue import __init__", "Imports go down only"),
         ("catalogue/__init__.py", "import torch", "The catalogue knows no tensors"),
         ("storage/driver.py", "import safetensors", "Storage knows bytes only"),
         ("storage/driver.py", "from registry.services import local", "Imports go down only"),

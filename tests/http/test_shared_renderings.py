@@ -11,9 +11,8 @@ import pytest
 
 from registry.errors import UnavailableError
 from registry.services.artifacts import build as artifacts
-from registry.tensors.artifacts.artifact import Artifact
+from registry.tensors.artifacts.artifact import Artifact, Buffer
 from registry.tensors.artifacts.merged import RoundedSlot
-from registry.tensors.artifacts.pieces import Buffer
 from registry.tensors.path.slot_values import SlotValues
 from tests.kit.library import Library, assert_problem
 

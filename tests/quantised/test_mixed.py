@@ -8,8 +8,7 @@ import pytest
 
 from registry.errors import InvalidBaseError
 from registry.files.header import write_header
-from registry.quantised.listing import PlainListing, plain_listing
-from registry.quantised.mixed import dense_with, mixed_files, skipping
+from registry.quantised.listing import PlainListing, dense_with, mixed_files, plain_listing, skipping
 from registry.quantised.reading import Codes, Grid, Reading, Scale
 
 SHAPE = (4, 8)

@@ -24,7 +24,7 @@ from registry.errors import (
 )
 from registry.folders.hub.repository import check_source
 from registry.services.local import LocalRegistry
-from registry.tensors import pickled
+from registry.tensors import limited
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
 from tests.kit.hub_folder import HubFolders, Repo, commit_of, hub_client
 from tests.kit.sending import SHAPES
@@ -122,7 +122,7 @@ def test_an_adapter_of_old_versions_of_peft_has_its_pickle_read(
     made = adapter(net, tmp_path / "made")
     weights = (made / "adapter_model.safetensors").read_bytes()
     (made / "adapter_model.safetensors").rename(made / "adapter_model.bin")
-    monkeypatch.setattr(pickled, "convert", lambda _, out: out.write_bytes(weights))  # which has its own tests
+    monkeypatch.setattr(limited, "convert", lambda _, out: out.write_bytes(weights))  # which has its own tests
     commit = hub.add("org/old", made)
     answer = local.publish("hf:org/old", "net/old")
     assert answer.revision.source == f"hf:org/old@{commit} at {hub.url}"

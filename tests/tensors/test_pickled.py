@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.pickled import answer, convert
+from registry.tensors.limited import answer, convert
 
 
 class Malicious:
@@ -118,8 +118,8 @@ def test_limits_of_time_and_memory_end_the_child(tmp_path: Path, monkeypatch: py
     torch.save({"a": torch.zeros(1 << 20)}, pickle)
     for name, limit in (("_MEMORY", 1 << 20), ("_SECONDS", 0.001)):
         with monkeypatch.context() as patch:
-            patch.setattr("registry.tensors.pickled._TIMES_MEMORY", 1)
-            patch.setattr(f"registry.tensors.pickled.{name}", limit)
+            patch.setattr("registry.tensors.limited._TIMES_MEMORY", 1)
+            patch.setattr(f"registry.tensors.limited.{name}", limit)
             with pytest.raises(InvalidAdapterError, match=r"ended without a result|took longer than") as caught:
                 convert(pickle, out)
             assert caught.value.code == "pickle"

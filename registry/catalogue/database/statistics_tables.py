@@ -75,7 +75,7 @@ class BaseNormsRecord(Record):
 
 
 class SketchRecord(Record):
-    """The sketch of the delta of a revision: `registry.tensors.analysis.sketch`.
+    """The sketch of the delta of a revision: `registry.tensors.analysis.inner_products`.
 
     The row also says that what takes computing was noticed, and whether the base's norms were known then.
     """

@@ -18,9 +18,9 @@ from registry.pool.beside.sums import SumParts
 from registry.pool.layout import Layout, Place, PristineTensors, plain_rows
 from registry.pool.wanted import Wanted
 from registry.tensors.artifacts.merged import RoundedSlot
-from registry.tensors.path.kept_factors import RecentFactors
 from registry.tensors.path.low_rank import LowRank, low_rank
 from registry.tensors.path.programs import Program
+from registry.tensors.path.slot_values import RecentFactors
 from registry.tensors.path.steps import Replace
 
 Effects = Mapping[nn.Module, Effect]

@@ -12,8 +12,7 @@ from torch import nn
 from registry.errors import InvalidAdapterError
 from registry.pool.beside.effects import ConvSum, EmbeddingSum, LinearSum, Sum
 from registry.pool.beside.forms import Form, is_scaled
-from registry.tensors.arithmetic.blocks import rounded
-from registry.tensors.arithmetic.rounding import holding
+from registry.tensors.arithmetic.kernel import holding, rounded
 from registry.tensors.path.low_rank import LowRank
 
 

@@ -17,9 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from registry.errors import InvalidAdapterError, RegistryError, UsageError
 from registry.files.strict_json import shown
 from registry.pool.beside.forms import rows_elsewhere
-from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
+from registry.tensors.checkpoint.adapter import LoraAdapterConfig
 from registry.tensors.checkpoint.field_rules import says_something
-from registry.tensors.checkpoint.lora_config import parse_config
+from registry.tensors.checkpoint.reading import parse_config
 
 
 class Mixing:

@@ -11,8 +11,7 @@ from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.services.artifacts.inputs import Inputs, open_source, path_table
 from registry.services.artifacts.not_composable import exact_link
 from registry.services.lineage import Blobs, Link, LoadedPath, read_blob
-from registry.tensors.checkpoint.lora_config import parse_config
-from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from registry.tensors.path.programs import BoundLink
 
 

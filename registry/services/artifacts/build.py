@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from registry.errors import UsageError
 from registry.memory import MemoryCache
 from registry.schemas import Options
-from registry.schemas.artifacts import KINDS, check_options
+from registry.schemas.artifacts import KINDS, check_options, check_ranks
 from registry.schemas.form import MeasuredRows
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.kinds.builder import Order
@@ -16,7 +16,6 @@ from registry.services.artifacts.plan import links_of, make_plan
 from registry.services.lineage import Blobs, LoadedPath
 from registry.tensors.artifacts.artifact import Artifact
 from registry.tensors.artifacts.plan import Plan
-from registry.tensors.truncation.options import check_options as check_ranks
 
 
 def build_artifact(

@@ -19,8 +19,7 @@ from registry.digest import canonical_json
 from registry.reference import Path
 from registry.schemas import ArtifactKind
 from registry.schemas.artifacts import BASE_KIND, KINDS, TRAINED_ON
-from registry.tensors.artifacts.numerics import fingerprint
-from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, PLAN_FORMAT
+from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, PLAN_FORMAT, fingerprint
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 

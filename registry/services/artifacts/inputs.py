@@ -114,8 +114,8 @@ def weights_of(stored: StoredWeights, blobs: Blobs, path: LoadedPath, open_blobs
     if path.exact is None:
         return ModelWeights(stored.headers, stored.tensors)
     # Only paths with such a link need zstd and numpy.
-    from registry.tensors.exact.index import read_index
-    from registry.tensors.exact.overlay import overlay
+    from registry.tensors.exact.file_format import read_index
+    from registry.tensors.exact.model import overlay
 
     exact = open_source(blobs, path.exact.file(EXACT_WEIGHTS), open_blobs)
     what = f"{EXACT_WEIGHTS} of {path.exact.reference}"
@@ -128,7 +128,7 @@ def replaced_tensors(blobs: Blobs, path: LoadedPath) -> frozenset[str]:
     """The tensors of the base model that the exact link of a path replaces; none, where there is no such link."""
     if path.exact is None:
         return frozenset()
-    from registry.tensors.exact.index import read_index
+    from registry.tensors.exact.file_format import read_index
 
     with ExitStack() as opened:
         exact = open_source(blobs, path.exact.file(EXACT_WEIGHTS), opened)
@@ -161,9 +161,8 @@ def _grown(asked: _Grown) -> TargetTable:
 
 def table_on(blobs: Blobs, base: PathBase, exact: BlobRef, table: TargetTable) -> TargetTable:
     """A table of a base model where the tensors of an exact file replace those of the base."""
-    from registry.tensors.exact.fit import grown_shapes, shapes_in
-    from registry.tensors.exact.grown import grown_table
-    from registry.tensors.exact.index import read_index
+    from registry.tensors.exact.file_format import read_index
+    from registry.tensors.exact.fit import grown_shapes, grown_table, shapes_in
 
     with ExitStack() as opened:
         index = read_index(open_source(blobs, exact, opened), what=EXACT_WEIGHTS, error=IntegrityError)

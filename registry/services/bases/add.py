@@ -28,9 +28,8 @@ from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
 from registry.storage.blobs import StoredBlob
 from registry.tensors.table.architecture import make_table
-from registry.tensors.table.declaration import declare
+from registry.tensors.table.declaration import declare, guesses
 from registry.tensors.table.targets import TargetTable
-from registry.tensors.table.tensor_names import guesses
 from registry.tensors.table.ties import parted_by_files
 from registry.transfer.index import Decoded, IndexedTensor, ModelIndex, files_digest, index_model
 from registry.transfer.model_files import DECLARATION, CheckedModel, ModelFiles, read_model_files

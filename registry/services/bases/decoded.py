@@ -9,7 +9,7 @@ from registry.files.header import TensorEntry
 from registry.files.source import ByteSource
 from registry.progress import Progress
 from registry.quantised.listing import PlainListing
-from registry.tensors.elements.energies import RowEnergies
+from registry.tensors.arithmetic.streamed import RowEnergies
 from registry.transfer.index import Decoded, IndexedTensor, ModelIndex
 
 Energies = Mapping[str, RowEnergies]
@@ -35,12 +35,11 @@ def decoded(
         progress: gets the bytes that are decoded.
 
     Raises:
-        What `registry.tensors.quantised.passed.pass_by` raises.
+        What `registry.tensors.quantised.source.pass_by` raises.
     """
     if plain is None:
         return index, dict(energies)
-    from registry.tensors.quantised.passed import pass_by
-    from registry.tensors.quantised.source import decoded_in, plain_weights
+    from registry.tensors.quantised.source import decoded_in, pass_by, plain_weights
 
     stored = {name: (sources[one.file], one.entry) for name, one in index.tensors.items()}
     weights = plain_weights(plain, stored)

@@ -16,8 +16,8 @@ from registry.errors import InvalidAdapterError
 from registry.files.strict_json import shown
 from registry.services.artifacts.inputs import replaced_tensors
 from registry.services.lineage import Blobs, LoadedPath, read_document
-from registry.tensors.factors.slots import Slot
 from registry.tensors.path.programs import PathPrograms
+from registry.tensors.table.slots import Slot
 
 Rows = Mapping[str, Sequence[int]]
 """The rows of tensors, counted in their first dimension."""

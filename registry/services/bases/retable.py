@@ -37,11 +37,10 @@ from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
 from registry.services.lineage import PathBase, read_blob, read_document, target_table
 from registry.tensors.checkpoint.adapter import Checkpoint
-from registry.tensors.checkpoint.lora_config import parse_config
-from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from registry.tensors.path.programs import BoundLink, path_programs
+from registry.tensors.table.declaration import guesses
 from registry.tensors.table.targets import Target, TargetTable
-from registry.tensors.table.tensor_names import guesses
 from registry.tensors.table.ties import parted_by_files
 from registry.transfer.index import plain_of
 from registry.transfer.model_files import CheckedModel, check_model, list_model

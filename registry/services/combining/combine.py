@@ -9,6 +9,7 @@ from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.operations.publication import Labels
 from registry.progress import Progress
 from registry.reference import Path
+from registry.schemas.artifacts import check_ranks
 from registry.schemas.publishing import Combined, CombinedSource, CombineRequest
 from registry.services.combining.chosen import Chosen, choose
 from registry.services.combining.made import Made, make, watched
@@ -17,8 +18,7 @@ from registry.services.intake.intake import Intake
 from registry.services.publishing.candidates import Candidate, check_draft
 from registry.services.publishing.draft import Draft, Files, Said
 from registry.services.publishing.publish import publish_made
-from registry.tensors.elements.passing import Watch
-from registry.tensors.truncation.options import check_options
+from registry.tensors.arithmetic.streamed import Watch
 from registry.transfer.claims import Head
 
 
@@ -29,7 +29,7 @@ def combine(deployment: Deployment, request: CombineRequest, progress: Progress)
         What `registry.services.combining.chosen.choose` and `registry.services.combining.made.make` raise, and what
         publishing the files raises.
     """
-    check_options(request.rank, request.max_error)
+    check_ranks(request.rank, request.max_error)
     with deployment.read() as session:
         chosen = choose(session, request)
     with ExitStack() as opened:

@@ -26,8 +26,7 @@ from registry.services.deployment import Deployment
 from registry.services.lineage import Link, LoadedPath
 from registry.tensors.analysis.statistics import delta_statistics
 from registry.tensors.artifacts.artifact import ArtifactFile
-from registry.tensors.checkpoint.lora_config import parse_config
-from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from registry.tensors.path.programs import BoundLink
 
 _CLOSE: Final = 1e-5

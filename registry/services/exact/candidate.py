@@ -9,10 +9,9 @@ from registry.files.source import ByteSource
 from registry.files.strict_json import MAX_SETTINGS, parse
 from registry.folders.scan import EXACT_WEIGHTS, MODEL_CONFIG
 from registry.services.lineage import Blobs, LoadedPath, read_document, target_table
-from registry.tensors.checkpoint.adapter import Checkpoint
-from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
+from registry.tensors.checkpoint.adapter import Checkpoint, LoraAdapterConfig
+from registry.tensors.exact.file_format import ExactIndex, read_index
 from registry.tensors.exact.fit import check_fit, shapes_in
-from registry.tensors.exact.index import ExactIndex, read_index
 from registry.transfer.index import plain_of
 
 MAX_CONFIG: Final = 8 << 20

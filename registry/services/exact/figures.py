@@ -16,8 +16,8 @@ from registry.services.exact.folder import open_beside
 from registry.services.exact.model_folder import open_tensors, read_full_model
 from registry.services.exact.values import check_values
 from registry.services.lineage import Blobs, LoadedPath
-from registry.tensors.comparison.spots import sampled, spots_of
-from registry.tensors.elements.dtypes import FLOATS
+from registry.tensors.arithmetic.dtypes import FLOATS
+from registry.tensors.comparison.fingerprint import sampled, spots_of
 from registry.tensors.exact.writing import estimated_size
 
 

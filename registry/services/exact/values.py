@@ -14,11 +14,10 @@ from registry.schemas import Options
 from registry.services.artifacts.build import build_artifact
 from registry.services.artifacts.inputs import base_weights
 from registry.services.lineage import Blobs, LoadedPath
+from registry.tensors.arithmetic.streamed import FiniteWatch
 from registry.tensors.artifacts.artifact import Artifact
-from registry.tensors.elements.finite import FiniteWatch
-from registry.tensors.exact.coding import FRAME
-from registry.tensors.exact.index import ExactIndex
-from registry.tensors.exact.overlay import overlay
+from registry.tensors.exact.file_format import FRAME, ExactIndex
+from registry.tensors.exact.model import overlay
 
 
 def check_exact(

@@ -26,15 +26,15 @@ from registry.services.exact.model_folder import FullFolder, open_tensors
 from registry.services.exact.values import no_change
 from registry.services.lineage import Blobs, LoadedPath
 from registry.services.publishing.parent_folder import Held, by_names_of
+from registry.tensors.arithmetic.dtypes import FLOATS
 from registry.tensors.artifacts.artifact import ArtifactFile
-from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.extraction import extract as core
 from registry.tensors.extraction.best_pair import Wanted
 from registry.tensors.extraction.changed import Changes, changes_of
-from registry.tensors.extraction.link import Scratch
-from registry.tensors.factors.slots import slot_of_target
+from registry.tensors.extraction.extract import Scratch
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import path_programs
+from registry.tensors.table.slots import slot_of_target
 from registry.tensors.table.targets import TargetTable
 
 _MOST_OF_IT: Final = 0.5  # share of the base's tensors that must be found by name

@@ -21,11 +21,9 @@ from registry.services.publishing.draft import Draft
 from registry.services.publishing.lookup import Claims, Lookup, Nesting, look_up, named
 from registry.services.publishing.parent_weights import not_found
 from registry.services.publishing.parents import Parent, require_accepted
-from registry.tensors.checkpoint.adapter import Checkpoint
-from registry.tensors.checkpoint.lora_config import LoraAdapterConfig, parse_config
-from registry.tensors.checkpoint.reading import read_checkpoint
-from registry.tensors.checkpoint.untargeted import refuse_untargeted
-from registry.tensors.exact.index import ExactIndex
+from registry.tensors.checkpoint.adapter import Checkpoint, LoraAdapterConfig
+from registry.tensors.checkpoint.reading import parse_config, read_checkpoint, refuse_untargeted
+from registry.tensors.exact.file_format import ExactIndex
 from registry.tensors.table.targets import TargetKind, TargetTable
 
 _OF_ANOTHER_BASE: Final = ("shape_mismatch", "unknown_target")

@@ -22,7 +22,7 @@ from registry.schemas.transfer import GivenReceipt, Origin, SourceClaim, Truncat
 from registry.schemas.usage import NOTHING, Loads
 from registry.services.lineage import TRAINED
 from registry.services.publishing.parents import Parent
-from registry.tensors.checkpoint.lora_config import LoraAdapterConfig
+from registry.tensors.checkpoint.adapter import LoraAdapterConfig
 
 
 @dataclass(frozen=True)

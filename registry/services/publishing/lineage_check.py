@@ -27,15 +27,15 @@ from registry.services.artifacts.bound import bind_link
 from registry.services.artifacts.inputs import base_weights, path_table
 from registry.services.bases.not_finite import check_changed_rows
 from registry.services.lineage import Blobs, Link, LoadedPath, read_document
-from registry.tensors.arithmetic.lanes import in_order
+from registry.tensors.arithmetic.dtypes import FLOATS, WHOLE_NUMBERS
+from registry.tensors.arithmetic.threads import in_order
 from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.tensors.checkpoint.coverage import check_twins
-from registry.tensors.comparison.rounded_path import coarser, links_of, rounded_block
-from registry.tensors.elements.dtypes import FLOATS, WHOLE_NUMBERS
-from registry.tensors.factors.matrices import read_rows
-from registry.tensors.factors.slots import slot_of_target
+from registry.tensors.checkpoint.factors import read_rows
+from registry.tensors.comparison.roundings import coarser, links_of, rounded_block
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, Program, origin_of, path_programs
+from registry.tensors.table.slots import slot_of_target
 from registry.tensors.table.targets import TargetTable
 
 

@@ -43,7 +43,7 @@ from registry.services.publishing.parents import (
     check_receipt,
     find_parent,
 )
-from registry.tensors.checkpoint.lora_config import LoraAdapterConfig
+from registry.tensors.checkpoint.adapter import LoraAdapterConfig
 
 
 def named(session: Session, told: DerivedFrom | None) -> DerivedFrom | None:

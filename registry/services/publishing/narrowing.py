@@ -29,11 +29,20 @@ from registry.services.artifacts.load import path_to
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath
 from registry.services.publishing.parent_folder import candidates_of
-from registry.tensors.arithmetic.lanes import run_alone
-from registry.tensors.comparison.fingerprint import fingerprint, is_of, replaced_fingerprint, replaces, unpacked
+from registry.tensors.arithmetic.dtypes import FLOATS
+from registry.tensors.arithmetic.threads import run_alone
+from registry.tensors.comparison.fingerprint import (
+    Sampled,
+    Spots,
+    fingerprint,
+    is_of,
+    replaced_fingerprint,
+    replaces,
+    sampled,
+    spots_of,
+    unpacked,
+)
 from registry.tensors.comparison.narrowing import Chain, Narrowed, narrow, narrow_links
-from registry.tensors.comparison.spots import Sampled, Spots, sampled, spots_of
-from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.path.origins import BaseTensors
 
 _AT_ONCE: Final = 32  # fingerprints that are kept at a time

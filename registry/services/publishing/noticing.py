@@ -30,11 +30,11 @@ from registry.services.publishing.draft import Draft
 from registry.services.publishing.lineage_check import parent_links
 from registry.services.publishing.parents import REBASED
 from registry.tensors.analysis.directions import Directions, DirectionWatch, largest_element
-from registry.tensors.analysis.sketch import sketch
+from registry.tensors.analysis.inner_products import sketch
 from registry.tensors.analysis.statistics import delta_statistics
-from registry.tensors.arithmetic.rounding import holding, limit_of
+from registry.tensors.arithmetic.dtypes import FLOATS
+from registry.tensors.arithmetic.kernel import holding, limit_of
 from registry.tensors.checkpoint.adapter import LoraPair
-from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.path.programs import BoundLink
 
 _ROOM: Final = 2

@@ -37,12 +37,10 @@ from registry.services.publishing.parent_search import (
     search_bases,
     search_parents,
 )
-from registry.tensors.checkpoint.lora_config import LoraAdapterConfig, parse_config
-from registry.tensors.checkpoint.reading import read_checkpoint
-from registry.tensors.comparison.fingerprint import added
+from registry.tensors.checkpoint.adapter import LoraAdapterConfig
+from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
+from registry.tensors.comparison.fingerprint import added, same_link, sampled, spots_of
 from registry.tensors.comparison.narrowing import LISTED
-from registry.tensors.comparison.same_link import same_link
-from registry.tensors.comparison.spots import sampled, spots_of
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.table.targets import TargetTable

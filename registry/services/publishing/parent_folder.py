@@ -27,12 +27,10 @@ from registry.schemas.parents import RULE
 from registry.services.artifacts.bound import bind_link
 from registry.services.artifacts.inputs import base_weights, path_table, replaced_tensors
 from registry.services.lineage import Blobs, Link, LoadedPath, read_document
-from registry.tensors.comparison.between import surely_at_one
+from registry.tensors.arithmetic.dtypes import FLOATS
+from registry.tensors.comparison.candidates import Candidate, other_orders
 from registry.tensors.comparison.compare import compare
-from registry.tensors.comparison.orders import other_orders
-from registry.tensors.comparison.places import Candidate
-from registry.tensors.comparison.verdict import Limit, Verdict
-from registry.tensors.elements.dtypes import FLOATS
+from registry.tensors.comparison.verdict import Limit, Verdict, surely_at_one
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.quantised.source import is_decoded, plain_weights, rounded_tensors

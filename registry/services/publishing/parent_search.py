@@ -34,11 +34,10 @@ from registry.services.publishing.parent_folder import (
     measured,
     open_folder,
 )
+from registry.tensors.arithmetic.dtypes import FLOATS, OPTION_DTYPES
+from registry.tensors.comparison.fingerprint import adds_nothing, same_link, sampled, spots_of
 from registry.tensors.comparison.narrowing import LISTED
-from registry.tensors.comparison.same_link import adds_nothing, same_link
-from registry.tensors.comparison.spots import sampled, spots_of
 from registry.tensors.comparison.verdict import Standing, Verdict
-from registry.tensors.elements.dtypes import FLOATS, OPTION_DTYPES
 from registry.tensors.path.programs import BoundLink
 from registry.transfer.trained_on import Beside, TrainedFolder
 

@@ -32,8 +32,7 @@ from registry.services.publishing.parent_check import Planned, look_at_trained
 from registry.services.publishing.parent_search import Compared, SearchableHere
 from registry.services.publishing.publish import planned_publish, publish_read, with_copies
 from registry.tensors.analysis.directions import DirectionWatch
-from registry.tensors.elements.finite import FiniteWatch
-from registry.tensors.elements.passing import pass_by, watched_by
+from registry.tensors.arithmetic.streamed import FiniteWatch, pass_by, watched_by
 from registry.transfer.requests import PublishFolder, preview
 from registry.transfer.trained_on import UNTIMED, TrainedFolder
 

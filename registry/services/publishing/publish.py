@@ -41,8 +41,7 @@ from registry.services.publishing.noticing import (
 )
 from registry.services.publishing.parent_check import look_at_trained, parent_candidates
 from registry.tensors.analysis.directions import DirectionWatch
-from registry.tensors.elements.finite import FiniteWatch
-from registry.tensors.elements.passing import Watch, watched_by
+from registry.tensors.arithmetic.streamed import FiniteWatch, Watch, watched_by
 from registry.transfer.adapter_folder import AdapterFolder, read_adapter
 from registry.transfer.claims import Head, SameHead, check_claims, check_derivation, check_document
 

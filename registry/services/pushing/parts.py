@@ -27,7 +27,7 @@ from registry.services.intake.wanted import Wanted, take
 from registry.services.publishing.candidates import Candidate, require_publishing
 from registry.services.publishing.draft import Files
 from registry.services.pushing.repo import MOST_LARGE, PAIR
-from registry.tensors.elements.passing import Watch
+from registry.tensors.arithmetic.streamed import Watch
 
 
 @dataclass(frozen=True)

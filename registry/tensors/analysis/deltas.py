@@ -36,10 +36,10 @@ from registry.schemas.difference import (
 )
 from registry.tensors.analysis.matrices import ChangedMatrices, ChangedMatrix, MatrixName, changed_side_by_side
 from registry.tensors.analysis.statistics import other_changes, place_of
-from registry.tensors.arithmetic.blocks import block_rows
-from registry.tensors.arithmetic.lanes import in_order
+from registry.tensors.arithmetic.kernel import block_rows
+from registry.tensors.arithmetic.threads import in_order
+from registry.tensors.path.low_rank import StackedPairs
 from registry.tensors.path.programs import BoundLink
-from registry.tensors.path.stacked_pairs import StackedPairs
 from registry.tensors.table.targets import TargetTable
 from registry.tensors.truncation.truncate import split_core, triangle
 

@@ -19,11 +19,11 @@ import torch
 from registry.errors import InvalidAdapterError
 from registry.files.header import Header
 from registry.files.source import ByteSource
-from registry.tensors.analysis.spectra import figures
-from registry.tensors.arithmetic.lanes import in_order
+from registry.tensors.analysis.statistics import figures
+from registry.tensors.arithmetic.streamed import FactorShape, Gram, GramWatch
+from registry.tensors.arithmetic.threads import in_order
 from registry.tensors.checkpoint.adapter import Checkpoint, LoraPair
-from registry.tensors.elements.grams import FactorShape, Gram, GramWatch
-from registry.tensors.factors.matrices import read_whole
+from registry.tensors.checkpoint.factors import read_whole
 from registry.tensors.truncation.truncate import decompose
 
 ONE_DIRECTION: Final = 1.05
@@ -153,7 +153,7 @@ def _is_clear(one: Gram, other: Gram) -> bool:
 
 
 def _stable_rank(pair: LoraPair, source: ByteSource) -> float:
-    """As `registry.tensors.analysis.spectra.figures` has it; 0 of a zero delta. Call it on a lane."""
+    """As `registry.tensors.analysis.statistics.figures` has it; 0 of a zero delta. Call it on a lane."""
     try:
         spectra = [_above_rounding(b, a, decompose(b, a).singular_values) for b, a in _factors(pair, source)]
     except InvalidAdapterError:  # its square leaves float64: it may be published, but no figure of it can be told

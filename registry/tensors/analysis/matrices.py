@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.factors.slots import Slot, slot_of_piece
+from registry.tensors.path.low_rank import RowRange, StackedPairs, stacked
 from registry.tensors.path.programs import BoundLink, Owners, PathPrograms, Program, owners_of, path_programs
-from registry.tensors.path.stacked_pairs import Rows, StackedPairs, stacked
 from registry.tensors.path.steps import Add, Replace, Rescale, SetRows, Step
 from registry.tensors.table.held import FusedParameter
+from registry.tensors.table.slots import Slot, slot_of_piece
 from registry.tensors.table.targets import TargetTable
 
 MatrixName = tuple[str, int]
@@ -27,7 +27,7 @@ class ChangedMatrix:
 
     module: str  # as the base names it; of experts the parameter's full path, of a bias the parameter's
     expert: int | None
-    programs: tuple[tuple[Rows, Program], ...]  # of all of it, with the output features that each is for
+    programs: tuple[tuple[RowRange, Program], ...]  # of all of it, with the output features that each is for
     out_features: int
     in_features: int
     slots: tuple[Slot, ...]  # where the base's files hold it, all of it; none where they lack it
@@ -144,7 +144,7 @@ class _Sorting:
         return any(isinstance(step, Add) for step in program.since(self.since))
 
     def _experts(self, experts: Mapping[tuple[str, int], FusedParameter]) -> Iterator[ChangedMatrix]:
-        slots: dict[str, dict[int, dict[Slot, Rows]]] = {}
+        slots: dict[str, dict[int, dict[Slot, RowRange]]] = {}
         for (name, expert), fused in experts.items():
             if name not in slots:
                 slots[name] = {}

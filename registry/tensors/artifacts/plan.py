@@ -3,20 +3,41 @@
 The document of a plan knows no registry, no path and no tag, so it means the same on every machine. A rendering adds
 what the bytes also depend on: the version of the artifact format (header and config writers), the numerics fingerprint,
 and what README.md calls the base model.
+
+The numerics fingerprint: which arithmetic this machine has.
+
+The same product can round differently on another make of CPU or another build of torch. A small fixed probe goes
+through the very kernels that artifacts use; its digest is part of every rendering, so that bytes made by different
+arithmetic never pass for each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Final
 
 from registry.digest import document_digest
 from registry.schemas import ArtifactKind, WrittenDtype
 from registry.schemas.artifacts import KINDS, FourBits
 from registry.schemas.receipt import rendering_digest
-from registry.tensors.artifacts.numerics import fingerprint
+from registry.tensors.arithmetic.threads import run_alone
+
+
+def known_fingerprint() -> str | None:
+    """The same if this process has probed it; None: it has not, and this does not make it."""
+    return fingerprint() if fingerprint.cache_info().currsize else None
+
+
+@cache
+def fingerprint() -> str:
+    """16 hex digits that name this machine's arithmetic; probes it once a process, with torch."""
+    # Not before: what is only copied has plans too, and needs no torch.
+    from registry.tensors.artifacts.numerics import probe
+
+    return run_alone(probe)
+
 
 PLAN_FORMAT: Final = 1
 ARTIFACT_FORMAT: Final = 4

@@ -17,9 +17,8 @@ from registry.files.strict_json import shown
 from registry.quantised.listing import PlainListing
 from registry.quantised.reading import Grid
 from registry.schemas.artifacts import Fidelity
-from registry.tensors.arithmetic.lanes import in_order
-from registry.tensors.artifacts.artifact import bytes_region
-from registry.tensors.artifacts.pieces import Buffer, Region
+from registry.tensors.arithmetic.threads import in_order
+from registry.tensors.artifacts.artifact import Buffer, Region, bytes_region
 from registry.tensors.fidelity.meter import SlotMeter, fidelity_of
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import Program

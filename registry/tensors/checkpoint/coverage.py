@@ -19,11 +19,10 @@ import torch
 from registry.errors import InvalidAdapterError
 from registry.files.source import ByteSource
 from registry.files.strict_json import shown
-from registry.tensors.checkpoint.adapter import Checkpoint, Twin
-from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
+from registry.tensors.checkpoint.adapter import Checkpoint, LoraAdapterConfig, Twin
+from registry.tensors.checkpoint.factors import read_rows
 from registry.tensors.checkpoint.patterns import PatternBudget, ends
-from registry.tensors.factors.matrices import read_rows
-from registry.tensors.factors.slots import as_matrix
+from registry.tensors.table.slots import as_matrix
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 
 _STEP: Final = 4096

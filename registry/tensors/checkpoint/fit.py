@@ -15,9 +15,9 @@ from typing import Final
 from registry.errors import InvalidAdapterError, RegistryError
 from registry.files.header import TensorEntry
 from registry.files.strict_json import shown
+from registry.tensors.table.declaration import is_square_guess
 from registry.tensors.table.held import FusedParameter
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
-from registry.tensors.table.tensor_names import is_square_guess
 from registry.tensors.table.ties import retable_needed, unsaid
 
 _FOLDED: Final = (TargetKind.LINEAR, TargetKind.CONV1D, TargetKind.EMBEDDING)
@@ -169,7 +169,7 @@ def check_orientation(target: Target, table: TargetTable, *, flag: bool, transpo
         target: the module, as it is read.
         table: of the base model.
         flag: ``fan_in_fan_out`` of the adapter's configuration.
-        transposed: another module that is stored so (`registry.tensors.table.tensor_names.kept_transposed`).
+        transposed: another module that is stored so (`registry.tensors.table.declaration.kept_transposed`).
 
     Raises:
         InvalidAdapterError: ``undeclared_orientation``.

@@ -16,12 +16,11 @@ import torch
 
 from registry.progress import SILENT, Progress
 from registry.schemas.parents import EQUAL
-from registry.tensors.arithmetic.lanes import available_cores, in_order
-from registry.tensors.comparison.between import lies_at_one
-from registry.tensors.comparison.places import Candidate, Place, Region, in_order_of_weight, joined, regions
+from registry.tensors.arithmetic.threads import available_cores, in_order
+from registry.tensors.comparison.candidates import Candidate, Place, Region, in_order_of_weight, joined, regions
 from registry.tensors.comparison.quick import QuickComparison
 from registry.tensors.comparison.sample import Sample, Share, quick_sample, take_sample
-from registry.tensors.comparison.verdict import Limit, Standing, Verdict
+from registry.tensors.comparison.verdict import Limit, Standing, Verdict, lies_at_one
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.table.targets import TargetTable
 

@@ -14,17 +14,14 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from registry.tensors.arithmetic.blocks import add_product, scratch
-from registry.tensors.arithmetic.rounding import round_into
-from registry.tensors.comparison.places import Place
-from registry.tensors.comparison.rounded_factors import with_rounded_factors
-from registry.tensors.comparison.rounded_path import SHORT, Way, links_of, ways
-from registry.tensors.factors.slots import Slot
-from registry.tensors.path.kept_factors import Factors, KeptFactors, RecentFactors
+from registry.tensors.arithmetic.kernel import add_product, round_into, scratch
+from registry.tensors.comparison.candidates import Place
+from registry.tensors.comparison.roundings import SHORT, Way, links_of, ways, with_rounded_factors
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import Program
-from registry.tensors.path.slot_values import SlotValues
+from registry.tensors.path.slot_values import Factors, KeptFactors, RecentFactors, SlotValues
 from registry.tensors.path.steps import Add
+from registry.tensors.table.slots import Slot
 
 Words = np.ndarray[Any, Any]
 _FEW: Final = 1 / 16

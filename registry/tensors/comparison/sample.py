@@ -17,10 +17,9 @@ from typing import Final
 
 import torch
 
-from registry.tensors.comparison.places import Place
+from registry.tensors.comparison.candidates import Place
 from registry.tensors.comparison.quick import Look, QuickComparison, Rows
-from registry.tensors.comparison.rounded_factors import with_rounded_factors
-from registry.tensors.comparison.rounded_path import (
+from registry.tensors.comparison.roundings import (
     SHORT,
     RoundedBlock,
     coarser,
@@ -29,6 +28,7 @@ from registry.tensors.comparison.rounded_path import (
     rounded,
     rounded_block,
     rounded_elements,
+    with_rounded_factors,
 )
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import Program

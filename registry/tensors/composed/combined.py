@@ -13,11 +13,11 @@ import torch
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.composed.composition import Composition
-from registry.tensors.factors.slots import Slot
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, PathPrograms, Program, origin_of, path_programs
 from registry.tensors.path.slot_values import SlotValues
 from registry.tensors.path.steps import Add, Replace, SetRows
+from registry.tensors.table.slots import Slot
 from registry.tensors.table.targets import TargetTable
 
 

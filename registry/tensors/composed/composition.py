@@ -11,21 +11,15 @@ import torch
 
 from registry.errors import AccuracyError
 from registry.schemas import Truncation
-from registry.tensors.arithmetic.lanes import in_order
+from registry.tensors.arithmetic.dtypes import FLOATS
+from registry.tensors.arithmetic.threads import in_order
 from registry.tensors.artifacts.artifact import ArtifactFile, generated_file
-from registry.tensors.composed.adapter_tensors import (
-    LEAD,
-    AdapterTensor,
-    Rows,
-    stored_value,
-    turned,
-    weights_file,
-    whole_value,
-)
-from registry.tensors.composed.config import CONFIG, BaseRepo, ComposedNames, composed_config
-from registry.tensors.composed.experts import ComposedExperts
 from registry.tensors.composed.forms import (
+    CONFIG,
+    BaseRepo,
+    ComposedNames,
     attention_of,
+    composed_config,
     forms_of,
     is_inside,
     is_under,
@@ -33,24 +27,36 @@ from registry.tensors.composed.forms import (
     rescales,
     twins_of,
 )
-from registry.tensors.composed.pair import ComposedPair, pair_tensors
-from registry.tensors.composed.spelling import WrappedNames, rows_of, spelling_of, token_tensor, whole_experts
+from registry.tensors.composed.pair import ComposedExperts, ComposedPair, pair_tensors
+from registry.tensors.composed.spelling import (
+    LEAD,
+    AdapterTensor,
+    Rows,
+    WrappedNames,
+    rows_of,
+    spelling_of,
+    stored_value,
+    token_tensor,
+    turned,
+    weights_file,
+    whole_experts,
+    whole_value,
+)
 from registry.tensors.composed.truncated import (
     TruncatedExperts,
     TruncatedPair,
     expert_spectrum,
+    report,
     spectrum,
     written_error,
 )
-from registry.tensors.elements.dtypes import FLOATS
-from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, PathPrograms, Program
 from registry.tensors.path.slot_values import SlotValues
 from registry.tensors.table.held import FileParameter
+from registry.tensors.table.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from registry.tensors.truncation.rank_choice import ModuleSpectrum, choose_ranks, relative_error, rounded_up
-from registry.tensors.truncation.report import report
 
 _TRIES: Final = 5
 

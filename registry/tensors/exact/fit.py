@@ -1,16 +1,49 @@
-"""Whether the tensors of an exact file fit the base model that they replace: names, shapes, and a grown vocabulary."""
+"""Whether the tensors of an exact file fit the base model that they replace: names, shapes, and a grown vocabulary.
+
+The target table of a model whose vocabulary has grown: embeddings and head have more rows than the base's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from registry.errors import InvalidAdapterError
 from registry.files.strict_json import shown
-from registry.tensors.elements.dtypes import FLOATS, WHOLE_NUMBERS
-from registry.tensors.exact.grown import vocabulary_tensors
-from registry.tensors.exact.index import ExactIndex
-from registry.tensors.table.targets import TargetTable
+from registry.tensors.arithmetic.dtypes import FLOATS, WHOLE_NUMBERS
+from registry.tensors.exact.file_format import ExactIndex
+from registry.tensors.table.targets import TargetKind, TargetTable
+
+
+def vocabulary_tensors(table: TargetTable) -> frozenset[str]:
+    """The tensors of the files that have a row for each token: input embeddings, and what the output head holds."""
+    found = set()
+    for target in table.targets.values():
+        if target.kind is TargetKind.EMBEDDING or target.module == table.output_module:
+            held = {f"{module}.weight" for module in table.tie_group(target.module)} | {f"{target.module}.bias"}
+            names = [table.find_parameter(name) for name in held]
+            found |= {one[1].tensor for one in names if one is not None and not one[1].runs}
+    return frozenset(found)
+
+
+def grown_table(table: TargetTable, shapes: Mapping[str, tuple[int, ...]]) -> TargetTable:
+    """The table where some tensors have other shapes: ``shapes`` are theirs, by the name in the files."""
+    if not shapes:
+        return table
+    parameters = {
+        name: replace(held, shape=shapes[held.tensor]) if held.tensor in shapes and not held.runs else held
+        for name, held in table.parameters.items()
+    }
+    holder = {module: table.tie_group(module)[0] for module in table.targets}
+    targets = {
+        module: replace(target, shape=shapes[tensor])
+        if (tensor := table.targets[holder[module]].tensor) is not None and tensor in shapes
+        else target
+        for module, target in table.targets.items()
+    }
+    return replace(table, parameters=parameters, targets=targets)
+
 
 MOST_GROWN: Final = 16
 """How many times the base's rows a grown vocabulary may have: frames of nothing would stand for any number of them."""

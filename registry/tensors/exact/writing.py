@@ -15,10 +15,9 @@ from typing import BinaryIO, Final
 from registry.files.header import SIZES, TensorEntry
 from registry.files.model_weights import Tensors
 from registry.files.source import ByteSource, look_at
-from registry.tensors.arithmetic.lanes import in_order
-from registry.tensors.exact.coding import FRAME, encode_frame, largest_frame
-from registry.tensors.exact.index import frames_of, write_index
-from registry.tensors.exact.source import against, coded_against
+from registry.tensors.arithmetic.threads import in_order
+from registry.tensors.exact.file_format import FRAME, encode_frame, frames_of, largest_frame, write_index
+from registry.tensors.exact.model import against, coded_against
 
 _SAMPLED: Final = 64
 _COMPARED: Final = 4 << 20

@@ -14,17 +14,17 @@ from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource, read_range
 from registry.progress import SILENT, Progress
+from registry.tensors.arithmetic.dtypes import FLOATS
 from registry.tensors.checkpoint.fit import check_orientation, undeclared
-from registry.tensors.checkpoint.variants.attention import holder_of
+from registry.tensors.checkpoint.variants.layers import holder_of
 from registry.tensors.checkpoint.variants.saved_modules import COUNTER
-from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.extraction.delta import Delta
-from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import PathPrograms, Program, origin_of
+from registry.tensors.table.declaration import contradicts_bias, kept_transposed
 from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
-from registry.tensors.table.tensor_names import contradicts_bias, kept_transposed
 
 _Stored = tuple[ByteSource, TensorEntry]
 _STEP: Final = 8 << 20

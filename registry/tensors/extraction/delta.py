@@ -15,8 +15,8 @@ from typing import Final, Protocol
 import torch
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.arithmetic.blocks import rounded
-from registry.tensors.comparison.rounded_path import rounded_block
+from registry.tensors.arithmetic.kernel import rounded
+from registry.tensors.comparison.roundings import rounded_block
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import Program
 from registry.tensors.path.slot_values import SlotValues

@@ -10,16 +10,15 @@ import torch
 
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource
-from registry.tensors.arithmetic.rounding import sum_dtype
-from registry.tensors.elements.dtypes import FLOATS
-from registry.tensors.factors.matrices import read_rows
-from registry.tensors.factors.slots import Slot
-from registry.tensors.path.kept_factors import KeptFactors
-from registry.tensors.path.places import gathered
+from registry.tensors.arithmetic.dtypes import FLOATS
+from registry.tensors.arithmetic.kernel import sum_dtype
+from registry.tensors.checkpoint.factors import read_rows
 from registry.tensors.path.programs import Program
-from registry.tensors.path.slot_values import MatrixRows, SlotValues
+from registry.tensors.path.slot_values import KeptFactors, MatrixRows, SlotValues
+from registry.tensors.path.steps import gathered
 from registry.tensors.quantised.source import decoded_in
 from registry.tensors.table.held import Run
+from registry.tensors.table.slots import Slot
 
 
 @dataclass(frozen=True)

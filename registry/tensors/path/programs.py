@@ -14,11 +14,10 @@ from dataclasses import dataclass, field, replace
 from registry.errors import InvalidAdapterError
 from registry.files.source import ByteSource
 from registry.tensors.checkpoint.adapter import Checkpoint, LoraPair, NewValue
-from registry.tensors.factors.matrices import Ones, Plain, Turned
-from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
-from registry.tensors.path.places import Place, places_of
-from registry.tensors.path.steps import Add, BoundPair, Replace, Rescale, SetRows, Step
+from registry.tensors.checkpoint.factors import Ones, Plain, Turned
+from registry.tensors.path.steps import Add, BoundPair, Place, Replace, Rescale, SetRows, Step, places_of
 from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from registry.tensors.table.ties import retable_needed
 

@@ -3,24 +3,96 @@
 A block starts as the origin's stored rows in the precision of sums and goes through the path's steps in order, with
 consecutive products as one. Nothing is rounded on the way. Oriented rows that are stored rows have their norms in the
 block itself; those that are stored columns (embeddings, Conv1D) need a pass over the whole slot for each rescaling.
+
+Where the factors of a path's products are kept between the blocks that they are multiplied into.
+
+Making them reads the tensors of all links, so that they should be made once for a slot and not once for a block.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 
-from registry.errors import InvalidAdapterError
-from registry.tensors.arithmetic.blocks import add_product, block_rows, pad_rows, scratch
-from registry.tensors.arithmetic.rounding import widened_into
-from registry.tensors.factors.slots import Slot
-from registry.tensors.path.kept_factors import Factors, KeptFactors, RecentFactors
+from registry.errors import IntegrityError, InvalidAdapterError, UnavailableError
+from registry.memory import MemoryCache
+from registry.tensors.arithmetic.kernel import add_product, block_rows, pad_rows, scratch, widened_into
 from registry.tensors.path.steps import Add, BoundPair, Replace, Rescale, SetRows, Step
+from registry.tensors.table.slots import Slot
+
+_KEPT: Final = 4
+"""Of one file."""
+
+Factors = tuple[torch.Tensor, torch.Tensor]
+
+
+class KeptFactors(Protocol):
+    """Factors by key; safe for many threads."""
+
+    def get(self, key: Hashable, make: Callable[[], Factors]) -> Factors:
+        """The factors of that key."""
+
+
+class RecentFactors:
+    """Factors in use: made once each, the least recently used of more than ``most`` dropped."""
+
+    def __init__(self, most: int = _KEPT) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, tuple[threading.Lock, list[Factors]]] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Factors]) -> Factors:
+        with self._lock:
+            slot = self._kept.setdefault(key, (threading.Lock(), []))
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        lock, made = slot
+        with lock:
+            if not made:
+                made.append(make())
+            return made[0]
+
+
+class SharedFactors:
+    """Factors of one plan in the memory of the process: for all files, requests and ranges of it."""
+
+    def __init__(self, memory: MemoryCache, plan: str) -> None:
+        self._memory = memory
+        self._plan = plan
+        self._large: set[Hashable] = set()  # the memory does not keep them
+        self._recent = RecentFactors()
+
+    def get(self, key: Hashable, make: Callable[[], Factors]) -> Factors:
+        if key in self._large:
+            return self._recent.get(key, make)
+        mine = False
+
+        def make_mine() -> Factors:
+            nonlocal mine
+            mine = True
+            return make()
+
+        try:
+            factors = self._memory.get("factors", (self._plan, key), make_mine, _size)
+        except (IntegrityError, UnavailableError):
+            if mine:
+                raise
+            factors = make()  # another's blobs failed, as with shared pieces: `registry.tensors.artifacts.artifact`
+        if _size(factors) > self._memory.limit("factors"):
+            self._large.add(key)
+        return factors
+
+
+def _size(factors: Factors) -> int:
+    return sum(factor.nbytes for factor in factors)
+
 
 _NORM_CHUNK: Final = 128
 

@@ -17,11 +17,18 @@ import torch
 
 from registry.files.model_weights import Tensors
 from registry.quantised.reading import Decoding, Grid
-from registry.tensors.arithmetic.blocks import scratch
-from registry.tensors.arithmetic.rounding import round_into
-from registry.tensors.quantised.codes import look_up, numbers_of, raw
-from registry.tensors.quantised.layout import Piece, flat_layout, grid_layout
-from registry.tensors.quantised.scales import FlatScales, GridScales, in_range
+from registry.tensors.arithmetic.kernel import round_into, scratch
+from registry.tensors.quantised.grid import (
+    FlatScales,
+    GridScales,
+    Piece,
+    flat_layout,
+    grid_layout,
+    in_range,
+    look_up,
+    numbers_of,
+    raw,
+)
 
 _LEAST, _MOST = -(2**31), 2**31 - 1  # of int32
 _RUN: Final = 1 << 10

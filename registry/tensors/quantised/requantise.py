@@ -16,11 +16,9 @@ from registry.errors import AccuracyError
 from registry.files.model_weights import Tensors
 from registry.files.strict_json import shown
 from registry.quantised.reading import Decoding, FlatBlocks, Grid
-from registry.tensors.arithmetic.rounding import round_into, widened_into
-from registry.tensors.elements.dtypes import FLOATS
-from registry.tensors.quantised.codes import numbers_of
-from registry.tensors.quantised.layout import flat_layout, grid_layout
-from registry.tensors.quantised.scales import FlatScales, GridScales
+from registry.tensors.arithmetic.dtypes import FLOATS
+from registry.tensors.arithmetic.kernel import round_into, widened_into
+from registry.tensors.quantised.grid import FlatScales, GridScales, flat_layout, grid_layout, numbers_of
 
 FP8: Final = torch.float8_e4m3fn
 MOST: Final = 448.0

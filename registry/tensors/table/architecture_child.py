@@ -7,7 +7,7 @@ on stdin and the answer goes to stdout, one JSON document each:
   ``whole`` (whether to import everything, and not with `registry.tensors.table.stand_ins`);
 - answer: ``{"status": "unknown"}`` when transformers has no such model, ``{"status": "refused", "reason": ...}``, or
   ``{"status": "built", ...}`` with the facts of `registry.tensors.table.architecture_facts`, which
-  `registry.tensors.table.structure` turns into a table.
+  `registry.tensors.table.architecture` turns into a table.
 
 The config is a stranger's. No code but that of the installed packages is run: ``auto_map`` is dropped, nothing is
 downloaded, and sockets and new processes are refused by an audit hook.

@@ -1,4 +1,4 @@
-"""What a model that was built on the meta device says of itself: plain facts for `registry.tensors.table.structure`.
+"""What a model that was built on the meta device says of itself: plain facts for `registry.tensors.table.architecture`.
 
 It runs in the child process of `registry.tensors.table.architecture_child` only. All facts are JSON.
 """

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from registry.digest import document_digest
 from registry.errors import IntegrityError
-from registry.tensors.table.groups import tie_groups, tied_parameters
 from registry.tensors.table.held import (
     FileParameter,
     FusedParameter,
@@ -26,6 +25,8 @@ from registry.tensors.table.held import (
     fused_from,
     runs_document,
     runs_from,
+    tie_groups,
+    tied_parameters,
 )
 
 FORMAT: Final = 2

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.errors import AccuracyError
-from registry.tensors.truncation.options import check_options
+from registry.schemas.artifacts import check_ranks
 
 SEARCH_STEPS: Final = 2000
 _ROUNDING: Final = 1e-12  # of sums over all singular values of a model
@@ -118,7 +118,7 @@ def choose_ranks(
         UsageError: an option is out of its range.
         AccuracyError: the cap can't reach the error; says what can be reached.
     """
-    check_options(rank, max_error)
+    check_ranks(rank, max_error)
     caps = capped(modules, max((module.most for module in modules), default=1) if rank is None else rank)
     if max_error is None:
         return caps

@@ -15,7 +15,7 @@ with c = 0 are ordinary rows.
 
 All of it is float64, because it costs little (2.9 ms for the triangle of 5632 x 64, where float32 takes 1.3 ms), and
 the absolute error of a singular value is then about 1e-15 ||B|| ||A||. Call it on a lane
-(`registry.tensors.arithmetic.lanes`): LAPACK's bits may depend on the number of threads.
+(`registry.tensors.arithmetic.threads`): LAPACK's bits may depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Final
 import torch
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.arithmetic.blocks import add_product
+from registry.tensors.arithmetic.kernel import add_product
 
 BLOCK_ROWS: Final = 2048
 _LARGEST: Final = 1e150  # the squares of larger singular values leave float64

@@ -15,7 +15,7 @@ from registry.reference import Path
 from registry.schemas import ArtifactKind
 from registry.services.artifacts import commits
 from registry.services.artifacts.commits import RepoNames, is_commit
-from registry.tensors.artifacts.numerics import fingerprint
+from registry.tensors.artifacts.plan import fingerprint
 
 KINDS: tuple[ArtifactKind, ...] = get_args(ArtifactKind)
 

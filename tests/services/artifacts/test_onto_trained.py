@@ -14,7 +14,7 @@ from registry.errors import UsageError
 from registry.folders.receipts import receipt_in
 from registry.schemas.artifacts import FourBits
 from registry.services.local import LocalRegistry
-from registry.tensors.quantised.nf4 import FourBitWeight
+from registry.tensors.quantised.trained import FourBitWeight
 from tests.kit import Base, gpt2_base, llama_base, plain_base, write_adapter
 from tests.kit.quantised_models import NF4_CONFIG, nf4, quantised
 from tests.kit.registries import ON_HTTP, opened

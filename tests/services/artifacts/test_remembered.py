@@ -14,7 +14,7 @@ import pytest
 
 from registry.services.artifacts import fetch
 from registry.services.artifacts.fetch import machine_fingerprint
-from registry.tensors.artifacts.numerics import fingerprint
+from registry.tensors.artifacts.plan import fingerprint
 from tests.root import ROOT
 
 CPUINFO = """processor\t: 0

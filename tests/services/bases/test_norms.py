@@ -23,8 +23,8 @@ from registry.services.bases import norms
 from registry.services.lineage import PathBase, target_table
 from registry.services.local import LocalRegistry
 from registry.services.upkeep.collect import collect
-from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.path.programs import origin_of, path_programs
+from registry.tensors.table.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.table.targets import TargetTable
 from tests.kit import Base, llama_base, read_model, write_adapter, write_model
 from tests.kit.acting import acting

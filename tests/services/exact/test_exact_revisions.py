@@ -20,7 +20,7 @@ from registry.files.source import FileSource
 from registry.files.strict_json import parse
 from registry.services.bases.add import understood
 from registry.services.local import LocalRegistry
-from registry.tensors.comparison.spots import spots_of
+from registry.tensors.comparison.fingerprint import spots_of
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.model_files import CheckedModel
 from tests.kit import Base, RawTensor, gpt2_base, llama_base, read_model, read_tensors, write_adapter, write_tensors

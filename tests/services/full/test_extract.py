@@ -29,7 +29,7 @@ from registry.progress import SILENT
 from registry.schemas import Published
 from registry.schemas.artifacts import ExtractedModule, Extraction
 from registry.services.local import LocalRegistry
-from registry.tensors.extraction.link import Scratch
+from registry.tensors.extraction.extract import Scratch
 from registry.transfer.requests import publish_request
 from tests.kit import RawTensor, llama_base, read_model, read_tensors, write_adapter, write_tensors
 from tests.kit.floats import Array, round_once

@@ -15,7 +15,7 @@ import pytest
 from registry.folders.archive_entries import Entry, entries_of
 from registry.schemas.publishing import ImportDocument, ImportEntry
 from registry.services.local import LocalRegistry
-from registry.tensors import pickled
+from registry.tensors import limited
 from tests.kit.serving import ServedRegistry
 from tests.kit.tensor_files import RawTensor, write_tensors
 from tests.services.importing.plain_heap import PlainHeap
@@ -45,9 +45,9 @@ def heap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlainHeap:
     """Some of the folders of a heap are in archives, and one adapter is a pickle."""
 
     def convert(pickle: Path, out: Path) -> None:
-        assert pickled.write_tensors(str(pickle), str(out), 1 << 30) is None
+        assert limited.write_tensors(str(pickle), str(out), 1 << 30) is None
 
-    monkeypatch.setattr(pickled, "convert", convert)
+    monkeypatch.setattr(limited, "convert", convert)
     heap = PlainHeap(tmp_path / "heap").fill()
     pack(heap.folder / "legal-lora.zip", heap.legal)
     pack(heap.folder / "share/old.tar.gz", heap.french, heap.on_french)

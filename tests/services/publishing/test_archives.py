@@ -16,7 +16,7 @@ import torch
 from registry.errors import InvalidAdapterError, RegistryError, UnavailableError
 from registry.operations.registry import Registry
 from registry.services.local import LocalRegistry
-from registry.tensors import pickled
+from registry.tensors import limited
 from tests.kit.serving import ServedRegistry
 from tests.kit.tensor_files import read_tensors
 from tests.services.publishing.parent_house import House, opened
@@ -52,10 +52,10 @@ def _read_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process read pickles: starting a child takes seconds, and has its own tests."""
 
     def convert(pickle: Path, out: Path) -> None:
-        problem = pickled.write_tensors(str(pickle), str(out), 1 << 30)
+        problem = limited.write_tensors(str(pickle), str(out), 1 << 30)
         assert problem is None, problem
 
-    monkeypatch.setattr(pickled, "convert", convert)
+    monkeypatch.setattr(limited, "convert", convert)
     monkeypatch.setattr("registry.services.local_merge.convert", convert)
 
 
@@ -201,7 +201,7 @@ def test_a_pickle_in_a_tree_and_one_that_is_none(house: House, monkeypatch: pyte
     def refused(pickle: Path, _: Path) -> None:
         raise InvalidAdapterError(f"{pickle} is none.", code="pickle")
 
-    monkeypatch.setattr(pickled, "convert", refused)
+    monkeypatch.setattr(limited, "convert", refused)
     monkeypatch.setattr("registry.services.local_merge.convert", refused)
     with pytest.raises(InvalidAdapterError, match=r"adapter_model\.bin is none") as caught:
         house.registry.publish_tree(tree, "net")

@@ -27,8 +27,7 @@ from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
 from registry.services.local import LocalRegistry
-from registry.tensors.comparison.fingerprint import unpacked
-from registry.tensors.comparison.spots import sampled, spots_of
+from registry.tensors.comparison.fingerprint import sampled, spots_of, unpacked
 from tests.kit import RawTensor, plain_base, read_tensors, write_adapter, write_tensors
 from tests.kit.floats import round_once
 from tests.kit.serving import ServedRegistry
@@ -99,7 +98,7 @@ def test_a_parent_elsewhere_in_the_tree_says_where_to_publish(share: Share) -> N
 
 def test_one_other_number_is_no_proof(share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples don't see it, nor does a block of each tensor; whole tensors do."""
-    monkeypatch.setattr("registry.tensors.comparison.places.ELEMENTS", 512)
+    monkeypatch.setattr("registry.tensors.comparison.candidates.ELEMENTS", 512)
     values = share.values(share.merged("merged-number", [share.legal]))
     for tensor, at in (("b.weight", (3, 70)), ("c.weight", (60, 9))):
         changed = {name: value.copy() for name, value in values.items()}

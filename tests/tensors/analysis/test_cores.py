@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
 from registry.files.source import ByteSource, BytesSource
-from registry.tensors.analysis.delta_matrix import inner_products
 from registry.tensors.analysis.deltas import MatrixFigures, figures_of_pairs, principal_angles
-from registry.tensors.factors.matrices import Held
-from registry.tensors.path.stacked_pairs import PairPart, StackedPairs
+from registry.tensors.analysis.inner_products import inner_products
+from registry.tensors.checkpoint.factors import Held
+from registry.tensors.path.low_rank import PairPart, StackedPairs
 from registry.tensors.path.steps import BoundPair
 from tests.kit.floats import Array
 

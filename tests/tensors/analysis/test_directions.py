@@ -14,8 +14,7 @@ from registry.errors import InvalidAdapterError
 from registry.files.header import read_header
 from registry.files.source import BytesSource, FileSource
 from registry.tensors.analysis.directions import Directions, DirectionWatch
-from registry.tensors.checkpoint.lora_config import parse_config
-from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from tests.kit.floats import Array
 from tests.kit.recipes import Recipe, write_recipes

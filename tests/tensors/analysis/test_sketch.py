@@ -13,9 +13,8 @@ import pytest
 from registry.errors import InvalidAdapterError
 from registry.files.header import read_header
 from registry.files.source import BytesSource
-from registry.tensors.analysis.sketch import likeness, sketch
-from registry.tensors.checkpoint.lora_config import parse_config
-from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.analysis.inner_products import likeness, sketch
+from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from registry.tensors.path.programs import BoundLink
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from tests.kit.floats import Array
@@ -63,7 +62,7 @@ def hashes(name: str, count: int) -> Array:
 
 
 def test_it_is_that_of_the_dense_delta(sketched) -> None:  # type: ignore[no-untyped-def]
-    """As written down in `registry.tensors.analysis.sketch`: sketches of other versions are compared with these."""
+    """As written down in `registry.tensors.analysis.inner_products`: other versions compare with these."""
     pairs = drawn(np.random.default_rng(0))
     total = sum(
         hashes(f"{name}\0-1\0out", OUT) @ b @ a @ hashes(f"{name}\0-1\0in", IN).T for name, (b, a) in pairs.items()

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.tensors.analysis.spectra import SHARES, effective_rank, energy_by_rank, figures, stable_rank
-from registry.tensors.analysis.statistics import place_of
+from registry.tensors.analysis.statistics import SHARES, effective_rank, energy_by_rank, figures, place_of, stable_rank
 from registry.tensors.truncation.rank_choice import ModuleSpectrum, enough_rank
 
 VALUES = st.lists(st.floats(1e-6, 1e6), max_size=12).map(lambda values: tuple(sorted(values, reverse=True)))

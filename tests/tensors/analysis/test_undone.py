@@ -11,9 +11,8 @@ import pytest
 from registry.errors import InvalidAdapterError
 from registry.files.header import read_header
 from registry.files.source import BytesSource
-from registry.tensors.analysis.undone import undone_share
-from registry.tensors.checkpoint.lora_config import parse_config
-from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.analysis.inner_products import undone_share
+from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from registry.tensors.path.programs import BoundLink
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from tests.kit.floats import Array

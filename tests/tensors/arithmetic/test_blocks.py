@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from registry.tensors.arithmetic.blocks import RANK_GROUP, RANK_SLICE, add_product, pad_rows
+from registry.tensors.arithmetic.kernel import RANK_GROUP, RANK_SLICE, add_product, pad_rows
 
 
 @pytest.mark.parametrize(

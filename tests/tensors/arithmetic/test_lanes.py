@@ -8,7 +8,7 @@ from concurrent.futures import Executor, Future
 import pytest
 import torch
 
-from registry.tensors.arithmetic.lanes import WINDOW, begun_in_order, in_order, run_alone
+from registry.tensors.arithmetic.threads import WINDOW, begun_in_order, in_order, run_alone
 
 
 @pytest.fixture(autouse=True)

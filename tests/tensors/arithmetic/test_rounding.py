@@ -8,8 +8,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from registry.tensors.arithmetic.blocks import rounded
-from registry.tensors.arithmetic.rounding import fits, round_into
+from registry.tensors.arithmetic.kernel import fits, round_into, rounded
 from tests.kit import FORMATS, round_once
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -14,13 +14,13 @@ from registry.errors import IntegrityError
 from registry.files.header import read_header
 from registry.files.source import NOWHERE, FileSource
 from registry.tensors.artifacts.merged import merged_file
-from registry.tensors.factors.matrices import Held
-from registry.tensors.factors.slots import Slot
+from registry.tensors.checkpoint.factors import Held
 from registry.tensors.path import slot_values
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import PathPrograms, Program
 from registry.tensors.path.steps import Add, BoundPair
 from registry.tensors.table.held import Run
+from registry.tensors.table.slots import Slot
 
 COLUMNS = 5
 

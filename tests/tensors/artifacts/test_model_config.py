@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from registry.files.header import write_header
-from registry.tensors.artifacts.model_config import index_of, untied_config
+from registry.tensors.artifacts.merged import index_of, untied_config
 
 
 def test_an_untied_model_says_so_at_every_level() -> None:

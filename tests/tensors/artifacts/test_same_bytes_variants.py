@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from registry.schemas import ArtifactKind
-from registry.tensors.arithmetic import blocks
+from registry.tensors.arithmetic import kernel
 from tests.kit.recipes import Recipe, write_recipes
 from tests.kit.shelf import Shelf, core_artifact
 from tests.kit.variants import MAKERS
@@ -48,7 +48,7 @@ PATHS = {
 @pytest.fixture(autouse=True)
 def _several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small blocks, so that small matrices have several with a short last one."""
-    monkeypatch.setattr(blocks, "MAX_ROWS", 16)
+    monkeypatch.setattr(kernel, "MAX_ROWS", 16)
 
 
 @pytest.mark.long_but("merged", "values", "experts", "dora by column")

@@ -9,8 +9,7 @@ import pytest
 
 from registry.errors import IntegrityError, RegistryError, UnavailableError
 from registry.memory import MemoryCache
-from registry.tensors.artifacts.artifact import ArtifactFile
-from registry.tensors.artifacts.pieces import Region, SharedPieces
+from registry.tensors.artifacts.artifact import ArtifactFile, Region, SharedPieces
 from tests.kit import plain_base, write_chain
 from tests.kit.shelf import Shelf, core_artifact
 

@@ -13,8 +13,7 @@ import pytest
 from registry.errors import RegistryError
 from registry.files.header import TensorEntry
 from registry.tensors.checkpoint.adapter import Checkpoint
-from registry.tensors.checkpoint.lora_config import parse_config
-from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from registry.tensors.table.held import FileParameter, FusedParameter, Piece
 from registry.tensors.table.targets import TENSOR_NAMES, Target, TargetKind, TargetTable
 

@@ -11,11 +11,11 @@ import pytest
 from registry.errors import InvalidAdapterError, RegistryError
 from registry.files.header import read_header
 from registry.files.source import FileSource
-from registry.tensors.checkpoint.lora_config import parse_config
-from registry.tensors.checkpoint.reading import Checkpoint, read_checkpoint
-from registry.tensors.elements.finite import FiniteWatch
+from registry.tensors.arithmetic.streamed import FiniteWatch
+from registry.tensors.checkpoint.adapter import Checkpoint
+from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
+from registry.tensors.table.declaration import table_from_names
 from registry.tensors.table.targets import TargetTable
-from registry.tensors.table.tensor_names import table_from_names
 from tests.root import ROOT
 
 CASES = ROOT / "../shared/cases"

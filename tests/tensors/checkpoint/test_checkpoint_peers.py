@@ -15,9 +15,9 @@ from transformers.pytorch_utils import Conv1D
 from registry.errors import InvalidAdapterError
 from registry.files.header import read_header
 from registry.files.source import FileSource
-from registry.tensors.checkpoint.lora_config import parse_config
-from registry.tensors.checkpoint.reading import Checkpoint, read_checkpoint
-from registry.tensors.elements.finite import FiniteWatch
+from registry.tensors.arithmetic.streamed import FiniteWatch
+from registry.tensors.checkpoint.adapter import Checkpoint
+from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from tests.kit.peers import between_themselves
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from registry.errors import InvalidAdapterError
+from registry.tensors.checkpoint.adapter import LoraAdapterConfig
 from registry.tensors.checkpoint.coverage import check_coverage, targeted_modules
-from registry.tensors.checkpoint.lora_config import LoraAdapterConfig, parse_config
 from registry.tensors.checkpoint.patterns import PatternBudget
+from registry.tensors.checkpoint.reading import parse_config
 from registry.tensors.table.targets import TENSOR_NAMES, Target, TargetKind, TargetTable
 
 LEAVES = [f"model.layers.{layer}.{leaf}" for layer in range(3) for leaf in ("attn.q_proj", "attn.v_proj", "mlp.up")]

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.checkpoint.lora_config import parse_config
-from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from registry.tensors.table.targets import TargetTable
 from tests.tensors.checkpoint.adapter_headers import (
     EMBED,

@@ -9,8 +9,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.checkpoint.pattern_syntax import MAX_EXPANDED, MAX_LENGTH
-from registry.tensors.checkpoint.patterns import MAX_EXPRESSIONS, MAX_MATCHES, PatternBudget, PatternMap
+from registry.tensors.checkpoint.patterns import (
+    MAX_EXPANDED,
+    MAX_EXPRESSIONS,
+    MAX_LENGTH,
+    MAX_MATCHES,
+    PatternBudget,
+    PatternMap,
+)
 
 NAMES = [
     "model.layers.0.self_attn.q_proj",

@@ -11,10 +11,9 @@ import torch
 
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
-from registry.tensors.checkpoint.adapter import LoraPair
-from registry.tensors.checkpoint.lora_config import LoraAdapterConfig, parse_config
+from registry.tensors.checkpoint.adapter import LoraAdapterConfig, LoraPair
 from registry.tensors.checkpoint.patterns import PatternBudget
-from registry.tensors.checkpoint.untargeted import refuse_untargeted, untargeted_pairs
+from registry.tensors.checkpoint.reading import parse_config, refuse_untargeted, untargeted_pairs
 from registry.tensors.table.targets import TENSOR_NAMES, Target, TargetKind, TargetTable
 from tests.kit.peers import between_themselves
 

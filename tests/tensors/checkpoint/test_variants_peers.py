@@ -29,8 +29,7 @@ from registry.errors import InvalidAdapterError
 from registry.files.header import read_header
 from registry.files.source import FileSource
 from registry.tensors.checkpoint.adapter import Checkpoint
-from registry.tensors.checkpoint.lora_config import parse_config
-from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from registry.tensors.table.architecture import make_table
 from registry.tensors.table.targets import TargetTable
 from tests.kit.peers import between_themselves

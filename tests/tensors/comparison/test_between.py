@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from registry.tensors.comparison.between import lies_at_one, surely_at_one
+from registry.tensors.comparison.verdict import lies_at_one, surely_at_one
 
 
 def test_sure_without_the_product_is_sure_with_any() -> None:

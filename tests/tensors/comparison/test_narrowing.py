@@ -12,10 +12,9 @@ import torch
 from registry.errors import InvalidBaseError
 from registry.files.header import TensorEntry, read_header
 from registry.files.source import FileSource
-from registry.tensors.comparison.narrowing import Chain, narrow
-from registry.tensors.comparison.rounded_path import Way
-from registry.tensors.comparison.scale import replayed
-from registry.tensors.comparison.spots import Sampled, Spots, sampled, spots_of
+from registry.tensors.comparison.fingerprint import Sampled, Spots, sampled, spots_of
+from registry.tensors.comparison.narrowing import Chain, narrow, replayed
+from registry.tensors.comparison.roundings import Way
 from tests.kit import RawTensor, write_tensors
 from tests.kit.floats import Array, round_once
 

@@ -13,15 +13,15 @@ import torch
 from registry.errors import InvalidBaseError
 from registry.files.header import read_header
 from registry.files.source import NOWHERE, FileSource
+from registry.tensors.checkpoint.factors import Held
+from registry.tensors.comparison.candidates import Candidate, Region, regions
 from registry.tensors.comparison.compare import compare
-from registry.tensors.comparison.places import Candidate, Region, regions
 from registry.tensors.comparison.verdict import Limit, Verdict
-from registry.tensors.factors.matrices import Held
-from registry.tensors.factors.slots import Slot
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import PathPrograms, Program
 from registry.tensors.path.steps import Add, BoundPair
 from registry.tensors.table.held import Run
+from registry.tensors.table.slots import Slot
 from registry.tensors.table.targets import TargetTable
 from tests.kit import RawTensor, write_tensors
 from tests.kit.floats import round_once

@@ -12,12 +12,11 @@ import torch
 from registry.errors import InvalidAdapterError
 from registry.files.source import NOWHERE, BytesSource
 from registry.tensors.checkpoint.adapter import Checkpoint, NewValue
-from registry.tensors.composed.adapter_tensors import stored_value
 from registry.tensors.composed.forms import Forms, forms_of
-from registry.tensors.composed.spelling import rows_of, token_tensor
-from registry.tensors.factors.slots import slot_of_target
+from registry.tensors.composed.spelling import rows_of, stored_value, token_tensor
 from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.table.held import FileParameter
+from registry.tensors.table.slots import slot_of_target
 from registry.tensors.table.targets import TargetTable
 from tests.tensors.checkpoint.adapter_headers import (
     EMBED,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import IntegrityError
-from registry.tensors.exact.coding import FRAME, decode_frame, encode_frame, largest_frame
+from registry.tensors.exact.file_format import FRAME, decode_frame, encode_frame, largest_frame
 
 
 @given(st.sampled_from([1, 2, 4, 8]), st.data())

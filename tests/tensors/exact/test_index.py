@@ -9,8 +9,7 @@ import pytest
 
 from registry.errors import InvalidAdapterError
 from registry.files.source import BytesSource
-from registry.tensors.exact.coding import FRAME
-from registry.tensors.exact.index import ExactIndex, read_index, write_index
+from registry.tensors.exact.file_format import FRAME, ExactIndex, read_index, write_index
 
 
 def _read(data: bytes) -> ExactIndex:

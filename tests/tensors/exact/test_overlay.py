@@ -13,9 +13,8 @@ from registry.errors import IntegrityError
 from registry.files.header import read_header
 from registry.files.model_weights import ModelWeights
 from registry.files.source import BytesSource, FileSource, read_range
-from registry.tensors.exact.coding import FRAME
-from registry.tensors.exact.index import read_index
-from registry.tensors.exact.overlay import overlay
+from registry.tensors.exact.file_format import FRAME, read_index
+from registry.tensors.exact.model import overlay
 from registry.tensors.exact.writing import Changed, changed_tensors, estimated_size, write_exact
 from tests.kit.tensor_files import RawTensor, write_tensors
 

@@ -9,7 +9,7 @@ import torch
 
 from registry.files.source import FileSource
 from registry.tensors.extraction.changed import ChangedExperts
-from registry.tensors.extraction.link import LinkMaker, Scratch
+from registry.tensors.extraction.extract import LinkMaker, Scratch
 from tests.tensors.checkpoint.adapter_headers import DOWN, EXPERTS, GATE_UP, TABLE
 
 

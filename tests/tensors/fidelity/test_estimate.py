@@ -19,9 +19,8 @@ from registry.schemas import Dtype
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.load import load_path
-from registry.tensors.elements.dtypes import FLOATS
-from registry.tensors.fidelity.estimate import LIMIT, Estimated, EstimatedPath, estimate
-from registry.tensors.fidelity.sampling import _quantile, ratio, strata
+from registry.tensors.arithmetic.dtypes import FLOATS
+from registry.tensors.fidelity.estimate import LIMIT, Estimated, EstimatedPath, _quantile, estimate, ratio, strata
 from registry.tensors.path.origins import BaseTensors
 from tests.kit import Base, plain_base, round_once, write_adapter
 from tests.kit.floats import Array
@@ -146,7 +145,7 @@ def test_the_same_rows_with_any_threads_and_other_rows_with_another_seed(
     base = shelf.base("seeds", plain_base, shapes={"a.weight": (1500, 400)}, dtype="F32")
     reference = shelf.path("seeds", [write_adapter(shelf.folder(), base, ["a"], size=1e-3)])
     one = estimated(shelf, reference, "BF16", limit=1 << 18)
-    monkeypatch.setattr("registry.tensors.arithmetic.lanes.available_cores", lambda: 1)
+    monkeypatch.setattr("registry.tensors.arithmetic.threads.available_cores", lambda: 1)
     assert estimated(shelf, reference, "BF16", limit=1 << 18) == one
     assert estimated(shelf, reference, "BF16", limit=1 << 18, seed=2) != one
 

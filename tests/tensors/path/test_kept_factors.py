@@ -10,7 +10,7 @@ import torch
 
 from registry.errors import UnavailableError
 from registry.memory import MemoryCache
-from registry.tensors.path.kept_factors import Factors, KeptFactors, RecentFactors, SharedFactors
+from registry.tensors.path.slot_values import Factors, KeptFactors, RecentFactors, SharedFactors
 
 
 class Maker:

@@ -9,10 +9,10 @@ import pytest
 from registry.errors import ConflictError, InvalidAdapterError
 from registry.files.source import NOWHERE
 from registry.tensors.checkpoint.adapter import Checkpoint
-from registry.tensors.factors.slots import slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.path.programs import BoundLink, PathPrograms, path_programs
 from registry.tensors.path.steps import Add, Replace
 from registry.tensors.table.held import FileParameter, Piece
+from registry.tensors.table.slots import slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.table.targets import TargetKind, TargetTable
 from tests.tensors.checkpoint.adapter_headers import (
     EMBED,

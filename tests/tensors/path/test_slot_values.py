@@ -12,11 +12,11 @@ import torch
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry, read_header
 from registry.files.source import NOWHERE, FileSource
-from registry.tensors.arithmetic import blocks
-from registry.tensors.factors.matrices import Held
-from registry.tensors.factors.slots import Slot
+from registry.tensors.arithmetic import kernel
+from registry.tensors.checkpoint.factors import Held
 from registry.tensors.path.slot_values import SlotValues, column_squares, row_norms
 from registry.tensors.path.steps import Add, BoundPair, Replace, Rescale, SetRows, Step
+from registry.tensors.table.slots import Slot
 from tests.kit import RawTensor, write_tensors
 
 ROWS, COLUMNS, RANK = 70, 24, 3
@@ -26,7 +26,7 @@ Array = np.ndarray
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 16 rows, so that 70 rows are five blocks, the last one short."""
-    monkeypatch.setattr(blocks, "MAX_ROWS", 16)
+    monkeypatch.setattr(kernel, "MAX_ROWS", 16)
 
 
 @pytest.fixture

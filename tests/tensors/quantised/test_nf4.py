@@ -11,10 +11,11 @@ import torch
 from registry.files.header import TensorEntry
 from registry.files.source import BytesSource, read_range
 from registry.schemas.artifacts import FourBits
-from registry.tensors.quantised.nf4 import (
+from registry.tensors.quantised.trained import (
     FourBitWeight,
     Nested,
     Recent,
+    TrainedTensor,
     codes_of,
     dynamic_map,
     nested,
@@ -22,7 +23,6 @@ from registry.tensors.quantised.nf4 import (
     unnested,
     values_of,
 )
-from registry.tensors.quantised.trained import TrainedTensor
 
 SHAPES = [(64, 64), (33, 100), (5, 7)]
 
@@ -71,7 +71,7 @@ def test_the_error_is_that_of_all_values() -> None:
 def test_a_weight_is_read_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     stored, how = weight((300, 128)), FourBits.parse("nf4:64:double")
     whole, error = made(stored, how).values(0, 38400), made(stored, how).error()
-    monkeypatch.setattr("registry.tensors.quantised.nf4.STEP", 4096)
+    monkeypatch.setattr("registry.tensors.quantised.trained.STEP", 4096)
     assert torch.equal(made(stored, how).values(0, 38400), whole)
     assert made(stored, how).error() == pytest.approx(error, rel=1e-12)
 

@@ -16,8 +16,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from registry.tensors.table.architecture import table_from_facts
 from registry.tensors.table.architecture_child import answer
-from registry.tensors.table.structure import table_from_facts
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 
 SIZES = {

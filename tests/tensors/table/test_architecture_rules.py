@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from registry.errors import InvalidBaseError
-from registry.tensors.table.structure import table_from_facts
+from registry.tensors.table.architecture import table_from_facts
+from registry.tensors.table.declaration import table_from_names
 from registry.tensors.table.targets import Target, TargetKind
-from registry.tensors.table.tensor_names import table_from_names
 
 
 def facts(**changes: Any) -> dict[str, Any]:

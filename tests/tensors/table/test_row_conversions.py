@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import core_model_loading as loading
 
 from registry.tensors.table.architecture_facts import _options
+from registry.tensors.table.conversions import run_problem, runs_of
 from registry.tensors.table.held import Run
-from registry.tensors.table.row_conversions import run_problem, runs_of
 
 IN = 3
 Shape = tuple[int, ...]

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from registry.errors import ConflictError, InvalidBaseError
-from registry.tensors.table.declaration import declare
+from registry.tensors.table.architecture import table_from_facts
+from registry.tensors.table.declaration import declare, table_from_names
 from registry.tensors.table.held import Piece
-from registry.tensors.table.structure import table_from_facts
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
-from registry.tensors.table.tensor_names import table_from_names
 
 TENSORS: dict[str, tuple[str, tuple[int, ...]]] = {
     "net.c1.weight": ("F32", (8, 3, 3, 3)),

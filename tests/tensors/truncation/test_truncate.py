@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.arithmetic.lanes import in_order, run_alone
+from registry.tensors.arithmetic.threads import in_order, run_alone
 from registry.tensors.truncation.truncate import (
     BLOCK_ROWS,
     Decomposition,

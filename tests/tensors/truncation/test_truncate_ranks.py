@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import AccuracyError, UsageError
+from registry.schemas.artifacts import check_ranks
 from registry.tensors.truncation import rank_choice
-from registry.tensors.truncation.options import check_options
 from registry.tensors.truncation.rank_choice import (
     ModuleSpectrum,
     capped,
@@ -163,7 +163,7 @@ def test_printed_error_is_one_that_works(error: float) -> None:
     ("rank", "max_error"), [(0, None), (-3, None), (None, 1.0), (None, -0.1), (None, math.nan), (None, math.inf)]
 )
 def test_options_out_of_range_are_refused(rank: int | None, max_error: float | None) -> None:
-    for call in (check_options, lambda rank, error: choose_ranks([spectrum("a", [1])], rank=rank, max_error=error)):
+    for call in (check_ranks, lambda rank, error: choose_ranks([spectrum("a", [1])], rank=rank, max_error=error)):
         with pytest.raises(UsageError, match="--rank" if rank is not None else "--max-error"):
             call(rank, max_error)
 

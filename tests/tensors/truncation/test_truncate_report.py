@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from registry.digest import canonical_json
+from registry.tensors.composed.truncated import report
 from registry.tensors.truncation.rank_choice import ModuleSpectrum, choose_ranks, relative_error
-from registry.tensors.truncation.report import report
 from registry.tensors.truncation.truncate import Decomposition, decompose
 
 SHAPES = {"q": (24, 32), "k": (8, 32), "down": (16, 48)}

@@ -12,9 +12,9 @@ from registry.services.artifacts.kinds.builder import Builder, Built, Order
 from registry.services.artifacts.not_composable import exact_as_lora
 from registry.services.artifacts.plan import below
 from registry.services.artifacts.readme.text import readme_file
+from registry.tensors.arithmetic.dtypes import OPTION_DTYPES
 from registry.tensors.composed.composition import Composition
-from registry.tensors.composed.config import BaseRepo
-from registry.tensors.elements.dtypes import OPTION_DTYPES
+from registry.tensors.composed.forms import BaseRepo
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
 

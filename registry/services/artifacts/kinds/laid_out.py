@@ -13,13 +13,20 @@ from typing import Any, Final
 from registry.errors import UsageError
 from registry.figures import size as size_text
 from registry.files.model_weights import ModelWeights
-from registry.quantised.listing import QUANTISED_FILES, PlainListing, plain_config, plain_dtype
-from registry.quantised.mixed import dense_with, mixed_files, skipping
+from registry.quantised.listing import (
+    QUANTISED_FILES,
+    PlainListing,
+    dense_with,
+    mixed_files,
+    plain_config,
+    plain_dtype,
+    skipping,
+)
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.kinds.builder import Order
-from registry.tensors.artifacts.model_config import config_with_dtype
+from registry.tensors.arithmetic.dtypes import CONFIG_NAMES, OPTION_DTYPES
+from registry.tensors.artifacts.merged import config_with_dtype
 from registry.tensors.artifacts.requantised import Requantised, check_arrives, requantised
-from registry.tensors.elements.dtypes import CONFIG_NAMES, OPTION_DTYPES
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import PathPrograms
 from registry.tensors.quantised.source import mixed_weights

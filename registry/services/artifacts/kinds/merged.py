@@ -18,19 +18,19 @@ from registry.services.artifacts.kinds.laid_out import LaidOut, laid_out
 from registry.services.artifacts.readme.text import readme_file
 from registry.services.lineage import LoadedPath, read_blob
 from registry.tensors.artifacts.artifact import ArtifactFile, Measured, Meter, generated_file, source_file
-from registry.tensors.artifacts.merged import merged_file
-from registry.tensors.artifacts.model_config import (
+from registry.tensors.artifacts.merged import (
     changes_dtype,
     config_with_dtype,
     index_of,
     labelled_config,
     labels_of_new_head,
+    merged_file,
     untied_config,
     write_json,
 )
 from registry.tensors.fidelity.meter import FidelityMeter
-from registry.tensors.path.kept_factors import SharedFactors
 from registry.tensors.path.programs import NewTensor, PathPrograms, path_programs
+from registry.tensors.path.slot_values import SharedFactors
 from registry.tensors.table.targets import TargetTable
 from registry.tensors.table.ties import retable_needed, unsaid
 from registry.transfer.model_files import CONFIG, INDEX

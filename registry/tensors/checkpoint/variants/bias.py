@@ -12,13 +12,11 @@ from typing import Any, Final
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.strict_json import shown
-from registry.tensors.checkpoint.adapter import LoraPair, NewValue
-from registry.tensors.checkpoint.adapter_config import PeftVersion
+from registry.tensors.checkpoint.adapter import LoraPair, NewValue, PeftVersion
 from registry.tensors.checkpoint.coverage import sure_test
 from registry.tensors.checkpoint.field_rules import boolean, fault
 from registry.tensors.checkpoint.fit import check_followed, check_shape, find_place
-from registry.tensors.checkpoint.variants.draft import Draft, refuse_tensor
-from registry.tensors.checkpoint.variants.variant import Variant
+from registry.tensors.checkpoint.variants.draft import Draft, Variant, refuse_tensor
 from registry.tensors.table.targets import TargetKind
 
 ADDED: Final = "lora_B.bias"
@@ -37,7 +35,7 @@ def bias(field: str, value: Any) -> str:
     raise fault(field, value, "expected none, all or lora_only.")
 
 
-def fold(draft: Draft) -> None:
+def fold_biases(draft: Draft) -> None:
     """Biases that are added, then biases that are replaced."""
     if draft.config.values.get("lora_bias"):
         _check_field(draft)
@@ -159,9 +157,9 @@ def _hint(version: PeftVersion | None, which: str) -> str:
     return ""
 
 
-VARIANT: Final = Variant(
+BIASES: Final = Variant(
     "biases",
     fields={"bias": bias, "lora_bias": boolean},
     tails={ADDED: ADDED, REPLACED: REPLACED},
-    fold=fold,
+    fold=fold_biases,
 )

@@ -1,22 +1,109 @@
-"""A checkpoint while it is read: the tensors that no variant has claimed yet, and what the others came to."""
+"""A checkpoint while it is read: the tensors that no variant has claimed yet, and what the others came to.
+
+Rank and alpha of each module, from the configuration and its patterns.
+
+Which of many names a path ends with, however many there are: names and paths come from strangers.
+
+What a variant is: one idea of PEFT's, with all that the registry knows about it.
+
+To add one, write a file that makes a `Variant` and name it in `registry.tensors.checkpoint.variants.table`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.strict_json import shown
-from registry.tensors.checkpoint.adapter import Checkpoint, LoraPair, NewValue, TokenRows, Twin
-from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
+from registry.tensors.arithmetic.dtypes import FLOATS, WHOLE_NUMBERS
+from registry.tensors.checkpoint.adapter import Checkpoint, LoraAdapterConfig, LoraPair, NewValue, TokenRows, Twin
 from registry.tensors.checkpoint.coverage import saved_names
-from registry.tensors.checkpoint.patterns import PatternBudget
-from registry.tensors.checkpoint.scales import NameEnds, Scales
-from registry.tensors.elements.dtypes import FLOATS, WHOLE_NUMBERS
+from registry.tensors.checkpoint.field_rules import Rule
+from registry.tensors.checkpoint.patterns import PatternBudget, PatternMap
 from registry.tensors.table.targets import TargetTable
+
+
+class NameEnds:
+    """A set of names, asked for those that end a path (as ``path.endswith(name)``, dots or not)."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        # reversed, ends are beginnings; without those that begin with another, only the name sorted before a path can
+        # be its beginning
+        kept: list[str] = []
+        for turned in sorted(name[::-1] for name in names):
+            if not kept or not turned.startswith(kept[-1]):
+                kept.append(turned)
+        self._turned = kept
+
+    def __bool__(self) -> bool:
+        return bool(self._turned)
+
+    def end(self, path: str) -> bool:
+        """Whether one of the names ends the path."""
+        turned = path[::-1]
+        at = bisect_right(self._turned, turned)
+        return at > 0 and turned.startswith(self._turned[at - 1])
+
+    def outermost(self, path: str) -> str | None:
+        """The shortest beginning of a dotted path, up to a dot or whole, that one of the names ends; else None."""
+        if not self._turned:
+            return None
+        at = path.find(".")
+        while at >= 0:
+            if self.end(path[:at]):
+                return path[:at]
+            at = path.find(".", at + 1)
+        return path if self.end(path) else None
+
+
+_TOLD: Final = 20  # notices are kept with the revision
+
+
+class Scales:
+    """Answers for one checkpoint, and remembers what a person should be told about its patterns."""
+
+    def __init__(self, config: LoraAdapterConfig, budget: PatternBudget) -> None:
+        self.config = config
+        self._ranks = PatternMap(config.rank_pattern, field="rank_pattern", budget=budget)
+        self._alphas = PatternMap(config.alpha_pattern, field="alpha_pattern", budget=budget)
+        self._ambiguous: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+
+    def of(self, name: str) -> tuple[int, float, str]:
+        """Rank and alpha of a module (its name as the checkpoint spells it), and which field gave the rank."""
+        rank, rank_keys = self._ranks.resolve(name)
+        alpha, alpha_keys = self._alphas.resolve(name)
+        for patterns, keys in ((self._ranks, rank_keys), (self._alphas, alpha_keys)):
+            if len(keys) > 1 and patterns.conflict(keys):
+                self._ambiguous.setdefault((patterns.field, keys), []).append(name)
+        reason = f"rank_pattern {shown(rank_keys[0])}" if rank_keys else "r"
+        return (
+            self.config.r if rank is None else rank,
+            float(self.config.lora_alpha if alpha is None else alpha),
+            reason,
+        )
+
+    def notices(self) -> list[str]:
+        """What is ambiguous or without effect in the patterns, once all modules were asked for."""
+        told = [
+            f"ambiguous_pattern: {' and '.join(shown(key) for key in keys[:4])} of {field} give {shown(names[0])}"
+            f"{f' and {len(names) - 1} more modules' if len(names) > 1 else ''} different values; the first in the "
+            "file counts, as in PEFT after loading, even if training used another order."
+            for (field, keys), names in list(self._ambiguous.items())[:_TOLD]
+        ]
+        if len(self._ambiguous) > _TOLD:
+            told.append(f"ambiguous_pattern: so do {len(self._ambiguous) - _TOLD} more sets of patterns.")
+        for patterns in (self._ranks, self._alphas):
+            unused = patterns.unused
+            if unused:
+                more = f" and {len(unused) - 1} more keys of {patterns.field} match" if len(unused) > 1 else ""
+                told.append(f"{shown(unused[0])}{more or f' of {patterns.field} matches'} no module of the adapter.")
+        return told
+
 
 Parts = dict[str, dict[str, TensorEntry]]
 """Module as the checkpoint spells it -> part, or name of a whole parameter -> tensor."""
@@ -193,3 +280,20 @@ class Draft:
 
 def _sorted(found: Mapping[str, Value]) -> Mapping[str, Value]:
     return MappingProxyType(dict(sorted(found.items())))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One idea.
+
+    ``fields`` are its fields of adapter_config.json with the rule of each, in the order of the checks. ``tails`` are
+    the ends of its tensors' names, after the module, with the part that each stands for. ``fold`` checks its tensors
+    against the base and brings what they mean into the normal form; it claims every tensor that it understands.
+    ``finish`` checks the whole, once every variant has folded.
+    """
+
+    name: str
+    fields: Mapping[str, Rule] = field(default_factory=dict)
+    tails: Mapping[str, str] = field(default_factory=dict)
+    fold: Callable[[Draft], None] | None = None
+    finish: Callable[[Draft], None] | None = None

@@ -4,6 +4,11 @@ The names of the tensors do not say which parameter they belong to. PEFT wraps t
 in which its class registers them, one wrapper inside the next: the first is the innermost, ``X.base_layer...lora_A``.
 Its A is (experts * rank, in), expert-major, its B (out, rank * experts), rank-major. A parameter of two dimensions is
 one matrix (out, in). Rank and alpha are those of the parameter's path.
+
+Modules that a newer transformers fused: adapters trained with transformers 4 name each expert's own projection.
+
+Their names are those of the base's files (``...experts.3.w1``), so each is a pair on a piece of the fused parameter.
+Their router was linear, too; today it is a module of its own that holds the same weight.
 """
 
 from __future__ import annotations
@@ -16,17 +21,98 @@ from typing import Final
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.strict_json import shown
-from registry.tensors.checkpoint.adapter import LoraPair
-from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig, PeftVersion
-from registry.tensors.checkpoint.coverage import sure_test
+from registry.tensors.checkpoint.adapter import LoraAdapterConfig, LoraPair, PeftVersion
+from registry.tensors.checkpoint.coverage import is_all_linear, name_test, sure_test
 from registry.tensors.checkpoint.field_rules import names
-from registry.tensors.checkpoint.fit import ADD_AS_RUNNING, meant, unsupported
+from registry.tensors.checkpoint.fit import ADD_AS_RUNNING, check_factors, meant, unsupported
 from registry.tensors.checkpoint.patterns import ends
-from registry.tensors.checkpoint.variants.draft import Draft
+from registry.tensors.checkpoint.variants.draft import Draft, Variant
 from registry.tensors.checkpoint.variants.pairs import A, take_pair
-from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.table.held import FileParameter, FusedParameter
-from registry.tensors.table.targets import Target, TargetKind
+from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.targets import Target, TargetKind, TargetTable
+
+_WEIGHT: Final = ".weight"
+_ROUTERS: Final = ("gate", "router")
+
+
+def fold_file_experts(draft: Draft) -> None:
+    """The pairs of all modules that only the files know, and of routers."""
+    for name in list(draft.having(A)):
+        target = meant(name, draft.table)
+        if target is not None:
+            if _is_router(target, draft.table):
+                _add_router(draft, name, target)
+            continue
+        found = draft.table.find_file_module(name)
+        if found is not None and found.parameter is not None and found.piece is not None:
+            _add_piece(draft, name, found.target, found.parameter, found.piece)
+
+
+def _add_piece(draft: Draft, name: str, target: Target, fused: FusedParameter, piece: Piece) -> None:
+    a, b = take_pair(draft, name)
+    spelled = piece.tensor.removesuffix(_WEIGHT)
+    shape = (piece.out[1] - piece.out[0], fused.in_features)
+    kind = TargetKind.CONV1D if piece.transposed else TargetKind.LINEAR
+    reading = Target(spelled, kind, piece.tensor, shape[::-1] if piece.transposed else shape)
+    rank = check_factors(name, reading, a, b)
+    alpha, scaling = draft.scaled(name, rank, a)
+    pair = LoraPair(spelled, target, a, b, rank, alpha, scaling, fused=fused, piece=piece)
+    draft.add_pair(name, pair, by_module=False, by_file=True)
+
+
+def _is_router(target: Target, table: TargetTable) -> bool:
+    """A gate beside experts that is no linear module any more: PEFT reads its pair as that of its weight."""
+    parent, _, leaf = target.module.rpartition(".")
+    experts = table.targets.get(f"{parent}.experts")
+    return (
+        target.kind is TargetKind.UNKNOWN
+        and leaf in _ROUTERS
+        and len(target.shape) == 2
+        and target.tensor is not None
+        and experts is not None
+        and experts.kind is TargetKind.EXPERTS
+    )
+
+
+def _add_router(draft: Draft, name: str, target: Target) -> None:
+    a, b = take_pair(draft, name)
+    rank = check_factors(name, target, a, b)
+    alpha, scaling = draft.scaled(name, rank, a)
+    pair = LoraPair(f"{target.module}{_WEIGHT}", target, a, b, rank, alpha, scaling, parameter="weight")
+    draft.add_pair(name, pair, by_module=False, by_file=True)
+
+
+def finish_file_experts(draft: Draft) -> None:
+    """An adapter that names experts of the files one by one has to name all that its configuration targets."""
+    config = draft.config
+    by_file = any(pair.piece is not None for pair in draft.pairs.values())
+    if not by_file or not config.target_modules or is_all_linear(config):
+        return
+    test = name_test(config, draft.budget)
+    surely = sure_test(config, draft.table, list(draft.pairs))
+    missing = [name for name in _file_modules(draft.table) if name not in draft.pairs and test(name) and surely(name)]
+    if missing:
+        raise InvalidAdapterError(
+            f"The configuration targets {shown(missing[0])}"
+            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}, for which the adapter has no tensors. "
+            "Save it again, or correct target_modules.",
+            code="incomplete_adapter",
+        )
+
+
+def _file_modules(table: TargetTable) -> list[str]:
+    """Names of the modules in the files that are pieces of fused parameters."""
+    return [
+        piece.tensor.removesuffix(_WEIGHT)
+        for target in table.targets.values()
+        for fused in target.fused
+        for piece in fused.pieces
+        if piece.tensor.endswith(_WEIGHT) and piece.matrix == 0
+    ]
+
+
+FILE_EXPERTS: Final = Variant("experts by file", fold=fold_file_experts, finish=finish_file_experts)
+
 
 WRAPPED: Final = ".base_layer"
 FIRST_RIGHT: Final = PeftVersion(0, 19, 1)
@@ -55,7 +141,7 @@ class Wanted:
         return (a.shape[1], b.shape[0]) == sides, (b.shape[0], a.shape[1]) == sides
 
 
-def fold(draft: Draft) -> None:
+def fold_parameters(draft: Draft) -> None:
     """The pairs of all parameters that the configuration names."""
     asked = frozenset(draft.config.target_parameters)
     if not asked:
@@ -229,7 +315,7 @@ def _misfit(path: str, wanted: Wanted, a: TensorEntry, b: TensorEntry) -> Invali
     )
 
 
-def finish(draft: Draft) -> None:
+def finish_parameters(draft: Draft) -> None:
     """Refuse an adapter that has pairs for some parameters of a name and not for others of the same stack."""
     asked = frozenset(draft.config.target_parameters)
     if not asked:
@@ -248,4 +334,6 @@ def finish(draft: Draft) -> None:
         )
 
 
-VARIANT: Final = Variant("parameters", fields={"target_parameters": names}, fold=fold, finish=finish)
+PARAMETERS: Final = Variant(
+    "parameters", fields={"target_parameters": names}, fold=fold_parameters, finish=finish_parameters
+)

@@ -1,31 +1,186 @@
 """The plain pair: A and B of a linear module, of transformers' Conv1D, or of an embedding (Hu et al. 2021).
 
 Oriented (out x in) the weight changes by s B A; s is alpha / r, or alpha / sqrt(r) with rsLoRA.
+
+BD-LoRA: one factor of each pair is block-diagonal, and the file keeps its blocks alone (PEFT's ``use_bdlora``).
+
+A is stored as (r, in / n) and means ``block_diag`` of its n chunks along the rows; or B as (out, r / n), likewise.
+Which of them is told by names that occur anywhere in the module's path.
+
+DoRA: every oriented row of W + s B A is rescaled to a trained magnitude (Liu et al. 2024, arXiv:2402.09353).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
 
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.strict_json import shown
-from registry.tensors.checkpoint.adapter import LoraPair
+from registry.tensors.checkpoint.adapter import LoraAdapterConfig, LoraPair
 from registry.tensors.checkpoint.field_rules import (
+    Rule,
     boolean,
+    count,
+    fault,
     layer_numbers,
     module_names,
+    names,
     number,
     one_or_more_strings,
     patterns,
     rank,
+    says_something,
 )
 from registry.tensors.checkpoint.fit import as_folded, check_factors, check_orientation, resolve
-from registry.tensors.checkpoint.variants.block_diagonal import blocks_of
-from registry.tensors.checkpoint.variants.draft import Draft
-from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.table.tensor_names import is_square_guess, kept_transposed
+from registry.tensors.checkpoint.variants.draft import Draft, Variant, refuse_tensor
+from registry.tensors.table.declaration import is_square_guess, kept_transposed
+from registry.tensors.table.targets import Target, TargetKind
+
+MAGNITUDE: Final = "lora_magnitude_vector"
+_KINDS: Final = (TargetKind.LINEAR, TargetKind.CONV1D, TargetKind.CONV, TargetKind.EMBEDDING)
+
+
+def fold_dora(draft: Draft) -> None:
+    """Give every pair its magnitude; `use_dora` and the magnitudes go together."""
+    for module, pair in list(draft.pairs.items()):
+        name = draft.spelled[module]
+        if draft.config.use_dora and (pair.fused is not None or pair.parameter or pair.target.kind not in _KINDS):
+            raise InvalidAdapterError(
+                f"adapter_config.json: use_dora is true, but {shown(name)} is a parameter or an attention, for which "
+                "PEFT has no DoRA. Save the adapter again with the configuration that it was trained with.",
+                code="bad_config",
+            )
+        magnitude = draft.take(name, MAGNITUDE)
+        if (magnitude is not None) is not draft.config.use_dora:
+            raise _incomplete(draft, name, has=magnitude is not None)
+        if magnitude is not None:
+            _check_shape(magnitude, pair.target.out_features)
+            draft.change_pair(module, magnitude=magnitude)
+    for name in draft.having(MAGNITUDE):
+        raise _incomplete(draft, name, has=True)
+
+
+def _incomplete(draft: Draft, name: str, *, has: bool) -> InvalidAdapterError:
+    return InvalidAdapterError(
+        f"Module {shown(name)} {'has' if has else 'lacks'} a {MAGNITUDE}, but use_dora is "
+        f"{str(draft.config.use_dora).lower()} in adapter_config.json: DoRA needs both, on every pair. Save the "
+        "adapter again.",
+        code="dora_incomplete",
+    )
+
+
+def _check_shape(entry: TensorEntry, features: int) -> None:
+    # (out,), or (1, out, 1...) for a convolution
+    if entry.elements != features or max(entry.shape) != features:
+        refuse_tensor(
+            entry,
+            f"has shape {entry.shape}, expected one magnitude for each of the {features} output features. Publish it "
+            "under the base model that it was trained on.",
+            "shape_mismatch",
+        )
+
+
+DORA: Final = Variant(
+    "DoRA",
+    fields={"use_dora": boolean},
+    tails={MAGNITUDE: MAGNITUDE, f"{MAGNITUDE}.weight": MAGNITUDE},
+    fold=fold_dora,
+)
+
+
+_MAX_NAMES: Final = 256
+
+
+@dataclass(frozen=True)
+class BlockDiagonalConfig:
+    """PEFT's ``BdLoraConfig``."""
+
+    in_a: tuple[str, ...]
+    in_b: tuple[str, ...]
+    blocks: int
+    strict: bool
+
+
+def bdlora(field: str, value: Any) -> BlockDiagonalConfig | None:
+    """The settings, or null."""
+    if not says_something(value):
+        return None
+    if not isinstance(value, dict):
+        raise fault(field, value, "expected a map with target_modules_bd_a, target_modules_bd_b and nblocks.")
+    rules: dict[str, Rule] = {
+        "target_modules_bd_a": _few_names,
+        "target_modules_bd_b": _few_names,
+        "nblocks": count,
+        "match_strict": boolean,
+    }
+    for name, item in value.items():
+        if name not in rules and says_something(item):
+            raise fault(f"{field}.{name}", item, "this version does not know it.", "unknown_config_field")
+    read = {name: rule(f"{field}.{name}", value[name]) for name, rule in rules.items() if name in value}
+    return BlockDiagonalConfig(
+        read.get("target_modules_bd_a", ()),
+        read.get("target_modules_bd_b", ()),
+        read.get("nblocks", 1),
+        read.get("match_strict", True),
+    )
+
+
+def _few_names(field: str, value: Any) -> tuple[str, ...]:
+    found = names(field, value)
+    if len(found) > _MAX_NAMES:
+        raise fault(field, value, f"at most {_MAX_NAMES} names are allowed.")
+    return found
+
+
+def blocks_of(config: LoraAdapterConfig, name: str, target: Target) -> tuple[int, int]:
+    """Blocks of A and of B of a module; 1 is a whole matrix.
+
+    Raises:
+        InvalidAdapterError: ``bad_config`` where PEFT could not have made the pair.
+    """
+    settings: BlockDiagonalConfig | None = config.values.get("use_bdlora")
+    if settings is None:
+        return 1, 1
+    in_a, in_b = (any(part in name for part in parts) for parts in (settings.in_a, settings.in_b))
+    if in_a and in_b:
+        _refuse_blocks(name, "matches both target_modules_bd_a and target_modules_bd_b; it can be only one")
+    if not in_a and not in_b:
+        if settings.strict:
+            _refuse_blocks(name, "matches neither target_modules_bd_a nor target_modules_bd_b, and match_strict is set")
+        return 1, 1
+    if target.kind is not TargetKind.LINEAR:
+        _refuse_blocks(name, f"is of kind {target.kind}; PEFT has block-diagonal factors for linear modules alone")
+    return (settings.blocks, 1) if in_a else (1, settings.blocks)
+
+
+def _refuse_blocks(name: str, why: str) -> NoReturn:
+    raise InvalidAdapterError(
+        f"adapter_config.json: use_bdlora: the module {shown(name)} {why}. Correct the names.", code="bad_config"
+    )
+
+
+def fold_block_diagonal(draft: Draft) -> None:
+    """Refuse the modules that take no block-diagonal factors; `blocks_of` serves those that do."""
+    if draft.config.values.get("use_bdlora") is None:
+        return
+    if draft.config.use_dora:
+        raise InvalidAdapterError(
+            "adapter_config.json sets use_bdlora and use_dora; PEFT has no DoRA of block-diagonal factors. Set one of "
+            "them to null.",
+            code="bad_config",
+        )
+    for name, pair in draft.pairs.items():
+        _refuse_blocks(
+            draft.spelled[name],
+            f"is of kind {pair.target.kind}; PEFT has block-diagonal factors for linear modules alone",
+        )
+
+
+BLOCK_DIAGONAL: Final = Variant("block-diagonal", fields={"use_bdlora": bdlora}, fold=fold_block_diagonal)
+
 
 A: Final[str] = "lora_A.weight"
 B: Final[str] = "lora_B.weight"
@@ -62,7 +217,7 @@ def take_pair(draft: Draft, module: str, parts: tuple[str, str] = (A, B)) -> tup
     return a, b
 
 
-def fold(draft: Draft) -> None:
+def fold_pairs(draft: Draft) -> None:
     """The pairs of all modules that no other variant has claimed."""
     flag = bool(draft.config.values.get("fan_in_fan_out"))
     transposed = kept_transposed(draft.table)
@@ -87,7 +242,7 @@ def fold(draft: Draft) -> None:
         )
 
 
-VARIANT: Final = Variant(
+PLAIN_PAIRS: Final = Variant(
     "pairs",
     fields={
         "r": rank,
@@ -101,5 +256,5 @@ VARIANT: Final = Variant(
         "layers_pattern": one_or_more_strings,
     },
     tails={part: part for pair in PAIRS for part in pair},
-    fold=fold,
+    fold=fold_pairs,
 )

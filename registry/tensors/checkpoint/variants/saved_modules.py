@@ -2,6 +2,11 @@
 
 PEFT wraps every module whose path ends with one of the names, and adds the heads of its task: ``classifier`` and
 ``score``, or ``qa_outputs``. A head that the base lacks is new, and the configuration names it.
+
+Whole embeddings that PEFT saves beside the pairs (``save_embedding_layers``): copies of what was trained on.
+
+As soon as an embedding is targeted, or the vocabulary was resized, the file holds the weights of both embeddings, as
+they were before the pairs are added: a proof of the parent, which the caller compares with the parent composed.
 """
 
 from __future__ import annotations
@@ -16,10 +21,103 @@ from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter import NewValue, Twin
 from registry.tensors.checkpoint.coverage import sure_test
 from registry.tensors.checkpoint.field_rules import names
-from registry.tensors.checkpoint.fit import Place, check_followed, check_shape, find_place, table_spellings, unsupported
-from registry.tensors.checkpoint.variants.draft import Draft, refuse_tensor
-from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.table.targets import TargetTable
+from registry.tensors.checkpoint.fit import (
+    Place,
+    check_followed,
+    check_kept,
+    check_shape,
+    find_place,
+    may_be_copied,
+    meant,
+    resolve,
+    table_spellings,
+    unsupported,
+)
+from registry.tensors.checkpoint.variants.bias import REPLACED as COPIED_BIAS
+from registry.tensors.checkpoint.variants.draft import Draft, Variant, refuse_tensor
+from registry.tensors.table.targets import Target, TargetTable
+
+WRAPPED: Final = "base_layer.weight"
+UNDER_TOKENS: Final = "token_adapter.base_layer.weight"
+
+
+def fold_saved_embeddings(draft: Draft) -> None:
+    """All copies."""
+    for part in (WRAPPED, UNDER_TOKENS):
+        for name in list(draft.having(part)):
+            entry = draft.take(name, part)
+            if entry is not None:
+                _keep(draft, name, resolve(name, draft.table), entry)
+    for name in list(draft.having(COPIED_BIAS)):
+        _keep_bias(draft, name)
+    for module in sorted(draft.whole):
+        if "weight" in draft.whole[module]:
+            _keep_unasked(draft, module)
+    for module in sorted(draft.whole):
+        if "bias" in draft.whole[module]:
+            _keep_unasked_bias(draft, module)
+
+
+def _keep(draft: Draft, name: str, target: Target, entry: TensorEntry) -> None:
+    check_kept(name, target)
+    check_shape(entry, target.shape, target.module)
+    draft.add_copy(target.module, entry)
+
+
+def _keep_bias(draft: Draft, name: str) -> None:
+    """The bias of an output embedding comes with its weight; it is loaded like a trained one."""
+    place = find_place(name, "bias", draft.table)
+    entry = draft.parts[name][COPIED_BIAS]
+    if place is None or place.parameter.rpartition(".")[0] not in draft.copies:
+        refuse_tensor(
+            entry,
+            'is a trained bias, but bias is "none" in adapter_config.json. Save the adapter again with the '
+            "configuration that it was trained with.",
+            "unexpected_tensor",
+        )
+    draft.take(name, COPIED_BIAS)
+    check_shape(entry, place.shape, place.parameter)
+    draft.add_value(NewValue(entry, place.parameter))
+
+
+def _keep_unasked(draft: Draft, module: str) -> None:
+    target = meant(module, draft.table)
+    entry = draft.whole[module]["weight"]
+    if target is None or not may_be_copied(target, draft.table):
+        refuse_tensor(
+            entry,
+            f"is a whole weight, but modules_to_save in adapter_config.json does not name {shown(module)}. Save the "
+            "adapter again, or remove the tensor.",
+            "unexpected_tensor",
+        )
+    entry = draft.take_whole(module, "weight")
+    if _follows_value(draft, target):
+        check_shape(entry, target.shape, target.module)
+        draft.add_value(NewValue(entry, f"{target.module}.weight"))
+    else:
+        _keep(draft, module, target, entry)
+
+
+def _keep_unasked_bias(draft: Draft, module: str) -> None:
+    """The bias of an output embedding, saved along with its weight."""
+    place = find_place(module, "bias", draft.table)
+    if place is not None and place.parameter.rpartition(".")[0] in draft.copies:
+        entry = draft.take_whole(module, "bias")
+        check_shape(entry, place.shape, place.parameter)
+        draft.add_value(NewValue(entry, place.parameter))
+
+
+def _follows_value(draft: Draft, target: Target) -> bool:
+    """Whether it is the other side of an embedding that was trained whole, which PEFT saves along without naming it."""
+    if not draft.config.values.get("ensure_weight_tying"):
+        return False
+    return any(f"{module}.weight" in draft.values for module in draft.table.tie_group(target.module))
+
+
+SAVED_EMBEDDINGS: Final = Variant(
+    "saved embeddings", tails={WRAPPED: WRAPPED, UNDER_TOKENS: UNDER_TOKENS}, fold=fold_saved_embeddings
+)
+
 
 RAW: Final = "modules_to_save.bias"
 ORIGINAL: Final = "original_module.bias"
@@ -27,7 +125,7 @@ COUNTER: Final = "num_batches_tracked"
 _NUMBERED: Final = re.compile(r"(?:^|\.)\d+(?:\.|$)")
 
 
-def fold(draft: Draft) -> None:
+def fold_saved_modules(draft: Draft) -> None:
     """The values of all saved modules."""
     roots: dict[str, list[str]] = {}
     for module in sorted(draft.whole):
@@ -157,6 +255,6 @@ def _drop_doubles(draft: Draft) -> None:
                 draft.twins.append(Twin(trained, entry))
 
 
-VARIANT: Final = Variant(
-    "saved modules", fields={"modules_to_save": names}, tails={RAW: RAW, ORIGINAL: ORIGINAL}, fold=fold
+SAVED_MODULES: Final = Variant(
+    "saved modules", fields={"modules_to_save": names}, tails={RAW: RAW, ORIGINAL: ORIGINAL}, fold=fold_saved_modules
 )

@@ -5,50 +5,39 @@ from __future__ import annotations
 from typing import Final
 
 from registry.tensors.checkpoint.field_rules import Rule
-from registry.tensors.checkpoint.variants import (
-    attention,
-    bias,
-    block_diagonal,
-    convolution,
-    dora,
-    experts,
-    file_experts,
-    initialisations,
-    no_effect,
-    not_weights,
-    other_tuners,
-    pairs,
-    saved_embeddings,
-    saved_modules,
-    ties,
-    token_rows,
-    training_only,
-)
-from registry.tensors.checkpoint.variants.variant import Variant
+from registry.tensors.checkpoint.variants.bias import BIASES
+from registry.tensors.checkpoint.variants.draft import Variant
+from registry.tensors.checkpoint.variants.experts import FILE_EXPERTS, PARAMETERS
+from registry.tensors.checkpoint.variants.layers import ATTENTION, CONVOLUTION
+from registry.tensors.checkpoint.variants.pairs import BLOCK_DIAGONAL, DORA, PLAIN_PAIRS
+from registry.tensors.checkpoint.variants.refused import NOT_WEIGHTS, OTHER_TUNERS
+from registry.tensors.checkpoint.variants.saved_modules import SAVED_EMBEDDINGS, SAVED_MODULES
+from registry.tensors.checkpoint.variants.token_rows import TIES, TOKEN_ROWS
+from registry.tensors.checkpoint.variants.training import INITIALISATIONS, NO_EFFECT, TRAINING_ONLY
 
 VARIANTS: Final[tuple[Variant, ...]] = (
     # what can't be folded into weights comes first, so that the message names it and not what follows from it
-    other_tuners.VARIANT,
-    not_weights.VARIANT,
-    initialisations.VARIANT,
-    training_only.VARIANT,
+    OTHER_TUNERS,
+    NOT_WEIGHTS,
+    INITIALISATIONS,
+    TRAINING_ONLY,
     # pairs, by the sort of module; the last takes what the others left
-    experts.VARIANT,
-    file_experts.VARIANT,
-    attention.VARIANT,
-    convolution.VARIANT,
-    block_diagonal.VARIANT,
-    pairs.VARIANT,
+    PARAMETERS,
+    FILE_EXPERTS,
+    ATTENTION,
+    CONVOLUTION,
+    BLOCK_DIAGONAL,
+    PLAIN_PAIRS,
     # what stands beside a pair
-    dora.VARIANT,
-    bias.VARIANT,
+    DORA,
+    BIASES,
     # absolute values
-    token_rows.VARIANT,
-    saved_modules.VARIANT,
-    saved_embeddings.VARIANT,
+    TOKEN_ROWS,
+    SAVED_MODULES,
+    SAVED_EMBEDDINGS,
     # what is said about all of it
-    ties.VARIANT,
-    no_effect.VARIANT,
+    TIES,
+    NO_EFFECT,
 )
 """In the order in which fields are checked and tensors are folded."""
 

@@ -1,1 +1,0 @@
-"""Elements of tensors: dtypes, and whether values are finite."""

@@ -1,1 +1,0 @@
-"""Slots of the base, and the factors that change them, as matrices."""
