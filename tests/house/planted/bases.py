@@ -32,7 +32,7 @@ QUANTISED: Final = (
     ),
     Mutant(
         "scales-without-their-mean",
-        "nf4:nested",
+        "trained:nested",
         "scaled(magnitudes - offset, NESTED_BLOCK)",
         "scaled(magnitudes, NESTED_BLOCK)",
         "test_magnitudes_in_eight_bits_are_near",
@@ -143,8 +143,8 @@ NORMS: Final = (
     Mutant(
         "energies-by-chunk",
         "EnergyWatch._take",
-        "filled = (index + at) % _BLOCK",
-        "filled = at % _BLOCK",
+        "filled = (index + at) % _ELEMENTS",
+        "filled = at % _ELEMENTS",
         "test_energies.py",
     ),
     Mutant(

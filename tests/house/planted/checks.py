@@ -9,7 +9,7 @@ from tests.house.planted.mutant import CONFIG, COVERAGE, KEYS, MODULES, PARTS, P
 CHECKS: Final = (
     Mutant(
         "magnitude-missing",
-        "dora:fold",
+        "fold_dora",
         "if (magnitude is not None) is not draft.config.use_dora:",
         "if magnitude is not None and not draft.config.use_dora:",
         PARTS,
@@ -86,7 +86,7 @@ CHECKS: Final = (
     ),
     Mutant(
         "kasa-accepted",
-        "initialisations:VARIANT",
+        "INITIALISATIONS",
         '"kasa_config": nothing(',
         '"kasa_config": (lambda *_: any_value)(',
         CONFIG,

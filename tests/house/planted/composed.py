@@ -147,7 +147,7 @@ TRUNCATION: Final = (
     ),
     Mutant(
         "spectral-error-of-the-last-kept",
-        "truncation:_module",
+        "truncated:_module",
         "_ratio(module.singular_value(kept),",
         "_ratio(module.singular_value(kept - 1),",
         "test_truncate_report.py",
