@@ -92,8 +92,7 @@ def test_anything_is_answered_as_described(target: Target, method: str, path: st
     send_anything(target, method, path, who, 4)
 
 
-@pytest.mark.slow
-@pytest.mark.long_on("reader", "writer of a")
+@pytest.mark.long
 @pytest.mark.parametrize("who", ["admin", "reader", "writer of a"])
 @pytest.mark.parametrize(("method", "path"), sorted(TABLE))
 def test_much_more_of_anything_is_answered_as_described(target: Target, method: str, path: str, who: str) -> None:

@@ -122,7 +122,7 @@ def test_some_rows(row: Row, bases: dict[str, Base], home: Path, tmp_path: Path)
 
 OTHERS = [row for row in (*OWN, *TRANSFORMERS) if row not in FEW]
 IN_TURN = [
-    pytest.param(row, id=row.id, marks=pytest.mark.long if number % 2 else ()) for number, row in enumerate(OTHERS)
+    pytest.param(row, id=row.id, marks=pytest.mark.long if number % 4 else ()) for number, row in enumerate(OTHERS)
 ]
 
 

@@ -237,7 +237,7 @@ def changed(since: str) -> set[Path] | None:
 class Near:
     """Which tests are near a module: by where they stand, and by what they import."""
 
-    def __init__(self, root: Path = ROOT) -> None:
+    def __init__(self, root: Path) -> None:
         self._root = root
 
     @cached_property
@@ -335,12 +335,12 @@ def try_one(bug: Bug, copy: Copy, near: Near, until: float, longest: float = LON
     return Outcome(bug, "survived", "all near it", time.monotonic() - begun)
 
 
-def try_all(bugs: Sequence[Bug], copies: Sequence[Copy], until: float, longest: float) -> list[Outcome]:
+def try_all(bugs: Sequence[Bug], copies: Sequence[Copy], until: float, longest: float = LONGEST) -> list[Outcome]:
     """Each copy takes the next one when it is free."""
     free: SimpleQueue[Copy] = SimpleQueue()
     for copy in copies:
         free.put(copy)
-    near = Near()
+    near = Near(copies[0].folder)
 
     def tried(bug: Bug) -> Outcome:
         own = free.get()

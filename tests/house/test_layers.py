@@ -37,6 +37,13 @@ def test_the_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long_but(
+    "import sqlalchemy",
+    "The client imports neither services nor catalogue",
+    "from registry.services import local-Imports go down only",
+    "The internals of uvicorn and h11 stay in one package",
+    "import registry.digest",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "line", "broken"),

@@ -52,6 +52,24 @@ def _cases() -> list[tuple[str, str]]:
     return [one for one in found if one not in NOT_IN_PEFT]
 
 
+@pytest.mark.long_but(
+    "llama-plain",
+    "llama-dora",
+    "llama-dora embedding",
+    "llama-tokens",
+    "llama-new head",
+    "gpt2-plain",
+    "gpt2-lora bias",
+    "opt-dora",
+    "conv-dora of some",
+    "conv-lora bias",
+    "attention-old peft",
+    "attention-ranks",
+    "mixtral-each expert",
+    "gpt_oss-fused",
+    "gpt_oss-attention",
+    "declared-linear",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), _cases())
 def test_peft_merges_to_the_reference(bases: dict[str, Base], kind: str, name: str, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_each_path_after_the_other(shelf: Shelf, kind: str) -> None:
     check(tree, [first, *others, deepest, first, deepest])
 
 
+@pytest.mark.long_but("llama", "gpt2", "conv", "mixtral", "gpt_oss")
 @pytest.mark.slow
 @pytest.mark.long_on("torch.float16", "torch.float32")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

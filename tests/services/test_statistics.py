@@ -116,6 +116,20 @@ def largest(dense: Mapping[str, list[Array]]) -> float:
     return max((float(np.linalg.norm(matrix)) for matrices in dense.values() for matrix in matrices), default=0.0)
 
 
+@pytest.mark.long_but(
+    "plain",
+    "llama-patterns",
+    "tied llama-kept",
+    "tied llama-both",
+    "gpt2-lora bias",
+    "mixtral-fused",
+    "mixtral-each expert",
+    "mixtral-one of each",
+    "gpt_oss-fused",
+    "attention-fixed peft",
+    "declared-linear",
+    "declared-experts",
+)
 @pytest.mark.parametrize(("kind", "name"), TRIED)
 def test_links_and_their_path_are_what_dense_matrices_say(shelf: Shelf, kind: str, name: str) -> None:
     """A plain link, then the variant: each alone, and both together."""

@@ -213,6 +213,7 @@ def test_a_figure_on_its_own_runs_nothing(visitors: Visitors) -> None:
         assert [name for _, given in drawn.elements for name in given if name.startswith("on")] == []
 
 
+@pytest.mark.long_but("tree-hostile", "card-hostile")
 @pytest.mark.long_on("compare", "search", "adapter")
 @pytest.mark.slow
 @pytest.mark.long_on(

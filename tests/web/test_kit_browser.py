@@ -66,6 +66,7 @@ def faults_of(browser: Browser, site: Site, path: str, **options: Any) -> list[s
     return found
 
 
+@pytest.mark.long_but("/inline-True-script", "/image-False-asks another host", "/missing-False-404")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "javascript", "told"),

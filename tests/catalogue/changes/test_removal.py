@@ -217,6 +217,7 @@ def test_undoing_and_doing_again(filled: Database) -> None:
         assert events.recent(session, 1)[0].detail == {"reason": "two"}
 
 
+@pytest.mark.long_on("postgresql")
 @pytest.mark.parametrize("reason", ["", "  \n", "a\x00b", "x" * 10_001])
 def test_a_retraction_needs_a_reason(filled: Database, reason: str) -> None:
     with pytest.raises(UsageError, match="reason"):

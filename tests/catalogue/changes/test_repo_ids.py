@@ -58,6 +58,7 @@ def test_it_is_given_and_taken_away(filled: Database) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.long_on("postgresql")
 @pytest.mark.parametrize(
     "wrong", ["", "a", "a/b/c", "/b", "a/", "a/.b", "a/b-", "a--b/c", "a/b..c", "a/b.git", "api/b", "a/é", "datasets/b"]
 )

@@ -70,6 +70,7 @@ def test_a_tag_is_new_where_none_is_expected(filled: Database) -> None:
     assert named(filled, "other") is None
 
 
+@pytest.mark.long_on("postgresql")
 @pytest.mark.parametrize("expected", ["", "@", "prod", "@prod", "@0", "llama/code@1", "None", "@1 ", "\x00"])
 def test_what_is_expected_is_a_number_of_the_adapter(filled: Database, expected: str) -> None:
     with pytest.raises(UsageError, match="give a number such as @3, or none"):

@@ -174,6 +174,7 @@ def test_a_position_of_what_is_not_seen_is_refused(eventful: Database) -> None:
         events.page(session, 3, EventPosition(BEGIN - timedelta(days=1), 1))
 
 
+@pytest.mark.long_on("postgresql")
 @pytest.mark.parametrize("kind", ["published", "Tag", "", "\x00"])
 def test_an_unknown_kind_is_refused_with_those_there_are(eventful: Database, kind: str) -> None:
     with eventful.read() as session, pytest.raises(UsageError, match="There is no kind of event") as refused:

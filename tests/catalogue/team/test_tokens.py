@@ -72,6 +72,7 @@ def test_the_form_for_hub_clients_is_the_same_token(database: Database, made: To
         tokens.sign_in(database, form)
 
 
+@pytest.mark.long_on("postgresql")
 @pytest.mark.parametrize("secret", ["", "reg_", "reg_" + "x" * 43, "\ud800", "ü" * 1000])
 def test_unknown_secrets(database: Database, made: TokenCreated, secret: str) -> None:
     for wrong in (secret, made.secret + secret if secret else made.secret[:-1], made.token.id):
@@ -195,6 +196,7 @@ def test_tokens_are_listed_newest_first_in_pages(database: Database) -> None:
             tokens.listing(session, after="tok_x")
 
 
+@pytest.mark.long_on("postgresql")
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

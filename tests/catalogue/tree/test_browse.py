@@ -144,6 +144,7 @@ def test_metrics_and_annotations_change_with_their_history(filled: Database) -> 
     ]
 
 
+@pytest.mark.long_on("postgresql")
 @pytest.mark.parametrize(
     ("metrics", "notes"),
     [

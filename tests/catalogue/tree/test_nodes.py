@@ -110,6 +110,7 @@ def test_what_is_hidden_or_deleted_is_not_below(grown: Database) -> None:
         assert list(cut(nodes.tree(session, Section(Path.parse("llama/code"), 0)).roots)) == []
 
 
+@pytest.mark.long_on("postgresql")
 @pytest.mark.parametrize(("section", "said"), [(Section(depth=-1), "0 or more"), (Section(limit=0), "1 or more")])
 def test_numbers_out_of_range(grown: Database, section: Section, said: str) -> None:
     with grown.read() as session, pytest.raises(UsageError, match=said):

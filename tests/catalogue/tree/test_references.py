@@ -29,6 +29,7 @@ def test_every_form_of_reference(filled: Database) -> None:
     assert found(filled, f"llama/support@{digest[:15]}") == "llama/support@1"
 
 
+@pytest.mark.long_on("postgresql")
 @pytest.mark.parametrize(
     ("reference", "sentence"),
     [

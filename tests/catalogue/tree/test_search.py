@@ -77,6 +77,7 @@ def test_conditions(filled: Database, text: str | None, conditions: dict[str, st
     assert found(filled, text, **conditions) == references
 
 
+@pytest.mark.long_on("postgresql")
 @pytest.mark.parametrize(
     ("conditions", "form"),
     [
@@ -363,6 +364,7 @@ def test_the_order_and_an_older_one_that_is_better(
     assert found(filled, **options) == references
 
 
+@pytest.mark.long_on("postgresql")
 @pytest.mark.parametrize("sort", ["acc", "max", "max:", "best:acc", "max:a b", "max:acc>0.5", ""])
 def test_a_malformed_order_says_the_form(filled: Database, sort: str) -> None:
     with pytest.raises(UsageError, match="'max:acc', 'min:eval_loss' or 'min:stat:rank95' is expected"):

@@ -57,6 +57,7 @@ def test_each_row_is_its_path_alone(shelf: Shelf, kind: str) -> None:
     check_mixed(tree, kind, [tree.publish(variant) for variant in MIXED[kind]])
 
 
+@pytest.mark.long_but("tied llama", "gpt2", "mixtral")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "tied llama", "gpt2", "opt", "conv", "mixtral", "gpt_oss"])
 def test_all_variants_in_one_batch(shelf: Shelf, kind: str) -> None:
@@ -205,6 +206,9 @@ GENERATED: dict[str, dict[str, Any]] = {
 _QUICK = {("gpt2", "beams returned"), ("tied llama", "no cache")}
 
 
+@pytest.mark.long_but(
+    "gpt2-greedy", "gpt2-beams returned", "tied llama-no cache", "tied llama-beams", "opt-beams returned"
+)
 @pytest.mark.parametrize(
     ("kind", "how"),
     [

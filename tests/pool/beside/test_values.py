@@ -61,6 +61,7 @@ def test_some_variants(shelf: Shelf, kind: str) -> None:
     check_alone(tree, kind, [tree.publish(variant) for variant in QUICK[kind]])
 
 
+@pytest.mark.long_but("tied llama", "gpt2", "attention", "gpt_oss")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_every_variant(shelf: Shelf, kind: str) -> None:
@@ -83,6 +84,7 @@ def test_paths_of_five_links(shelf: Shelf, kind: str) -> None:
     check_alone(tree, kind, tree.references)
 
 
+@pytest.mark.long_but("llama", "conv", "mixtral", "opt")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "tied llama", "gpt2", "opt", "conv", "attention", "declared", "mixtral"])
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 4))])

@@ -88,6 +88,7 @@ def _pairs() -> Iterator[Any]:
                 yield pytest.param(name, tie, held, marks=[] if quick else pytest.mark.slow)
 
 
+@pytest.mark.long_but("both apart", "t5-True", "bert-True", "llama-True-both alike")
 @pytest.mark.parametrize(("name", "tie", "held"), list(_pairs()))
 def test_the_table_says_what_the_loaded_model_is(
     registry: LocalRegistry, tmp_path: Path, name: str, tie: bool, held: str

@@ -85,6 +85,7 @@ def plain(shelf: Shelf) -> Base:
     return shelf.base("net", plain_base, shapes=SHAPES)
 
 
+@pytest.mark.long_but("dtypes0", "dtypes2", "dtypes7", "dtypes12")
 @pytest.mark.parametrize(
     "dtypes",
     [
@@ -293,6 +294,7 @@ def test_the_energy_ratio_is_of_the_dense_deltas(shelf: Shelf, plain: Base) -> N
     assert np.isclose(alone.energy_ratio, 1.0)
 
 
+@pytest.mark.long_but("gpt2", "conv", "mixtral")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_kinds_that_add(shelf: Shelf, kind: str) -> None:
@@ -311,6 +313,7 @@ def test_all_kinds_that_add(shelf: Shelf, kind: str) -> None:
     assert checked == len(adding)
 
 
+@pytest.mark.long_but("tied llama-tokens", "gpt2-bias")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name"),

@@ -65,6 +65,9 @@ def test_a_dora_that_was_merged_step_by_step(shelf: Shelf) -> None:
     _check(shelf, "llama-bf16", base, [LINEAR, RECIPES["dora"]], torch.bfloat16)
 
 
+@pytest.mark.long_but(
+    "linear-BF16-merged_in1", "dora-BF16-merged_in0", "tokens-BF16-merged_in1", "head-BF16-merged_in0"
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "merged_in", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.long)]
