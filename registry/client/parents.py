@@ -27,7 +27,7 @@ from registry.schemas import FolderCompared
 from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.parents import NarrowRequest, PathsLeft
 from registry.schemas.requests import BasesRequest, PathRequest
-from registry.transfer.requests import PublishFolder
+from registry.transfer.adapter_folder import PublishFolder
 from registry.transfer.trained_on import UNTIMED, Beside, TrainedFolder, or_elsewhere, receipt_of_parent
 
 
@@ -42,17 +42,17 @@ class ParentFolders:
     def compared(self, folder: PublishFolder, progress: Progress) -> PublishFolder:
         """The request with the result of comparing the folder, if there is one."""
         above = TreePath.parse(folder.request.path).parent
-        trained_on = folder.adapter.trained_on
+        trained_on = folder.trained_on
         if trained_on is None or above is None:
             return folder
-        beside = folder.adapter.beside or UNTIMED
+        beside = folder.beside or UNTIMED
 
         def search() -> FolderCompared:
             return self.searched(trained_on, beside, progress)
 
         if folder.request.find_parent:
             return folder.with_request(compared=search())
-        sampled = folder.adapter.sampled
+        sampled = folder.sampled
         found = self._look(trained_on, beside, above, progress, sampled=sampled)
         return folder.with_request(compared=or_elsewhere(found, search))
 

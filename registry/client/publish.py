@@ -30,7 +30,8 @@ from registry.progress import SILENT, Progress
 from registry.schemas import BaseAdded, Published
 from registry.schemas.protocol import API
 from registry.schemas.transfer import BaseCommit, PublishCommit, PublishPlan, PublishRequest, Upload, UploadRequest
-from registry.transfer.requests import BaseFolder, PublishFolder
+from registry.transfer.adapter_folder import PublishFolder
+from registry.transfer.source import BaseFolder
 
 _CHUNK: Final = 1 << 20
 _EXPIRED: Final = frozenset({400, 401, 403, 404})  # 404: another commit of the same bytes may have used the upload

@@ -57,12 +57,12 @@ from registry.schemas.parents import Identified
 from registry.schemas.publishing import FullSize, ImportDocument
 from registry.schemas.receipt import rendering_digest
 from registry.schemas.usage import Interface
+from registry.transfer.adapter_folder import PublishFolder, preview, read_adapter
 from registry.transfer.compare import check_base, check_plan, verified
 from registry.transfer.copy import copy
 from registry.transfer.folders import PublishingFolders
 from registry.transfer.receipt_check import Ours
-from registry.transfer.requests import PublishFolder, base_request, preview, request_of
-from registry.transfer.source import MadeOfFull, extracted
+from registry.transfer.source import MadeOfFull, base_request, extracted
 from registry.transfer.trained_on import UNTIMED, TrainedFolder
 from registry.version import __version__
 
@@ -135,7 +135,7 @@ class RemoteGround:
 
     def plan(self, folder: PublishFolder, progress: Progress) -> PublishPreview:
         # The weights of a parent that is only planned can't be read anywhere.
-        request, trained_on = folder.request, folder.adapter.trained_on
+        request, trained_on = folder.request, folder.trained_on
         planned = request.nested and trained_on is not None and not self._is_there(request.parent)
         if not planned:
             folder = self.folders.compared(folder, progress)
@@ -151,13 +151,13 @@ class RemoteGround:
 
     def _unchecked(self, folder: PublishFolder, progress: Progress, *, compared: bool) -> Iterator[str]:
         """The checks left to the service, which reads no weights before they are published."""
-        if folder.adapter.form is EXACT:
+        if folder.form is EXACT:
             yield "whether its values are finite and not its parent's: the service checks that when it is published"
             return
         if self.arithmetic is None:
             yield "whether all weights are finite: torch is not installed here"
         else:
-            self.arithmetic().check_finite(folder.adapter.weights.file, progress)
+            self.arithmetic().check_finite(folder.weights.file, progress)
         if not compared:
             yield "whether the folder that it was trained on is that of its parent, which is not published yet"
         yield "notices about its weights: the service looks for them when they are published"
@@ -223,7 +223,7 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         return added
 
     def _publish(self, publication: Publication, progress: Progress) -> Published:
-        made = request_of(publication, progress)
+        made = read_adapter(publication, progress).with_digests(progress)
         return publish_folder(self._transport, self._parents.compared(made, progress), progress)
 
     @contextmanager

@@ -76,10 +76,10 @@ class Publication:
 
     folder: str | PathLike[str]
     path: Path
-    labels: Labels
-    parent: str | None
-    receipt: FilePath | None
-    skip_parent_check: bool
+    labels: Labels = Labels()
+    parent: str | None = None
+    receipt: FilePath | None = None
+    skip_parent_check: bool = False
     strict: tuple[NoticeCode, ...] = ()  # notices that refuse it
     find_parent: bool = False  # search for it among all revisions
     look_in: tuple[FilePath, ...] = ()  # folders in which the one that it was trained on may be by now
@@ -91,6 +91,7 @@ class Publication:
     extracted: Extraction | None = None  # the folder holds what was made of one
     left_out: tuple[LeftOut, ...] = ()  # files of the full model's folder that did not become part of this one
     opened: Opened | None = None  # unpacks archives and reads pickles; None: these are refused
+    nested: bool = False  # ``parent`` was given by no one: it is what stands for the folder above
 
 
 def strict_codes(strict: bool | Iterable[str]) -> tuple[NoticeCode, ...]:

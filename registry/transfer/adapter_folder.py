@@ -1,29 +1,28 @@
-"""Reading a publish folder once, for publishing in process, publishing to a service, and previews.
+"""An adapter's folder, read once into the request to publish it: names, digests and headers, without the weights.
 
-Afterwards only the files' bytes are read again, to hash or send them. Needs neither torch nor a database.
+Publishing in process and over HTTP, previews, nested folders and imports all begin here. Afterwards only the files'
+bytes are read again, to hash, keep or send them. Needs neither torch nor a database, since clients use it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from os import PathLike
 from pathlib import Path
 from typing import Final
 
 from registry.digest import sha256_digest
-from registry.errors import InvalidAdapterError
-from registry.folders.archives import Opened
+from registry.errors import InvalidAdapterError, UnavailableError
 from registry.folders.local_files import head_of, read_start
 from registry.folders.quantised import sign_of_quantised
 from registry.folders.receipts import derived_from
 from registry.folders.scan import EXACT, PICKLED_WEIGHTS, READ_PICKLE, Form, FoundFile, adapter_folder, form_of
+from registry.operations.publication import Publication
 from registry.progress import Progress
-from registry.schemas import DerivedFrom, LeftOut
-from registry.schemas.artifacts import FourBits
-from registry.schemas.transfer import GivenReceipt
+from registry.schemas import FileEntry, PublishPreview
+from registry.schemas.transfer import PublishPlan, PublishRequest
 from registry.transfer.claims import Head
-from registry.transfer.source import Given, given_adapter
+from registry.transfer.source import Given, HashedFiles, given_adapter, hash_files
 from registry.transfer.trained_on import (
     Beside,
     TrainedFolder,
@@ -39,25 +38,18 @@ MAX_CONFIG: Final = 8 << 20
 
 
 @dataclass(frozen=True)
-class AdapterFolder:
-    """A snapshot of an adapter's folder."""
+class PublishFolder(HashedFiles):
+    """An adapter's folder, and the request to publish it."""
 
+    request: PublishRequest  # without its files, until they are hashed
     given: Given
-    config: bytes  # adapter_config.json, up to one byte beyond the limit
-    header: bytes  # of the weights, with its length field; may be cut off
     weights: FoundFile
     saved: Path  # the weights as they were saved, by whose times folders are older or newer: these, or a pickle
     form: Form
     files: tuple[FoundFile, ...]  # all files of the adapter, configuration and weights included
-    left_out: tuple[LeftOut, ...]
     trained_on: TrainedFolder | None  # to be compared with the parent
-    receipt: GivenReceipt | None  # names the parent
-    derived_from: DerivedFrom | None  # by the receipt beside the weights
-    quantised: str | None  # the evidence that it was trained on quantised weights
-    trained_quantised: FourBits | None  # how they were, as far as that is known
     beside: Beside | None = None  # whether `trained_on` was written later than the adapter
     sampled: bool = False  # samples of it are compared only, which prove nothing
-    cached: str | None = None  # the only commit of the repository that it was trained on in this machine's cache
 
     @property
     def size(self) -> int:
@@ -67,7 +59,16 @@ class AdapterFolder:
     @property
     def head(self) -> Head:
         """The weights as a source of which only the header can be read."""
-        return Head(self.form.weights, self.header, self.weights.size, InvalidAdapterError)
+        return Head(self.form.weights, self.request.header, self.weights.size, InvalidAdapterError)
+
+    def with_request(self, **changes: object) -> PublishFolder:
+        """The same files with another request."""
+        return replace(self, request=self.request.model_copy(update=changes))
+
+    def with_digests(self, progress: Progress) -> PublishFolder:
+        """The same with the digests of all files; raises what `registry.transfer.source.hash_files` raises."""
+        claims, hashed = hash_files("Hashing", self.given, self.files, progress)
+        return replace(self, hashed=hashed).with_request(files=claims)
 
     def check(self, files: Mapping[str, tuple[str, int]]) -> None:
         """Check the hashed files (digest and size by name) against the configuration read before, and the Hub.
@@ -76,7 +77,7 @@ class AdapterFolder:
             InvalidAdapterError: ``bad_config``, the configuration was changed meanwhile.
             IntegrityError: the files differ from the Hub's.
         """
-        if files[self.form.config][0] != sha256_digest(self.config):
+        if files[self.form.config][0] != sha256_digest(self.request.config):
             raise InvalidAdapterError(
                 f"{self.form.config} is not the one that was checked before: the file was changed in the meantime. "
                 "Wait until nothing writes to it and add it again.",
@@ -85,73 +86,97 @@ class AdapterFolder:
         self.given.check(files)
 
 
-def read_adapter(
-    place: str | PathLike[str],
-    *,
-    receipt: Path | None,
-    skip_parent_check: bool,
-    look_in: Sequence[Path] = (),
-    sampled: bool = False,
-    trained_quantised: FourBits | None = None,
-    before: Iterable[LeftOut] = (),
-    opened: Opened | None = None,
-    progress: Progress,
-) -> AdapterFolder:
+def read_adapter(publication: Publication, progress: Progress) -> PublishFolder:
     """Read a publish folder; an archive is unpacked first, a repository of a Hub downloaded.
-
-    Args:
-        place: the folder, its archive, or ``hf:ORG/REPO[@REVISION]``.
-        receipt: given by the user.
-        look_in: folders in which the folder that it was trained on is searched, where it is not in its place.
-        skip_parent_check: use neither a receipt nor the folder that it was trained on to find the parent.
-        sampled: compare samples of that folder only.
-        trained_quantised: how the weights were quantised that it was trained on, as the user says. None: as it shows.
-        before: what was left out where this folder was made.
-        opened: unpacks archives and reads pickles; None: these are refused.
-        progress: of the download.
 
     Raises:
         NotFoundError, InvalidAdapterError: see `registry.folders.scan.adapter_folder` and
             `registry.transfer.trained_on.receipt_of_parent`; or what `registry.folders.hub.repository.bring` raises.
         UnavailableError: a file can't be read.
     """
-    given = given_adapter(place, progress, opened)
+    opened, skip, labels = publication.opened, publication.skip_parent_check, publication.labels
+    given = given_adapter(publication.folder, progress, opened)
     found = adapter_folder(given.folder, None if opened is None else opened.weights)
     by_name = {one.path: one for one in found.files}
     form = form_of(by_name)
     config = read_start(by_name[form.config].file, MAX_CONFIG + 1)
     # The configuration of an adapter from a Hub names a folder of another machine.
     loaded = None if given.source is not None else trained_folder(config, given.folder)
-    if loaded is None and look_in:
-        loaded = moved_folder(config, look_in)
+    if loaded is None and publication.look_in:
+        loaded = moved_folder(config, publication.look_in)
     if loaded is not None and opened is not None:
         loaded = replace(loaded, words=opened.told(loaded.words))
     named, weights = loaded, by_name[form.weights]
     pickle = found.root / PICKLED_WEIGHTS if any(one.reason == READ_PICKLE for one in found.left_out) else None
     saved = pickle or weights.file
-    if skip_parent_check:
+    if skip:
         loaded = None
     beside = None if loaded is None else Beside.of(loaded, saved)
-    proof = None if skip_parent_check else receipt_of_parent(receipt, loaded, saved, beside)
-    if proof is None and not skip_parent_check:
+    proof = None if skip else receipt_of_parent(publication.receipt, loaded, saved, beside)
+    if proof is None and not skip:
         proof = receipt_of_export(found)
     derived, left_out = derived_from(found.root, [form.weights], given.with_left_out(found.left_out))
     sign = sign_of_quantised(found, None if named is None else named.place, trained_on(config))
-    return AdapterFolder(
-        given=given,
-        config=config,
-        header=head_of(by_name[form.weights].file),
-        weights=weights,
-        saved=saved,
-        form=form,
-        files=found.files,
-        left_out=tuple(sorted([*left_out, *before], key=lambda left: left.path)),
-        trained_on=loaded,
-        beside=beside,
-        sampled=sampled,
+    how = publication.trained_quantised or (None if sign is None or form is EXACT else sign.how)
+    request = PublishRequest(
+        path=str(publication.path),
+        parent=publication.parent,
         receipt=proof,
+        message=labels.message,
+        metrics=dict(labels.metrics),
+        tags=labels.tags,
+        annotations=dict(labels.annotations),
+        config=config,
+        header=head_of(weights.file),
+        files=(),
+        left_out=tuple(sorted([*left_out, *publication.left_out], key=lambda left: left.path)),
+        source=given.source,
+        skip_parent_check=skip,
+        find_parent=publication.find_parent,
         derived_from=derived,
         quantised=None if sign is None else sign.words,
-        trained_quantised=trained_quantised or (None if sign is None or form is EXACT else sign.how),
-        cached=None if given.source is not None or skip_parent_check else cached_parent(config, loaded),
+        trained_quantised=None if publication.extracted is not None else how,
+        cached=None if given.source is not None or skip else cached_parent(config, loaded),
+        nested=publication.nested,
+        strict=publication.strict,
+        extracted=publication.extracted,
+    )
+    sampled = publication.sampled
+    return PublishFolder({}, request, given, weights, saved, form, found.files, loaded, beside, sampled)
+
+
+def preview(made: PublishFolder, plan: PublishPlan, registry: str, unchecked: Iterable[str]) -> PublishPreview:
+    """What publishing a folder would do.
+
+    Raises:
+        UnavailableError: the service is too old to report that.
+    """
+    request = made.request
+    if plan.digest is None or plan.rank is None or plan.parameters is None:
+        raise UnavailableError(
+            f"The registry at {registry} is older than this program and does not support --dry-run here; ask its "
+            "operator to upgrade it, or publish without --dry-run, folder by folder.",
+            code="other_version",
+        )
+    sizes = {claim.digest: claim.size for claim in request.files}
+    return PublishPreview(
+        path=request.path,
+        reference=plan.existing,
+        digest=plan.digest,
+        parent=plan.parent,
+        parent_digest=plan.parent_digest,
+        parent_reason=plan.parent_reason,
+        parent_known_by=plan.parent_known_by,
+        rank=plan.rank,
+        parameters=plan.parameters,
+        size=sum(claim.size for claim in request.files),
+        files=tuple(FileEntry(path=claim.path, size=claim.size, digest=claim.digest) for claim in request.files),
+        left_out=request.left_out,
+        missing=plan.missing,
+        bytes_missing=sum(sizes.get(digest, 0) for digest in plan.missing),
+        notices=plan.notices,
+        unchecked=tuple(unchecked),
+        source=request.source,
+        registry=registry,
+        extracted=request.extracted,
     )

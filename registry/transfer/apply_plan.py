@@ -15,15 +15,15 @@ from registry.errors import ConflictError, NotFoundError, RegistryError, Unavail
 from registry.folders.archives import Opened, archive_of
 from registry.folders.hub.repository import organisation_of
 from registry.folders.local_files import hash_found
-from registry.operations.publication import FullModel
+from registry.operations.publication import FullModel, Labels, Publication
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference, check_adapter_name, check_base_name
 from registry.schemas import BaseAdded, BaseSummary, FolderCompared, FolderOutcome, FolderState, Published, Resolved
 from registry.schemas.labels import AlsoKnownAs
 from registry.schemas.publishing import ImportDocument, ImportEntry
+from registry.transfer.adapter_folder import PublishFolder, read_adapter
 from registry.transfer.publish_tree import Ground
-from registry.transfer.requests import PublishFolder, publish_request
 from registry.transfer.source import given_base
 from registry.transfer.times import Around
 from registry.transfer.trained_on import Beside, TrainedFolder
@@ -290,17 +290,10 @@ class _Run:
     def _publish(self, entry: ImportEntry) -> FolderOutcome:
         parent = self.references.get(entry.parent or "", entry.parent or "")
         path = TreePath.parse(f"{Reference.parse(parent).path}/{entry.name}")
-        made = publish_request(
-            self._place(entry.folder),
-            str(path),
-            parent=None,
-            receipt=None,
-            find_parent=entry.proof is not None,
-            metrics=entry.metrics,
-            annotations=entry.annotations,
-            opened=self.opened,
-            progress=SILENT,
-        )
+        labels = Labels(metrics=entry.metrics, annotations=entry.annotations)
+        find = entry.proof is not None
+        asked = Publication(self._place(entry.folder), path, labels, find_parent=find, opened=self.opened)
+        made = read_adapter(asked, SILENT).with_digests(SILENT)
         _require_same(entry, {one.path: one.digest for one in made.request.files})
         if (there := self._there(path, entry)) is not None:
             self.references[entry.folder] = there
@@ -350,11 +343,10 @@ class _Run:
         if place not in self.compared:
             self.compared[place] = self.ground.searched(TrainedFolder(folder, place), self.progress)
         around = None if self.source is None else Around(self.source)
-        beside = Beside.of(TrainedFolder(folder, place), made.adapter.saved, around)
+        beside = Beside.of(TrainedFolder(folder, place), made.saved, around)
         compared = self.compared[place].beside(place, beside.times, beside.recorded, covered=beside.covered)
         several = len({one.weights for one in compared.fitting}) > 1
-        adapter = replace(made.adapter, trained_on=None)
-        return replace(made, adapter=adapter).with_request(compared=compared, parent=parent if several else None)
+        return replace(made, trained_on=None).with_request(compared=compared, parent=parent if several else None)
 
     def _trained_on(self, place: str) -> Path | None:
         if place in self.entries:

@@ -45,9 +45,9 @@ class PublishingFolders(ABC):
         return opened(self._from_pickle, progress)
 
     def _preview(self, publication: Publication, progress: Progress) -> PublishPreview:
-        from registry.transfer.requests import request_of
+        from registry.transfer.adapter_folder import read_adapter
 
-        return self._ground().plan(request_of(publication, progress), progress)
+        return self._ground().plan(read_adapter(publication, progress).with_digests(progress), progress)
 
     def _apply_import(
         self, document: ImportDocument, told: Callable[[FolderOutcome], None], progress: Progress

@@ -14,11 +14,12 @@ from typing import Final, Protocol
 from registry.errors import RegistryError, UnavailableError
 from registry.folders.archives import Opened
 from registry.folders.nested import Nesting, Node, nested_adapters
+from registry.operations.publication import Publication
 from registry.progress import Progress
 from registry.schemas import FolderCompared, FolderOutcome, FolderState, Published, PublishPreview
 from registry.schemas.publishing import FullSize
 from registry.schemas.tags import NoticeCode
-from registry.transfer.requests import PublishFolder, publish_request
+from registry.transfer.adapter_folder import PublishFolder, read_adapter
 from registry.transfer.trained_on import TrainedFolder, trained_on
 
 Told = Callable[[FolderOutcome], None]
@@ -119,17 +120,17 @@ class _Run:
 
     def _read(self, node: Node) -> PublishFolder | None:
         parent = self._planned(node)
+        assert node.path is not None, "a folder without a problem has a path"
         try:
-            return publish_request(
+            asked = Publication(
                 node.folder,
-                str(node.path),
+                node.path,
                 parent=parent,
-                receipt=None,
-                progress=self.progress,
                 nested=parent is not None,
                 strict=self.strict,
                 opened=self.opened,
             )
+            return read_adapter(asked, self.progress).with_digests(self.progress)
         except RegistryError as problem:
             self.refused[node.place] = problem
             return None

@@ -2,6 +2,8 @@
 
 Of a full model, what is published of it is made in a folder of its own, and then published as any other. Needs neither
 torch nor a database, since clients use it: what makes that folder is passed in.
+
+A base model's folder becomes the request to add it: names, digests, documents and headers, without the weights.
 """
 
 from __future__ import annotations
@@ -11,18 +13,33 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Final
 
 from registry.errors import InvalidAdapterError, InvalidBaseError, NotFoundError, RegistryError, UsageError
+from registry.files.hashed import HashedFile
 from registry.folders.archives import Opened, archive_of
 from registry.folders.hub.repository import Choose, Listing, Snapshot, as_repository, bring, names_a_hub
-from registry.folders.local_files import telling_unreadable, telling_unwritable
-from registry.folders.scan import PICKLED_WEIGHTS, RECEIPT, has_pickle_alone, models_beside, require_adapter
+from registry.folders.local_files import hash_found, head_of, telling_unreadable, telling_unwritable
+from registry.folders.receipts import derived_from
+from registry.folders.scan import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    PICKLED_WEIGHTS,
+    RECEIPT,
+    Folder,
+    FoundFile,
+    has_pickle_alone,
+    models_beside,
+    require_adapter,
+    scan,
+)
 from registry.folders.staging import temporary_folder
 from registry.operations.publication import FullModel, Publication
 from registry.progress import Progress
 from registry.schemas import LeftOut
 from registry.schemas.artifacts import Extraction
-from registry.transfer.model_files import list_model
+from registry.schemas.transfer import BaseRequest, FileClaim
+from registry.transfer.model_files import DOCUMENTS, check_folder, list_model, read_document
 
 
 @dataclass(frozen=True)
@@ -119,6 +136,88 @@ def own_folder(place: str | PathLike[str], what: str) -> Path:
     if names_a_hub(place):
         raise UsageError(f"{what} needs a folder on this machine, but {fspath(place)} is a Hub repository.")
     return Path(place)
+
+
+@dataclass(frozen=True)
+class HashedFiles:
+    """The files that a request names, by digest."""
+
+    hashed: Mapping[str, HashedFile]
+
+    @property
+    def sources(self) -> dict[str, Path]:
+        """The path of the file with each digest."""
+        return {digest: one.path for digest, one in self.hashed.items()}
+
+
+@dataclass(frozen=True)
+class BaseFolder(HashedFiles):
+    """A base model's folder and the request to add it."""
+
+    request: BaseRequest
+    folder: Path
+
+
+def hash_files(
+    what: str, given: Given, files: Iterable[FoundFile], progress: Progress
+) -> tuple[tuple[FileClaim, ...], dict[str, HashedFile]]:
+    """Names, sizes and digests of all files, and the files themselves by digest."""
+    listed = list(files)
+    progress.begin(what, sum(found.size for found in listed))
+    hashed = {found.path: hash_found(found.file, progress) for found in listed}
+    given.check({path: (one.digest, one.stamp.size) for path, one in hashed.items()})
+    claims = tuple(FileClaim(path=path, size=one.stamp.size, digest=one.digest) for path, one in hashed.items())
+    return claims, {one.digest: one for one in hashed.values()}
+
+
+def base_request(name: str, place: str | PathLike[str], progress: Progress) -> BaseFolder:
+    """Read a base model's folder (a repository of a Hub is downloaded first) and hash its files.
+
+    Raises:
+        NotFoundError: there is no such folder.
+        InvalidBaseError: see `registry.transfer.model_files.read_model_files`.
+        What `registry.folders.hub.repository.bring` raises.
+    """
+    given = given_base(place, progress)
+    found = scan(given.folder, InvalidBaseError)
+    model = check_folder(found)
+    listing = model.listing
+    refuse_adapter_beside(found)
+    files = {entry.path: entry for entry in found.files if entry.path in set(listing.files)}
+    claims, hashed = hash_files("Hashing the base model", given, files.values(), progress)
+    derived, left_out = derived_from(
+        found.root, listing.shards, given.with_left_out([*found.left_out, *listing.left_out])
+    )
+    documents = {path: read_document(found, path) for path in DOCUMENTS if path in files}
+    request = BaseRequest(
+        name=name,
+        files=claims,
+        documents={path: data for path, data in documents.items() if data is not None},
+        headers={path: head_of(files[path].file) for path in listing.shards},
+        small=dict(model.small),
+        left_out=left_out,
+        source=given.source,
+        derived_from=derived,
+    )
+    return BaseFolder(hashed, request, given.folder)
+
+
+_ADAPTER_WEIGHTS: Final = (ADAPTER_WEIGHTS, PICKLED_WEIGHTS)
+
+
+def refuse_adapter_beside(folder: Folder) -> None:
+    """Refuse a base model beside which an adapter lies: trained on that folder is trained on both.
+
+    Raises:
+        InvalidBaseError: ``adapter_as_base``.
+    """
+    names = {*(one.path for one in folder.files), *(one.path for one in folder.left_out)}
+    if ADAPTER_CONFIG in names and not names.isdisjoint(_ADAPTER_WEIGHTS):
+        raise InvalidBaseError(
+            f"{folder.root} holds a whole model and beside it an adapter ({ADAPTER_CONFIG} and its weights), which "
+            "transformers puts on top of the model: move the adapter into a folder of its own and add the model alone.",
+            code="adapter_as_base",
+        )
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from registry.progress import SILENT
 from registry.schemas.protocol import API
 from registry.services.intake import uploads
 from registry.services.jobs import runner as running_work
-from registry.transfer.requests import base_request, publish_request
+from registry.transfer.source import base_request
 from tests.kit import Base, plain_base, write_adapter
 from tests.kit.library import Library, assert_problem, fill, running, with_tokens
+from tests.kit.sending import request_of
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,7 @@ def adapter(desk: Desk, name: str, seed: int) -> tuple[dict[str, Any], dict[str,
     """A request to publish an adapter, and the bytes by digest."""
     base: Base = desk.library.shelf.base("tiny", plain_base)
     folder = write_adapter(desk.root / f"new-{seed}", base, list(base.modules)[:2], seed=seed)
-    made = publish_request(
-        folder,
-        f"tiny/{name}",
-        parent=None,
-        receipt=None,
-        message="over HTTP",
-        metrics={},
-        tags=["prod"],
-        annotations={},
-        progress=SILENT,
-    )
+    made = request_of(folder, f"tiny/{name}", message="over HTTP", tags=("prod",))
     return made.request.model_dump(mode="json"), {digest: path.read_bytes() for digest, path in made.sources.items()}
 
 

@@ -10,12 +10,15 @@ from typing import Any
 from registry.catalogue.store import unreferenced
 from registry.digest import sha256_digest
 from registry.files.source import FileSource
+from registry.operations.publication import Labels, Publication
 from registry.operations.transfer import Transfer
 from registry.progress import SILENT
+from registry.reference import Path as TreePath
 from registry.schemas import BaseAdded, Published
 from registry.schemas.transfer import BaseCommit, PublishCommit
 from registry.services.local import LocalRegistry
-from registry.transfer.requests import BaseFolder, PublishFolder, base_request, publish_request
+from registry.transfer.adapter_folder import PublishFolder, read_adapter
+from registry.transfer.source import BaseFolder, base_request
 from tests.kit import Base, write_adapter
 
 SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24)}
@@ -24,15 +27,9 @@ WEIGHTS = "adapter_model.safetensors"
 
 def request_of(folder: Path, path: str, **options: Any) -> PublishFolder:
     """The request for an adapter's folder."""
-    given: dict[str, Any] = {
-        "parent": None,
-        "receipt": None,
-        "message": "",
-        "metrics": {},
-        "tags": (),
-        "annotations": {},
-    }
-    return publish_request(folder, path, **(given | options), progress=SILENT)
+    said = {name: options.pop(name) for name in ("message", "metrics", "tags", "annotations") if name in options}
+    publication = Publication(folder, TreePath.parse(path), Labels(**said), **options)
+    return read_adapter(publication, SILENT).with_digests(SILENT)
 
 
 def upload(registry: Transfer, sources: Mapping[str, Path], digests: tuple[str, ...]) -> dict[str, str]:

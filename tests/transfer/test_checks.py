@@ -23,7 +23,7 @@ from registry.progress import SILENT
 from registry.schemas import Options
 from registry.schemas.transfer import FileClaim, PublishCommit, PublishRequest
 from registry.services.local import LocalRegistry
-from registry.transfer.requests import base_request
+from registry.transfer.source import base_request
 from tests.kit import Base, plain_base
 from tests.kit.sending import (
     SHAPES,

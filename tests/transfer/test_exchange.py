@@ -27,7 +27,7 @@ from registry.progress import SILENT
 from registry.schemas.transfer import BaseCommit, Origin, PublishCommit, Upload, UploadRequest
 from registry.services.intake import uploads
 from registry.services.local import LocalRegistry
-from registry.transfer.requests import base_request
+from registry.transfer.source import base_request
 from tests.kit import Base, add_tokenizer, plain_base
 from tests.kit.acting import acting
 from tests.kit.sending import (

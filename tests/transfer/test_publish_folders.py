@@ -12,13 +12,12 @@ import pytest
 from registry.errors import InvalidAdapterError, NotFoundError, RegistryError, UsageError
 from registry.operations.methods.calls import Partner
 from registry.operations.registry import Registry
-from registry.progress import SILENT
 from registry.schemas import FolderOutcome
 from registry.schemas.transfer import PublishCommit
 from registry.services.local import LocalRegistry
-from registry.transfer.requests import publish_request
 from tests.kit import Base, llama_base, plain_base, write_adapter
 from tests.kit.registries import ON_HTTP, opened
+from tests.kit.sending import request_of
 from tests.kit.tensor_files import RawTensor, read_tensors, write_tensors
 
 Write = Callable[..., Path]
@@ -365,10 +364,7 @@ def test_copies_of_a_parent_that_is_only_planned_are_compared(tmp_path: Path) ->
 def test_a_parent_that_went_meanwhile_is_not_replaced(registry: Registry, write: Write) -> None:
     registry.publish(write("a"), "net/a")
     above = f"net/a@sha256:{'0' * 64}"
-    made = publish_request(
-        write("b"), "net/a/b", parent=above, receipt=None, message="", metrics={}, tags=(), annotations={},
-        progress=SILENT, nested=True,
-    )  # fmt: skip
+    made = request_of(write("b"), "net/a/b", parent=above, nested=True)
     assert isinstance(registry, Partner)
     with pytest.raises(NotFoundError, match="net/a"):
         registry.commit_publish(PublishCommit(request=made.request, uploads={}))

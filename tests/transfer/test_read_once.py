@@ -12,7 +12,7 @@ from registry.errors import IntegrityError, InvalidAdapterError
 from registry.operations.registry import Registry
 from registry.services.local import LocalRegistry
 from registry.services.publishing.candidates import check_draft
-from registry.transfer.adapter_folder import read_adapter
+from registry.transfer.source import given_adapter
 from tests.kit import Base, plain_base, write_adapter
 from tests.kit.registries import ON_HTTP, opened
 
@@ -37,12 +37,11 @@ def test_each_folder_is_read_once(
 ) -> None:
     read: list[str] = []
 
-    def noting(place: Path, **how: Any) -> Any:
+    def noting(place: Path, *given: Any) -> Any:
         read.append(place.name)
-        return read_adapter(place, **how)
+        return given_adapter(place, *given)
 
-    for module in ("registry.transfer.requests", "registry.services.publishing.publish"):
-        monkeypatch.setattr(f"{module}.read_adapter", noting)
+    monkeypatch.setattr("registry.transfer.adapter_folder.given_adapter", noting)
     write_adapter(tmp_path / "tree/x", base, ["a"], seed=1)
     write_adapter(tmp_path / "tree/x/y", base, ["b"], seed=2)
     registry.publish_tree(tmp_path / "tree", "net")

@@ -33,8 +33,7 @@ from registry.tensors.table.targets import TargetTable
 from registry.tensors.table.ties import parted_by_files
 from registry.transfer.index import Decoded, IndexedTensor, ModelIndex, files_digest, index_model
 from registry.transfer.model_files import DECLARATION, CheckedModel, ModelFiles, read_model_files
-from registry.transfer.requests import refuse_adapter_beside
-from registry.transfer.source import Given, given_base
+from registry.transfer.source import Given, given_base, refuse_adapter_beside
 
 StoredBy = Literal["copy", "reflink", "link", "none"]
 _WAYS: Final[tuple[StoredBy, ...]] = ("copy", "reflink", "link")  # ascending: the last that occurs is reported

@@ -17,7 +17,7 @@ from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake
 from registry.services.publishing.candidates import Candidate, check_draft
 from registry.services.publishing.draft import Draft, Files, Said
-from registry.services.publishing.publish import publish_made
+from registry.services.publishing.publish import publish_draft
 from registry.tensors.arithmetic.streamed import Watch
 from registry.transfer.claims import Head
 
@@ -47,7 +47,7 @@ def combine(deployment: Deployment, request: CombineRequest, progress: Progress)
                 ADAPTER_WEIGHTS: intake.made(watched(made.weights, watch)),
             }
 
-        published = publish_made(deployment, draft, take, progress)
+        published = publish_draft(deployment, draft, take, progress)
     return report.model_copy(update={"revision": published.revision, "created": published.created})
 
 

@@ -21,18 +21,22 @@ from registry.files.header import read_header
 from registry.folders.archives import Opened
 from registry.folders.heaps import Found, Heap
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.operations.publication import Publication
 from registry.progress import SILENT, Part, Progress
+from registry.reference import Path as TreePath
 from registry.schemas import FileEntry
 from registry.services.importing.names import says_copy
 from registry.services.importing.trainer_notes import began_with
 from registry.services.publishing.hub_parent import names_repo
+from registry.transfer.adapter_folder import PublishFolder, read_adapter
 from registry.transfer.index import index_model
 from registry.transfer.model_files import read_model_files, unquantised
-from registry.transfer.requests import PublishFolder, publish_request
 from registry.transfer.times import Around
 from registry.transfer.trained_on import TrainedFolder, trained_folder, trained_on
 
 _LEAST: Final = 2  # folders that say the same root
+_UNSETTLED: Final = TreePath("unsettled")
+"""The path of an adapter until it is known where it belongs."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Adapter:
     def is_of_pairs(self) -> bool:
         """Whether all that it has are pairs of factors, which change matrices alone: no norm and no bias."""
         try:
-            entries = read_header(self.made.adapter.head, what=ADAPTER_WEIGHTS, error=InvalidAdapterError).entries
+            entries = read_header(self.made.head, what=ADAPTER_WEIGHTS, error=InvalidAdapterError).entries
         except InvalidAdapterError:
             return False
         return all(_PAIRED.search(name) is not None for name in entries)
@@ -202,9 +206,8 @@ def read_heap(heap: Heap, opened: Opened, progress: Progress) -> Contents:
         progress.begin(f"Reading {one.place}, {number} of {len(adapters)} adapters", 0)
         try:
             place = one.place if heap.root is None else one.folder
-            made = publish_request(
-                place, "", parent=None, receipt=None, find_parent=True, opened=opened, progress=SILENT
-            )
+            asked = Publication(place, _UNSETTLED, find_parent=True, opened=opened)
+            made = read_adapter(asked, SILENT).with_digests(SILENT)
             found.adapters.append(Adapter(one, made, trained_on(made.request.config)))
         except RegistryError as problem:
             if one.place not in spare:

@@ -275,7 +275,7 @@ class Settling:
     def _publish(self, one: Adapter, compared: FolderCompared) -> None:
         above = Reference.parse(compared.fitting[0].reference).path
         trained = TrainedFolder(self.contents.models[one.model or ""].folder, one.words)
-        beside = Beside.of(trained, one.made.adapter.saved, self.contents.around)
+        beside = Beside.of(trained, one.made.saved, self.contents.around)
         told = compared.beside(one.words, beside.times, beside.recorded, covered=beside.covered)
         if told.why_not is not None:
             why = UsageError(f"{told.why_not[:1].upper()}{told.why_not[1:]}.", code="parent_ambiguous")
@@ -296,9 +296,8 @@ class Settling:
         try:
             target = free_path(self._paths.get(above, above), name_of(one), self._taken)
             path = TreePath(above.base, (*above.names, target.name))
-            adapter = replace(one.made.adapter, trained_on=None)
             word = {"parent": str(above), "skip_parent_check": True, "find_parent": False} if given else {}
-            made = replace(one.made, adapter=adapter).with_request(path=str(path), compared=compared, **word)
+            made = replace(one.made, trained_on=None).with_request(path=str(path), compared=compared, **word)
             answer = self.private.ground.publish(made, SILENT)
         except UnavailableError:
             raise

@@ -11,18 +11,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from registry.digest import canonical_json, sha256_digest
+from registry.errors import InvalidAdapterError
 from registry.files.source import ByteSource
+from registry.folders.hub.repository import check_source
 from registry.folders.scan import ADAPTER, Form
 from registry.operations.publication import Labels
 from registry.reference import Path as TreePath
 from registry.schemas import DerivedFrom, FolderCompared, LeftOut
 from registry.schemas.artifacts import Extraction, FourBits
 from registry.schemas.tags import NoticeCode
-from registry.schemas.transfer import GivenReceipt, Origin, SourceClaim, Truncated
+from registry.schemas.transfer import GivenReceipt, Origin, PublishRequest, SourceClaim, Truncated
 from registry.schemas.usage import NOTHING, Loads
 from registry.services.lineage import TRAINED
 from registry.services.publishing.parents import Parent
 from registry.tensors.checkpoint.adapter import LoraAdapterConfig
+from registry.transfer.claims import Head, check_derivation
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,37 @@ class Draft:
     truncated: Truncated | None = None  # the same: what it was truncated to
     form: Form = ADAPTER  # which files ``config`` and ``weights`` are
     after: int | None = None  # number of the newest revision that it has to follow, 0: of none
+
+    @classmethod
+    def of_request(cls, request: PublishRequest, form: Form, size: int) -> Draft:
+        """What a request describes, whose weights have a ``size``; raises `UsageError` for labels that can't be."""
+        said = Said(
+            request.parent,
+            request.receipt,
+            request.skip_parent_check,
+            request.nested,
+            request.compared,
+            request.find_parent,
+            cached=request.cached,
+        )
+        return cls(
+            TreePath.parse(request.path),
+            said,
+            Labels.checked(request.message, request.metrics, request.tags, request.annotations),
+            request.config,
+            Head(form.weights, request.header, size, InvalidAdapterError),
+            request.left_out,
+            request.origin,
+            check_source(request.source),
+            check_derivation(request.derived_from),
+            request.quantised,
+            request.trained_quantised,
+            request.strict,
+            request.extracted,
+            claimed=request.sources,
+            truncated=request.truncated,
+            form=form,
+        )
 
 
 MANIFEST_FORMAT: Final = 1

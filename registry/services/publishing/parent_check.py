@@ -19,7 +19,7 @@ from registry.services.lineage import Blobs, LoadedPath, with_ancestors
 from registry.services.publishing.parent_adapter import search_trained
 from registry.services.publishing.parent_folder import look_into
 from registry.services.publishing.parent_search import SearchableHere
-from registry.transfer.adapter_folder import AdapterFolder
+from registry.transfer.adapter_folder import PublishFolder
 from registry.transfer.trained_on import UNTIMED, or_elsewhere
 
 
@@ -52,43 +52,35 @@ class Planned:
     blobs: Blobs
 
 
-def look_at_trained(
-    deployment: Deployment,
-    path: TreePath,
-    adapter: AdapterFolder,
-    receipt: GivenReceipt | None,
-    progress: Progress,
-    *,
-    find: bool,
-    planned: Planned | None = None,
-) -> FolderCompared | None:
-    """What the weights are that an adapter was trained on; None: that is not there, or its path is refused elsewhere.
+def with_compared(
+    deployment: Deployment, folder: PublishFolder, progress: Progress, planned: Planned | None = None
+) -> PublishFolder:
+    """The folder, its request with what the weights are that the adapter was trained on, if these are there.
 
     Args:
         deployment: where the candidates are.
-        path: the adapter that is published.
-        adapter: its folder.
-        receipt: of the folder that its configuration names, if there is one.
+        folder: the adapter's. Where its parent is to be found, that is searched among all revisions; else they are
+            compared with the path's first.
         progress: of the comparison.
-        find: search for the parent among all revisions; else they are compared with the path's first.
         planned: a candidate that is not published yet.
 
     Raises:
         NotFoundError: the base model, or the adapter above, does not exist.
     """
-    folder, beside = adapter.trained_on, adapter.beside or UNTIMED
-    if folder is None:
-        return None
+    trained_on, beside = folder.trained_on, folder.beside or UNTIMED
+    if trained_on is None:
+        return folder
 
     def search() -> FolderCompared:
-        return search_trained(SearchableHere(deployment), folder, beside, progress)
+        return search_trained(SearchableHere(deployment), trained_on, beside, progress)
 
-    if find:
-        return search()
-    if path.parent is None:
-        return None
+    if folder.request.find_parent:
+        return folder.with_request(compared=search())
+    path = TreePath.parse(folder.request.path)
+    if path.parent is None:  # which is refused elsewhere
+        return folder
     try:
-        found = parent_candidates(deployment, path, path.parent, receipt)
+        found = parent_candidates(deployment, path, path.parent, folder.request.receipt)
     except NotFoundError:
         if planned is None:
             raise
@@ -97,8 +89,8 @@ def look_at_trained(
     above = () if planned is None else with_ancestors([planned.lineage])
     candidates = [*found, *(_named(one) for one in above if one.tip not in known)]
     blobs: Blobs = deployment if planned is None else planned.blobs
-    compared = look_into(blobs, candidates, folder, beside, sampled=adapter.sampled, progress=progress)
-    return or_elsewhere(compared, search)
+    compared = look_into(blobs, candidates, trained_on, beside, sampled=folder.sampled, progress=progress)
+    return folder.with_request(compared=or_elsewhere(compared, search))
 
 
 def _named(path: LoadedPath) -> LoadedPath:

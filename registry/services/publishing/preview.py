@@ -11,7 +11,6 @@ from pathlib import Path
 
 from registry.digest import BlobRef, StoredFile
 from registry.files.source import FileSource
-from registry.operations.publication import Labels
 from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
 from registry.reference import Path as TreePath
@@ -24,16 +23,15 @@ from registry.services.exact.figures import full_size
 from registry.services.exact.values import check_exact
 from registry.services.lineage import Link, LoadedPath
 from registry.services.publishing.candidates import Candidate, require_publishing
-from registry.services.publishing.draft import Said
 from registry.services.publishing.lineage_check import check_lineage
 from registry.services.publishing.noticing import of_directions, refuse_noticed
 from registry.services.publishing.parent_adapter import search_trained
-from registry.services.publishing.parent_check import Planned, look_at_trained
+from registry.services.publishing.parent_check import Planned, with_compared
 from registry.services.publishing.parent_search import Compared, SearchableHere
-from registry.services.publishing.publish import planned_publish, publish_read, with_copies
+from registry.services.publishing.publish import planned_publish, publish_folder, with_copies
 from registry.tensors.analysis.directions import DirectionWatch
 from registry.tensors.arithmetic.streamed import FiniteWatch, pass_by, watched_by
-from registry.transfer.requests import PublishFolder, preview
+from registry.transfer.adapter_folder import PublishFolder, preview
 from registry.transfer.trained_on import UNTIMED, TrainedFolder
 
 
@@ -53,15 +51,10 @@ class Rehearsal:
         require_publishing(self.deployment, path)
         above = Reference.parse(request.parent).digest_prefix if request.nested and request.parent else None
         lineage, blobs = self._lineages.get(above or ""), _Overlay(self.deployment, self._files)
-        adapter, weights = folder.adapter, folder.adapter.weights.file
-        if adapter.trained_on is not None:
-            find, planned = request.find_parent, None if lineage is None else Planned(lineage, blobs)
-            compared = look_at_trained(
-                self.deployment, path, adapter, request.receipt, progress, find=find, planned=planned
-            )
-            request = request.model_copy(update={"compared": compared})
+        planned = None if lineage is None else Planned(lineage, blobs)
+        request = with_compared(self.deployment, folder, progress, planned).request
         candidate, plan = planned_publish(self.deployment, request, lineage)
-        with FileSource(weights) as source:
+        with FileSource(folder.weights.file) as source:
             if candidate.exact is not None:
                 progress.begin("Checking the model", candidate.exact.bytes_of_tensors)
                 check_exact(blobs, candidate.lineage, candidate.exact, source, progress.advance)
@@ -86,19 +79,8 @@ class Rehearsal:
 
     def publish(self, folder: PublishFolder, progress: Progress) -> Published:
         """Publish a folder as its request says; one that is nested stands on what the folder above was published as."""
-        request = folder.request
-        path = TreePath.parse(request.path)
-        require_publishing(self.deployment, path)
-        said = Said(
-            request.parent,
-            request.receipt,
-            request.skip_parent_check,
-            request.nested,
-            request.compared,
-            request.find_parent,
-        )
-        labels = Labels(request.message, request.metrics, request.tags, request.annotations)
-        return publish_read(self.deployment, folder.adapter, path, said, labels, request.strict, progress)
+        require_publishing(self.deployment, TreePath.parse(folder.request.path))
+        return publish_folder(self.deployment, folder, progress)
 
     def searched(self, folder: TrainedFolder, progress: Progress) -> FolderCompared:
         """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""

@@ -7,20 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import MappingProxyType
-from typing import Final
+from functools import partial
 
 from registry.errors import InvalidAdapterError
 from registry.files.source import ByteSource
-from registry.folders.hub.repository import check_source
 from registry.folders.scan import form_of
-from registry.operations.publication import Labels, Publication
+from registry.operations.publication import Publication
 from registry.progress import SILENT, Progress
-from registry.reference import Path as TreePath
 from registry.schemas import Published
-from registry.schemas.artifacts import Extraction
 from registry.schemas.parents import accepted
-from registry.schemas.tags import NoticeCode
 from registry.schemas.transfer import PublishCommit, PublishPlan, PublishRequest
 from registry.services.deployment import Deployment
 from registry.services.exact.values import check_exact
@@ -28,7 +23,7 @@ from registry.services.intake.intake import Intake, retry_collected
 from registry.services.intake.wanted import dropped_when_refused, take
 from registry.services.lineage import LoadedPath
 from registry.services.publishing.candidates import Candidate, check_draft, require_known, require_publishing
-from registry.services.publishing.draft import Draft, Files, Said
+from registry.services.publishing.draft import Draft, Files
 from registry.services.publishing.lineage_check import check_lineage, copies_tell
 from registry.services.publishing.lookup import Claims, Nesting
 from registry.services.publishing.new_revision import make_visible, new_revision
@@ -39,13 +34,11 @@ from registry.services.publishing.noticing import (
     refuse_noticed,
     with_notices,
 )
-from registry.services.publishing.parent_check import look_at_trained, parent_candidates
+from registry.services.publishing.parent_check import parent_candidates, with_compared
 from registry.tensors.analysis.directions import DirectionWatch
 from registry.tensors.arithmetic.streamed import FiniteWatch, Watch, watched_by
-from registry.transfer.adapter_folder import AdapterFolder, read_adapter
-from registry.transfer.claims import Head, SameHead, check_claims, check_derivation, check_document
-
-NO_UPLOADS: Final[Mapping[str, str]] = MappingProxyType({})
+from registry.transfer.adapter_folder import PublishFolder, read_adapter
+from registry.transfer.claims import SameHead, check_claims, check_document
 
 Take = Callable[[Intake, Candidate, Watch], Files]
 """Takes all bytes of a candidate into the intake; returns names, digests and sizes of its files.
@@ -64,60 +57,12 @@ def publish(deployment: Deployment, publication: Publication, progress: Progress
         What `registry.folders.hub.repository.bring` raises, if the folder is a repository of a Hub.
     """
     require_publishing(deployment, publication.path)
-    skip = publication.skip_parent_check
-    folder = read_adapter(
-        publication.folder,
-        receipt=publication.receipt,
-        skip_parent_check=skip,
-        look_in=publication.look_in,
-        sampled=publication.sampled,
-        trained_quantised=publication.trained_quantised,
-        before=publication.left_out,
-        opened=publication.opened,
-        progress=progress,
-    )
-    said = Said(publication.parent, folder.receipt, skip, find=publication.find_parent, cached=folder.cached)
-    return publish_read(
-        deployment,
-        folder,
-        publication.path,
-        said,
-        publication.labels,
-        publication.strict,
-        progress,
-        publication.extracted,
-    )
+    return publish_folder(deployment, read_adapter(publication, progress), progress)
 
 
-def publish_read(
-    deployment: Deployment,
-    folder: AdapterFolder,
-    path: TreePath,
-    said: Said,
-    labels: Labels,
-    strict: tuple[NoticeCode, ...],
-    progress: Progress,
-    extracted: Extraction | None = None,
-) -> Published:
+def publish_folder(deployment: Deployment, folder: PublishFolder, progress: Progress) -> Published:
     """Publish a folder that was read, after the check of rights; raises what `publish` raises."""
-    if folder.trained_on is not None:
-        compared = look_at_trained(deployment, path, folder, folder.receipt, progress, find=said.find)
-        said = replace(said, compared=compared)
-    draft = Draft(
-        path,
-        said,
-        labels,
-        folder.config,
-        folder.head,
-        folder.left_out,
-        source=folder.given.source,
-        derived_from=folder.derived_from,
-        quantised=folder.quantised,
-        trained_quantised=None if extracted is not None else folder.trained_quantised,
-        strict=strict,
-        form=folder.form,
-        extracted=extracted,
-    )
+    folder = with_compared(deployment, folder, progress)
 
     def take_files(intake: Intake, _candidate: Candidate, watch: Watch) -> Files:
         progress.begin("Publishing", folder.size)
@@ -127,7 +72,8 @@ def publish_read(
         folder.check(files)
         return files
 
-    return _published(deployment, draft, None, take_files, progress)
+    draft = Draft.of_request(folder.request, folder.form, folder.weights.size)
+    return publish_draft(deployment, draft, take_files, progress)
 
 
 def plan_publish(deployment: Deployment, request: PublishRequest) -> PublishPlan:
@@ -147,8 +93,8 @@ def planned_publish(
     Raises:
         What `publish` raises.
     """
-    claims = _claims(request)
-    candidate = check_draft(deployment, _draft(request, claims), claims, nesting=Nesting(lineage))
+    draft, claims = _announced(request, {})
+    candidate = check_draft(deployment, draft, claims, nesting=Nesting(lineage))
     found = candidate.found
     new = new_revision(candidate, claims.sizes, deployment.principal)
     if found.wanted is not None:
@@ -179,74 +125,37 @@ def commit_publish(deployment: Deployment, commit: PublishCommit, progress: Prog
         IntegrityError: ``upload_mismatch``, or ``copy_mismatch``.
     """
     with dropped_when_refused(deployment, commit.uploads):
-        return _commit(deployment, commit, progress)
+        draft, claims = _announced(commit.request, commit.uploads)
+        return publish_draft(deployment, draft, claims, progress)
 
 
-def _commit(deployment: Deployment, commit: PublishCommit, progress: Progress) -> Published:
-    claims = _claims(commit.request, commit.uploads)
-    return publish_claimed(deployment, _draft(commit.request, claims), claims, progress)
-
-
-def publish_claimed(deployment: Deployment, draft: Draft, claims: Claims, progress: Progress) -> Published:
-    """Publish files that are uploaded or stored already, after the check of rights; raises what `publish` raises."""
-
-    def take_claimed(intake: Intake, candidate: Candidate, watch: Watch) -> Files:
-        wanted = candidate.found.wanted
-        assert wanted is not None, "the bytes of an existing revision are not taken"
-        progress.begin("Checking what was uploaded", wanted.size)
-        take(wanted, intake, {claims.files[draft.form.weights].digest: watch})
-        return claims.sizes
-
-    return _published(deployment, draft, claims, take_claimed, progress)
-
-
-def publish_made(deployment: Deployment, draft: Draft, bring: Take, progress: Progress) -> Published:
-    """Publish files that are computed here, after the check of rights; raises what `publish` raises."""
-    return _published(deployment, draft, None, bring, progress)
-
-
-def _claims(request: PublishRequest, uploads: Mapping[str, str] = NO_UPLOADS) -> Claims:
-    """The files of a request, after checking them and that the configuration matches its claim."""
-    claims = check_claims(request.files, InvalidAdapterError)
-    form = form_of(claims)
+def _announced(request: PublishRequest, uploads: Mapping[str, str]) -> tuple[Draft, Claims]:
+    """What a client announces, after checking its files and that the configuration matches its claim."""
+    files = check_claims(request.files, InvalidAdapterError)
+    form = form_of(files)
     for path in (form.config, form.weights):
-        if path not in claims:
+        if path not in files:
             raise InvalidAdapterError(
                 f"{request.path} has no {path}; a folder written by PEFT's save_pretrained is expected.",
                 code="missing_file",
             )
-    check_document(claims, form.config, request.config)
-    return Claims(claims, uploads)
+    check_document(files, form.config, request.config)
+    return Draft.of_request(request, form, files[form.weights].size), Claims(files, uploads)
 
 
-def _draft(request: PublishRequest, claims: Claims) -> Draft:
-    form = form_of(claims.files)
-    return Draft(
-        TreePath.parse(request.path),
-        Said(
-            request.parent,
-            request.receipt,
-            request.skip_parent_check,
-            request.nested,
-            request.compared,
-            request.find_parent,
-            cached=request.cached,
-        ),
-        Labels.checked(request.message, request.metrics, request.tags, request.annotations),
-        request.config,
-        Head(form.weights, request.header, claims.files[form.weights].size, InvalidAdapterError),
-        request.left_out,
-        request.origin,
-        check_source(request.source),
-        check_derivation(request.derived_from),
-        request.quantised,
-        request.trained_quantised,
-        request.strict,
-        request.extracted,
-        claimed=request.sources,
-        truncated=request.truncated,
-        form=form,
-    )
+def publish_draft(deployment: Deployment, draft: Draft, files: Claims | Take, progress: Progress) -> Published:
+    """Check, take the bytes, publish, after the check of rights; retried once if a collector removed bytes meanwhile.
+
+    Args:
+        deployment: where it is published.
+        draft: what is published.
+        files: those that are uploaded or stored already; or what takes them from where they are.
+        progress: of taking and checking them.
+
+    Raises:
+        What `publish` raises.
+    """
+    return retry_collected(lambda: _publish_once(deployment, draft, files, progress))
 
 
 def _watch(candidate: Candidate, directions: DirectionWatch) -> Watch:
@@ -255,16 +164,9 @@ def _watch(candidate: Candidate, directions: DirectionWatch) -> Watch:
     return watched_by(head, FiniteWatch(candidate.header.entries), directions)
 
 
-def _published(
-    deployment: Deployment, draft: Draft, claims: Claims | None, bring: Take, progress: Progress
-) -> Published:
-    """Check, take the bytes, publish; retried once if a collector removed bytes meanwhile."""
-    return retry_collected(lambda: _publish_once(deployment, draft, claims, bring, progress))
-
-
-def _publish_once(
-    deployment: Deployment, draft: Draft, claims: Claims | None, bring: Take, progress: Progress
-) -> Published:
+def _publish_once(deployment: Deployment, draft: Draft, files: Claims | Take, progress: Progress) -> Published:
+    claims = files if isinstance(files, Claims) else None
+    take_files = partial(_take_claimed, files, progress) if isinstance(files, Claims) else files
     candidate = check_draft(deployment, draft, claims)
     found = candidate.found
     if claims is not None and found.existing is not None:
@@ -274,8 +176,8 @@ def _publish_once(
     recorded = None if found.wanted is None else found.wanted.recorded
     with Intake(deployment, progress, recorded) as intake:
         watch = DirectionWatch(candidate.header, candidate.checkpoint)
-        files = bring(intake, candidate, _watch(candidate, watch))
-        with intake.opened(files[draft.form.weights][0]) as weights:
+        taken = take_files(intake, candidate, _watch(candidate, watch))
+        with intake.opened(taken[draft.form.weights][0]) as weights:
             if candidate.exact is not None:
                 progress.begin("Checking the model", candidate.exact.bytes_of_tensors)
                 check_exact(deployment, candidate.lineage, candidate.exact, weights, progress.advance)
@@ -285,12 +187,20 @@ def _publish_once(
                 candidate = with_copies(deployment, candidate, weights)
                 candidate = with_told(candidate, check_products(deployment, candidate, watch, weights))
                 directions = watch.directions(weights)
-            new = with_notices(deployment, new_revision(candidate, files, deployment.principal), recorded, directions)
+            new = with_notices(deployment, new_revision(candidate, taken, deployment.principal), recorded, directions)
             refuse_noticed(draft, [one.notice for one in new.noticed])
             if candidate.exact is None:
                 refuse_measured(deployment, candidate, weights)
         stored = intake.commit()  # also for an existing revision: repairs blobs that the store lost or damaged
         return make_visible(candidate, new, intake, stored)
+
+
+def _take_claimed(claims: Claims, progress: Progress, intake: Intake, candidate: Candidate, watch: Watch) -> Files:
+    wanted = candidate.found.wanted
+    assert wanted is not None, "the bytes of an existing revision are not taken"
+    progress.begin("Checking what was uploaded", wanted.size)
+    take(wanted, intake, {claims.files[candidate.draft.form.weights].digest: watch})
+    return claims.sizes
 
 
 def with_told(candidate: Candidate, notices: tuple[str, ...]) -> Candidate:

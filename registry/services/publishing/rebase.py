@@ -36,7 +36,7 @@ from registry.services.publishing.candidates import Candidate, check_draft
 from registry.services.publishing.draft import Draft, Said
 from registry.services.publishing.lineage_check import check_lineage
 from registry.services.publishing.lookup import Claims
-from registry.services.publishing.publish import publish_claimed
+from registry.services.publishing.publish import publish_draft
 from registry.tensors.analysis.statistics import delta_statistics
 from registry.tensors.checkpoint.adapter import Checkpoint
 
@@ -72,7 +72,7 @@ def rebase(deployment: Deployment, request: RebaseRequest, progress: Progress) -
         if request.dry_run:
             return report.model_copy(update={"refused": refused})
         pinned = replace(draft, said=Said(f"{draft.path.parent}@{candidate.parent.digest}"))
-        published = publish_claimed(deployment, pinned, claims, progress)  # on what was compared, whatever is newer now
+        published = publish_draft(deployment, pinned, claims, progress)  # on what was compared, whatever is newer now
     return report.model_copy(update={"revision": published.revision, "created": published.created})
 
 

@@ -51,7 +51,7 @@ from registry.services.intake.wanted import drop_taken
 from registry.services.publishing.candidates import check_draft
 from registry.services.publishing.draft import Draft, Said
 from registry.services.publishing.lookup import Claims
-from registry.services.publishing.publish import publish_claimed, publish_made
+from registry.services.publishing.publish import publish_draft
 from registry.services.pushing.parts import Part, Parts, Sent, bringing, part_of, part_of_row, to_wait
 from registry.services.pushing.repo import PAIR, STATE, TAKEN, check_size
 from registry.transfer.claims import Head
@@ -249,10 +249,10 @@ def _published(deployment: Deployment, push: Push, parts: Parts) -> Taken:
         after=push.after,
     )
     for same, claims in existing(deployment, draft, found):
-        published = publish_claimed(deployment, same, claims, SILENT)
+        published = publish_draft(deployment, same, claims, SILENT)
         kept = README in parts and not keep_card(deployment, push.path, _text(parts[README]))
         return Taken(published, card_kept=kept)
-    return Taken(publish_made(deployment, draft, bringing(parts), SILENT))
+    return Taken(publish_draft(deployment, draft, bringing(parts), SILENT))
 
 
 def _said(deployment: Deployment, path: Path, parts: Parts) -> Taken:

@@ -19,7 +19,7 @@ from registry.app import service_app
 from registry.catalogue.database.team_tables import PushedFileRecord
 from registry.schemas import Published
 from registry.services.local import LocalRegistry
-from registry.services.publishing.publish import publish_made
+from registry.services.publishing.publish import publish_draft
 from registry.services.pushing import push as push_module
 from registry.services.pushing import repo
 from registry.storage.s3 import S3Driver
@@ -63,11 +63,11 @@ def test_a_half_that_comes_while_others_are_published_waits_for_its_own(
     path, folder, following = pushing.name(), pushing.adapter(), pushing.adapter()
 
     def publish_late(*given: Any) -> Published:
-        monkeypatch.setattr(push_module, "publish_made", publish_made)
+        monkeypatch.setattr(push_module, "publish_draft", publish_draft)
         commit(pushing, path, following, PAIR[:1])
-        return publish_made(*given)
+        return publish_draft(*given)
 
-    monkeypatch.setattr(push_module, "publish_made", publish_late)
+    monkeypatch.setattr(push_module, "publish_draft", publish_late)
     commit(pushing, path, folder)
     commit(pushing, path, following, PAIR[1:])
     for number, one in enumerate((folder, following), 1):
@@ -93,11 +93,11 @@ def test_equal_files_that_another_push_took_are_there_already(
             pushing.api().create_commit(repo_of(path), files, commit_message="step 5")
 
     def publish_late(*given: Any) -> Published:
-        monkeypatch.setattr(push_module, "publish_made", publish_made)
+        monkeypatch.setattr(push_module, "publish_draft", publish_draft)
         push(first)
-        return publish_made(*given)
+        return publish_draft(*given)
 
-    monkeypatch.setattr(push_module, "publish_made", publish_late)
+    monkeypatch.setattr(push_module, "publish_draft", publish_late)
     push(path)
     for one in {path, first}:
         assert [revision.number for revision in pushing.revisions(one)] == [1]

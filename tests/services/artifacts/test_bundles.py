@@ -21,7 +21,7 @@ from registry.schemas import Options
 from registry.schemas.transfer import BaseCommit
 from registry.services.local import LocalRegistry
 from registry.services.local_merge import LocalArithmetic
-from registry.transfer.requests import base_request
+from registry.transfer.source import base_request
 from tests.kit import Base
 from tests.kit.sending import (
     WEIGHTS,

@@ -17,7 +17,7 @@ from registry.schemas.transfer import BaseCommit
 from registry.services.lineage import read_document
 from registry.services.local import LocalRegistry
 from registry.tensors.table.targets import TargetTable
-from registry.transfer.requests import base_request
+from registry.transfer.source import base_request
 from tests.kit.adapters import write_adapter
 from tests.kit.bases import llama_base
 from tests.kit.floats import round_once

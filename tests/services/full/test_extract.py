@@ -25,15 +25,14 @@ from registry.errors import (
     UsageError,
 )
 from registry.operations.registry import Registry
-from registry.progress import SILENT
 from registry.schemas import Published
 from registry.schemas.artifacts import ExtractedModule, Extraction
 from registry.services.local import LocalRegistry
 from registry.tensors.extraction.extract import Scratch
-from registry.transfer.requests import publish_request
 from tests.kit import RawTensor, llama_base, read_model, read_tensors, write_adapter, write_tensors
 from tests.kit.floats import Array, round_once
 from tests.kit.full_models import full_model, least_error
+from tests.kit.sending import request_of
 from tests.kit.serving import ServedRegistry
 from tests.kit.variants import MAKERS
 
@@ -323,7 +322,7 @@ def test_options_that_mean_nothing(shop: Shop, trained: dict[str, RawTensor]) ->
 
 
 def test_a_report_about_another_parent_or_other_pairs_is_refused(shop: Shop, tmp_path: Path) -> None:
-    made = publish_request(shop.support, "net/report", parent=None, receipt=None, progress=SILENT)
+    made = request_of(shop.support, "net/report")
     fitting = ExtractedModule(module="model.layers.0.self_attn.q_proj", rank=2, energy=1.0, error=0.5)
     base = shop.registry.resolve("net").digest
     for parent, module, kind in (

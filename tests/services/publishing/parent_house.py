@@ -16,7 +16,7 @@ from registry.operations.transfer import Transfer
 from registry.progress import SILENT
 from registry.schemas.transfer import BaseCommit
 from registry.services.local import LocalRegistry
-from registry.transfer.requests import base_request
+from registry.transfer.source import base_request
 from tests.kit import Base, RawTensor, plain_base, read_model, read_tensors, write_adapter, write_tensors
 from tests.kit.floats import Array, round_once
 from tests.kit.sending import upload

@@ -14,15 +14,14 @@ import pytest
 
 from registry.cli.render.details import show_lines
 from registry.errors import UsageError
-from registry.progress import SILENT
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
 from registry.schemas import DerivedFrom, RevisionSummary, Shown
 from registry.services.local import LocalRegistry
 from registry.services.publishing.publish import plan_publish
-from registry.transfer.requests import publish_request
 from tests.kit import Base, plain_base, write_adapter
 from tests.kit.registries import ON_HTTP, ON_TEAM_AT_LENGTH, opened
+from tests.kit.sending import request_of
 
 SHAPES = {"a.weight": (24, 16), "b.weight": (30, 24)}
 
@@ -205,10 +204,7 @@ def test_a_receipt_that_can_not_be_read_is_told(registry: Any, tmp_path: Path, d
     [{"reference": "no reference"}, {"reference": "net/shop"}, {"since": "net@prod"}, {"reference": "x" * 500}],
 )
 def test_what_a_client_says_has_a_form(local: LocalRegistry, tmp_path: Path, changes: dict[str, str]) -> None:
-    made = publish_request(
-        tmp_path / "shop", "net/more", parent=None, receipt=None, message="", metrics={}, tags=(), annotations={},
-        progress=SILENT,
-    )  # fmt: skip
+    made = request_of(tmp_path / "shop", "net/more")
     said = DerivedFrom.model_validate({"kind": "lora", **changes})
     with pytest.raises(UsageError, match="derived from"):
         plan_publish(local.deployment, made.request.model_copy(update={"derived_from": said}))

@@ -25,7 +25,7 @@ from registry.progress import SILENT
 from registry.schemas.transfer import BaseCommit, Origin, PublishCommit
 from registry.services.local import LocalRegistry
 from registry.storage.s3 import S3Driver
-from registry.transfer.requests import base_request
+from registry.transfer.source import base_request
 from tests.kit import Base, plain_base
 from tests.kit.sending import SHAPES, WEIGHTS, adapter, prepare, request_of, send_base, upload
 from tests.kit.servers import S3Place

@@ -18,12 +18,12 @@ from sqlalchemy.engine import Engine
 
 from registry.files.source import FileSource
 from registry.operations import table
-from registry.progress import SILENT
 from registry.schemas import Published
 from registry.schemas.transfer import PublishCommit, PublishPlan
 from registry.services.local import LocalRegistry
-from registry.transfer.requests import PublishFolder, publish_request
+from registry.transfer.adapter_folder import PublishFolder
 from tests.kit import Base, plain_base, write_adapter
+from tests.kit.sending import request_of
 from tests.kit.statements import statements
 
 SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24)}
@@ -72,7 +72,7 @@ def base(registry: LocalRegistry, tmp_path: Path) -> Base:
 
 
 def asked_for(folder: Path, path: str) -> PublishFolder:
-    return publish_request(folder, path, parent=None, receipt=None, progress=SILENT)
+    return request_of(folder, path)
 
 
 def planned(registry: LocalRegistry, asked: PublishFolder) -> tuple[PublishPlan, Sent]:
