@@ -16,7 +16,7 @@ from registry.tensors.arithmetic.kernel import round_into
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import origin_of
 from registry.tensors.path.slot_values import MatrixRows
-from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.parameters import FileParameter, FusedParameter, Piece
 from registry.tensors.table.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.table.targets import Target, TargetTable
 

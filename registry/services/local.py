@@ -190,9 +190,9 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
             yield made
 
     def _from_pickle(self, pickle: Path, out: Path) -> None:
-        from registry.tensors.limited import convert
+        from registry.tensors.limited import convert_pickle
 
-        convert(pickle, out)
+        convert_pickle(pickle, out)
 
     def _ground(self) -> Ground:
         from registry.services.publishing.preview import Rehearsal
@@ -288,7 +288,7 @@ def planned_import(registry: Registry, ground: Ground, source: str, progress: Pr
     from registry.services.importing.settled import Side
     from registry.services.publishing.parent_search import Compared
     from registry.services.publishing.preview import Rehearsal
-    from registry.tensors.limited import convert
+    from registry.tensors.limited import convert_pickle
 
     compared = Compared()  # in all private registries: none has others' revisions under the same names
 
@@ -297,7 +297,7 @@ def planned_import(registry: Registry, ground: Ground, source: str, progress: Pr
         with _thrown_away() as empty:
             yield Side(empty, Rehearsal(empty.deployment, compared))
 
-    with opened(convert, progress) as heap:
+    with opened(convert_pickle, progress) as heap:
         return heap.answer(plan_import(source, heap, Side(registry, ground), private, progress))
 
 

@@ -55,7 +55,7 @@ from registry.tensors.arithmetic.dtypes import TORCH
 from registry.tensors.arithmetic.streamed import check_finite
 from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
 from registry.tensors.artifacts.numerics import TensorComparison
-from registry.tensors.limited import convert
+from registry.tensors.limited import convert_pickle
 from registry.transfer.index import files_digest, plain_of, weights_digest
 from registry.transfer.receipt_check import receipt_of
 from registry.transfer.searched import Searched
@@ -217,7 +217,7 @@ class LocalArithmetic:
 
     def from_pickle(self, pickle: Path, out: Path) -> None:
         """Write the tensors in a pickle as a safetensors file; raises `InvalidAdapterError`."""
-        convert(pickle, out)
+        convert_pickle(pickle, out)
 
     def comparison(self, dtype: str) -> TensorComparison:
         """A comparison of two renderings of a tensor of this dtype."""

@@ -107,7 +107,7 @@ _ASKED: Final = re.compile(r"GLOBAL (\S+)")
 _ADVICE: Final = "save the adapter again as safetensors, with save_pretrained, where it was made."
 
 
-def convert(pickle: Path, out: Path) -> None:
+def convert_pickle(pickle: Path, out: Path) -> None:
     """Write the tensors of a pickle to a new file, as PEFT would have; the same bytes every time.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 
 from registry.files.header import TensorEntry
-from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.parameters import FileParameter, FusedParameter, Piece
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 
 WIDTH: Final = 4

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Final
 
 from registry.files.header import write_header
-from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.parameters import FileParameter, FusedParameter, Piece
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from tests.fuzz.pattern_texts import BOMBS
 

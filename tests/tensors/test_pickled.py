@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.limited import answer, convert
+from registry.tensors.limited import answer, convert_pickle
 
 
 class Malicious:
@@ -56,7 +56,7 @@ def test_the_values_are_those_that_torch_reads(how: dict[str, Any], tmp_path: Pa
     save_file(plain, tmp_path / "peft", metadata={"format": "pt"})  # as PEFT saves
     assert (tmp_path / "out").read_bytes() == (tmp_path / "peft").read_bytes()
     if not how:
-        convert(pickle, out)  # in the child
+        convert_pickle(pickle, out)  # in the child
         assert out.read_bytes() == (tmp_path / "peft").read_bytes()
 
 
@@ -73,7 +73,7 @@ def test_the_child_refuses_such_a_pickle(tmp_path: Path) -> None:
     pickle, mark = tmp_path / "adapter_model.bin", tmp_path / "mark"
     torch.save({"a": torch.ones(2), "b": Malicious(os.system, f"touch {mark}")}, pickle)
     with pytest.raises(InvalidAdapterError, match="pickle of which nothing but tensors is read") as caught:
-        convert(pickle, tmp_path / "out.safetensors")
+        convert_pickle(pickle, tmp_path / "out.safetensors")
     assert caught.value.code == "pickle"
     assert not mark.exists()
     assert not (tmp_path / "out.safetensors").exists()
@@ -121,6 +121,6 @@ def test_limits_of_time_and_memory_end_the_child(tmp_path: Path, monkeypatch: py
             patch.setattr("registry.tensors.limited._TIMES_MEMORY", 1)
             patch.setattr(f"registry.tensors.limited.{name}", limit)
             with pytest.raises(InvalidAdapterError, match=r"ended without a result|took longer than") as caught:
-                convert(pickle, out)
+                convert_pickle(pickle, out)
             assert caught.value.code == "pickle"
             assert not out.exists()

@@ -114,12 +114,12 @@ def weights_of(stored: StoredWeights, blobs: Blobs, path: LoadedPath, open_blobs
     if path.exact is None:
         return ModelWeights(stored.headers, stored.tensors)
     # Only paths with such a link need zstd and numpy.
+    from registry.tensors.exact.contents import with_exact_tensors
     from registry.tensors.exact.file_format import read_index
-    from registry.tensors.exact.model import overlay
 
     exact = open_source(blobs, path.exact.file(EXACT_WEIGHTS), open_blobs)
     what = f"{EXACT_WEIGHTS} of {path.exact.reference}"
-    return overlay(
+    return with_exact_tensors(
         ModelWeights(stored.headers, stored.tensors), read_index(exact, what=what, error=IntegrityError), exact
     )
 

@@ -42,7 +42,7 @@ from registry.services.intake.wanted import drop_taken, dropped_when_refused, ta
 from registry.services.lineage import read_document
 from registry.storage.checking import Watch
 from registry.tensors.table.conversions import run_problem
-from registry.tensors.table.held import FusedParameter
+from registry.tensors.table.parameters import FusedParameter
 from registry.tensors.table.targets import FORMAT, Target, TargetTable
 from registry.transfer.claims import Head, SameHead, check_claims, check_derivation, check_document
 from registry.transfer.index import ModelIndex, TensorHashes, stored_tensors, tensors_of

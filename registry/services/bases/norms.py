@@ -28,7 +28,7 @@ from registry.services.bases.decoded import decoded
 from registry.services.deployment import Deployment
 from registry.services.lineage import PathBase, read_document, target_table
 from registry.tensors.arithmetic.streamed import EnergyWatch, RowEnergies, pass_by
-from registry.tensors.table.held import Run
+from registry.tensors.table.parameters import Run
 from registry.tensors.table.slots import Slot, norms_of_slots
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.index import plain_of, stored_index, weight_files

@@ -17,8 +17,8 @@ from registry.services.exact.model_folder import open_tensors, read_full_model
 from registry.services.exact.values import check_values
 from registry.services.lineage import Blobs, LoadedPath
 from registry.tensors.arithmetic.dtypes import FLOATS
-from registry.tensors.comparison.fingerprint import sampled, spots_of
-from registry.tensors.exact.writing import estimated_size
+from registry.tensors.comparison.fingerprint import base_sample, sample_values
+from registry.tensors.exact.contents import estimated_size
 
 
 def full_size(blobs: Blobs, base: LoadedPath, folder: Path, far: float, progress: Progress) -> FullSize | None:
@@ -83,12 +83,12 @@ def _apart(model: Tensors, other: Tensors) -> Apart | None:
         for name, (_, entry) in other.items()
         if name in model and model[name][1].shape == entry.shape and model[name][1].dtype in FLOATS
     }
-    spots = spots_of(alike)
-    if not spots.elements:
+    sample = base_sample(alike)
+    if not sample.elements:
         return None
-    found, there = (sampled(spots, {name: one[name] for name in alike}).values for one in (model, other))
-    weights = spots.stands_for.to(torch.float64)
+    found, there = (sample_values(sample, {name: one[name] for name in alike}).values for one in (model, other))
+    weights = sample.stands_for.to(torch.float64)
     square = float((weights * there.square()).sum())
     if not 0 < square < math.inf:
         return None
-    return Apart(math.sqrt(float((weights * (found - there).square()).sum()) / square), spots.elements)
+    return Apart(math.sqrt(float((weights * (found - there).square()).sum()) / square), sample.elements)

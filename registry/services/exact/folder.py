@@ -23,8 +23,8 @@ from registry.services.artifacts.inputs import base_weights
 from registry.services.exact.model_folder import FullFolder, open_tensors
 from registry.services.exact.values import check_values, no_change
 from registry.services.lineage import Blobs, LoadedPath, read_document, target_table
+from registry.tensors.exact.contents import Changed, changed_tensors, estimated_size, write_exact
 from registry.tensors.exact.fit import check_fit
-from registry.tensors.exact.writing import Changed, changed_tensors, estimated_size, write_exact
 from registry.tensors.table.targets import TargetTable
 
 _MARKS: Final = {EXACT_WEIGHTS, ADAPTER_CONFIG}

@@ -32,14 +32,14 @@ from registry.services.publishing.parent_folder import candidates_of
 from registry.tensors.arithmetic.dtypes import FLOATS
 from registry.tensors.arithmetic.threads import run_alone
 from registry.tensors.comparison.fingerprint import (
-    Sampled,
-    Spots,
+    BaseSample,
+    SampledValues,
+    base_sample,
     fingerprint,
     is_of,
     replaced_fingerprint,
     replaces,
-    sampled,
-    spots_of,
+    sample_values,
     unpacked,
 )
 from registry.tensors.comparison.narrowing import Chain, Narrowed, narrow, narrow_links
@@ -63,7 +63,7 @@ def narrow_paths(deployment: Deployment, request: NarrowRequest, progress: Progr
         root = path_to(session, row, None)
     with ExitStack() as opened:
         ground = _Ground.of(deployment, row, root, opened)
-        found = _sampled(request, ground.spots)
+        found = _sampled(request, ground.sample)
         if request.link is not None and not any(request.dtypes):  # nothing that it adds can be told
             narrowed = Narrowed((), ())
         else:
@@ -99,13 +99,13 @@ def sample_revision(deployment: Deployment, ref: str) -> None:
         _Ground.of(deployment, row, root, opened).fingerprints([Searched(above[-1], ref, above)], SILENT)
 
 
-def _narrowed(request: NarrowRequest, ground: _Ground, chains: Iterator[Chain], found: Sampled) -> Narrowed:
+def _narrowed(request: NarrowRequest, ground: _Ground, chains: Iterator[Chain], found: SampledValues) -> Narrowed:
     if request.link is not None:
         return narrow_links(chains, found)
-    return narrow(chains, found, ground.own, ground.spots)
+    return narrow(chains, found, ground.own, ground.sample)
 
 
-def narrow_request(base: str, found: Sampled, link: str | None = None) -> NarrowRequest:
+def narrow_request(base: str, found: SampledValues, link: str | None = None) -> NarrowRequest:
     """Sampled weights as a request; ``link``: they are what an adapter adds, whose weights have this digest."""
     names = {dtype: name for name, dtype in FLOATS.items()}
     return NarrowRequest(
@@ -116,10 +116,10 @@ def narrow_request(base: str, found: Sampled, link: str | None = None) -> Narrow
     )
 
 
-def _sampled(request: NarrowRequest, spots: Spots) -> Sampled:
-    if len(request.values) != 8 * spots.elements or len(request.dtypes) != len(spots.spots):
+def _sampled(request: NarrowRequest, sample: BaseSample) -> SampledValues:
+    if len(request.values) != 8 * sample.elements or len(request.dtypes) != len(sample.tensors):
         raise UsageError(
-            f"{spots.elements} samples of {len(spots.spots)} tensors stand for {request.base}, but the request has "
+            f"{sample.elements} samples of {len(sample.tensors)} tensors stand for {request.base}, but the request has "
             f"{len(request.values) // 8} of {len(request.dtypes)}."
         )
     unknown = [dtype for dtype in request.dtypes if dtype is not None and dtype not in FLOATS]
@@ -127,10 +127,10 @@ def _sampled(request: NarrowRequest, spots: Spots) -> Sampled:
         raise UsageError(f"The dtype {unknown[0]!r} is none of {', '.join(FLOATS)}.")
     values = torch.from_numpy(np.frombuffer(request.values, "<f8").astype(np.float64))
     dtypes = [None if dtype is None else FLOATS[dtype] for dtype in request.dtypes]
-    for spot, dtype in zip(spots.spots, dtypes, strict=True):
+    for chosen, dtype in zip(sample.tensors, dtypes, strict=True):
         if dtype is None:
-            values[spots.slices[spot.tensor]] = torch.nan
-    return Sampled(values, dtypes)
+            values[sample.slices[chosen.tensor]] = torch.nan
+    return SampledValues(values, dtypes)
 
 
 @dataclass(frozen=True)
@@ -140,23 +140,23 @@ class _Ground:
     deployment: Deployment
     row: BaseRow
     base: BaseTensors
-    spots: Spots
+    sample: BaseSample
 
     @classmethod
     def of(cls, deployment: Deployment, row: BaseRow, root: LoadedPath, opened: ExitStack) -> _Ground:
         base = BaseTensors(base_weights(deployment.artifact_blobs, root, opened).tensors)
-        return cls(deployment, row, base, spots_of({name: entry for name, (_, entry) in base.tensors.items()}))
+        return cls(deployment, row, base, base_sample({name: entry for name, (_, entry) in base.tensors.items()}))
 
     @cached_property
-    def own(self) -> Sampled:
+    def own(self) -> SampledValues:
         """The base's own values, which are read once they are needed."""
-        return sampled(self.spots, self.base.tensors)
+        return sample_values(self.sample, self.base.tensors)
 
     def chains(self, rows: Sequence[Searched], prints: Mapping[int, bytes]) -> Iterator[Chain]:
         """The paths whose fingerprints are there, the base model first."""
         own = self.own.values.to(torch.float32)
         yield Chain(self.row.name, [own])
-        states = _States(self.spots, prints, own, rows)
+        states = _States(self.sample, prints, own, rows)
         for one in rows:
             found = states.after(one.above)
             if found is not None:
@@ -167,7 +167,7 @@ class _Ground:
         digest, keys = self.row.table_digest, {key for one in rows for key in one.above}
         with self.deployment.read() as session:
             there = fingerprints.kept(session, keys, digest)
-        kept = {key: one for key, one in there.items() if is_of(one, self.spots)}
+        kept = {key: one for key, one in there.items() if is_of(one, self.sample)}
         missing = sorted(keys.difference(kept))
         if missing:
             progress.begin(f"Sampling the revisions on {self.row.name}", len(missing))
@@ -197,26 +197,28 @@ class _Ground:
         blobs = self.deployment.artifact_blobs
         if path.exact is None:
             programs = candidates_of(blobs, [path], opened)[0].programs
-            return run_alone(lambda: fingerprint(programs, self.base, self.spots, self.own.values))
+            return run_alone(lambda: fingerprint(programs, self.base, self.sample, self.own.values))
         model = BaseTensors(base_weights(blobs, path, opened).tensors)
 
         def values(tensors: Collection[str]) -> torch.Tensor:
             """What the model has there; frames of other tensors are not decoded for it."""
             there = {name: one for name, one in model.tensors.items() if name in tensors}
-            return sampled(self.spots, there).values
+            return sample_values(self.sample, there).values
 
         if not path.live:
             replaced = replaced_tensors(blobs, path)
-            return run_alone(lambda: replaced_fingerprint(self.spots, values(replaced), replaced))
+            return run_alone(lambda: replaced_fingerprint(self.sample, values(replaced), replaced))
         programs = candidates_of(blobs, [path], opened)[0].programs
-        return run_alone(lambda: fingerprint(programs, model, self.spots, values(programs.placed())))
+        return run_alone(lambda: fingerprint(programs, model, self.sample, values(programs.placed())))
 
 
 class _States:
     """What paths make of the elements that stand for their base model, after each link that counts."""
 
-    def __init__(self, spots: Spots, prints: Mapping[int, bytes], own: torch.Tensor, rows: Sequence[Searched]) -> None:
-        self._spots, self._prints, self._own = spots, prints, own
+    def __init__(
+        self, sample: BaseSample, prints: Mapping[int, bytes], own: torch.Tensor, rows: Sequence[Searched]
+    ) -> None:
+        self._sample, self._prints, self._own = sample, prints, own
         self._children = Counter(one.above[-2] for one in rows if len(one.above) > 1)
         self._shared: dict[tuple[int, ...], list[torch.Tensor] | None] = {}  # those that several go on from
 
@@ -235,11 +237,11 @@ class _States:
         kept = self._prints.get(keys[-1])
         if kept is None:
             return None
-        if replaces(kept, self._spots):
+        if replaces(kept, self._sample):
             before: list[torch.Tensor] | None = []
             ground = self._own
         else:
             before = self.after(keys[:-1])
             ground = self._own if before is None else before[0]
-        now = unpacked(kept, self._spots, ground)
+        now = unpacked(kept, self._sample, ground)
         return None if before is None or now is None else [*before, now]

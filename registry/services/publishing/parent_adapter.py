@@ -39,7 +39,7 @@ from registry.services.publishing.parent_search import (
 )
 from registry.tensors.checkpoint.adapter import LoraAdapterConfig
 from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
-from registry.tensors.comparison.fingerprint import added, same_link, sampled, spots_of
+from registry.tensors.comparison.fingerprint import added, base_sample, same_link, sample_values
 from registry.tensors.comparison.narrowing import LISTED
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
@@ -158,10 +158,10 @@ def _on_base(where: Searchable, root: LoadedPath, adapter: _Own, progress: Progr
     same, retracted = [], []
     with ExitStack() as opened:
         base = BaseTensors(base_weights(where.blobs, root, opened).tensors)
-        spots = spots_of({name: entry for name, (_, entry) in base.tensors.items()})
+        sample = base_sample({name: entry for name, (_, entry) in base.tensors.items()})
         table, digests = path_table(where.blobs, root), adapter.digests
         fitting = adapter.on(table)
-        adds = sampled(spots, {}) if fitting is None else added(path_programs([fitting], table), base, spots)
+        adds = sample_values(sample, {}) if fitting is None else added(path_programs([fitting], table), base, sample)
         left = where.narrow(narrow_request(root.reference, adds, link=digests[1]), progress)
         for name in left.left[:MOST]:
             try:

@@ -35,7 +35,7 @@ from registry.services.publishing.parent_folder import (
     open_folder,
 )
 from registry.tensors.arithmetic.dtypes import FLOATS, OPTION_DTYPES
-from registry.tensors.comparison.fingerprint import adds_nothing, same_link, sampled, spots_of
+from registry.tensors.comparison.fingerprint import adds_nothing, base_sample, same_link, sample_values
 from registry.tensors.comparison.narrowing import LISTED
 from registry.tensors.comparison.verdict import Standing, Verdict
 from registry.tensors.path.programs import BoundLink
@@ -217,8 +217,8 @@ def _on_base(where: Searchable, root: LoadedPath, folder: Path, held: Held, prog
     with ExitStack() as opened:
         base = base_weights(where.blobs, root, opened).tensors
         named = comparable(base, held, grown=True)
-        spots = spots_of({name: entry for name, (_, entry) in base.items()})
-        left = where.narrow(narrow_request(root.reference, sampled(spots, named)), progress)
+        sample = base_sample({name: entry for name, (_, entry) in base.items()})
+        left = where.narrow(narrow_request(root.reference, sample_values(sample, named)), progress)
         if len(left.left) > MOST:
             raise NotComparableError(f"{len(left.left)} revisions can't be told apart by samples")
         paths, unread = _paths(where, root, left.left)

@@ -1,19 +1,17 @@
-"""Two deltas beside each other, module by module: whether they agree, pile up, cancel, and which directions they share.
+"""Two deltas compared module by module: whether they agree, pile up or cancel, and which directions they share.
 
 With D_a and D_b as the deltas of one matrix, or as block-diagonal matrices of several:
 
 - cosine <D_a, D_b> / (|D_a| |D_b|), in the Frobenius inner product;
 - energy ratio |D_a + D_b|^2 / (|D_a|^2 + |D_b|^2) = 1 + 2 <D_a, D_b> / (|D_a|^2 + |D_b|^2);
 - undone -<D_a, D_b> / |D|^2, the share of one of them, D, that the other takes back;
-- principal angles of their row spaces, and of their column spaces (`registry.tensors.analysis.deltas`);
+- principal angles of their row spaces, and of their column spaces;
 - overlap, the mean of the squared cosines of these angles (Hu et al. 2021, arXiv:2106.09685, section 7.2).
 
-Deltas of one matrix beside each other: their small cores, what those have in common, and angles between subspaces.
-
-With the factors of all of them side by side, [B_1 B_2 ...] = Q T and [A_1^T A_2^T ...] = P S (QR), each delta is
-B_i A_i = Q (T_i S_i^T) P^T. Q and P have orthonormal columns, so norms, inner products, singular values and angles of
-the deltas are those of the cores T_i S_i^T, which are as small as the sum of the ranks. Inner products are right to
-about 1e-15 ||B_1|| ||A_1|| ||B_2|| ||A_2||, also where links cancel, and no delta is ever made.
+No delta is ever made. With the factors of all of them side by side, [B_1 B_2 ...] = Q T and [A_1^T A_2^T ...] = P S
+(QR), each delta is B_i A_i = Q (T_i S_i^T) P^T. Q and P have orthonormal columns, so norms, inner products, singular
+values and angles of the deltas are those of the cores T_i S_i^T, which are as small as the sum of the ranks. Inner
+products are right to about 1e-15 ||B_1|| ||A_1|| ||B_2|| ||A_2||, also where links cancel.
 """
 
 from __future__ import annotations

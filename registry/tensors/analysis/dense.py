@@ -8,9 +8,8 @@ Intruder dimensions (Shuttleworth et al. 2024, arXiv:2410.21228): left singular 
 first `VECTORS`, whose largest |cos(u, v)| over all left singular vectors v of the base's weight is below `THRESHOLD`.
 Vectors of singular values that are zero up to rounding do not count on either side.
 
-What some links of a path changed of one matrix: two factors where they only added products, and else dense.
-
-Dense values are those of the path's steps in float64, before the links and after them, in the blocks of `SlotValues`.
+What some links of a path changed of one matrix is kept as two factors where they only added products, else dense: the
+values are those of the path's steps in float64, before the links and after them, in the blocks of `SlotValues`.
 """
 
 from __future__ import annotations

@@ -1,22 +1,21 @@
-"""A sketch of a delta: 256 numbers whose inner products are, about, those of the deltas.
+"""Inner products of deltas, from their factors: of two links, of all pairs of many, and sketched for a search.
 
-Rows and columns of each matrix are hashed to 16 buckets with a sign each (Charikar, Chen, Farach-Colton 2002; of both
-sides Pham and Pagh 2013), and the small matrices of all modules are added up: S = sum of P_m B_m A_m Q_m. As signs are
-independent, the mean of <S, S'> is <D, D'>. The hashes are of names alone, so that sketches of all adapters of a base,
-made at any time, can be compared. They only choose what is compared exactly.
+A *sketch* is 256 numbers whose inner products are about those of the deltas. Rows and columns of each matrix are hashed
+to 16 buckets with a sign each (Charikar, Chen, Farach-Colton 2002; of both sides Pham and Pagh 2013), and the small
+matrices of all modules are added up: S = sum of P_m B_m A_m Q_m. As signs are independent, the mean of <S, S'> is <D,
+D'>. The hashes are of names alone, so that sketches of all adapters of a base, made at any time, can be compared. They
+only choose what is compared exactly.
 
-How much of its parent's delta a link takes back: -<D_c, D_p> / |D_p|^2, the D being those of the two links.
+How much of its parent's delta a link takes back is -<D_c, D_p> / |D_p|^2, D being the deltas of the two links. <B A, B'
+A'> is the sum of the elements of (B^T B') * (A A'^T): two small products for each matrix, a third of the time that
+norms from triangles take (`registry.tensors.analysis.deltas` has this figure too, beside angles). Right to about 1e-15
+||B|| ||A|| ||B'|| ||A'||, so of a parent whose factors cancel nothing is said.
 
-<B A, B' A'> is the sum of the elements of (B^T B') * (A A'^T): two small products for each matrix, a third of the time
-that norms from triangles take (`registry.tensors.analysis.deltas` has this figure too, beside angles). Right to about
-1e-15 ||B|| ||A|| ||B'|| ||A'||, so of a parent whose factors cancel nothing is said.
-
-The deltas of many siblings beside each other: the inner products of all pairs, from factors that are read once.
-
-<B_i A_i, B_j A_j> is the sum of the elements of (B_i^T B_j) * (A_i A_j^T), which are as small as the ranks: one product
-of all B of a matrix with themselves, and one of all A. That is right to 1e-15 ||B_i|| ||A_i|| ||B_j|| ||A_j||, which
-for single links is as good as the dense way. Norms come from the triangles (`registry.tensors.truncation.truncate`), as
-the square root of a rounding error would be 1e-8.
+Of many siblings the inner products of all pairs are made from factors that are read once. <B_i A_i, B_j A_j> is the sum
+of the elements of (B_i^T B_j) * (A_i A_j^T), which are as small as the ranks: one product of all B of a matrix with
+themselves, and one of all A. That is right to 1e-15 ||B_i|| ||A_i|| ||B_j|| ||A_j||, which for single links is as good
+as the dense way. Norms come from the triangles (`registry.tensors.truncation.truncate`), as the square root of a
+rounding error would be 1e-8.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from registry.errors import InvalidAdapterError
 from registry.tensors.path.low_rank import RowRange, StackedPairs, stacked
 from registry.tensors.path.programs import BoundLink, Owners, PathPrograms, Program, owners_of, path_programs
 from registry.tensors.path.steps import Add, Replace, Rescale, SetRows, Step
-from registry.tensors.table.held import FusedParameter
+from registry.tensors.table.parameters import FusedParameter
 from registry.tensors.table.slots import Slot, slot_of_piece
 from registry.tensors.table.targets import TargetTable
 

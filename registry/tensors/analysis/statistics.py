@@ -3,9 +3,8 @@
 The singular values of B A come from two small triangles (`registry.tensors.truncation.truncate`), in float64: right to
 1e-13 of ||B|| ||A||, and no delta is ever made. No weight of the base is read; its norms are given.
 
-Figures of singular values: norms, and how many directions a delta has.
-
-With singular values s_1 >= s_2 >= ..., energy E = sum s_i^2 and shares p_i = s_i^2 / E:
+The figures are norms, and how many directions a delta has. With singular values s_1 >= s_2 >= ..., energy E = sum s_i^2
+and shares p_i = s_i^2 / E:
 
 - Frobenius norm sqrt(E), spectral norm s_1;
 - stable rank E / s_1^2 (Rudelson and Vershynin 2007);

@@ -1,4 +1,4 @@
-"""The block kernel: rows of a base weight plus the rows of a product, on a fixed grid.
+"""The arithmetic of weights: blocks of base rows plus a product on a fixed grid, and one rounding at the end.
 
 The grid depends on the matrix's shape only, and a short tail is padded, so that every row is always computed by the
 same call on the same shapes, whatever range was asked for. Products run in slices of the rank: sums stay short, which
@@ -6,11 +6,10 @@ keeps the rounding error of a deep path near that of a shallow one.
 
 Tensors in memory that is used again once nobody holds any of it: `registry.files.buffers`.
 
-One rounding at the end: from the sum's precision to the output dtype, and what is too large for it.
-
-torch rounds float64 to bf16 and fp16 by way of float32, that is twice. Here the step to float32 rounds *to odd*
-(Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008),
-after which the second rounding gives the nearest value, ties to even, of the float64.
+The rounding goes from the sum's precision to the output dtype. torch rounds float64 to bf16 and fp16 by way of float32,
+that is twice. Here the step to float32 rounds *to odd* (Boldo and Melquiond, "Emulation of FMA and correctly rounded
+sums: proved algorithms using rounding to odd", 2008), after which the second rounding gives the nearest value, ties to
+even, of the float64.
 """
 
 from __future__ import annotations

@@ -1,15 +1,9 @@
-"""The elements of a file's tensors, while its bytes pass by in chunks that may end inside an element.
+"""What is computed of a file's tensors while its bytes stream past: finite or not, energies of rows, Gram matrices.
 
-Whether all weights of a file are finite, checked while its bytes pass by.
-
-Gram matrices of factors, taken while their bytes pass by: all that the energy of a product needs of each.
-
-numpy, as all watches: in the thread that reads, torch would start threads of its own, which cost three times as much.
-
-Energies of the rows of a file's tensors: sums of the squares of their elements, taken while its bytes pass by.
-
-Needs no torch: a base model is added without it. Sums are in float64, in blocks that are counted from the start of a
-tensor: they do not depend on where chunks end.
+Chunks may end inside an element. All of it is in numpy: a base model is added without torch, which would also start
+threads of its own in the thread that reads, and cost three times as much. The energy of a row is the sum of the squares
+of its elements; Gram matrices are all that the energy of a product needs of its factors. Sums of energies are in
+float64, in blocks that are counted from the start of a tensor: they do not depend on where chunks end.
 """
 
 from __future__ import annotations

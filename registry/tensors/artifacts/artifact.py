@@ -2,9 +2,8 @@
 
 A file is a row of *regions*, each a run of equal pieces that can be made one by one: a generated header, a copied range
 of a blob, a grid of merged blocks. Any byte range is cut out of whole pieces, so the bytes do not depend on how they
-are asked for. Writing to disk, a range over HTTP and a check are all readers of the same file.
-
-The pieces that files of artifacts are made of, and how those who ask for the same piece at once get it made once.
+are asked for. Writing to disk, a range over HTTP and a check are all readers of the same file. Readers that ask for the
+same piece at the same time get it made once.
 """
 
 from __future__ import annotations

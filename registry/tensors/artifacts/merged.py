@@ -1,9 +1,7 @@
-"""Merged tensor files: a base file with a path folded in, block by block, each value rounded once.
+"""Files of merged models: tensors with a path folded in, block by block, each value rounded once; config and index.
 
 A tensor that the path does not change is copied byte for byte. A tensor that the base lacks (a head of another task, an
-untied weight) is laid out after the others.
-
-The JSON files of a merged model that depend on its weights: config.json and the index.
+untied weight) is laid out after the others. The JSON files that depend on the weights are made here, too.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Whether two renderings of a tensor, made by different arithmetic, say the same.
+"""Arithmetic of different machines: the probe that names this one's, and whether two renderings say the same.
 
-Each is within 0.5 ulp of the output and 2^-20 (|w| + sum |s b a|) of the exact value. The sum of magnitudes is not
-known from the tensor alone; the largest magnitude of the tensor stands for it, which is generous for small elements
-and far below any change of weights.
-
-The fixed probe behind the numerics fingerprint: products and sums through the very kernels that artifacts use.
+The probe sends fixed numbers through the very kernels that artifacts use. Of two renderings of a tensor each is within
+0.5 ulp of the output and 2^-20 (|w| + sum |s b a|) of the exact value. The sum of magnitudes is not known from the
+tensor alone; the largest magnitude of the tensor stands for it, which is generous for small elements and far below any
+change of weights.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def _numbers(rows: int, columns: int, salt: int, dtype: torch.dtype) -> torch.Te
     return (mixed.to(torch.float64) / 2**23 - 1).to(dtype).reshape(rows, columns)
 
 
-def probe() -> str:
+def digest_of_arithmetic() -> str:
     """16 hex digits of its results; run it on a lane of one thread."""
     digest = hashlib.sha256()
     for dtype in (torch.float32, torch.float64):

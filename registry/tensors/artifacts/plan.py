@@ -4,11 +4,9 @@ The document of a plan knows no registry, no path and no tag, so it means the sa
 what the bytes also depend on: the version of the artifact format (header and config writers), the numerics fingerprint,
 and what README.md calls the base model.
 
-The numerics fingerprint: which arithmetic this machine has.
-
-The same product can round differently on another make of CPU or another build of torch. A small fixed probe goes
-through the very kernels that artifacts use; its digest is part of every rendering, so that bytes made by different
-arithmetic never pass for each other.
+The numerics fingerprint names the arithmetic of this machine. The same product can round differently on another make of
+CPU or another build of torch. A small fixed probe goes through the very kernels that artifacts use; its digest is part
+of every rendering, so that bytes made by different arithmetic never pass for each other.
 """
 
 from __future__ import annotations
@@ -34,9 +32,9 @@ def known_fingerprint() -> str | None:
 def fingerprint() -> str:
     """16 hex digits that name this machine's arithmetic; probes it once a process, with torch."""
     # Not before: what is only copied has plans too, and needs no torch.
-    from registry.tensors.artifacts.numerics import probe
+    from registry.tensors.artifacts.numerics import digest_of_arithmetic
 
-    return run_alone(probe)
+    return run_alone(digest_of_arithmetic)
 
 
 PLAN_FORMAT: Final = 1

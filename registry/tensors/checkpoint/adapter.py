@@ -1,10 +1,9 @@
-"""What an adapter does to its base: the content of a checkpoint, by module, once every check has passed.
+"""What an adapter does to its base, and what its configuration says of it, once every check has passed.
 
-Two sorts of parts: pairs (A, B), which add ``scaling * B A``, with a bias that is added and a DoRA magnitude beside
-them; and absolute values, which replace what is there (whole parameters, biases, token rows). Within one adapter the
-values are set first, then the pairs are added, then DoRA rescales: the order of PEFT's loader and merge.
-
-What an adapter's configuration says about its weights, once every field has been read by its rule.
+The content of a checkpoint is kept by module. Two sorts of parts: pairs (A, B), which add ``scaling * B A``, with a
+bias that is added and a DoRA magnitude beside them; and absolute values, which replace what is there (whole parameters,
+biases, token rows). Within one adapter the values are set first, then the pairs are added, then DoRA rescales: the
+order of PEFT's loader and merge.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from registry.tensors.checkpoint.factors import (
     TurnedExpertA,
     TurnedExpertB,
 )
-from registry.tensors.table.held import FusedParameter, Piece
+from registry.tensors.table.parameters import FusedParameter, Piece
 from registry.tensors.table.targets import Target
 
 _VERSION: Final = re.compile(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(.*)", re.DOTALL)

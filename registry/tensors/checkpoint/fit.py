@@ -16,7 +16,7 @@ from registry.errors import InvalidAdapterError, RegistryError
 from registry.files.header import TensorEntry
 from registry.files.strict_json import shown
 from registry.tensors.table.declaration import is_square_guess
-from registry.tensors.table.held import FusedParameter
+from registry.tensors.table.parameters import FusedParameter
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from registry.tensors.table.ties import retable_needed, unsaid
 

@@ -1,4 +1,4 @@
-r"""PEFT's patterns over module names, matched in bounded time.
+r"""PEFT's patterns over module names: which of them are compiled at all, and matching in bounded time.
 
 Keys of ``rank_pattern`` and ``alpha_pattern`` are regular expressions from the publisher: the first key in file order
 with ``re.match(rf"(.*\.)?({key})$", name)`` gives the value of a module (PEFT ``get_pattern_key``). A key such as
@@ -7,12 +7,10 @@ with ``re.match(rf"(.*\.)?({key})$", name)`` gives the value of a module (PEFT `
 Nearly all keys are plain names (EVA writes one for every module), and these need no regular expression: a name matches
 where one of its ends that begin a segment equals the key, a dot of the key standing for any character.
 
-Which regular expressions of a publisher are compiled at all.
-
 A pattern is refused before it reaches a compiler when it could be a bomb (the `regex` package writes out repeats: 90
 nested ``+`` are 2^90 nodes) or when `re`, which PEFT uses, and `regex`, which can be stopped, read it differently
-(``{e<=1}`` is fuzzy matching only in `regex`, nested sets and set operators are announced for `re`).
-What is left is the common language: groups, alternatives, sets, anchors, escapes of ASCII, bounded repeats.
+(``{e<=1}`` is fuzzy matching only in `regex`, nested sets and set operators are announced for `re`). What is left is
+the common language: groups, alternatives, sets, anchors, escapes of ASCII, bounded repeats.
 """
 
 from __future__ import annotations

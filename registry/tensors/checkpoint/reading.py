@@ -1,16 +1,12 @@
-"""A PEFT LoRA checkpoint held against the base model that it belongs to.
+"""A PEFT LoRA checkpoint, read and checked against the base model that it belongs to.
 
-From names, dtypes and shapes alone: no weight is read. Each variant of LoRA folds its tensors into the normal form of
+From names, dtypes and shapes alone: no weight is read. Each field of the configuration is read by the rule of its
+variant, the tensors are sorted by module and part, and each variant of LoRA folds its tensors into the normal form of
 `registry.tensors.checkpoint.adapter`, in the order of the table; whatever is left has no place and is refused by name.
 
-The tensors of an adapter sorted by module and part, with all that needs no base model checked.
-
-Pairs whose modules the configuration does not target: PEFT ignores them when it loads the adapter.
-
-They count here, so the weights would be others than those that PEFT gives. A new adapter that has them is refused when
-it is published; one that is there already, or is copied from where it is, goes on with a notice.
-
-A PEFT LoRA configuration, read and checked: each field by the rule of the variant that it belongs to.
+PEFT ignores pairs whose modules the configuration does not target when it loads the adapter. They count here, so the
+weights would be others than those that PEFT gives. A new adapter that has them is refused when it is published; one
+that is there already, or is copied from where it is, goes on with a notice.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Where candidates differ, and where they don't: the blocks that are worth reading, the most telling ones first.
+"""Candidates for what some weights are: paths, other orders of their links, and the blocks where they differ.
 
 Where candidates differ, blocks are read where they differ most, by the rows of what their own links add. What all of
 them leave alone, whole tensors and the rows between changed ones, shows by one block each that nobody merged anything
 else into the weights.
 
-The other orders in which the links of a path may have been merged: equal in real numbers, with other roundings.
+Links may have been merged in another order than the path's: equal in real numbers, with other roundings.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from registry.tensors.arithmetic.dtypes import FLOATS
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import PathPrograms, Program, origin_of
 from registry.tensors.path.steps import Add, SetRows, Step
-from registry.tensors.table.held import Run
+from registry.tensors.table.parameters import Run
 from registry.tensors.table.slots import Slot, as_matrix
 from registry.tensors.table.targets import TargetTable
 

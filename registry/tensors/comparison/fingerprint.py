@@ -1,4 +1,4 @@
-"""The fingerprint of a path: what it makes of the elements that stand for its base model.
+"""The fingerprint of a path: what it makes of a fixed sample of elements of its base model.
 
 Exact values, rounded once to float32, of the tensors that the path changes. What one link adds is the difference of its
 fingerprint and that of the path above it, so a merge that went step by step can be replayed from fingerprints alone.
@@ -6,12 +6,10 @@ fingerprint and that of the path above it, so a merge that went step by step can
 A link that replaces tensors begins anew: its fingerprint has the values of all that it replaces in the base model, and
 those of the links below it have only what these change in the model that it is.
 
-Which elements of a base model's tensors stand for it: the same for whoever looks, without reading anything.
-
-Of every float tensor two runs, at places that are hashed from its name and its shape. They only strike candidates out
-(`.narrowing`); what is proven is proven by whole tensors (`.compare`).
-
-Whether adapters do the same to a base model, whatever their files are: saved again, or untrained, and nothing.
+The sample is two runs of elements of every float tensor, at places that are hashed from its name and its shape, so that
+it is the same for everybody and nothing is read to choose it. The elements only strike candidates out (`.narrowing`);
+what is proven is proven by whole tensors (`.compare`). Whether two adapters do the same, whatever their files are, is
+compared number by number (`same_link`).
 """
 
 from __future__ import annotations
@@ -95,7 +93,7 @@ _ALL: Final = 1 << 14  # elements of a model, where its tensors are not so many 
 
 
 @dataclass(frozen=True)
-class Spot:
+class TensorSample:
     """The elements of one tensor: runs of ``length``, which begin at ``starts`` (counted in the flat tensor)."""
 
     tensor: str
@@ -115,43 +113,43 @@ class Spot:
 
 
 @dataclass(frozen=True)
-class Spots:
+class BaseSample:
     """The elements of a base model that stand for it, one vector of ``elements`` numbers, tensor by tensor."""
 
-    spots: tuple[Spot, ...]
+    tensors: tuple[TensorSample, ...]
 
     @cached_property
     def slices(self) -> dict[str, slice]:
         """Where the elements of each tensor are in the vector."""
         found, at = {}, 0
-        for spot in self.spots:
-            found[spot.tensor] = slice(at, at + spot.elements)
-            at += spot.elements
+        for chosen in self.tensors:
+            found[chosen.tensor] = slice(at, at + chosen.elements)
+            at += chosen.elements
         return found
 
     @cached_property
     def elements(self) -> int:
         """How many numbers there are."""
-        return sum(spot.elements for spot in self.spots)
+        return sum(chosen.elements for chosen in self.tensors)
 
     @cached_property
     def owners(self) -> torch.Tensor:
-        """The number of the spot that each element belongs to."""
-        counts = torch.tensor([spot.elements for spot in self.spots], dtype=torch.int64)
-        return torch.repeat_interleave(torch.arange(len(self.spots)), counts)
+        """The number of the chosen that each element belongs to."""
+        counts = torch.tensor([chosen.elements for chosen in self.tensors], dtype=torch.int64)
+        return torch.repeat_interleave(torch.arange(len(self.tensors)), counts)
 
     @cached_property
     def stands_for(self) -> torch.Tensor:
         """How many elements of its tensor each one stands for."""
-        counts = torch.tensor([spot.of / spot.elements for spot in self.spots], dtype=torch.float32)
+        counts = torch.tensor([chosen.of / chosen.elements for chosen in self.tensors], dtype=torch.float32)
         return counts[self.owners]
 
     @cached_property
     def _starts(self) -> Array:
-        return np.cumsum([0, *(spot.elements for spot in self.spots)])[:-1]
+        return np.cumsum([0, *(chosen.elements for chosen in self.tensors)])[:-1]
 
     def summed(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over the elements of each spot, of rows of values."""
+        """The sum over the elements of each chosen, of rows of values."""
         sums: Array = np.add.reduceat(values.numpy(), self._starts, axis=1)
         return torch.from_numpy(sums)
 
@@ -160,9 +158,9 @@ class Spots:
         return {}
 
     def elements_of(self, numbers: bytes) -> torch.Tensor:
-        """Where the elements of some spots are, given by their numbers (uint32, least byte first), rising."""
+        """Where the elements of some sample are, given by their numbers (uint32, least byte first), rising."""
         if numbers not in self._of_some:
-            changed = torch.zeros(len(self.spots), dtype=torch.bool)
+            changed = torch.zeros(len(self.tensors), dtype=torch.bool)
             changed[torch.from_numpy(np.frombuffer(numbers, "<u4").astype(np.int64))] = True
             self._of_some[numbers] = changed[self.owners].nonzero().flatten()
         return self._of_some[numbers]
@@ -170,7 +168,7 @@ class Spots:
     @cached_property
     def digest(self) -> bytes:
         """Eight bytes that say which elements these are."""
-        text = "\n".join(f"{spot.tensor} {spot.starts} {spot.length}" for spot in self.spots)
+        text = "\n".join(f"{chosen.tensor} {chosen.starts} {chosen.length}" for chosen in self.tensors)
         return hashlib.sha256(text.encode()).digest()[:8]
 
     @cached_property
@@ -179,64 +177,64 @@ class Spots:
         return hashlib.sha256(b"replaced " + self.digest).digest()[:8]
 
 
-def spots_of(entries: Mapping[str, TensorEntry]) -> Spots:
+def base_sample(entries: Mapping[str, TensorEntry]) -> BaseSample:
     """The elements that stand for a base model, by the headers of its files."""
     held = {name: entry for name, entry in sorted(entries.items()) if entry.dtype in FLOATS and entry.elements}
     each = max(_LEAST, min(_MOST, _ALL // max(1, len(held))))
-    return Spots(tuple(_spot(entry, each) for entry in held.values()))
+    return BaseSample(tuple(_tensor_sample(entry, each) for entry in held.values()))
 
 
-def _spot(entry: TensorEntry, elements: int) -> Spot:
+def _tensor_sample(entry: TensorEntry, elements: int) -> TensorSample:
     if entry.elements <= elements:
-        return Spot(entry.name, (0,), entry.elements, entry.elements)
+        return TensorSample(entry.name, (0,), entry.elements, entry.elements)
     length, half = elements // 2, entry.elements // 2
     drawn = hashlib.sha256(f"{entry.name} {list(entry.shape)}".encode()).digest()
     first, second = (int.from_bytes(drawn[at : at + 8], "big") for at in (0, 8))
     starts = first % (half - length + 1), half + second % (entry.elements - half - length + 1)
-    return Spot(entry.name, starts, length, entry.elements)
+    return TensorSample(entry.name, starts, length, entry.elements)
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampledValues:
     """What some weights have there."""
 
-    values: torch.Tensor  # float64, a vector as `Spots` says; NaN where the tensor is not there
+    values: torch.Tensor  # float64, a vector as `BaseSample` says; NaN where the tensor is not there
     dtypes: Sequence[torch.dtype | None]  # that each tensor is kept in; None: it is not there
 
 
-def sampled(spots: Spots, tensors: Mapping[str, tuple[ByteSource, TensorEntry]]) -> Sampled:
+def sample_values(sample: BaseSample, tensors: Mapping[str, tuple[ByteSource, TensorEntry]]) -> SampledValues:
     """Read some weights, given by the names of the base's files, where these stand for the base.
 
     A tensor may have grown by rows at its end: the base's elements are where they were.
     """
-    values = torch.full((spots.elements,), torch.nan, dtype=torch.float64)
+    values = torch.full((sample.elements,), torch.nan, dtype=torch.float64)
     dtypes: list[torch.dtype | None] = []
-    for spot in spots.spots:
-        if spot.tensor not in tensors or tensors[spot.tensor][1].dtype not in FLOATS:
+    for chosen in sample.tensors:
+        if chosen.tensor not in tensors or tensors[chosen.tensor][1].dtype not in FLOATS:
             dtypes.append(None)
             continue
-        source, entry = tensors[spot.tensor]
+        source, entry = tensors[chosen.tensor]
         dtype = FLOATS[entry.dtype]
-        found = torch.empty(spot.elements, dtype=dtype)
+        found = torch.empty(chosen.elements, dtype=dtype)
         room = found.view(torch.uint8).numpy().data
-        for number, start in enumerate(spot.starts):
-            size = spot.length * dtype.itemsize
+        for number, start in enumerate(chosen.starts):
+            size = chosen.length * dtype.itemsize
             source.read_into(entry.start + start * dtype.itemsize, room[number * size : (number + 1) * size])
-        values[spots.slices[spot.tensor]] = found.to(torch.float64)
+        values[sample.slices[chosen.tensor]] = found.to(torch.float64)
         dtypes.append(dtype)
-    return Sampled(values, dtypes)
+    return SampledValues(values, dtypes)
 
 
-def fingerprint(programs: PathPrograms, base: BaseTensors, spots: Spots, values: torch.Tensor) -> bytes:
+def fingerprint(programs: PathPrograms, base: BaseTensors, sample: BaseSample, values: torch.Tensor) -> bytes:
     """The fingerprint of a path whose links add, as it is kept.
 
-    It is the digest of the spots, the number of changed tensors, their numbers (uint32), and their values (float32),
+    It is the digest of the sample, the number of changed tensors, their numbers (uint32), and their values (float32),
     all with the least byte first.
 
     Args:
         programs: of the path.
         base: the model that its links go on.
-        spots: the elements that stand for the base model.
+        sample: the elements that stand for the base model.
         values: what that model has there, in float64; of tensors that the path leaves alone, anything.
 
     Raises:
@@ -244,55 +242,55 @@ def fingerprint(programs: PathPrograms, base: BaseTensors, spots: Spots, values:
     """
     placed = programs.placed()
     found = values.clone()
-    for spot in spots.spots:
-        if spot.tensor in placed:
-            part = found[spots.slices[spot.tensor]]
-            part.copy_(_values(spot, part, base, placed[spot.tensor]))
-    return spots.digest + _packed(spots, found, placed)
+    for chosen in sample.tensors:
+        if chosen.tensor in placed:
+            part = found[sample.slices[chosen.tensor]]
+            part.copy_(_values(chosen, part, base, placed[chosen.tensor]))
+    return sample.digest + _packed(sample, found, placed)
 
 
-def replaced_fingerprint(spots: Spots, values: torch.Tensor, replaced: Collection[str]) -> bytes:
+def replaced_fingerprint(sample: BaseSample, values: torch.Tensor, replaced: Collection[str]) -> bytes:
     """The fingerprint of a link that replaces some tensors of the base model; ``values`` as for `fingerprint`."""
-    return spots.replaced_digest + _packed(spots, values, replaced)
+    return sample.replaced_digest + _packed(sample, values, replaced)
 
 
-def _packed(spots: Spots, values: torch.Tensor, tensors: Collection[str]) -> bytes:
-    numbers = [number for number, spot in enumerate(spots.spots) if spot.tensor in tensors]
-    parts = [values[spots.slices[spots.spots[number].tensor]] for number in numbers]
+def _packed(sample: BaseSample, values: torch.Tensor, tensors: Collection[str]) -> bytes:
+    numbers = [number for number, chosen in enumerate(sample.tensors) if chosen.tensor in tensors]
+    parts = [values[sample.slices[sample.tensors[number].tensor]] for number in numbers]
     head = np.array([len(numbers), *numbers], "<u4").tobytes()
     return head + (torch.cat(parts).to(torch.float32).numpy().astype("<f4").tobytes() if parts else b"")
 
 
-def is_of(kept: bytes, spots: Spots) -> bool:
+def is_of(kept: bytes, sample: BaseSample) -> bool:
     """Whether a fingerprint was made of these elements."""
-    return kept[:8] in (spots.digest, spots.replaced_digest)
+    return kept[:8] in (sample.digest, sample.replaced_digest)
 
 
-def replaces(kept: bytes, spots: Spots) -> bool:
+def replaces(kept: bytes, sample: BaseSample) -> bool:
     """Whether a fingerprint is of a link that replaces tensors of the base model, whatever is above it."""
-    return kept[:8] == spots.replaced_digest
+    return kept[:8] == sample.replaced_digest
 
 
-def unpacked(kept: bytes, spots: Spots, base: torch.Tensor) -> torch.Tensor | None:
+def unpacked(kept: bytes, sample: BaseSample, base: torch.Tensor) -> torch.Tensor | None:
     """The values of a path in float32, those of the ``base`` where the path changes nothing.
 
     None: it was made of other elements.
     """
-    if not is_of(kept, spots):
+    if not is_of(kept, sample):
         return None
     count = int(np.frombuffer(kept, "<u4", 1, 8)[0])
     values = torch.from_numpy(np.frombuffer(kept, "<f4", offset=12 + 4 * count).astype(np.float32))
-    return base.index_copy(0, spots.elements_of(kept[12 : 12 + 4 * count]), values)
+    return base.index_copy(0, sample.elements_of(kept[12 : 12 + 4 * count]), values)
 
 
 def _values(
-    spot: Spot, before: torch.Tensor, base: BaseTensors, placed: Sequence[tuple[Place, Program]]
+    chosen: TensorSample, before: torch.Tensor, base: BaseTensors, placed: Sequence[tuple[Place, Program]]
 ) -> torch.Tensor:
     """What a path makes of the elements of one tensor, in float64; rows that no program changes stay as ``before``."""
     found = before.clone()
     rows: dict[tuple[int, int], torch.Tensor] = {}
     readers = [base.values(program, torch.float64, rows_a_block=1) for _, program in placed]
-    for at, offset in enumerate(spot.offsets):
+    for at, offset in enumerate(chosen.offsets):
         for number, (place, program) in enumerate(placed):
             stored, column = divmod(offset, program.slot.columns)
             if not place.run.first <= stored < place.run.first + place.run.rows:
@@ -304,29 +302,29 @@ def _values(
     return found
 
 
-def added(programs: PathPrograms, base: BaseTensors, spots: Spots) -> Sampled:
+def added(programs: PathPrograms, base: BaseTensors, sample: BaseSample) -> SampledValues:
     """What one adapter adds to the elements that stand for a base model, whatever they are; nothing of it is read.
 
     NaN (and no dtype) where the adapter does more than add, so that it depends on the base.
     """
-    placed, found = programs.placed(), torch.zeros(spots.elements, dtype=torch.float64)
+    placed, found = programs.placed(), torch.zeros(sample.elements, dtype=torch.float64)
     dtypes: list[torch.dtype | None] = []
-    for spot in spots.spots:
-        part, adds = found[spots.slices[spot.tensor]], True
-        for place, program in placed.get(spot.tensor, ()):
+    for chosen in sample.tensors:
+        part, adds = found[sample.slices[chosen.tensor]], True
+        for place, program in placed.get(chosen.tensor, ()):
             values = base.values(program, torch.float64, rows_a_block=1)
             adds = adds and program.origin is not None and values.only_adds
             if adds:
-                _add(spot, place, values, part)
+                _add(chosen, place, values, part)
         dtypes.append(torch.float64 if adds else None)
         if not adds:
             part.fill_(torch.nan)
-    return Sampled(found, dtypes)
+    return SampledValues(found, dtypes)
 
 
-def _add(spot: Spot, place: Place, values: SlotValues, found: torch.Tensor) -> None:
+def _add(chosen: TensorSample, place: Place, values: SlotValues, found: torch.Tensor) -> None:
     rows: dict[int, torch.Tensor] = {}
-    for at, offset in enumerate(spot.offsets):
+    for at, offset in enumerate(chosen.offsets):
         stored, column = divmod(offset, values.slot.columns)
         if place.run.first <= stored < place.run.first + place.run.rows:
             row = place.at + place.run.meant(stored - place.run.first)

@@ -1,12 +1,11 @@
-"""Which of many paths some weights may be those of, by the elements that stand for the base alone.
+"""Which of many paths some weights may be those of, by a fixed sample of elements alone.
 
 A candidate is struck out by another one if the weights clearly lie at that one, on the line between the two: the rule
 of the comparator. So what is left has the path that they are those of, whichever it is, and paths that these few
 elements don't tell from it.
 
-What is left of weights beside paths, by the elements that stand for the base: in units of rounding, path by path.
-
-A path is replayed from the values after each of its links, also as if it had been merged step by step.
+What is left of the weights beside each path is measured in units of rounding. A path is replayed from the values after
+each of its links, also as if it had been merged step by step.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Final
 
 import torch
 
-from registry.tensors.comparison.fingerprint import Sampled, Spots
+from registry.tensors.comparison.fingerprint import BaseSample, SampledValues
 from registry.tensors.comparison.roundings import SHORT, SUM_ERROR, Way, ways
 from registry.tensors.comparison.sample import least_dtype
 from registry.tensors.comparison.verdict import lies_at_one, surely_at_one
@@ -37,21 +36,21 @@ class Scale:
     weights: torch.Tensor  # 1 over the unit of each; 0 where nothing is there
     kept: dict[torch.dtype, torch.Tensor]  # the elements that came through each dtype
     steps: tuple[torch.dtype, ...]  # in which they may have been merged step by step
-    spots: Spots
+    sample: BaseSample
     elements: int
 
     @classmethod
-    def of(cls, found: Sampled, base: Sampled, spots: Spots) -> Scale:
+    def of(cls, found: SampledValues, base: SampledValues, sample: BaseSample) -> Scale:
         there = ~found.values.isnan()
-        eps = torch.zeros(spots.elements, dtype=torch.float64)
+        eps = torch.zeros(sample.elements, dtype=torch.float64)
         kept: dict[torch.dtype, torch.Tensor] = {}
         steps: dict[torch.dtype, None] = {}
-        for spot, stored, own in zip(spots.spots, found.dtypes, base.dtypes, strict=True):
+        for chosen, stored, own in zip(sample.tensors, found.dtypes, base.dtypes, strict=True):
             if stored is None or own is None:
                 continue
-            part = spots.slices[spot.tensor]
+            part = sample.slices[chosen.tensor]
             least = least_dtype(found.values[part], stored)
-            kept.setdefault(least, torch.zeros(spots.elements, dtype=torch.bool))[part] = True
+            kept.setdefault(least, torch.zeros(sample.elements, dtype=torch.bool))[part] = True
             steps |= dict.fromkeys(dtype for dtype in (own, stored, least) if dtype in SHORT)
             eps[part] = max(torch.finfo(least).eps, SUM_ERROR)
         size = torch.maximum(found.values.nan_to_num(0.0).abs(), base.values.nan_to_num(0.0).abs())
@@ -59,20 +58,20 @@ class Scale:
         values = torch.where(there, found.values, 0.0).to(torch.float32)
         # nothing is left where nothing is there
         weights = torch.where(there, 1 / unit, 0.0).to(torch.float32)
-        return cls(values, size.to(torch.float32), weights, kept, tuple(steps), spots, int(there.sum()))
+        return cls(values, size.to(torch.float32), weights, kept, tuple(steps), sample, int(there.sum()))
 
     def residuals(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
         """What is left of paths, a row each, in units, beside the rendering that explains most of each tensor."""
         best, least = None, torch.zeros(0)
         for rendering in self._renderings(states):
             rest = (self.values - rendering).mul_(self.weights).nan_to_num_(0.0, 1e9, -1e9)
-            squares = self.spots.summed(rest.square())
+            squares = self.sample.summed(rest.square())
             if best is None:
                 best, least = rest, squares
                 continue
             nearer = squares < least
             least = torch.where(nearer, squares, least)
-            best = torch.where(nearer[:, self.spots.owners], rest, best)
+            best = torch.where(nearer[:, self.sample.owners], rest, best)
         assert best is not None
         return best
 
@@ -95,14 +94,14 @@ class Scale:
         """Differences, in units; 0 where nothing is there."""
         return (values * self.weights).nan_to_num(0.0, 0.0, 0.0)
 
-    def beside(self, base: Sampled) -> torch.Tensor:
+    def beside(self, base: SampledValues) -> torch.Tensor:
         """What the weights are beside the base model, in units."""
         return self.in_units(self.values - base.values.to(torch.float32))
 
     def distances(self, tips: torch.Tensor) -> list[float]:
         """How far the weights are from paths, a row each, as an estimate of |weights - path| / |path| over all."""
         values = torch.where(self.weights > 0, tips, 0.0).nan_to_num_(0.0)
-        of_tensors = self.spots.stands_for.sqrt()
+        of_tensors = self.sample.stands_for.sqrt()
         apart, sizes = ((one * of_tensors).norm(dim=1) for one in (self.values - values, values))
         found: list[float] = (apart / sizes.clamp(min=1e-30)).tolist()
         return found
@@ -175,16 +174,16 @@ class Narrowed:
     sum: tuple[Weighted, ...] = ()  # of links, that they look like: a hint
 
 
-def narrow(chains: Iterable[Chain], found: Sampled, base: Sampled, spots: Spots) -> Narrowed:
+def narrow(chains: Iterable[Chain], found: SampledValues, base: SampledValues, sample: BaseSample) -> Narrowed:
     """Strike out all paths that some weights are clearly not those of.
 
     Args:
         chains: the paths, on one base model.
         found: the weights, by the names of the base's files.
         base: the base's.
-        spots: which elements they are.
+        sample: which elements they are.
     """
-    scale = Scale.of(found, base, spots)
+    scale = Scale.of(found, base, sample)
     search, distances, sums = _Search(scale), list[Near](), WeightedSums(scale.beside(base))
     for batch in _batches(enumerate(chains)):
         tips, names = batch.states[-1], [chain.name for _, chain in batch.chains]
@@ -197,7 +196,7 @@ def narrow(chains: Iterable[Chain], found: Sampled, base: Sampled, spots: Spots)
     return Narrowed(search.left, tuple(nearest), sums.found())
 
 
-def narrow_links(chains: Iterable[Chain], found: Sampled) -> Narrowed:
+def narrow_links(chains: Iterable[Chain], found: SampledValues) -> Narrowed:
     """Strike out all paths whose last link clearly does not add what an adapter adds.
 
     Args:

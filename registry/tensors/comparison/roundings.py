@@ -1,17 +1,14 @@
 """A block of a path's weights, and what somebody who merged that path may have got instead.
 
 Whoever merges step by step rounds each partial sum, and before that each delta (PEFT's ``safe_merge``) or not (its
-default); whoever sums first rounds once. Either may load or
-save in another dtype than the base's, or turn the adapter into that dtype before it is merged
-(`.rounded_factors`). So a block has its exact
-values, what roundings are relative to, and its *renderings*: what the usual ways of merging make of it. Sums in float32
-differ by the order of their terms, so a rendering is an interval, nearly always of one number: what lies in none of
-them was made in no usual way.
+default); whoever sums first rounds once. Either may load or save in another dtype than the base's, or turn the adapter
+into that dtype before it is merged. So a block has its exact values, what roundings are relative to, and its
+*renderings*: what the usual ways of merging make of it. Sums in float32 differ by the order of their terms, so a
+rendering is an interval, nearly always of one number: what lies in none of them was made in no usual way.
 
-A path whose adapters were turned into a short dtype before they were merged: a usual way that roundings alone hide.
-
-``model.half()`` does that, and PEFT's ``autocast_adapter_dtype=False``. Rounded factors add something else than the
-adapter says, by more than a rounding of the sum, so the bits only show it where the same is done again.
+``model.half()`` and PEFT's ``autocast_adapter_dtype=False`` turn adapters into a short dtype before they are merged.
+Rounded factors add something else than the adapter says, by more than a rounding of the sum, so the bits only show it
+where the same is done again.
 """
 
 from __future__ import annotations

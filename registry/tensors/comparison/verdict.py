@@ -1,6 +1,6 @@
-"""What a comparison comes to; needs no tensors, so that it can be told where there are none.
+"""What a comparison comes to, and the rule by which one of two candidates is it. Needs no tensors.
 
-Which of two candidates some weights are: where they lie on the line from the one to the other.
+The rule looks at where the weights lie on the line from one candidate to the other.
 """
 
 from __future__ import annotations

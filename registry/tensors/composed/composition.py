@@ -53,7 +53,7 @@ from registry.tensors.composed.truncated import (
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, PathPrograms, Program
 from registry.tensors.path.slot_values import SlotValues
-from registry.tensors.table.held import FileParameter
+from registry.tensors.table.parameters import FileParameter
 from registry.tensors.table.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from registry.tensors.truncation.rank_choice import ModuleSpectrum, choose_ranks, relative_error, rounded_up

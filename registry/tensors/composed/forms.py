@@ -23,7 +23,7 @@ from typing import Any, Final
 from registry.errors import InvalidAdapterError
 from registry.tensors.path.programs import BoundLink, PathPrograms, Program, owners_of
 from registry.tensors.path.steps import Add, Replace, Rescale, SetRows
-from registry.tensors.table.held import FusedParameter
+from registry.tensors.table.parameters import FusedParameter
 from registry.tensors.table.slots import Slot, slot_of_target
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 

@@ -1,18 +1,17 @@
-"""The one pair that stands for all links on a module: a LoRA, or a DoRA where a link rescales.
+"""The one pair that stands for all links on a module: a LoRA, a DoRA where a link rescales, or a pair of experts.
 
 In oriented space a path of LoRA and DoRA links is one map ``W -> diag(c) (W + B A)``. Link i appends ``A_i`` to A and
 ``diag(1 / c) s_i B_i`` to B, with c as it is before that link; a DoRA link also multiplies c by ``m / |P|``, P being
 the weight with its delta (rows normed). So ``A = [A_1; A_2; ...]`` (R, in) stays what was published, the scales go into
-B (out, R), and the magnitude of the composed DoRA is ``c |W + B A|``, which is that of the path's own weight.
-Where the ranks together pass the matrix, one factor is the identity and the other the delta itself: exact, and no SVD
-whose bits would depend on the machine.
+B (out, R), and the magnitude of the composed DoRA is ``c |W + B A|``, which is that of the path's own weight. Where the
+ranks together pass the matrix, one factor is the identity and the other the delta itself: exact, and no SVD whose bits
+would depend on the machine.
 
-The one pair of a fused parameter: all links on all of its experts, in the form that PEFT keeps them.
-
-A is (experts * R, in_features), expert-major, and B (out_features, R * experts), rank-major with the expert fastest
-(PEFT's ``ParamWrapper.get_delta_weight``). Links side by side are made expert by expert: A and B of the whole
-parameter side by side would mix the experts up. Pairs of single pieces (transformers 4 kept gate and up apart) go in
-block-diagonally; experts with a smaller rank are filled with zeros.
+The one pair of a fused parameter has all links on all of its experts, in the form in which PEFT keeps them. A is
+(experts * R, in_features), expert-major, and B (out_features, R * experts), rank-major with the expert fastest (PEFT's
+``ParamWrapper.get_delta_weight``). Links side by side are made expert by expert: A and B of the whole parameter side by
+side would mix the experts up. Pairs of single pieces (transformers 4 kept gate and up apart) go in block-diagonally;
+experts with a smaller rank are filled with zeros.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from registry.tensors.path.low_rank import RowRange, StackedPairs, stacked
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import Program
 from registry.tensors.path.steps import Add, BoundPair, Rescale, Step
-from registry.tensors.table.held import FusedParameter
+from registry.tensors.table.parameters import FusedParameter
 from registry.tensors.table.slots import Slot, slot_of_piece
 from registry.tensors.table.targets import Target, TargetKind
 

@@ -1,19 +1,13 @@
-"""How a composed adapter spells the names of modules: as its links do.
+"""The tensors of a composed adapter and their names, spelled as its links and PEFT spell them.
 
 A model without a head names the modules of the same base without the base model prefix (``layers.0.fc`` and
 ``model.layers.0.fc``), and PEFT finds none of an adapter's modules under the other name. The table knows the names of
 one class alone, which need not be the class that was trained.
 
-Token rows in a composed adapter: each as its last writer left it.
-
-Fused parameters of experts that a path replaces: their whole values, put together from where the files keep them.
-
-A replacement is kept only where files and running model have the same orientation (`registry.tensors.path.programs`),
-so the pieces one after another are the rows of the parameter, seen as (experts * rows, columns).
-
-What the tensors of a composed adapter are called: PEFT names what a wrapper holds behind ``base_layer``.
-
-The tensors of a composed adapter: each is made by blocks of rows when it is read.
+PEFT names what a wrapper holds behind ``base_layer``. Each tensor is made by blocks of rows when it is read: token rows
+as their last writer left them, and fused parameters of experts that a path replaces from where the files keep them. A
+replacement is kept only where files and running model have the same orientation (`registry.tensors.path.programs`), so
+the pieces one after another are the rows of the parameter, seen as (experts * rows, columns).
 """
 
 from __future__ import annotations
@@ -36,7 +30,7 @@ from registry.tensors.composed.forms import Forms
 from registry.tensors.path.programs import BoundLink, Program
 from registry.tensors.path.slot_values import SlotValues
 from registry.tensors.path.steps import SetRows
-from registry.tensors.table.held import FusedParameter
+from registry.tensors.table.parameters import FusedParameter
 from registry.tensors.table.slots import as_matrix
 from registry.tensors.table.targets import TargetTable
 

@@ -1,22 +1,19 @@
-"""Truncated pairs of a composed adapter: the best pairs of a lower rank, certified.
+"""Truncated pairs of a composed adapter: the best pairs of a lower rank, certified, and the report of what is lost.
 
 What is approximated is the delta as it is felt: diag(c) B A for a DoRA, so that the error is that of the merged weight.
 The singular values are found while planning, one pass over the factors; the new factors are the old ones times small
 matrices, and are made when they are read (`registry.tensors.truncation.truncate`).
 
-The error of factors as they are written is that of their product, or for a DoRA that of ``diag(m / |V|) V`` with
-``V = W + B A``: the rounding of a magnitude scales a whole row of the weight, which is far larger than its delta. So a
-DoRA is measured on the weights themselves.
+The error of factors as they are written is that of their product, or for a DoRA that of ``diag(m / |V|) V`` with ``V =
+W + B A``: the rounding of a magnitude scales a whole row of the weight, which is far larger than its delta. So a DoRA
+is measured on the weights themselves.
 
-What truncation left out, per module and in total: the document of ``--report`` and of the receipt.
-
-Every figure follows from the singular values of the deltas, so it is the error of the best pairs of these ranks
-(Eckart and Young 1936), before the new factors are rounded to the dtype that they are written in.
-
-The document:
+The report is the document of ``--report`` and of the receipt. Every figure follows from the singular values of the
+deltas, so it is the error of the best pairs of these ranks (Eckart and Young 1936), before the new factors are rounded
+to the dtype that they are written in.
 
 ``rank``, ``max_error``
-    What was asked for; null where it was not.
+    The options of the request; null where none was given.
 ``modules``
     One entry for each module, by name:
     ``module``; ``rank_before`` and ``rank_after``; ``energy``, the squared Frobenius norm of the delta;

@@ -1,16 +1,15 @@
-"""The index of an exact file: which tensors it has, and where the frames of each lie.
+"""The format of exact files: an index of tensors, and frames that hold their differences from the base.
 
 The file begins as a safetensors file does: 8 bytes little-endian length, then that many bytes of JSON; the frames
 follow one after another, tensor by tensor in the order of the index. The reader is strict: what it accepts has exactly
 the frames that the shapes need, none larger than its bytes could make it, and no byte left over.
 
-One frame: the difference of some elements from the base's, without loss.
-
-Elements are subtracted as whole numbers of their size (what wraps, wraps back), folded so that small differences of
-either sign are small numbers, split into planes of bytes and compressed by zstd. A fine-tune moves most weights by a
-few units in the last place or not at all, so the planes are nearly all zero. Measured on a bf16 fine-tune: 0.105 of the
-changed tensors' bytes at zstd level 1, where ``zstd -19`` of these tensors gives 0.78, byte planes alone 0.69 and xor
-0.118; higher levels gain a tenth at fifty times the time.
+A frame holds the difference of some elements from the base's, without loss. Elements are subtracted as whole numbers of
+their size (what wraps, wraps back), folded so that small differences of either sign are small numbers, split into
+planes of bytes and compressed by zstd. A fine-tune moves most weights by a few units in the last place or not at all,
+so the planes are nearly all zero. Measured on a bf16 fine-tune: 0.105 of the changed tensors' bytes at zstd level 1,
+where ``zstd -19`` of these tensors gives 0.78, byte planes alone 0.69 and xor 0.118; higher levels gain a tenth at
+fifty times the time.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from registry.tensors.extraction.delta import Delta
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import PathPrograms, Program, origin_of
 from registry.tensors.table.declaration import contradicts_bias, kept_transposed
-from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.parameters import FileParameter, FusedParameter, Piece
 from registry.tensors.table.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 

@@ -1,8 +1,7 @@
 """The adapter that is nearest to a full model: pairs of everything that changed, its files, and the figures of it.
 
-An extracted adapter as a link of its path: factors and values in a file of this machine, and what they do.
-
-The composition of a path writes it then, as it writes every composed adapter.
+The extracted adapter becomes a link of its path, with its factors and values in a file of this machine. The composition
+of a path then writes it, as it writes every composed adapter.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from registry.tensors.extraction.changed import ChangedExperts, ChangedTarget, C
 from registry.tensors.extraction.delta import Delta, HeldDelta, stacked
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
-from registry.tensors.table.held import Piece
+from registry.tensors.table.parameters import Piece
 from registry.tensors.table.targets import TargetKind, TargetTable
 
 _LEAD: Final = "base_model.model."

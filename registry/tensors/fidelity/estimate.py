@@ -1,13 +1,12 @@
-"""Fidelity estimated from a sample of the base's rows, without making a model: of each link, and of the path.
+"""Fidelity estimated from a random sample of the base's rows, without making a model: of each link, and of the path.
 
 A link's change is against the weights that it was trained on, those of the path before it; the path's is against the
 base. All of it is in float64, on the sampled rows alone.
 
-A random sample of runs of rows, in strata, and what it says of all rows: values with 99 % intervals.
-
-The rows of all slots, one slot below the other, are cut into runs of about 64 KiB, which is what it costs to read few
-rows anyway. Neighbouring runs are put into strata of equal length, and four of each are drawn. A figure is a ratio of
-two sums; its variance is that of a ratio in stratified sampling (Cochran, Sampling Techniques, 1977, 6.11).
+The sample gives values for all rows with 99 % intervals. The rows of all slots, one slot below the other, are cut into
+runs of about 64 KiB, which is what it costs to read few rows anyway. Neighbouring runs are put into strata of equal
+length, and four of each are drawn. A figure is a ratio of two sums; its variance is that of a ratio in stratified
+sampling (Cochran, Sampling Techniques, 1977, 6.11).
 """
 
 from __future__ import annotations

@@ -1,15 +1,12 @@
-"""Fidelity measured while the blocks of a merged model are made: the rounded rows are at hand, and the base's too.
+"""Fidelity measured while the blocks of a merged model are made, from sums over their rows.
 
-A fixed sample of rows is measured, or all of them; of all, the sample's figures are kept too. Each block has sums of
-its own, which are added in the order of the blocks, so that the figures do not depend on who made which block when.
-Nothing here changes a byte of the model.
+The rounded rows are at hand there, and the base's too. A fixed sample of rows is measured, or all of them; of all, the
+sample's figures are kept too. Each block has sums of its own, which are added in the order of the blocks, so that the
+figures do not depend on who made which block when. Nothing here changes a byte of the model.
 
-Figures of fidelity from sums: of each tensor, and of all together.
-
-The sums that fidelity is made of, over some rows of a weight: what was to change, and what did.
-
-With W' = round(W) in the output's dtype and D the change that is meant, S = round(W + D) - W' is the change that the
-rounded weights hold. W' and round(W + D) are a few digits each, so S is exact in float32 unless they lie 2^15 apart.
+The sums say what was to change, and what did. With W' = round(W) in the output's dtype and D the change that is meant,
+S = round(W + D) - W' is the change that the rounded weights hold. W' and round(W + D) are a few digits each, so S is
+exact in float32 unless they lie 2^15 apart.
 
 Memory of a lane for the few tensors that are made of some rows: used for the next rows again, so that it is warm.
 

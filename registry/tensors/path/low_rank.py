@@ -1,9 +1,8 @@
-"""A slot after its path as ``scale * W + B A`` over the base's W, where some stored rows are set: never multiplied out.
+"""Changes of low rank as factors that are never multiplied out: of one matrix, and of a slot with what it starts from.
 
-Products add up to one of the sum of their ranks. A rescaling (DoRA) multiplies oriented rows, so it goes into the scale
-and into the B of all products before it.
-
-The pairs that links add to one matrix, side by side: their sum as two factors, never multiplied out.
+The pairs that links add to one matrix stand side by side: their sum as two factors. A slot after its path is ``scale *
+W + B A`` over the base's W, where some stored rows are set. Products add up to one of the sum of their ranks. A
+rescaling (DoRA) multiplies oriented rows, so it goes into the scale and into the B of all products before it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from registry.tensors.path.programs import Program
 from registry.tensors.path.slot_values import KeptFactors, MatrixRows, SlotValues
 from registry.tensors.path.steps import gathered
 from registry.tensors.quantised.source import decoded_in
-from registry.tensors.table.held import Run
+from registry.tensors.table.parameters import Run
 from registry.tensors.table.slots import Slot
 
 

@@ -16,7 +16,7 @@ from registry.files.source import ByteSource
 from registry.tensors.checkpoint.adapter import Checkpoint, LoraPair, NewValue
 from registry.tensors.checkpoint.factors import Ones, Plain, Turned
 from registry.tensors.path.steps import Add, BoundPair, Place, Replace, Rescale, SetRows, Step, places_of
-from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.parameters import FileParameter, FusedParameter, Piece
 from registry.tensors.table.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from registry.tensors.table.ties import retable_needed

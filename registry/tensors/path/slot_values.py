@@ -4,9 +4,8 @@ A block starts as the origin's stored rows in the precision of sums and goes thr
 consecutive products as one. Nothing is rounded on the way. Oriented rows that are stored rows have their norms in the
 block itself; those that are stored columns (embeddings, Conv1D) need a pass over the whole slot for each rescaling.
 
-Where the factors of a path's products are kept between the blocks that they are multiplied into.
-
-Making them reads the tensors of all links, so that they should be made once for a slot and not once for a block.
+The factors of a path's products are kept between the blocks that they are multiplied into. Making them reads the
+tensors of all links, so that they should be made once for a slot and not once for a block.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""What one link of a path does to one slot, with the open file that holds its numbers.
+"""What one link of a path does to one slot, with the open file that holds its numbers; and a slot's scattered rows.
 
 Four steps suffice for every kind of LoRA: a slot's values are replaced, some of its stored rows are replaced, a product
 is added, or its oriented rows are rescaled to a magnitude (DoRA, Liu et al. 2024, arXiv:2402.09353).
 
-Rows of a slot whose rows lie in several places of the files, or in another order: gathered, and scattered again.
-
-See `registry.tensors.table.held.Run`. Rows change places within a group only, so any range of rows is read with at most
-a group more on each side.
+Rows of a slot that lie in several places of the files, or in another order, are gathered, and scattered again; see
+`registry.tensors.table.parameters.Run`. Rows change places within a group only, so any range of rows is read with at
+most a group more on each side.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource
 from registry.tensors.checkpoint.factors import FactorMatrix, read_rows
-from registry.tensors.table.held import Run
+from registry.tensors.table.parameters import Run
 
 RunRows = Callable[[Run, int, int], torch.Tensor]
 """Stored rows start to stop of a run, counted from its first."""

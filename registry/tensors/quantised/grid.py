@@ -1,14 +1,12 @@
-"""The scales and zero points of a quantised tensor as numbers, read by rows of their grid.
+"""The grid of a quantised tensor: where its codes, scales and zero points lie, and the numbers that they stand for.
 
-Where the codes and scales of a quantised tensor lie: matrices of codes, and one scale for each block of a grid.
+Codes are matrices, with one scale for each block of a grid; scales and zero points are read by rows of it. Blocks of a
+flat tensor are the rows of a matrix, each with one scale. Of a transposed one, whose rows are columns of what is
+stored, they become parts of rows: as long as every part lies in one block.
 
-Blocks of a flat tensor are the rows of a matrix, each with one scale. Of a transposed one, whose rows are columns of
-what is stored, they become parts of rows: as long as every part lies in one block.
-
-What codes and scales stand for: a table of numbers for each coding, indexed by the byte that holds them.
-
-All numbers here are exact in float32. One look-up gives two of them, of a byte with two codes or of two bytes with one
-each: that takes a tenth of the time of torch's conversion of float8, which computes each element by itself.
+What codes stand for is a table of numbers for each coding, indexed by the byte that holds them. All numbers here are
+exact in float32. One look-up gives two of them, of a byte with two codes or of two bytes with one each: that takes a
+tenth of the time of torch's conversion of float8, which computes each element by itself.
 """
 
 from __future__ import annotations

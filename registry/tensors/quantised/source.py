@@ -3,7 +3,7 @@
 To what reads weights they are files like any other: bytes in the plain dtype, rounded once. What computes asks for the
 exact values instead, by `decoded_in`, so that nothing is rounded before a path is added.
 
-One pass over what a quantised base model means: digests of its plain tensors, energies of their rows, and no NaN.
+One pass over them gives the digests of the plain tensors and the energies of their rows, and finds NaN.
 """
 
 from __future__ import annotations

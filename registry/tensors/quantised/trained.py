@@ -1,17 +1,15 @@
-"""The base model as it was while an adapter was trained on it in 4 bits: linear modules quantised, and made numbers.
+"""The base model as it was while an adapter was trained on it in 4 bits: quantised as bitsandbytes does it.
 
 It is a model like any other to what reads it: the same files, headers and names. What a quantised module multiplied
 with is dequant(Q(W)), rounded once to the dtype that the base is stored in: what bitsandbytes hands to the product. The
 head, tied weights, embeddings, norms, experts in three dimensions and what the training left out stay as they are.
 
-What a weight is while a model is trained on 4 bits: quantised as bitsandbytes does it, and made a number again.
-
-From the definition alone, in float32 throughout. A block of consecutive elements of the flat weight (out, in) is
-divided by its largest magnitude and each element takes the nearest of 16 values; *double quantisation* keeps these
-magnitudes in 8 bits, less their mean, by the nearest of 256 values (Dettmers and others, arXiv:2305.14314 and
-2110.02861). Codes and scales are bit for bit those of the library's own torch code; its kernels take a neighbouring
-value of the 256 in less than a percent of the blocks. The mean is the exact one, rounded once, so that no thread count
-has a part in it.
+Weights are quantised and made numbers again from the definition alone, in float32 throughout. A block of consecutive
+elements of the flat weight (out, in) is divided by its largest magnitude and each element takes the nearest of 16
+values; *double quantisation* keeps these magnitudes in 8 bits, less their mean, by the nearest of 256 values (Dettmers
+and others, arXiv:2305.14314 and 2110.02861). Codes and scales are bit for bit those of the library's own torch code;
+its kernels take a neighbouring value of the 256 in less than a percent of the blocks. The mean is the exact one,
+rounded once, so that no thread count has a part in it.
 
 Memory is bounded by the range that is asked for; double quantisation keeps a float32 for each block of the weight.
 """
@@ -48,15 +46,14 @@ _NF4: Final = (
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
 _FP4: Final = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0, 0.0, -0.0625, -8.0, -12.0, -4.0, -6.0, -2.0, -3.0)
+_CODES: Final[dict[FourBitType, tuple[float, ...]]] = {"nf4": _NF4, "fp4": _FP4}  # up to a factor
 _EXPONENTS: Final = 7  # of the dynamic map
 
 
 @lru_cache(maxsize=2)
 def values_of(kind: FourBitType) -> torch.Tensor:
     """What the 16 codes mean, by code; shape (16,), float32."""
-    if kind == "nf4":
-        return torch.tensor(_NF4, dtype=torch.float32)
-    found = torch.tensor(_FP4, dtype=torch.float32)
+    found = torch.tensor(_CODES[kind], dtype=torch.float32)
     return found / found.max()
 
 

@@ -1,12 +1,11 @@
-"""The target table of a base model, made once when the base is added.
+"""The target table of a base model whose architecture transformers knows, made once when the base is added.
 
-Where transformers knows the architecture that the config names, its own class says what every module is and which
-file tensor it is loaded from. The class is built on the meta device in a child process with limits on time and memory,
+Where transformers knows the architecture that the config names, its own class says what every module is and which file
+tensor it is loaded from. The class is built on the meta device in a child process with limits on time and memory,
 because the config is a stranger's. For any other net the table comes from the tensor names.
 
-From what a model class says of itself to the target table: which file tensor each module's weight is.
-
-The facts come from `registry.tensors.table.architecture_facts`. Nothing here needs torch or transformers.
+What the class says of itself comes from `registry.tensors.table.architecture_facts`. Nothing here needs torch or
+transformers.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from registry.tensors.limited import package_folders, run_script
 from registry.tensors.table import architecture_child
 from registry.tensors.table.conversions import pieces_of, pieces_of_tensor, runs_of
 from registry.tensors.table.declaration import table_from_names
-from registry.tensors.table.held import FileParameter, FusedParameter, Piece, joined
+from registry.tensors.table.parameters import FileParameter, FusedParameter, Piece, joined
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from registry.tensors.table.ties import with_flag_ties
 

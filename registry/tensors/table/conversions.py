@@ -1,15 +1,13 @@
-"""Where the rows of a tensor that transformers computes on loading lie in the files.
+"""Where the rows of a parameter lie in the files that transformers computes on loading: experts, and runs of rows.
 
 Transformers 5 keeps the matrices of all experts in one tensor, and its loader makes that tensor from files of older
 versions by a list of operations (stack, concatenate, transpose). They are followed here on names and shapes only, so
 that each matrix of a file can be changed where it lies. An operation that moves numbers in any other way is not
 followed, and then the tensor has no pieces. The operations are those of ``transformers.core_model_loading``.
 
-Where the rows of a parameter lie that transformers cuts, joins or reorders on loading.
-
-Such a parameter is runs of stored rows of file tensors, one below the other: ``q_proj`` is the first third of a fused
-``Wqkv``, ``gate_up_proj`` a ``gate_proj`` above an ``up_proj``. Within a run the rows may come in another order: rotary
-position embeddings pair the rows of a head as neighbours or as halves.
+A parameter that transformers cuts, joins or reorders on loading is runs of stored rows of file tensors, one below the
+other: ``q_proj`` is the first third of a fused ``Wqkv``, ``gate_up_proj`` a ``gate_proj`` above an ``up_proj``. Within
+a run the rows may come in another order: rotary position embeddings pair the rows of a head as neighbours or as halves.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from typing import Any, Final
 
-from registry.tensors.table.held import Piece, Run
+from registry.tensors.table.parameters import Piece, Run
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,12 @@
-"""What a base folder's ``registry.json`` declares of its modules, because the tensors can't tell it.
+"""The target table of a net that transformers does not know: from tensor names, and what ``registry.json`` declares.
 
-For nets that transformers does not know. The keys are described in docs/bases.md; a key, a module or a value that is
-not known is refused, because a declaration that is half understood gives wrong weights.
-
-The target table of a net that transformers does not know: straight from the tensor names.
+A base folder's ``registry.json`` declares what the tensors can't tell. The keys are described in docs/bases.md; a key,
+a module or a value that is not known is refused, because a declaration that is half understood gives wrong weights.
 
 A name says nothing about orientation, so every 2-D ``X.weight`` is taken as (out, in), and the table says so. Whether
-such a module is an embedding is left to the adapter that names it (`Target.as_embedding`); no word is a hint. What the
-files can't tell is declared (`registry.tensors.table.declaration`). A square weight fits both ways, so its orientation
-is believed only where nothing speaks against it (`is_square_guess`, `kept_transposed`).
+such a module is an embedding is left to the adapter that names it (`Target.as_embedding`); no word is a hint. A square
+weight fits both ways, so its orientation is believed only where nothing speaks against it (`is_square_guess`,
+`kept_transposed`).
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from typing import Any, Final, NoReturn
 
 from registry.errors import InvalidBaseError
 from registry.files.strict_json import shown
-from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.parameters import FileParameter, FusedParameter, Piece
 from registry.tensors.table.targets import TENSOR_NAMES, WEIGHT, Target, TargetKind, TargetTable
 
 Shape = tuple[int, ...]

@@ -1,11 +1,11 @@
-"""Slots: the matrices of the base's files that a path may change.
+"""Slots: the matrices of the base's files that a path may change, and their norms.
 
 Every float tensor is seen as a matrix of stored rows: (out, in), (in, out) for a transposed one, (out, in * kernel) for
 a convolution, (experts * rows, columns) for a fused one, and a vector as one column. A slot is a run of those rows that
 has one oriented matrix (out x in) of its own, so that a path's changes to it are one small program
 (`registry.tensors.path.programs`), whatever kind of module it belongs to.
 
-Frobenius norms of the base's slots, from the energies of its stored rows: what figures of deltas are relative to.
+Figures of deltas are relative to the Frobenius norms of slots, which come from the energies of the base's stored rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from registry.tensors.arithmetic.streamed import RowEnergies
-from registry.tensors.table.held import FileParameter, FusedParameter, Piece, Run
+from registry.tensors.table.parameters import FileParameter, FusedParameter, Piece, Run
 from registry.tensors.table.targets import Target, TargetTable
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from registry.digest import document_digest
 from registry.errors import IntegrityError
-from registry.tensors.table.held import (
+from registry.tensors.table.parameters import (
     FileParameter,
     FusedParameter,
     Piece,

@@ -45,7 +45,7 @@ IMPORTING: Final = (
     Mutant(
         "imports-measure-norms-as-matrices",
         "figures:_apart",
-        "weights = spots.stands_for.to(torch.float64)",
+        "weights = sample.stands_for.to(torch.float64)",
         "weights = torch.ones_like(there)",
         "test_it_is_kept_exactly_and_what_stands_on_it_is_proven",
     ),

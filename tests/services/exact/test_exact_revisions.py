@@ -20,7 +20,7 @@ from registry.files.source import FileSource
 from registry.files.strict_json import parse
 from registry.services.bases.add import understood
 from registry.services.local import LocalRegistry
-from registry.tensors.comparison.fingerprint import spots_of
+from registry.tensors.comparison.fingerprint import base_sample
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.model_files import CheckedModel
 from tests.kit import Base, RawTensor, gpt2_base, llama_base, read_model, read_tensors, write_adapter, write_tensors
@@ -302,15 +302,15 @@ def test_paths_through_it_are_found(shop: Shop) -> None:
 
 
 def _at_spots(shop: Shop, folder: Path) -> Array:
-    """What a model has where its base is sampled, as much of each tensor as there is of all of it."""
+    """What a model has where its base is sample_values, as much of each tensor as there is of all of it."""
     entries: dict[str, TensorEntry] = {}
     for file in sorted(shop.base.folder.glob("*.safetensors")):
         with FileSource(file) as source:
             entries |= read_header(source, what=file.name, error=InvalidAdapterError).entries
     found, parts = read_model(folder), list[Array]()
-    for spot in spots_of(entries).spots:
-        values = found[spot.tensor].values.ravel()
-        parts.append(values[spot.offsets] * (entries[spot.tensor].elements / spot.elements) ** 0.5)
+    for chosen in base_sample(entries).tensors:
+        values = found[chosen.tensor].values.ravel()
+        parts.append(values[chosen.offsets] * (entries[chosen.tensor].elements / chosen.elements) ** 0.5)
     return np.concatenate(parts)
 
 

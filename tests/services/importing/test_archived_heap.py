@@ -47,7 +47,7 @@ def heap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlainHeap:
     def convert(pickle: Path, out: Path) -> None:
         assert limited.write_tensors(str(pickle), str(out), 1 << 30) is None
 
-    monkeypatch.setattr(limited, "convert", convert)
+    monkeypatch.setattr(limited, "convert_pickle", convert)
     heap = PlainHeap(tmp_path / "heap").fill()
     pack(heap.folder / "legal-lora.zip", heap.legal)
     pack(heap.folder / "share/old.tar.gz", heap.french, heap.on_french)

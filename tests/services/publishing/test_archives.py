@@ -55,8 +55,8 @@ def _read_here(monkeypatch: pytest.MonkeyPatch) -> None:
         problem = limited.write_tensors(str(pickle), str(out), 1 << 30)
         assert problem is None, problem
 
-    monkeypatch.setattr(limited, "convert", convert)
-    monkeypatch.setattr("registry.services.local_merge.convert", convert)
+    monkeypatch.setattr(limited, "convert_pickle", convert)
+    monkeypatch.setattr("registry.services.local_merge.convert_pickle", convert)
 
 
 def packed(folder: Path, kind: str = "zip") -> Path:
@@ -201,8 +201,8 @@ def test_a_pickle_in_a_tree_and_one_that_is_none(house: House, monkeypatch: pyte
     def refused(pickle: Path, _: Path) -> None:
         raise InvalidAdapterError(f"{pickle} is none.", code="pickle")
 
-    monkeypatch.setattr(limited, "convert", refused)
-    monkeypatch.setattr("registry.services.local_merge.convert", refused)
+    monkeypatch.setattr(limited, "convert_pickle", refused)
+    monkeypatch.setattr("registry.services.local_merge.convert_pickle", refused)
     with pytest.raises(InvalidAdapterError, match=r"adapter_model\.bin is none") as caught:
         house.registry.publish_tree(tree, "net")
     assert caught.value.code == "pickle"

@@ -27,7 +27,7 @@ from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
 from registry.services.local import LocalRegistry
-from registry.tensors.comparison.fingerprint import sampled, spots_of, unpacked
+from registry.tensors.comparison.fingerprint import base_sample, sample_values, unpacked
 from tests.kit import RawTensor, plain_base, read_tensors, write_adapter, write_tensors
 from tests.kit.floats import round_once
 from tests.kit.serving import ServedRegistry
@@ -331,9 +331,9 @@ def test_a_retracted_revision_that_samples_leave_is_told_from_the_parent(share: 
     key = next(key for key in tensors if "b.lora_B" in key)
     values = tensors[key].values.copy()
     with FileSource(share.base.folder / WEIGHTS) as source:
-        spots = spots_of(read_header(source, what="base", error=InvalidBaseError).entries)
-    (spot,) = (one for one in spots.spots if one.tensor == "b.weight")
-    row = min(set(range(len(values))) - {offset // 96 for offset in spot.offsets})
+        sample = base_sample(read_header(source, what="base", error=InvalidBaseError).entries)
+    (chosen,) = (one for one in sample.tensors if one.tensor == "b.weight")
+    row = min(set(range(len(values))) - {offset // 96 for offset in chosen.offsets})
     values[row] *= 3
     write_tensors(other / "adapter_model.safetensors", tensors | {key: RawTensor.of(values, "F32")})
     for adapter in (first, other):
@@ -352,8 +352,8 @@ def test_fingerprints_are_kept_and_equal_an_independent_merge(share: Share) -> N
     with ExitStack() as files:
         source = files.enter_context(FileSource(share.base.folder / WEIGHTS))
         entries = read_header(source, what="base", error=InvalidBaseError).entries
-        spots = spots_of(entries)
-        own = sampled(spots, {name: (source, entry) for name, entry in entries.items()}).values.float()
+        sample = base_sample(entries)
+        own = sample_values(sample, {name: (source, entry) for name, entry in entries.items()}).values.float()
     with share.local.deployment.read() as session:
         base = bases.get(session, "net")
         keys = {one.reference: one.above for one in fingerprints.searched(session, base.id)}
@@ -361,12 +361,12 @@ def test_fingerprints_are_kept_and_equal_an_independent_merge(share: Share) -> N
         kept = fingerprints.kept(session, above, base.table_digest)
         assert not fingerprints.kept(session, above, "sha256:of-another-table")
     for key, adapters in zip(above, ([share.support[0]], [share.support[0], share.shop]), strict=True):
-        exact, found = share.base.reference(adapters), unpacked(kept[key], spots, own)
+        exact, found = share.base.reference(adapters), unpacked(kept[key], sample, own)
         assert found is not None
-        for spot in spots.spots:
-            expected = exact[spot.tensor].values.ravel()[spot.offsets]
-            assert np.allclose(found[spots.slices[spot.tensor]].numpy(), expected, rtol=2.0**-23, atol=0)
-    other = spots_of({name: entry for name, entry in entries.items() if name != "c.weight"})
+        for chosen in sample.tensors:
+            expected = exact[chosen.tensor].values.ravel()[chosen.offsets]
+            assert np.allclose(found[sample.slices[chosen.tensor]].numpy(), expected, rtol=2.0**-23, atol=0)
+    other = base_sample({name: entry for name, entry in entries.items() if name != "c.weight"})
     assert unpacked(kept[above[0]], other, own) is None
 
 

@@ -19,7 +19,7 @@ from registry.tensors.path import slot_values
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import PathPrograms, Program
 from registry.tensors.path.steps import Add, BoundPair
-from registry.tensors.table.held import Run
+from registry.tensors.table.parameters import Run
 from registry.tensors.table.slots import Slot
 
 COLUMNS = 5

@@ -14,7 +14,7 @@ from registry.errors import RegistryError
 from registry.files.header import TensorEntry
 from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
-from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.parameters import FileParameter, FusedParameter, Piece
 from registry.tensors.table.targets import TENSOR_NAMES, Target, TargetKind, TargetTable
 
 LEAD = "base_model.model."

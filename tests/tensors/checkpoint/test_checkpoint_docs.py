@@ -7,7 +7,7 @@ import re
 
 from peft import LoraConfig, PeftType
 
-from registry.tensors.checkpoint.variants.refused import WAYS
+from registry.tensors.checkpoint.variants.fields import WAYS
 from registry.tensors.checkpoint.variants.table import RULES, TAILS
 from tests.root import ROOT
 

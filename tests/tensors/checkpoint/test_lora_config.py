@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from registry.errors import RegistryError
 from registry.tensors.checkpoint.adapter import LoraAdapterConfig, PeftVersion
 from registry.tensors.checkpoint.reading import parse_config
-from registry.tensors.checkpoint.variants.refused import WAYS
+from registry.tensors.checkpoint.variants.fields import WAYS
 from registry.tensors.checkpoint.variants.table import RULES, VARIANTS
 
 PLAIN = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}

@@ -12,7 +12,7 @@ import torch
 from registry.files.header import TensorEntry
 from registry.files.source import BytesSource
 from registry.tensors.checkpoint.adapter import LoraPair, Twin
-from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.parameters import FileParameter, FusedParameter, Piece
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from tests.tensors.checkpoint.adapter_headers import (
     C1,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from registry.tensors.table.held import FileParameter
+from registry.tensors.table.parameters import FileParameter
 from tests.tensors.checkpoint.adapter_headers import (
     C1,
     CONV,

@@ -12,7 +12,7 @@ import torch
 from registry.errors import InvalidBaseError
 from registry.files.header import TensorEntry, read_header
 from registry.files.source import FileSource
-from registry.tensors.comparison.fingerprint import Sampled, Spots, sampled, spots_of
+from registry.tensors.comparison.fingerprint import BaseSample, SampledValues, base_sample, sample_values
 from registry.tensors.comparison.narrowing import Chain, narrow, replayed
 from registry.tensors.comparison.roundings import Way
 from tests.kit import RawTensor, write_tensors
@@ -23,20 +23,20 @@ ENTRIES = {
     name: TensorEntry(name, "BF16", shape, 0, 0)
     for name, shape in {f"layer.{number}.weight": (96, 64) for number in range(12)}.items() | {"norm": (5,)}.items()
 }
-SPOTS = spots_of(ENTRIES)
+SAMPLE = base_sample(ENTRIES)
 
 
 def test_the_elements_are_spread_and_the_same_whoever_looks() -> None:
-    assert [spot.tensor for spot in SPOTS.spots] == sorted(ENTRIES)
-    assert SPOTS.digest == spots_of(dict(reversed(ENTRIES.items()))).digest
-    for spot in SPOTS.spots:
-        assert len(set(spot.offsets)) == spot.elements == min(64, ENTRIES[spot.tensor].elements)
-        assert max(spot.offsets) < ENTRIES[spot.tensor].elements
-    assert len({spot.starts for spot in SPOTS.spots}) == len(SPOTS.spots)
+    assert [chosen.tensor for chosen in SAMPLE.tensors] == sorted(ENTRIES)
+    assert SAMPLE.digest == base_sample(dict(reversed(ENTRIES.items()))).digest
+    for chosen in SAMPLE.tensors:
+        assert len(set(chosen.offsets)) == chosen.elements == min(64, ENTRIES[chosen.tensor].elements)
+        assert max(chosen.offsets) < ENTRIES[chosen.tensor].elements
+    assert len({chosen.starts for chosen in SAMPLE.tensors}) == len(SAMPLE.tensors)
     many = {str(number): TensorEntry(str(number), "F32", (64, 64), 0, 0) for number in range(1024)}
-    assert spots_of(many).elements == 1 << 14
+    assert base_sample(many).elements == 1 << 14
     whole = {"index": TensorEntry("index", "I64", (4,), 0, 0), "empty": TensorEntry("empty", "F32", (0, 4), 0, 0)}
-    assert spots_of(whole).elements == 0
+    assert base_sample(whole).elements == 0
 
 
 def test_they_are_read_from_files(tmp_path: Path) -> None:
@@ -46,15 +46,15 @@ def test_they_are_read_from_files(tmp_path: Path) -> None:
     with ExitStack() as opened:
         source = opened.enter_context(FileSource(tmp_path / "x.safetensors"))
         entries = read_header(source, what="x", error=InvalidBaseError).entries
-        spots = spots_of(dict(entries) | {"missing": TensorEntry("missing", "F32", (7,), 0, 0)})
-        found = sampled(spots, {name: (source, entry) for name, entry in entries.items()})
+        sample = base_sample(dict(entries) | {"missing": TensorEntry("missing", "F32", (7,), 0, 0)})
+        found = sample_values(sample, {name: (source, entry) for name, entry in entries.items()})
     assert found.dtypes == [torch.bfloat16, torch.bfloat16, None]
-    for spot in spots.spots:
-        values = found.values[spots.slices[spot.tensor]].numpy()
-        if spot.tensor == "missing":
+    for chosen in sample.tensors:
+        values = found.values[sample.slices[chosen.tensor]].numpy()
+        if chosen.tensor == "missing":
             assert np.isnan(values).all()
         else:
-            assert np.array_equal(values, round_once(arrays[spot.tensor].ravel()[spot.offsets], "BF16"))
+            assert np.array_equal(values, round_once(arrays[chosen.tensor].ravel()[chosen.offsets], "BF16"))
 
 
 class Tree:
@@ -63,12 +63,12 @@ class Tree:
     def __init__(self, seed: int, size: float = 0.01, base: str = "BF16") -> None:
         self.random = np.random.default_rng(seed)
         self.size, self.stored = size, base
-        self.base = round_once(self.random.standard_normal(SPOTS.elements) * 0.02, base)
+        self.base = round_once(self.random.standard_normal(SAMPLE.elements) * 0.02, base)
 
     def delta(self, *, tensors: slice = slice(None)) -> Array:
-        found = np.zeros(SPOTS.elements)
-        for spot in SPOTS.spots[tensors]:
-            found[SPOTS.slices[spot.tensor]] = self.random.standard_normal(spot.elements) * 0.02 * self.size
+        found = np.zeros(SAMPLE.elements)
+        for chosen in SAMPLE.tensors[tensors]:
+            found[SAMPLE.slices[chosen.tensor]] = self.random.standard_normal(chosen.elements) * 0.02 * self.size
         return found
 
     def chain(self, name: str, *deltas: Array) -> Chain:
@@ -96,11 +96,11 @@ class Tree:
         return found
 
     def left(self, chains: list[Chain], found: Array, dtype: str) -> tuple[str, ...]:
-        return narrow(chains, held(found, dtype), held(self.base, self.stored), SPOTS).left
+        return narrow(chains, held(found, dtype), held(self.base, self.stored), SAMPLE).left
 
 
-def held(values: Array, dtype: str, spots: Spots = SPOTS) -> Sampled:
-    return Sampled(torch.from_numpy(values), [DTYPES[dtype]] * len(spots.spots))
+def held(values: Array, dtype: str, sample: BaseSample = SAMPLE) -> SampledValues:
+    return SampledValues(torch.from_numpy(values), [DTYPES[dtype]] * len(sample.tensors))
 
 
 WAYS = [(way, dtype) for way in ("at_once", "stepwise", "safe") for dtype in DTYPES]
@@ -178,22 +178,22 @@ def test_distances_are_relative_and_tensors_that_are_not_there_say_nothing() -> 
     tree = Tree(8, 0.1)
     a, b = tree.delta(), tree.delta()
     found = tree.at_once("F32", a)
-    found[SPOTS.slices["norm"]] = np.nan
-    narrowed = narrow([tree.chain("b", b), tree.chain("a", a)], held(found, "F32"), held(tree.base, "BF16"), SPOTS)
+    found[SAMPLE.slices["norm"]] = np.nan
+    narrowed = narrow([tree.chain("b", b), tree.chain("a", a)], held(found, "F32"), held(tree.base, "BF16"), SAMPLE)
     assert narrowed.left == ("a",)
     there = ~np.isnan(found)
     exact = np.linalg.norm((tree.base + b - found)[there]) / np.linalg.norm((tree.base + b)[there])
     assert [near.name for near in narrowed.nearest] == ["a", "b"]
     assert narrowed.nearest[1].distance == pytest.approx(exact, rel=1e-4)
-    assert narrow([], held(found, "F32"), held(tree.base, "BF16"), SPOTS).left == ()
+    assert narrow([], held(found, "F32"), held(tree.base, "BF16"), SAMPLE).left == ()
 
 
 def test_a_distance_is_that_of_whole_tensors_and_not_of_as_many_elements_of_each() -> None:
     tree = Tree(9)
     b = tree.delta()
     found = tree.at_once("F32", tree.delta())
-    found[SPOTS.slices["norm"]] += 1.0  # five elements of 73,733, and of 773 that are looked at
-    narrowed = narrow([tree.chain("b", b)], held(found, "F32"), held(tree.base, "BF16"), SPOTS)
-    stand = np.concatenate([np.full(s.elements, ENTRIES[s.tensor].elements / s.elements) for s in SPOTS.spots])
+    found[SAMPLE.slices["norm"]] += 1.0  # five elements of 73,733, and of 773 that are looked at
+    narrowed = narrow([tree.chain("b", b)], held(found, "F32"), held(tree.base, "BF16"), SAMPLE)
+    stand = np.concatenate([np.full(s.elements, ENTRIES[s.tensor].elements / s.elements) for s in SAMPLE.tensors])
     apart, path = (float(np.sum(stand * one**2)) for one in (tree.base + b - found, tree.base + b))
     assert narrowed.nearest[0].distance == pytest.approx((apart / path) ** 0.5, rel=1e-4)

@@ -20,7 +20,7 @@ from registry.tensors.comparison.verdict import Limit, Verdict
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import PathPrograms, Program
 from registry.tensors.path.steps import Add, BoundPair
-from registry.tensors.table.held import Run
+from registry.tensors.table.parameters import Run
 from registry.tensors.table.slots import Slot
 from registry.tensors.table.targets import TargetTable
 from tests.kit import RawTensor, write_tensors

@@ -15,7 +15,7 @@ from registry.tensors.checkpoint.adapter import Checkpoint, NewValue
 from registry.tensors.composed.forms import Forms, forms_of
 from registry.tensors.composed.spelling import rows_of, stored_value, token_tensor
 from registry.tensors.path.programs import BoundLink, path_programs
-from registry.tensors.table.held import FileParameter
+from registry.tensors.table.parameters import FileParameter
 from registry.tensors.table.slots import slot_of_target
 from registry.tensors.table.targets import TargetTable
 from tests.tensors.checkpoint.adapter_headers import (

@@ -8,7 +8,7 @@ import pytest
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.exact.fit import Shapes, check_fit, grown_table, vocabulary_tensors
-from registry.tensors.table.held import FileParameter
+from registry.tensors.table.parameters import FileParameter
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 
 EMBEDDING = "embed.weight"

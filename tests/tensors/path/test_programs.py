@@ -11,7 +11,7 @@ from registry.files.source import NOWHERE
 from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.tensors.path.programs import BoundLink, PathPrograms, path_programs
 from registry.tensors.path.steps import Add, Replace
-from registry.tensors.table.held import FileParameter, Piece
+from registry.tensors.table.parameters import FileParameter, Piece
 from registry.tensors.table.slots import slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.table.targets import TargetKind, TargetTable
 from tests.tensors.checkpoint.adapter_headers import (

@@ -9,7 +9,7 @@ import pytest
 
 from registry.tensors.arithmetic.streamed import RowEnergies
 from registry.tensors.path.programs import origin_of
-from registry.tensors.table.held import FileParameter, FusedParameter, Piece, Run
+from registry.tensors.table.parameters import FileParameter, FusedParameter, Piece, Run
 from registry.tensors.table.slots import Slot, norms_of_slots, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from tests.kit.floats import Array

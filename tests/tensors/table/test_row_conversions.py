@@ -14,7 +14,7 @@ from transformers import core_model_loading as loading
 
 from registry.tensors.table.architecture_facts import _options
 from registry.tensors.table.conversions import run_problem, runs_of
-from registry.tensors.table.held import Run
+from registry.tensors.table.parameters import Run
 
 IN = 3
 Shape = tuple[int, ...]

@@ -16,7 +16,7 @@ from registry.errors import IntegrityError
 from registry.tensors.table.architecture import table_from_facts
 from registry.tensors.table.architecture_child import answer
 from registry.tensors.table.declaration import table_from_names
-from registry.tensors.table.held import FileParameter
+from registry.tensors.table.parameters import FileParameter
 from registry.tensors.table.targets import FileModule, Target, TargetKind, TargetTable
 
 T5 = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 4, "vocab_size": 40}

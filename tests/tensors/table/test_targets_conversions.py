@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import core_model_loading as loading
 
 from registry.tensors.table.conversions import pieces_of
-from registry.tensors.table.held import Piece
+from registry.tensors.table.parameters import Piece
 
 OUT, IN = 4, 6
 

@@ -12,7 +12,7 @@ import pytest
 from registry.errors import ConflictError, InvalidBaseError
 from registry.tensors.table.architecture import table_from_facts
 from registry.tensors.table.declaration import declare, table_from_names
-from registry.tensors.table.held import Piece
+from registry.tensors.table.parameters import Piece
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 
 TENSORS: dict[str, tuple[str, tuple[int, ...]]] = {

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from registry.tensors.table.architecture import table_from_facts
 from registry.tensors.table.architecture_child import answer
-from registry.tensors.table.held import FusedParameter
+from registry.tensors.table.parameters import FusedParameter
 from registry.tensors.table.slots import slot_of_piece
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 

@@ -11,7 +11,7 @@ from registry.errors import InvalidAdapterError, InvalidBaseError, RegistryError
 from registry.services.bases.add_remote import check_table
 from registry.tensors.checkpoint.fit import as_folded, check_followed, resolve
 from registry.tensors.table.architecture import table_from_facts
-from registry.tensors.table.held import FileParameter, Run
+from registry.tensors.table.parameters import FileParameter, Run
 from registry.tensors.table.slots import Slot, slot_of_parameter, slot_of_target
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 

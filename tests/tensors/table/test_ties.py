@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from registry.tensors.table.held import FileParameter
+from registry.tensors.table.parameters import FileParameter
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from registry.tensors.table.ties import apart_in_files, parted_by_files, unsaid, with_flag_ties
 

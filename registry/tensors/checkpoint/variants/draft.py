@@ -1,12 +1,8 @@
-"""A checkpoint while it is read: the tensors that no variant has claimed yet, and what the others came to.
+"""A checkpoint while variants read it: the tensors that none has claimed yet, and what the others came to.
 
-Rank and alpha of each module, from the configuration and its patterns.
-
-Which of many names a path ends with, however many there are: names and paths come from strangers.
-
-What a variant is: one idea of PEFT's, with all that the registry knows about it.
-
-To add one, write a file that makes a `Variant` and name it in `registry.tensors.checkpoint.variants.table`.
+Rank and alpha of each module come from the configuration and its patterns. A `Variant` is one idea of PEFT's, with all
+that the registry knows about it. To add one, write a file, or extend the one on its idea, that makes a `Variant` and
+name it in `registry.tensors.checkpoint.variants.table`.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""``target_parameters``: pairs on parameters, most of all on the fused matrices of experts (PEFT's ``ParamWrapper``).
+"""Pairs on the matrices of experts: by the parameter (``target_parameters``), or by the names of the base's files.
 
+``target_parameters`` puts pairs on parameters, most of all on the fused matrices of experts (PEFT's ``ParamWrapper``).
 The names of the tensors do not say which parameter they belong to. PEFT wraps the parameters of a module in the order
 in which its class registers them, one wrapper inside the next: the first is the innermost, ``X.base_layer...lora_A``.
 Its A is (experts * rank, in), expert-major, its B (out, rank * experts), rank-major. A parameter of two dimensions is
 one matrix (out, in). Rank and alpha are those of the parameter's path.
 
-Modules that a newer transformers fused: adapters trained with transformers 4 name each expert's own projection.
-
-Their names are those of the base's files (``...experts.3.w1``), so each is a pair on a piece of the fused parameter.
-Their router was linear, too; today it is a module of its own that holds the same weight.
+Adapters trained with transformers 4 name each expert's own projection, which a newer transformers fused. Their names
+are those of the base's files (``...experts.3.w1``), so each is a pair on a piece of the fused parameter. Their router
+was linear, too; today it is a module of its own that holds the same weight.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from registry.tensors.checkpoint.fit import ADD_AS_RUNNING, check_factors, meant
 from registry.tensors.checkpoint.patterns import ends
 from registry.tensors.checkpoint.variants.draft import Draft, Variant
 from registry.tensors.checkpoint.variants.pairs import A, take_pair
-from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.parameters import FileParameter, FusedParameter, Piece
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 
 _WEIGHT: Final = ".weight"

@@ -1,14 +1,14 @@
-"""Convolutions: the pair is two convolutions, of the module's own kernel and of a kernel of ones.
+"""Pairs on modules that are not linear: convolutions, and nn.MultiheadAttention.
 
-W is (out, in / g, k...), A (r, in, k...), B (out, r / g, 1...). For g = 1 the product is a kernel again: flattened to
-(out x in k) it is s B A. A is dense over all inputs whatever g is, so for g > 1 the product has no place in W. PEFT
-makes A without the module's dilation and padding mode (up to 0.21.2), so with them it is no change of W either.
+Of a convolution the pair is two convolutions, of the module's own kernel and of a kernel of ones. W is (out, in / g,
+k...), A (r, in, k...), B (out, r / g, 1...). For g = 1 the product is a kernel again: flattened to (out x in k) it is s
+B A. A is dense over all inputs whatever g is, so for g > 1 the product has no place in W. PEFT makes A without the
+module's dilation and padding mode (up to 0.21.2), so with them it is no change of W either.
 
-nn.MultiheadAttention: one pair on ``in_proj_weight`` (3 E, E), and one on the output projection inside.
-
-PEFT names the first like any pair of the module X, the other ``X.base_layer.out_proj``; both have the rank and alpha of
-X. PEFT up to 0.21.2 adds the second delta twice, in training as in merging (huggingface/peft #3774), so the function
-that was trained has twice the scaling there. A pair on ``X.out_proj`` itself is never used by PEFT's forward.
+nn.MultiheadAttention has one pair on ``in_proj_weight`` (3 E, E), and one on the output projection inside. PEFT names
+the first like any pair of the module X, the other ``X.base_layer.out_proj``; both have the rank and alpha of X. PEFT up
+to 0.21.2 adds the second delta twice, in training as in merging (huggingface/peft #3774), so the function that was
+trained has twice the scaling there. A pair on ``X.out_proj`` itself is never used by PEFT's forward.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""The plain pair: A and B of a linear module, of transformers' Conv1D, or of an embedding (Hu et al. 2021).
+"""The pair A and B, and what comes with it: plain, block-diagonal (BD-LoRA), or with a magnitude (DoRA).
 
-Oriented (out x in) the weight changes by s B A; s is alpha / r, or alpha / sqrt(r) with rsLoRA.
+A plain pair is A and B of a linear module, of transformers' Conv1D, or of an embedding (Hu et al. 2021). Oriented (out
+x in) the weight changes by s B A; s is alpha / r, or alpha / sqrt(r) with rsLoRA.
 
-BD-LoRA: one factor of each pair is block-diagonal, and the file keeps its blocks alone (PEFT's ``use_bdlora``).
+In BD-LoRA (PEFT's ``use_bdlora``) one factor of each pair is block-diagonal, and the file keeps its blocks alone. A is
+stored as (r, in / n) and means ``block_diag`` of its n chunks along the rows; or B as (out, r / n), likewise. Which of
+them is told by names that occur anywhere in the module's path.
 
-A is stored as (r, in / n) and means ``block_diag`` of its n chunks along the rows; or B as (out, r / n), likewise.
-Which of them is told by names that occur anywhere in the module's path.
-
-DoRA: every oriented row of W + s B A is rescaled to a trained magnitude (Liu et al. 2024, arXiv:2402.09353).
+In DoRA every oriented row of W + s B A is rescaled to a trained magnitude (Liu et al. 2024, arXiv:2402.09353).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""``modules_to_save``: modules that were trained whole. Their tensors replace those of the base, or are new there.
+"""Modules and embeddings that PEFT saves whole: ``modules_to_save``, and ``save_embedding_layers``.
 
-PEFT wraps every module whose path ends with one of the names, and adds the heads of its task: ``classifier`` and
-``score``, or ``qa_outputs``. A head that the base lacks is new, and the configuration names it.
+``modules_to_save`` are modules that were trained whole: their tensors replace those of the base, or are new. PEFT wraps
+every module whose path ends with one of the names, and adds the heads of its task: ``classifier`` and ``score``, or
+``qa_outputs``. A head that the base lacks is new, and the configuration names it.
 
-Whole embeddings that PEFT saves beside the pairs (``save_embedding_layers``): copies of what was trained on.
-
-As soon as an embedding is targeted, or the vocabulary was resized, the file holds the weights of both embeddings, as
-they were before the pairs are added: a proof of the parent, which the caller compares with the parent composed.
+``save_embedding_layers`` saves whole embeddings beside the pairs, as copies of what was trained on. As soon as an
+embedding is targeted, or the vocabulary was resized, the file holds the weights of both embeddings, as they were before
+the pairs are added: a proof of the parent, which the caller compares with the parent composed.
 """
 
 from __future__ import annotations

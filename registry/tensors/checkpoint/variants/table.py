@@ -8,12 +8,17 @@ from registry.tensors.checkpoint.field_rules import Rule
 from registry.tensors.checkpoint.variants.bias import BIASES
 from registry.tensors.checkpoint.variants.draft import Variant
 from registry.tensors.checkpoint.variants.experts import FILE_EXPERTS, PARAMETERS
+from registry.tensors.checkpoint.variants.fields import (
+    INITIALISATIONS,
+    NO_EFFECT,
+    NOT_WEIGHTS,
+    OTHER_TUNERS,
+    TRAINING_ONLY,
+)
 from registry.tensors.checkpoint.variants.layers import ATTENTION, CONVOLUTION
 from registry.tensors.checkpoint.variants.pairs import BLOCK_DIAGONAL, DORA, PLAIN_PAIRS
-from registry.tensors.checkpoint.variants.refused import NOT_WEIGHTS, OTHER_TUNERS
 from registry.tensors.checkpoint.variants.saved_modules import SAVED_EMBEDDINGS, SAVED_MODULES
 from registry.tensors.checkpoint.variants.token_rows import TIES, TOKEN_ROWS
-from registry.tensors.checkpoint.variants.training import INITIALISATIONS, NO_EFFECT, TRAINING_ONLY
 
 VARIANTS: Final[tuple[Variant, ...]] = (
     # what can't be folded into weights comes first, so that the message names it and not what follows from it

@@ -1,10 +1,9 @@
-"""``trainable_token_indices``: rows of an embedding, trained alone. The tensor that is called delta is their value.
+"""Rows of embeddings that were trained alone, and both sides of tied weights.
 
-Tied weights: two modules, one weight (``tie_word_embeddings``).
-
-A pair or a value on one side changes that side alone, and the two come apart when the path is merged. With
-``ensure_weight_tying`` PEFT trains one change for both and saves it twice, as the pair of an embedding and as that of a
-linear module, transposed: it is kept once, on the embedding.
+``trainable_token_indices`` names the rows; the tensor that is called delta is their value. With ``tie_word_embeddings``
+two modules have one weight. A pair or a value on one side changes that side alone, and the two come apart when the path
+is merged. With ``ensure_weight_tying`` PEFT trains one change for both and saves it twice, as the pair of an embedding
+and as that of a linear module, transposed: it is kept once, on the embedding.
 """
 
 from __future__ import annotations

@@ -1,26 +1,41 @@
-"""The model of an exact node: the base's files with the tensors of an exact file in the place of the base's own.
+"""The tensors of an exact node, read and written: the base's files with those of an exact file in their place.
 
-It is a base model like any other to what reads it: files with headers, and every tensor with the file that holds it. No
-byte of it is stored; a range of a file is made of ranges of the base's files and of frames.
+The model that they make is a base model like any other to what reads it: files with headers, and every tensor with the
+file that holds it. No byte of it is stored; a range of a file is made of ranges of the base's files and of frames.
 
-A tensor of an exact file as bytes by range: only the frames that a range touches are read and decoded.
+Of a tensor only the frames that a range touches are read and decoded.
+
+The bytes that are written are those of one version of zstd: the same model gives the same file again on the same
+machine, so that an interrupted upload goes on.
 """
 
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import Final
+from typing import BinaryIO, Final
 
 from registry.errors import IntegrityError
-from registry.files.header import Header, TensorEntry, write_header
+from registry.files.header import SIZES, Header, TensorEntry, write_header
 from registry.files.model_weights import ModelWeights, Tensors
 from registry.files.source import ByteSource, BytesSource, JoinedSource, look_at, read_range
 from registry.files.strict_json import shown
-from registry.tensors.exact.file_format import FRAME, ExactEntry, ExactIndex, decode_frame
+from registry.tensors.arithmetic.threads import in_order
+from registry.tensors.exact.file_format import (
+    FRAME,
+    ExactEntry,
+    ExactIndex,
+    decode_frame,
+    encode_frame,
+    frames_of,
+    largest_frame,
+    write_index,
+)
 
 _KEPT: Final = 16
 """Decoded frames that a file keeps: blocks of rows and frames end at different places."""
@@ -103,7 +118,7 @@ def against(base: ByteSource, start: int, size: int, first: int, count: int) -> 
     return look_at(base, start + first, start + stop) if first < stop else memoryview(b"")
 
 
-def overlay(base: ModelWeights, index: ExactIndex, source: ByteSource) -> ModelWeights:
+def with_exact_tensors(base: ModelWeights, index: ExactIndex, source: ByteSource) -> ModelWeights:
     """Lay the tensors of an exact file over a base's; that they fit was checked."""
     headers, tensors = base.headers, base.tensors
     recent = RecentFrames()
@@ -137,3 +152,96 @@ def _lead(header: Header, tensors: Tensors, index: ExactIndex) -> tuple[bytes, H
         source = tensors[said[0][0]][0]
         return bytes(read_range(source, 0, header.size)), header
     return write_header(wanted, header.metadata)
+
+
+_SAMPLED: Final = 64
+_COMPARED: Final = 4 << 20
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A tensor of a model that is not the base's, bit for bit."""
+
+    name: str
+    entry: TensorEntry  # in the model's file
+    source: ByteSource
+    base: tuple[ByteSource, TensorEntry]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.entry.stop - self.entry.start
+
+    def frame(self, number: int) -> bytes:
+        """One frame of it."""
+        first = number * FRAME
+        count = min(FRAME, self.size - first)
+        start, size = coded_against(self.entry.dtype, self.base[1])
+        values = look_at(self.source, self.entry.start + first, self.entry.start + first + count)
+        before = against(self.base[0], start, size, first, count)
+        return encode_frame(values, before, SIZES[self.entry.dtype])
+
+
+def changed_tensors(model: Tensors, base: Tensors, advance: Callable[[int], None]) -> Iterator[Changed]:
+    """The tensors of a model that differ from the base's of the same name, in the order of their names."""
+    for name in sorted(model):
+        source, entry = model[name]
+        if not _are_equal(model[name], base[name], advance):
+            yield Changed(name, entry, source, base[name])
+
+
+def _are_equal(
+    one: tuple[ByteSource, TensorEntry], other: tuple[ByteSource, TensorEntry], advance: Callable[[int], None]
+) -> bool:
+    (source, entry), (base, there) = one, other
+    size = entry.stop - entry.start
+    advance(size)
+    if (entry.dtype, entry.shape) != (there.dtype, there.shape):
+        return False
+    steps = ((at, min(at + _COMPARED, size)) for at in range(0, size, _COMPARED))
+    return all(
+        look_at(source, entry.start + first, entry.start + stop)
+        == look_at(base, there.start + first, there.start + stop)
+        for first, stop in steps
+    )
+
+
+def estimated_size(changed: Sequence[Changed]) -> int:
+    """What the frames of some tensors will take: the mean of some of them, drawn evenly over all bytes."""
+    total = sum(one.size for one in changed)
+    if total == 0:
+        return 0  # empty tensors of another dtype
+    ends = list(accumulate(one.size for one in changed))
+    shares = []
+    for number in range(_SAMPLED):
+        at = total * (2 * number + 1) // (2 * _SAMPLED)
+        index = bisect_right(ends, at)
+        one = changed[index]
+        frame = (at - ends[index] + one.size) // FRAME
+        shares.append(len(one.frame(frame)) / min(FRAME, one.size - frame * FRAME))
+    return round(total * sum(shares) / _SAMPLED)
+
+
+def write_exact(changed: Sequence[Changed], out: BinaryIO, advance: Callable[[int], None]) -> None:
+    """Write an exact file: room for the index, the frames, and then the index, which says how long they are."""
+    frames = [(one, number) for one in changed for number in range(frames_of(one.size))]
+    lengths: dict[str, list[int]] = {one.name: [] for one in changed}
+    longest = {one.name: [largest_frame(FRAME)] * frames_of(one.size) for one in changed}
+    room = len(_index(changed, longest))
+    out.write(bytes(room))
+    for (one, number), frame in zip(frames, in_order(_frame_of, frames), strict=True):
+        out.write(frame)
+        lengths[one.name].append(len(frame))
+        advance(min(FRAME, one.size - number * FRAME))
+    out.seek(0)
+    out.write(_index(changed, lengths, room))
+
+
+def _frame_of(asked: tuple[Changed, int]) -> bytes:
+    one, number = asked
+    return one.frame(number)
+
+
+def _index(changed: Sequence[Changed], lengths: Mapping[str, Sequence[int]], room: int = 0) -> bytes:
+    tensors = ((one.name, one.entry.dtype, one.entry.shape, tuple(lengths[one.name])) for one in changed)
+    return write_index(tensors, room)

@@ -1,6 +1,6 @@
-"""What of the files a parameter of the running model is: a tensor, runs of rows, or the matrices of experts.
+"""What a parameter of the running model is in the files: a tensor, runs of rows, or the matrices of experts.
 
-Groups of names that are one.
+And which names are one parameter, since their weight is tied.
 """
 
 from __future__ import annotations

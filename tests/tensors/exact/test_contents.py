@@ -13,9 +13,8 @@ from registry.errors import IntegrityError
 from registry.files.header import read_header
 from registry.files.model_weights import ModelWeights
 from registry.files.source import BytesSource, FileSource, read_range
+from registry.tensors.exact.contents import Changed, changed_tensors, estimated_size, with_exact_tensors, write_exact
 from registry.tensors.exact.file_format import FRAME, read_index
-from registry.tensors.exact.model import overlay
-from registry.tensors.exact.writing import Changed, changed_tensors, estimated_size, write_exact
 from tests.kit.tensor_files import RawTensor, write_tensors
 
 
@@ -62,7 +61,7 @@ def test_any_range_is_the_models(models: tuple[ModelWeights, ModelWeights, Path]
     changed = list(changed_tensors(model.tensors, base.tensors, lambda _: None))
     assert [one.name for one in changed] == ["grown", "moved", "recast"]
     source = BytesSource(_written(changed), "exact")
-    laid = overlay(base, read_index(source, what="it", error=IntegrityError), source)
+    laid = with_exact_tensors(base, read_index(source, what="it", error=IntegrityError), source)
     whole, made = file.read_bytes(), laid.made[file.name]
     assert {name: (entry.dtype, entry.shape) for name, entry in laid.headers[file.name].entries.items()} == {
         name: (entry.dtype, entry.shape) for name, (_, entry) in model.tensors.items()
@@ -84,7 +83,7 @@ def test_a_range_reads_its_frames_alone(models: tuple[ModelWeights, ModelWeights
     data = _written(list(changed_tensors(model.tensors, base.tensors, lambda _: None)))
     source = Counting(data)
     index = read_index(source, what="it", error=IntegrityError)
-    laid = overlay(base, index, source)
+    laid = with_exact_tensors(base, index, source)
     source.read.clear()
     entry = index.entries["grown"]
     at = laid.tensors["grown"][1].start
