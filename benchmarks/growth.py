@@ -36,10 +36,10 @@ from registry.catalogue.database.prepared import reading
 from registry.catalogue.store import materialisations, purge, unreferenced, uploads
 from registry.catalogue.store.usage import usage
 from registry.catalogue.tree import bases, browse, nodes, repo_rows, resolution, revisions
-from registry.catalogue.tree.deleted import deleted
+from registry.catalogue.tree.browse import deleted
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.search import search
-from registry.catalogue.tree.subtree import subtree
+from registry.catalogue.tree.tag_moves import subtree
 from registry.digest import sha256_digest
 from registry.reference import Path as TreePath
 from registry.reference import Reference

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from registry.distribution import need_whole, works_on_bytes
 from registry.errors import UsageError
-from registry.settings import Settings, read_settings
-from registry.settings.parsers import redacted
+from registry.settings import Settings, read_settings, redacted
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

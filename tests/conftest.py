@@ -101,7 +101,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """No test takes a minute of processor time, a slow one five: the clock says more of what else a machine does.
 
-    The quick ones take 5 s at most where this was measured. What hangs is ended by the clock (pyproject.toml).
+    The quick ones took 5 s at most when measured. What hangs is ended by the clock, after minutes (pyproject).
     """
     before = sum(os.times()[:4])
     yield

@@ -19,7 +19,7 @@ from registry.operations.operation import Job
 from registry.schemas import Schema
 from registry.schemas.jobs import Operation, OperationResult
 from registry.schemas.protocol import API
-from registry.services.jobs.table import operation
+from registry.services.jobs import operation
 from registry.services.local import LocalRegistry
 
 router = APIRouter(prefix=API, tags=["operations"], route_class=ReadRoute)

@@ -23,7 +23,7 @@ from registry.schemas.bundles import Bundle
 from registry.schemas.protocol import API, Page
 from registry.schemas.requests import MaterialiseRequest, NoRequest
 from registry.services import materialise
-from registry.services.handlers.table import lister_of
+from registry.services.handlers.handling import lister_of
 from registry.services.local import LocalRegistry
 from registry.version import __version__
 

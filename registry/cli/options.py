@@ -15,7 +15,7 @@ import typer
 from registry.cli import completion
 from registry.errors import UnavailableError, UsageError
 from registry.folders.local_files import reason
-from registry.settings.parsers import parse_duration
+from registry.settings import parse_duration
 
 _PICTURES: Final = {".png", ".jpg", ".jpeg", ".pdf", ".webp", ".gif", ".html"}
 

@@ -24,7 +24,7 @@ from registry.errors import NotAllowedError, NotFoundError, UsageError
 from registry.files.opened import lock_folder, others_may_open
 from registry.folders.local_files import reason, unwritable
 from registry.schemas import Schema
-from registry.settings.parsers import redacted
+from registry.settings import redacted
 
 _WITHOUT_SCHEME: Final = re.compile(r"(?!https?:)[^@:/]+([.:][^@:/]+)+(/[^@:]*)?", re.IGNORECASE)
 _PORTS: Final = {"http": 80, "https": 443}

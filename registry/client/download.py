@@ -27,7 +27,7 @@ from blake3 import blake3
 from registry.client.transport import LANES
 from registry.digest import PREFIX, hex_of, sha256_digest
 from registry.errors import IntegrityError
-from registry.files.sha256 import Each
+from registry.files.hashed import Each
 from registry.files.source import ByteSource, FileSource
 from registry.folders.staging import abandoned
 

@@ -5,6 +5,8 @@ Format: 8 bytes little-endian length of the header, the header as JSON (name -> 
 everything else: holes, overlaps, bytes left over, unknown dtypes, duplicate names (safetensors 0.8, ``tensor.rs``).
 
 How large an element of each dtype of a safetensors file is. Needs no torch, so that files can be read without it.
+
+The weight files of a model as they are read: headers, and every tensor with the open file that holds it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from registry.errors import RegistryError
@@ -175,3 +177,17 @@ def write_header(
         name: TensorEntry(name, dtype, shape, size + start, size + stop) for name, dtype, shape, start, stop in laid_out
     }
     return len(raw).to_bytes(_LENGTH, "little") + raw, Header(entries, dict(metadata), size)
+
+
+Tensors = Mapping[str, tuple[ByteSource, TensorEntry]]
+"""Every tensor of a model, and the open file that holds it."""
+
+
+@dataclass(frozen=True)
+class ModelWeights:
+    """The weights of a model: those that are stored, or made of stored ones while they are read."""
+
+    headers: Mapping[str, Header]  # of all weight files, by name
+    tensors: Tensors
+    made: Mapping[str, ByteSource] = field(default_factory=dict)  # the weight files that are not stored as they are
+    quantised: frozenset[str] = frozenset()  # the stored files of a quantised model, in whose place those are

@@ -16,8 +16,8 @@ from typing import Final, Protocol
 
 from blake3 import blake3
 
+from registry.files.hashed import Each
 from registry.files.opened import open_new, write_at
-from registry.files.sha256 import Each
 from registry.progress import Progress
 from registry.schemas import OutputFile
 

@@ -34,7 +34,7 @@ from registry.reference import Path
 from registry.rights import Principal, Rights
 from registry.schemas.form import is_plain
 from registry.schemas.protocol import AGENT, PROTOCOL, PROTOCOL_HEADER
-from registry.services.jobs.runner import Runner
+from registry.services.jobs import Runner
 from registry.services.local import LocalRegistry
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from typing import Final
 from anyio import CapacityLimiter, to_thread
 
 from registry.catalogue.database.database import Database
-from registry.catalogue.team import replicas
+from registry.catalogue.team import sessions
 from registry.errors import RegistryError, UnavailableError
 from registry.schemas.jobs import Replica, ReplicaFigures
 from registry.services.deployment import Deployment
@@ -65,7 +65,7 @@ class Heartbeat:
             return
         self._thread.join()
         try:
-            self._database.change(lambda session: replicas.remove(session, self._id))
+            self._database.change(lambda session: sessions.remove(session, self._id))
         except RegistryError as error:
             log.debug("the row of this replica stays: %s", error)
 
@@ -79,7 +79,7 @@ class Heartbeat:
                 self._failing = True
             except Exception:
                 log.exception("what this replica tells of itself can't be written, because of an unexpected error")
-            if self._ending.wait(replicas.BEAT.total_seconds()):
+            if self._ending.wait(sessions.BEAT.total_seconds()):
                 return
 
     def _beat(self) -> None:
@@ -96,7 +96,7 @@ class Heartbeat:
             answers=True,
             figures=self._figures(),
         )
-        self._database.change(lambda session: replicas.note(session, told))
+        self._database.change(lambda session: sessions.note(session, told))
         self._failing = False
 
 

@@ -37,7 +37,7 @@ from registry.memory import DEFAULT_BUDGET, MemoryCache
 from registry.rights import Principal
 from registry.schemas.jobs import ReplicaFigures
 from registry.services.deployment import Deployment
-from registry.services.jobs.runner import Runner
+from registry.services.jobs import Runner
 from registry.services.local import LocalRegistry
 from registry.services.upkeep.health import damage, successes
 

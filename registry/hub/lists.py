@@ -21,7 +21,7 @@ from registry.hub.files import all_entries, files_of, hub_time, id_of, inside, t
 from registry.hub.requests import RepoQuery, RepoQueryParam, RequestRegistry, is_true
 from registry.schemas.form import is_plain
 from registry.services import hub_repos
-from registry.services.hub_cards import ListedRepo, listed_repo
+from registry.services.artifacts.readme.exported import ListedRepo, listed_repo
 from registry.services.hub_repos import Commit, Ref
 
 _PAGE: Final = 100

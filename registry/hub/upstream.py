@@ -21,7 +21,7 @@ import httpx
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from registry.catalogue import repo_ids
+from registry.catalogue.tree import repo_ids
 from registry.errors import NotAllowedError, RegistryError, UnavailableError
 from registry.http.bodies import OCTETS
 from registry.http.context import Receive, Scope, Send, context_of, source_of

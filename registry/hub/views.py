@@ -48,8 +48,8 @@ from registry.hub.writing.repos import (
 from registry.reference import MAIN, Path, Reference, check_tag, number_in_view
 from registry.schemas.protocol import VIEWS, Problem
 from registry.services.artifacts.commits import is_commit
+from registry.services.artifacts.readme.exported import RepoCard, repo_card
 from registry.services.artifacts.readme.facts import base_facts
-from registry.services.hub_cards import RepoCard, repo_card
 from registry.services.hub_repos import Pinned
 
 

@@ -18,7 +18,7 @@ from registry.errors import NotFoundError, UsageError
 from registry.figures import command
 from registry.schemas import ArtifactKind, Schema
 from registry.schemas.labels import ExportCard
-from registry.settings.parsers import parse_duration
+from registry.settings import parse_duration
 
 
 def start_of(given: str | datetime | timedelta) -> datetime:

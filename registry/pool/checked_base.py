@@ -20,7 +20,7 @@ from registry.pool.layout import Layout, LiveTensor, OtherModelError, Place, lay
 from registry.schemas import BaseSummary, Fetched, Published, Resolved
 from registry.schemas.bundles import BlobEntry, Bundle
 from registry.services.artifacts.inputs import open_source
-from registry.services.artifacts.local_blobs import KeptBlobs
+from registry.services.artifacts.materialised import KeptBlobs
 from registry.services.lineage import LoadedPath, read_document, target_table
 from registry.services.local_merge import check_bundle, path_of
 from registry.tensors.arithmetic.dtypes import TORCH

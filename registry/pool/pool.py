@@ -26,7 +26,7 @@ from registry.pool.refusals import check_model
 from registry.pool.siblings import Siblings
 from registry.pool.wanted import Wanted, asked, wanted
 from registry.schemas import Dtype, Fetched
-from registry.settings.parsers import parse_size
+from registry.settings import parse_size
 from registry.tensors.arithmetic.dtypes import TORCH
 
 _DTYPES: dict[torch.dtype, Dtype] = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}

@@ -13,8 +13,8 @@ from registry.pool.checked_base import OpenBase, PoolRegistry
 from registry.pool.layout import Layout, Place
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs
-from registry.services.artifacts.kinds.merged import check_ties_known
-from registry.services.artifacts.local_blobs import KeptBlobs
+from registry.services.artifacts.materialised import KeptBlobs
+from registry.services.artifacts.merged import check_ties_known
 from registry.services.lineage import LoadedPath
 from registry.services.local_merge import check_bundle, path_of
 from registry.tensors.path.programs import PathPrograms, Program, path_programs

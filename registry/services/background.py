@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from registry.catalogue.tree import browse, deleted, statistics
+from registry.catalogue.tree import browse, statistics
 from registry.catalogue.tree.links import links
 from registry.catalogue.tree.statistics import Key
 from registry.reference import Path, Reference
@@ -65,4 +65,4 @@ def deleted_between(
     """The deleted revisions of an adapter between two numbers, by falling numbers."""
     grace = timedelta(seconds=deployment.gc_grace)
     with deployment.read() as session:
-        return deleted.deleted(session, path, datetime.now(UTC), grace, above=above, before=before, limit=limit)
+        return browse.deleted(session, path, datetime.now(UTC), grace, above=above, before=before, limit=limit)

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import engine_answers, notices
-from registry.catalogue.changes.engine_answers import KeptAnswer
+from registry.catalogue.changes import notices
+from registry.catalogue.changes.notices import KeptAnswer
 from registry.catalogue.store import materialisations
 from registry.catalogue.tree import bases, browse, cards, nodes, resolution, revisions, statistics, tag_moves
+from registry.catalogue.tree.cards import uses
 from registry.catalogue.tree.links import links
-from registry.catalogue.tree.use import uses
 from registry.engines.rules import ENGINES, RULES
 from registry.folders.scan import EXACT_WEIGHTS
 from registry.reference import MAIN, Reference
@@ -58,7 +58,7 @@ def shown(session: Session, reference: Reference) -> Shown:
         notices=notices.notices(session, row.id),
         trained_quantised=json.loads(row.manifest).get("trained_quantised"),
         extracted=json.loads(row.manifest).get("extracted"),
-        engines=_engines(engine_answers.kept(session, row.id)),
+        engines=_engines(notices.kept_answer(session, row.id)),
     )
 
 

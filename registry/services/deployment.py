@@ -16,7 +16,7 @@ from registry.digest import BlobRef
 from registry.rights import UNLIMITED, Principal, Rights
 from registry.schemas.parents import Policy
 from registry.schemas.usage import Interface
-from registry.services.uses import UseLog
+from registry.services.loads import UseLog
 from registry.storage.blobs import BlobStore
 
 if TYPE_CHECKING:

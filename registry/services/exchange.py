@@ -68,6 +68,6 @@ class Exchange:
 
     def operation(self, operation_id: str) -> Operation:
         """The state of a job that this principal submitted."""
-        from registry.services.jobs.table import operation
+        from registry.services.jobs import operation
 
         return operation(self.deployment, operation_id)

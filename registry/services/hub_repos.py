@@ -12,8 +12,7 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue import repo_ids
-from registry.catalogue.tree import commits, repo_rows, revisions
+from registry.catalogue.tree import commits, repo_ids, repo_rows, revisions
 from registry.catalogue.tree.bases import BaseRow
 from registry.catalogue.tree.commits import MEANT
 from registry.catalogue.tree.links import links
@@ -22,9 +21,8 @@ from registry.errors import NotFoundError, RetractedError, UnavailableError, Usa
 from registry.reference import MAIN, Path, Reference, check_tag, number_in_view
 from registry.schemas import ArtifactKind, Options
 from registry.schemas.artifacts import KINDS
-from registry.services.artifacts.commits import RepoNames, is_commit
+from registry.services.artifacts.commits import RepoNames, is_commit, kept_for, plain_plan
 from registry.services.artifacts.load import path_in, path_of
-from registry.services.artifacts.materialised import kept_for, plain_plan
 from registry.services.artifacts.opened import Asked
 from registry.services.artifacts.plan import make_plan
 from registry.services.lineage import LoadedPath
@@ -101,7 +99,7 @@ class Commit:
 
 
 def find_repo(session: Session, view: ArtifactKind, repo_id: str) -> Repo:
-    """The repo of an id: of a path, or of a base model by another of its ids (`registry.catalogue.repo_ids`).
+    """The repo of an id: of a path, or of a base model by another of its ids (`registry.catalogue.changes.repo_ids`).
 
     Raises:
         UsageError: the id is outside the grammar.

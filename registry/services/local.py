@@ -40,8 +40,8 @@ from registry.schemas.parents import Identified, Policy
 from registry.schemas.usage import Interface
 from registry.services.deployment import DATABASE, GRACE, Deployment
 from registry.services.exchange import Exchange
-from registry.services.handlers.table import handler_of, lister_of
-from registry.services.uses import UseLog
+from registry.services.handlers.handling import handler_of, lister_of
+from registry.services.loads import UseLog
 from registry.storage.blobs import BlobStore
 from registry.storage.filesystem import FilesystemDriver
 from registry.transfer.folders import PublishingFolders
@@ -178,8 +178,8 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
 
     @contextmanager
     def _extracted(self, publication: Publication, progress: Progress) -> Iterator[Publication]:
+        from registry.services.full.extract import write_full
         from registry.services.full.parent import parent_here
-        from registry.services.full.written import write_full
         from registry.transfer.source import extracted
 
         def extract(folder: Path, asked: FullModel, out: Path) -> MadeOfFull:
@@ -305,7 +305,7 @@ def planned_import(registry: Registry, ground: Ground, source: str, progress: Pr
 def _thrown_away() -> Iterator[LocalRegistry]:
     """An empty registry in a temporary folder, whose blobs are references to files that lie elsewhere."""
     from registry.folders.staging import temporary_folder
-    from registry.storage.referencing import ReferencingStore
+    from registry.storage.caching import ReferencingStore
 
     with temporary_folder("registry-plan") as folder:
         database = Database(sqlite_url(folder / DATABASE))

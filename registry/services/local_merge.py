@@ -33,10 +33,10 @@ from registry.schemas.parents import Identified, NarrowRequest, PathsLeft
 from registry.schemas.publishing import FullSize
 from registry.schemas.receipt import Receipt
 from registry.services.artifacts.build import build_artifact
-from registry.services.artifacts.describe import described
-from registry.services.artifacts.local_blobs import KeptBlobs, OpenBlobOf, entries_of
+from registry.services.artifacts.load import described
+from registry.services.artifacts.materialised import KeptBlobs, OpenBlobOf, entries_of
 from registry.services.exact.figures import full_size
-from registry.services.full.written import write_full
+from registry.services.full.extract import write_full
 from registry.services.lineage import (
     Blobs,
     Link,

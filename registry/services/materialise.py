@@ -200,7 +200,7 @@ def _measured_fully(deployment: Deployment, asked: Asked, row: MaterialisationRo
 
 
 def _meaning(deployment: Deployment, asked: Asked) -> MaterialisationKey:
-    from registry.services.artifacts.materialised import plain_plan
+    from registry.services.artifacts.commits import plain_plan
     from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
 
     plan = plain_plan(asked.path, asked.options)

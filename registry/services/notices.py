@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from heapq import nlargest
 from typing import Final
 
-from registry.catalogue.changes import sketches
+from registry.catalogue.changes import fingerprints
+from registry.catalogue.changes.fingerprints import Sibling
 from registry.catalogue.changes.notices import Noticed
-from registry.catalogue.changes.sketches import Sibling
 from registry.catalogue.tree import bases as base_rows
 from registry.catalogue.tree import links as link_rows
 from registry.errors import InvalidAdapterError, NotFoundError, UnavailableError
@@ -83,19 +83,19 @@ def look_at(
     """
     everything = replace(deployment, principal=SERVICE)
     with everything.read() as session:
-        kept = sketches.kept(session, ids[-1])
+        kept = fingerprints.kept_sketch(session, ids[-1])
     with ExitStack() as opened:
         inputs = Inputs(everything.artifact_blobs, path, opened)
         bound = bound_links(inputs, path.links)
         direction = sketch(bound, inputs.table) if kept is None else kept.direction
         if kept is None:
             # Before others' are read: of two siblings that are published at once, one sees the other's at least.
-            everything.change(lambda session: sketches.keep(session, ids[-1], direction))
+            everything.change(lambda session: fingerprints.keep_sketch(session, ids[-1], direction))
         parent = None if len(bound) == 1 else (ids[-2], path.links[-2].reference)
         at_hand = LinkAtHand(Path.parse(path.links[-1].path), parent, bound, inputs.table, figures, direction)
         noticed = look(everything, at_hand, COMPARED_CODES)
     everything.change(
-        lambda session: sketches.keep_noticed(
+        lambda session: fingerprints.keep_noticed(
             session, ids[-1], noticed, codes=COMPARED_CODES, relative=relative, principal=SERVICE
         )
     )
@@ -131,7 +131,7 @@ def of_modules(code: NoticeCode, names: Sequence[str], of: int, value: float | N
 def look_at_fidelity(deployment: Deployment, revision_id: int, found: LinkFidelity) -> None:
     """Keep whether a merge in bf16 loses much of a link's change, or drowns it."""
     noticed = tuple(of_fidelity(found))
-    deployment.change(lambda session: sketches.keep_fidelity(session, revision_id, noticed, SERVICE))
+    deployment.change(lambda session: fingerprints.keep_fidelity(session, revision_id, noticed, SERVICE))
 
 
 def of_fidelity(found: LinkFidelity) -> Iterator[Noticed]:
@@ -175,13 +175,13 @@ def _candidates(deployment: Deployment, link: LinkAtHand, *, measure: bool) -> l
     after: int | None = None
     for _ in range(_PAGES):
         with deployment.read() as session:
-            page = sketches.siblings(session, link.path, after)
+            page = fingerprints.siblings(session, link.path, after)
         if measure:
             page = tuple(one if one.direction else one._replace(direction=_measured(deployment, one)) for one in page)
         known = [one for one in page if one.direction is not None]
         alike = likeness(link.direction, [one.direction or b"" for one in known])
         best = nlargest(_MOST, [*best, *zip(alike, known, strict=True)])
-        if len(page) < sketches.PAGE:
+        if len(page) < fingerprints.PAGE:
             break
         after = page[-1].place
     return best
@@ -206,7 +206,7 @@ def _measured(deployment: Deployment, sibling: Sibling) -> bytes:
         inputs = Inputs(deployment.artifact_blobs, _path_of(deployment, sibling), opened)
         direction = sketch(bound_links(inputs, inputs.path.live), inputs.table)
     try:
-        deployment.change(lambda session: sketches.keep(session, sibling.id, direction))
+        deployment.change(lambda session: fingerprints.keep_sketch(session, sibling.id, direction))
     except UnavailableError as error:  # a registry that can only be read: made again the next time
         log.debug("a sketch is not kept: %s", error)
     return direction

@@ -1,4 +1,7 @@
-"""Statistics of a path: what is kept, and what has to be computed, from the factors of its links alone."""
+"""Statistics of a path: what is kept, and what has to be computed, from the factors of its links alone.
+
+Dense statistics of a path: what is kept, or else computed from the base model's weights and the adapters.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from registry.catalogue.changes import sketches
+from registry.catalogue.changes import fingerprints
 from registry.catalogue.tree import bases as base_rows
 from registry.catalogue.tree import links as link_rows
 from registry.catalogue.tree import revisions
@@ -25,17 +28,18 @@ from registry.schemas.form import Dtype
 from registry.schemas.jobs import Looked
 from registry.schemas.requests import CheckRequest
 from registry.schemas.statistics import DeltaStatistics, DenseStatistics, LinkStatistics, ModuleStatistics, Statistics
+from registry.services.artifacts.inputs import exact_between, exact_link
 from registry.services.artifacts.load import path_in, path_of
-from registry.services.artifacts.not_composable import exact_between, exact_link
 from registry.services.bases.norms import slot_norms
 from registry.services.browse import resolved
 from registry.services.deployment import Deployment
-from registry.services.fidelity import path_fidelity
+from registry.services.engine_checks import path_fidelity
 from registry.services.lineage import LoadedPath
 from registry.tensors.table.slots import Slot
 
 if TYPE_CHECKING:
     from registry.services.artifacts.inputs import Inputs
+
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +122,7 @@ def looked(deployment: Deployment, ref: str, progress: Progress) -> Looked:
             reference = replace(reference, path=Path.parse(renamed_to))
         found = statistics(deployment, str(reference), None, progress)
         with deployment.read() as session:
-            sketch = sketches.kept(session, revisions.find(session, reference).id)
+            sketch = fingerprints.kept_sketch(session, revisions.find(session, reference).id)
     except NotFoundError:
         return Looked(reference=ref)
     except InvalidAdapterError as problem:
@@ -133,8 +137,7 @@ def looked(deployment: Deployment, ref: str, progress: Progress) -> Looked:
 
 def _look_further(deployment: Deployment, reference: str) -> None:
     """Fidelity and engines, which are about what is handed out of a revision: not of one that is retracted."""
-    from registry.services.engine_checks import check
-    from registry.services.fidelity import link_fidelity
+    from registry.services.engine_checks import check, link_fidelity
     from registry.services.notices import look_at_fidelity
 
     try:
@@ -160,7 +163,7 @@ def _look_once(
 ) -> None:
     """Look for what can be noticed about the last link, unless that was done."""
     with deployment.read() as session:
-        sketch = sketches.kept(session, ids[-1])
+        sketch = fingerprints.kept_sketch(session, ids[-1])
     if sketch is None or not sketch.tells(relative=relative):
         from registry.services.notices import look_at
 
@@ -268,3 +271,37 @@ class _Quantised:
 @lru_cache(maxsize=1 << 16)
 def _error(asked: _Quantised) -> float:
     return asked.measure()
+
+
+def dense_statistics(deployment: Deployment, ref: str, since: str | None, progress: Progress) -> DenseStatistics:
+    """What the links of a path changed together; kept with the revision where it is the whole path.
+
+    Raises:
+        NotFoundError: a reference names nothing.
+        UsageError: ``ref`` is a base model, or ``since`` is no ancestor of it.
+        InvalidAdapterError: a link is invalid by the rules of this version, or a change is not finite.
+    """
+    path, ids, first = loaded(deployment, ref, since)
+    norms = slot_norms(deployment, path.base) if path.exact is None else None
+    since = path.links[first - 1].reference if first else path.base.name
+    if first == 0:
+        with deployment.read() as session:
+            kept = rows.kept_dense(session, ids[-1], relative=norms is not None)
+        if kept is not None:
+            return kept.model_copy(update={"reference": path.reference, "since": since})  # it may have been renamed
+    # What is kept already is answered without torch.
+    from registry.services.artifacts.bound import bound_links
+    from registry.services.artifacts.inputs import Inputs
+    from registry.tensors.analysis import dense
+    from registry.tensors.analysis.dense import ChangedWeights
+    from registry.tensors.path.origins import BaseTensors
+
+    with ExitStack() as opened:
+        inputs = Inputs(deployment.artifact_blobs, path, opened)
+        bound, base = bound_links(inputs, path.live), BaseTensors(inputs.base_weights().tensors)
+        changed = ChangedWeights(bound, inputs.table, first - path.dead, lambda: base, path.reference)
+        figures = dense.dense_statistics(changed, norms or {}, progress)
+    made = DenseStatistics(reference=path.reference, since=since, **figures)
+    if first == 0:
+        keep(deployment, {Key(ids[-1], "dense"): made}, relative=norms is not None)
+    return made

@@ -9,9 +9,8 @@ import torch
 from registry.operations.last_opened import LastOpened
 from registry.reference import Reference
 from registry.services.artifacts.bound import bound_links
-from registry.services.artifacts.inputs import Inputs
+from registry.services.artifacts.inputs import Inputs, exact_between
 from registry.services.artifacts.load import path_in
-from registry.services.artifacts.not_composable import exact_between
 from registry.services.deployment import Deployment
 from registry.services.lineage import Blobs, LoadedPath
 from registry.tensors.analysis.dense import ChangedWeights, Factors

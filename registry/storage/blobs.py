@@ -18,16 +18,32 @@ from typing import Literal, TypeVar
 
 from registry.digest import BlobRef
 from registry.errors import IntegrityError, RegistryError
-from registry.files.sha256 import Fill
+from registry.files.hashed import Fill
 from registry.files.source import ByteSource
-from registry.storage.blocks import Digests, digest_pass, list_size
-from registry.storage.checking import Advance, Watch, check_blob, digest_object, read_back
 from registry.storage.confirming import DividedReader, agreed, keeps, lost
-from registry.storage.driver import Commit, ObjectInfo, ObjectWriter
-from registry.storage.layout import BLOBS, BLOCKS, blob_key_of, blocks_key, new_blob_key
-from registry.storage.reading import BlobReader, StagedReader, load_list, stored_list
+from registry.storage.driver import (
+    BLOBS,
+    BLOCKS,
+    Commit,
+    ObjectInfo,
+    ObjectWriter,
+    blob_key_of,
+    blocks_key,
+    new_blob_key,
+)
+from registry.storage.reading import (
+    Advance,
+    BlobReader,
+    StagedReader,
+    Watch,
+    check_blob,
+    digest_object,
+    load_list,
+    read_back,
+    stored_list,
+)
 from registry.storage.staging import Staging, StagingDriver, staging_gone
-from registry.storage.streams import BytesStream, ChunkStream, FileStream, Patient
+from registry.storage.streams import BytesStream, ChunkStream, Digests, FileStream, Patient, digest_pass, list_size
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import Final
 from registry.errors import IntegrityError
 from registry.folders.local_files import telling_unusable
 from registry.storage.driver import ObjectReader, StoredBy
-from registry.storage.temporary import TMP, TemporaryFile
+from registry.storage.staging import TMP, TemporaryFile
 
 FICLONE: Final = 0x40049409  # linux/fs.h; the same on every architecture that this package runs on
 _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})

@@ -24,11 +24,18 @@ from typing import Final
 
 from registry.errors import NotFoundError, UsageError
 from registry.folders.local_files import telling_unusable, unusable
-from registry.storage.driver import Commit, ObjectInfo, ObjectReader, ObjectWriter, check_key, key_taken
+from registry.storage.driver import (
+    RESERVED,
+    STAGING,
+    Commit,
+    ObjectInfo,
+    ObjectReader,
+    ObjectWriter,
+    check_key,
+    key_taken,
+)
 from registry.storage.file_objects import FileReader, FileWriter, start_file
-from registry.storage.layout import RESERVED, STAGING
-from registry.storage.staging import Staging, new_staging, require_parts, staging_gone, whole_part
-from registry.storage.temporary import TMP, clear_litter
+from registry.storage.staging import TMP, Staging, clear_litter, new_staging, require_parts, staging_gone, whole_part
 
 _CHUNK: Final = 1 << 20
 _NOT_EMPTY: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST})

@@ -18,7 +18,7 @@ from blake3 import blake3
 from registry.digest import sha256_digest
 from registry.errors import ConflictError
 from registry.figures import short_digest
-from registry.files.sha256 import hash_stream
+from registry.files.hashed import hash_stream
 from registry.folders.hub.repository import SCHEME, names_a_hub, written_repo
 from registry.folders.hub.writing import HubWriter, Repository
 from registry.folders.local_files import telling_unwritable

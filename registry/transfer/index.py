@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from registry.digest import PREFIX, document_digest
 from registry.errors import IntegrityError
+from registry.files.hashed import Each, hash_stream
 from registry.files.header import Header, TensorEntry, read_header
-from registry.files.sha256 import Each, hash_stream
 from registry.files.source import FileSource
 from registry.progress import Progress
 from registry.quantised.listing import PlainListing, plain_from

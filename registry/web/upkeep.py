@@ -23,8 +23,8 @@ from registry.schemas import Event, Schema, requests
 from registry.schemas.jobs import JobsRequest, OperationKind, OperationState
 from registry.schemas.team import EVENT_KINDS, EventsRequest
 from registry.schemas.usage import UsageRequest
-from registry.services.jobs.table import operation_of, submit
-from registry.services.upkeep.identity import create_token
+from registry.services.jobs import operation_of, submit
+from registry.services.upkeep.health import create_token
 from registry.web.frame.forms import request_of
 from registry.web.frame.rendering import told
 from registry.web.frame.visit import FormVisit, PageRoute, PageVisit, PostedForm, Visit

@@ -18,11 +18,10 @@ from registry.folders.staging import FetchCache
 from registry.http.payloads import cursor_to
 from registry.schemas import Options
 from registry.schemas.protocol import API
+from registry.services import jobs
 from registry.services.artifacts import opened as handing_out
-from registry.services.artifacts.materialised import Kept
-from registry.services.jobs import runner
-from registry.services.jobs.runner import Runner
-from registry.services.jobs.table import perform
+from registry.services.artifacts.commits import Kept
+from registry.services.jobs import Runner, perform
 from registry.services.local import LocalRegistry
 from registry.tensors.artifacts import plan as plans
 from tests.kit import add_tokenizer, plain_base, write_chain
@@ -210,7 +209,7 @@ def test_it_goes_on_where_a_replica_ended(
             progress.advance(0)
         return perform(deployment, job, request, progress)
 
-    monkeypatch.setattr(runner, "perform", slow)
+    monkeypatch.setattr(jobs, "perform", slow)
     monkeypatch.setattr(Runner.answer, "__defaults__", (0.0,))
     with serving(service_app(registry, anonymous="open")) as address:
         answer = httpx.post(address + API + "/materialisations", json=MERGED)

@@ -18,7 +18,7 @@ from registry.operations.operation import Operation
 from registry.operations.table import DROP_MATERIALISATION, OPERATIONS
 from registry.rights import ROLES
 from registry.schemas.protocol import API
-from registry.services.jobs.runner import Runner
+from registry.services.jobs import Runner
 from tests.api.rights_table import IN, OUT, TABLE, Row
 from tests.kit.library import SCOPE, Library, assert_problem, fill, running, with_tokens
 

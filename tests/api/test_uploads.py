@@ -19,8 +19,8 @@ from registry.app import service_app
 from registry.catalogue.database.team_tables import JobRecord
 from registry.progress import SILENT
 from registry.schemas.protocol import API
+from registry.services import jobs as running_work
 from registry.services.intake import uploads
-from registry.services.jobs import runner as running_work
 from registry.transfer.source import base_request
 from tests.kit import Base, plain_base, write_adapter
 from tests.kit.library import Library, assert_problem, fill, running, with_tokens

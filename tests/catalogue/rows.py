@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import new_base, tags
 from registry.catalogue.changes import publish as publishing
-from registry.catalogue.changes.annotations import annotate
+from registry.catalogue.changes.details import annotate
 from registry.catalogue.store import blobs
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.digest import BlobRef, canonical_json, sha256_digest

@@ -8,8 +8,7 @@ import pytest
 
 from registry.cli.exit_codes import report
 from registry.errors import UsageError
-from registry.settings import SETTINGS, Settings, read_settings
-from registry.settings.parsers import parse_duration, parse_size, redacted
+from registry.settings import SETTINGS, Settings, parse_duration, parse_size, read_settings, redacted
 from tests.cli.conftest import Run
 from tests.kit.servers_shared import SharedService
 

@@ -11,7 +11,7 @@ from registry.errors import ConflictError, NotAllowedError, RetractedError
 from registry.folders.receipts import read_receipt
 from registry.reference import Reference
 from registry.schemas import ArtifactKind
-from registry.services.artifacts.kinds import merged as merged_kind
+from registry.services.artifacts import merged as merged_kind
 from registry.services.artifacts.load import load_path
 from registry.services.bases import norms
 from registry.version import __version__

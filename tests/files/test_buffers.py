@@ -8,8 +8,8 @@ import threading
 import pytest
 import torch
 
-from registry.files import buffers
-from registry.files.buffers import buffer
+from registry.files import source
+from registry.files.source import buffer
 from registry.tensors.arithmetic.kernel import scratch
 
 SIZE = 3 << 16  # rounded up to 256 KiB
@@ -17,7 +17,7 @@ SIZE = 3 << 16  # rounded up to 256 KiB
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kept in buffers._free.values():
+    for kept in source._free.values():
         kept.clear()
 
 
@@ -51,10 +51,10 @@ def test_no_two_have_the_same_memory() -> None:
 
 
 def test_what_many_let_go_is_not_all_kept() -> None:
-    most = buffers._KEPT >> 20
+    most = source._KEPT >> 20
     held = [buffer(1 << 20) for _ in range(most + 5)]
     del held
-    assert len(buffers._free[20]) == most
+    assert len(source._free[20]) == most
 
 
 def test_it_may_be_let_go_by_another_thread() -> None:

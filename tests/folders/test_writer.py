@@ -14,7 +14,7 @@ import psutil
 import pytest
 from blake3 import blake3
 
-from registry.files.sha256 import Each
+from registry.files.hashed import Each
 from registry.folders.writer import write_files
 from registry.progress import SILENT
 from registry.tensors.artifacts.artifact import ArtifactFile, Region

@@ -30,8 +30,7 @@ from registry.http.metrics import Metrics
 from registry.http.server import AFTER_STOP
 from registry.hub.views import VIEW_ROUTERS
 from registry.memory import SHARES, Use
-from registry.settings import read_settings
-from registry.settings.parsers import parse_size
+from registry.settings import parse_size, read_settings
 from registry.tensors.table.architecture import MEMORY_LIMIT
 from registry.web.routes import PAGES
 from tests.house.command_lines import parse

@@ -14,7 +14,7 @@ import pytest
 
 from registry.app import service_app
 from registry.catalogue.database.database import Database
-from registry.catalogue.team import replicas
+from registry.catalogue.team import sessions
 from registry.errors import UnavailableError
 from registry.http.health import Heartbeat
 from registry.schemas.jobs import Replica, ReplicaFigures
@@ -67,7 +67,7 @@ def test_what_can_not_be_written_is_told_once_and_stops_nothing(
 
     full.set()
     monkeypatch.setattr(Database, "change", changing)
-    monkeypatch.setattr(replicas, "BEAT", replicas.BEAT / 10_000)
+    monkeypatch.setattr(sessions, "BEAT", sessions.BEAT / 10_000)
     beating = Heartbeat(database, ReplicaFigures, 3)
     with caplog.at_level("INFO", "registry.http.health"):
         beating.start()

@@ -21,10 +21,9 @@ from registry.operations.operation import Job
 from registry.rights import UNLIMITED, Principal, Role
 from registry.schemas import Schema
 from registry.schemas.requests import DenseStatisticsRequest, GcRequest, MaterialiseRequest
-from registry.services.jobs.runner import Runner
-from registry.services.jobs.table import KINDS, submit
+from registry.services.jobs import KINDS, Runner, submit
+from registry.services.loads import UseLog
 from registry.services.local import LocalRegistry
-from registry.services.uses import UseLog
 from tests.kit.bases import Base, add_tokenizer, gpt2_base, llama_base
 from tests.kit.gallery_clock import StoryClock
 from tests.kit.gallery_hostile import publish_hostile

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import new_base
 from registry.catalogue.changes import publish as publishing
-from registry.catalogue.changes.annotations import annotate
+from registry.catalogue.changes.details import annotate
 from registry.catalogue.changes.tags import set_tag
 from registry.catalogue.database import tables
 from registry.catalogue.database.statistics_tables import StatisticValueRecord
@@ -34,7 +34,7 @@ from registry.digest import BlobRef, canonical_json, sha256_digest
 from registry.reference import Path
 from registry.rights import UNLIMITED, Principal
 from registry.schemas import TargetGroup
-from registry.storage.blocks import block_digests
+from registry.storage.streams import block_digests
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 
 BIG: Final = "llama/big"

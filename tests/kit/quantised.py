@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.files.header import TensorEntry
-from registry.files.model_weights import Tensors
+from registry.files.header import TensorEntry, Tensors
 from registry.files.source import BytesSource
 from registry.quantised.reading import MAPS, Codes, Decoding, FlatBlocks, Grid, Quantised, StoredTensor
 from tests.kit.floats import FORMATS, Array, from_bytes

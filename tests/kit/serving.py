@@ -16,7 +16,7 @@ from registry.folders.staging import FetchCache
 from registry.http.access import Anonymous
 from registry.http.limits import Limits
 from registry.http.server import Server, address_of, listen
-from registry.services.jobs.runner import Runner
+from registry.services.jobs import Runner
 from registry.services.local import LocalRegistry, planned_import
 from registry.services.local_merge import LocalArithmetic
 

@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from registry.services.combining import combine, replay  # noqa: F401 - imported before the forks, they take seconds
-from registry.services.full import written  # noqa: F401 - likewise
 from registry.services.local import LocalRegistry
 from registry.services.publishing import publish  # noqa: F401 - likewise
 

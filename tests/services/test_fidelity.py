@@ -9,7 +9,7 @@ import pytest
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
-from registry.services.fidelity import link_fidelity
+from registry.services.engine_checks import link_fidelity
 from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_adapter
 

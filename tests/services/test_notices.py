@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from registry.catalogue.changes import sketches
+from registry.catalogue.changes import fingerprints
 from registry.errors import InvalidAdapterError, UsageError
 from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
@@ -287,7 +287,7 @@ def test_renamed_together(registry: Registry, base: Base) -> None:
 
 @EMBEDDED
 def test_siblings_are_read_in_pages(registry: Registry, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sketches, "PAGE", 2)
+    monkeypatch.setattr(fingerprints, "PAGE", 2)
     one = adapter(base, "one", seed=1)
     for number in range(5):
         folder = one if number in (0, 3) else adapter(base, f"other{number}", seed=10 + number)

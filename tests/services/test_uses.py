@@ -20,9 +20,9 @@ from registry.errors import UnavailableError, UsageError
 from registry.operations.registry import Registry
 from registry.rights import UNLIMITED, Principal
 from registry.schemas.usage import Use
-from registry.services import uses
+from registry.services import loads
+from registry.services.loads import UseLog
 from registry.services.local import LocalRegistry
-from registry.services.uses import UseLog
 from tests.folders.nobody import as_nobody, public_folder
 from tests.kit import plain_base, write_adapter
 from tests.kit.registries import ON_HTTP, opened
@@ -206,7 +206,7 @@ def test_fetches_are_counted_each(local: LocalRegistry, log: UseLog) -> None:
 def test_memory_is_bounded(
     local: LocalRegistry, log: UseLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(uses, "MOST", 3)
+    monkeypatch.setattr(loads, "MOST", 3)
     for count in range(10):
         log.note("net/one@1", "hub", Principal(f"user {count}", UNLIMITED))
     assert (len(log._waiting), len(log._downloads)) == (3, 3)
@@ -230,7 +230,7 @@ def failing(
 def test_a_service_keeps_what_it_can_not_write(
     local: LocalRegistry, log: UseLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(uses, "WRITTEN_EVERY", 3600.0)
+    monkeypatch.setattr(loads, "WRITTEN_EVERY", 3600.0)
     log.start()
     works = failing(log, monkeypatch, lambda: log.note("net/one@1", "fetch", BOB))
     for _ in range(3):
@@ -251,7 +251,7 @@ def test_a_service_writes_by_itself(local: LocalRegistry, log: UseLog, monkeypat
         real()
         wrote.set()
 
-    monkeypatch.setattr(uses, "WRITTEN_EVERY", 0.01)
+    monkeypatch.setattr(loads, "WRITTEN_EVERY", 0.01)
     monkeypatch.setattr(log, "write", write)
     log.note("net/one@1", "fetch", BOB)
     log.start()
@@ -267,7 +267,7 @@ def test_a_fetch_succeeds_where_its_use_can_not_be_written(
 ) -> None:
     assert local.deployment.uses is not None
     works = failing(local.deployment.uses, monkeypatch)
-    with caplog.at_level(logging.DEBUG, "registry.services.uses"):
+    with caplog.at_level(logging.DEBUG, "registry.services.loads"):
         local.fetch("net/one", tmp_path / "out")
     works()
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()

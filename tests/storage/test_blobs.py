@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from registry.digest import BlobRef, hex_of, sha256_digest
 from registry.errors import IntegrityError, NotFoundError
 from registry.storage.blobs import BlobStore, StoredBlob
-from registry.storage.layout import BLOBS, blocks_key, digest_of
+from registry.storage.driver import BLOBS, blocks_key, digest_of
 from registry.storage.memory import MemoryDriver
 
 BLOCK = 256 * 1024

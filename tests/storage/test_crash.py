@@ -12,8 +12,8 @@ from pathlib import Path
 
 from registry.digest import BlobRef
 from registry.storage.blobs import BlobStore, StoredBlob
+from registry.storage.driver import BLOBS, BLOCKS, blob_key_of, digest_of
 from registry.storage.filesystem import FilesystemDriver
-from registry.storage.layout import BLOBS, BLOCKS, blob_key_of, digest_of
 from registry.storage.memory import MemoryDriver
 
 BLOCK = 256 * 1024

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from registry.errors import IntegrityError
 from registry.storage.blobs import BlobStore, StoredBlob
-from registry.storage.driver import Commit, ObjectDriver
-from registry.storage.layout import blocks_key
+from registry.storage.driver import Commit, ObjectDriver, blocks_key
 from registry.storage.memory import MemoryDriver
 
 BLOCK = 256 * 1024

@@ -23,9 +23,8 @@ from registry.digest import sha256_digest
 from registry.errors import IntegrityError, NotAllowedError, UnavailableError, UsageError
 from registry.folders.local_files import unusable
 from registry.storage.blobs import BlobStore, StoredBlob
-from registry.storage.driver import Commit
+from registry.storage.driver import Commit, new_blob_key
 from registry.storage.filesystem import FilesystemDriver
-from registry.storage.layout import new_blob_key
 
 BLOCK = 256 * 1024
 
@@ -176,7 +175,7 @@ def test_clearing_all_the_time_never_hurts_a_writer(
 ) -> None:
     """The race between making a temporary file and locking it."""
     cleaner = start_script(
-        "import sys; from pathlib import Path; from registry.storage.temporary import clear_litter\n"
+        "import sys; from pathlib import Path; from registry.storage.staging import clear_litter\n"
         "print('ready', flush=True)\n"
         "while True: clear_litter(Path(sys.argv[1]) / 'tmp')",
         root,

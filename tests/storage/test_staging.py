@@ -14,10 +14,9 @@ import pytest
 from registry.digest import BlobRef, sha256_digest
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from registry.storage.blobs import BlobStore
-from registry.storage.blocks import BLOCK
-from registry.storage.driver import Commit
-from registry.storage.layout import blocks_key
+from registry.storage.driver import Commit, blocks_key
 from registry.storage.staging import MOST_PARTS, Staging, StagingDriver
+from registry.storage.streams import BLOCK
 
 PART = 100_000
 KEY = "blobs/sha256/ab/abcd-01234567"

@@ -20,9 +20,9 @@ from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, Revision, RevisionFile, Tag
 from registry.catalogue.database.visibility import in_subtree
 from registry.catalogue.store import blobs
-from registry.catalogue.store.combinations import combined_of
+from registry.catalogue.store.blobs import combined_of
 from registry.catalogue.tree import browse
-from registry.catalogue.tree.use import uses
+from registry.catalogue.tree.cards import uses
 from registry.errors import ConflictError
 from registry.reference import Path
 from registry.rights import Principal

@@ -1,20 +1,55 @@
-"""What the weights of revisions show, as it is kept, and which other revisions have the same files."""
+"""What the weights of revisions show, as it is kept, and which other revisions have the same files.
+
+Whether engines load the composed adapters of revisions, as it is kept: answers of the rules that were used.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from sqlalchemy import bindparam, insert, or_, select
+from sqlalchemy import bindparam, delete, insert, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from registry.catalogue.database.prepared import Prepared, Reader, reading
-from registry.catalogue.database.statistics_tables import NoticeRecord
+from registry.catalogue.database.statistics_tables import EngineAnswerRecord, NoticeRecord
 from registry.catalogue.database.tables import Adapter, Revision, RevisionFile, table_of
 from registry.folders.scan import form_of
 from registry.reference import Path
 from registry.schemas.tags import Notice, notice
+
+_KEPT_ANSWER: Final = Prepared(
+    lambda _: select(
+        EngineAnswerRecord.engine, EngineAnswerRecord.rules, EngineAnswerRecord.reasons, EngineAnswerRecord.rank
+    ).where(EngineAnswerRecord.revision_id == bindparam("id"))
+)
+
+
+class KeptAnswer(NamedTuple):
+    """An answer by the default rank of the engine."""
+
+    engine: str
+    rules: str  # digest
+    reasons: tuple[str, ...]  # codes; none where it loads
+    rank: int | None
+
+
+def kept_answer(session: Session, revision_id: int) -> tuple[KeptAnswer, ...]:
+    """All that is kept of a revision, by whichever rules."""
+    found = reading(session).rows(_KEPT_ANSWER, {"id": revision_id})
+    return tuple(KeptAnswer(row.engine, row.rules, tuple(row.reasons), row.rank) for row in found)
+
+
+def keep_answer(session: Session, revision_id: int, answer: KeptAnswer) -> None:
+    """Keep an answer, instead of what was kept for that engine; of a deleted revision nothing is kept."""
+    held = select(Revision.id).where(Revision.id == revision_id).with_for_update()
+    if session.scalar(held) is None:
+        return
+    own = (EngineAnswerRecord.revision_id == revision_id, EngineAnswerRecord.engine == answer.engine)
+    session.execute(delete(EngineAnswerRecord).where(*own))
+    session.add(EngineAnswerRecord(revision_id=revision_id, **answer._asdict() | {"reasons": list(answer.reasons)}))
+
 
 _NOTICES: Final = table_of(NoticeRecord)
 _ELSEWHERE: Final = frozenset({"code", "text", "reference"})
@@ -29,7 +64,7 @@ class Noticed:
     other_id: int | None = None
 
 
-def keep(session: Session, revision_id: int, noticed: Iterable[Noticed]) -> None:
+def keep_notices(session: Session, revision_id: int, noticed: Iterable[Noticed]) -> None:
     """Keep notices about a revision."""
     rows = [
         {

@@ -1,8 +1,11 @@
-"""The one short transaction that makes a revision visible: its number, its parent, its files."""
+"""The one short transaction that makes a revision visible: its number, its parent, its files.
+
+The summary of a revision that this transaction has made: from what it wrote, without reading that again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -13,22 +16,22 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.orm.exc import StaleDataError
 
 from registry.catalogue.changes import notices
-from registry.catalogue.changes.adapter_rows import make_adapter
 from registry.catalogue.changes.notices import Noticed
-from registry.catalogue.changes.revision_rows import renamed_meanwhile, write
+from registry.catalogue.changes.revision_rows import make_adapter, renamed_meanwhile, write
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, BaseModelRecord, EventRecord, Revision, RevisionSource, table_of
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED, live
 from registry.catalogue.store import blobs, purge
-from registry.catalogue.store.blobs import FileRef
+from registry.catalogue.store.blobs import FileRef, sources_shown
 from registry.catalogue.tree import bases, old_names, provenance, revisions
+from registry.catalogue.tree.ancestry import ancestry
 from registry.catalogue.tree.commits import digits_of
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.digest import sha256_digest
 from registry.errors import ConflictError, IntegrityError, NotFoundError, RetractedError, UsageError
 from registry.reference import Path
 from registry.rights import Principal
-from registry.schemas import CopiedFrom, DerivedFrom, TargetGroup
+from registry.schemas import CopiedFrom, DerivedFrom, RevisionSummary, TargetGroup
 from registry.schemas.form import check_text
 
 
@@ -102,7 +105,7 @@ def publish(
         purge.purge(session, [place.deleted_id], purge.SAME_AGAIN, principal)
     _lock_sources(session, new)
     row = _insert(session, new, place)
-    notices.keep(session, row.id, new.noticed)
+    notices.keep_notices(session, row.id, new.noticed)
     detail: dict[str, object] = {
         "digest": row.digest,
         "parent": row.parent,
@@ -365,3 +368,49 @@ def _is_free(session: Session, path: Path, adapter_id: int, number: int) -> bool
     queries = (taken, deleted)
     options = {**IGNORE_RIGHTS, **INCLUDE_DELETED}
     return all(session.scalar(query.limit(1), execution_options=options) is None for query in queries)
+
+
+def new_summary(
+    session: Session,
+    row: RevisionRow,
+    new: NewRevision,
+    *,
+    tags: Iterable[str],
+    metrics: Mapping[str, float],
+    annotations: Mapping[str, str],
+) -> RevisionSummary:
+    """What `registry.catalogue.tree.browse.summary` says of ``row``, which was made of ``new`` and labelled so.
+
+    What is above it may have changed meanwhile, and is read.
+    """
+    behind, retracted, derived_from = False, None, None
+    if row.parent_id is not None or row.combined:
+        above = ancestry(session, select(Revision.id).where(Revision.id == row.id))
+        behind, retracted = row.id in above.behind, above.retracted.get(row.id)
+    if new.derived_from is not None:
+        derived_from = provenance.shown(session, {row.id: provenance.kept(new.derived_from)}).get(row.id)
+    return RevisionSummary(
+        reference=row.reference,
+        path=row.path,
+        number=row.number,
+        digest=row.digest,
+        parent=row.parent,
+        behind=behind,
+        rank=row.rank,
+        parameters=row.parameters,
+        size=row.size,
+        message=row.message,
+        author=row.author,
+        created_at=row.created_at,
+        tags=tuple(sorted(set(tags))),
+        metrics=dict(sorted(metrics.items())),
+        annotations=dict(sorted(annotations.items())),
+        trained_on=row.trained_on,
+        notices=row.notices,
+        retracted=retracted,
+        source=new.source,
+        parent_known_by=new.parent_known_by,
+        derived_from=derived_from,
+        copied_from=new.copied_from,
+        sources=sources_shown(session, [row.id]).get(row.id, ()) if row.combined else (),
+    )

@@ -1,4 +1,4 @@
-"""Giving base models other repo ids, and taking them away: see `registry.catalogue.repo_ids`."""
+"""Giving base models other repo ids, and taking them away: see `registry.catalogue.tree.repo_ids`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Final
 from sqlalchemy import Row, delete, func, select
 from sqlalchemy.orm import Session
 
-from registry.catalogue import repo_ids
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import BaseModelRecord, BaseRepoId
 from registry.catalogue.database.upsert import insert_if_absent
-from registry.catalogue.tree import bases, old_names
+from registry.catalogue.tree import bases, old_names, repo_ids
 from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.reference import RESERVED, Path
 from registry.rights import Principal

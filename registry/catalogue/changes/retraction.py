@@ -11,12 +11,11 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, Revision, Tag
-from registry.catalogue.store.blobs import parts
-from registry.catalogue.store.combinations import standing_on
+from registry.catalogue.store.blobs import parts, standing_on
 from registry.catalogue.tree import old_names, revisions
+from registry.catalogue.tree.cards import uses
 from registry.catalogue.tree.old_names import SameContent
 from registry.catalogue.tree.revisions import RevisionRow
-from registry.catalogue.tree.use import uses
 from registry.errors import RetractedError, UsageError
 from registry.rights import Principal
 from registry.schemas import Retracted

@@ -12,7 +12,7 @@ from registry.catalogue.changes import protection, retraction
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, EventRecord, Revision, Tag
 from registry.catalogue.tree import revisions, tag_moves
-from registry.catalogue.tree.suggestions import offered
+from registry.catalogue.tree.order import offered
 from registry.errors import ConflictError, NotFoundError, RetractedError, UsageError
 from registry.reference import Path, Reference, check_tag
 from registry.rights import Principal

@@ -18,12 +18,18 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database import errors, migrations, postgresql, sqlite
-from registry.catalogue.database import schema as fitting
+from registry.catalogue.database import migrations as fitting
 from registry.catalogue.database.errors import from_system, translated
+from registry.catalogue.database.migrations import Schema
 from registry.catalogue.database.prepared import Connections, Prepared, Reader, Rows, reader_on, reading
-from registry.catalogue.database.retry import retried
-from registry.catalogue.database.schema import Schema
-from registry.catalogue.database.transactions import begin_explicitly, connected, in_session, mode, reading_session
+from registry.catalogue.database.transactions import (
+    begin_explicitly,
+    connected,
+    in_session,
+    mode,
+    reading_session,
+    retried,
+)
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from registry.figures import command
 from registry.folders.local_files import ErrorMapping

@@ -12,8 +12,8 @@ from sqlalchemy import BigInteger, Select, and_, false, func, insert, literal, n
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
-from registry.catalogue.database.probes import finds
 from registry.catalogue.database.tables import STRETCH, EventRecord, in_stretch, table_of
+from registry.catalogue.database.transactions import finds
 from registry.catalogue.database.visibility import rights_of, subjects_about, subjects_in_scope
 from registry.errors import RegistryError, UsageError
 from registry.reference import Path

@@ -2,17 +2,24 @@
 
 The history stands here as a constant, so that opening a registry whose schema is current needs no Alembic
 (it takes as long to import as everything else together).
+
+Compatibility of a database's schema with this program, without Alembic.
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, inspect, select, text
+
+from registry.catalogue.database.errors import placeless
+from registry.errors import UnavailableError
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
 
 HISTORY: Final = tuple(f"{number:04}" for number in range(1, 20))  # oldest first, as the files
 VERSION_TABLE: Final = "alembic_version"
@@ -55,3 +62,71 @@ def upgrade(connection: Connection) -> None:
     from alembic import command
 
     command.upgrade(configuration(connection), "head")
+
+
+HAS_TRIGRAMS: Final = select(func.to_regclass("ix_revisions_message_trigrams").is_not(None))
+"""Of PostgreSQL: whether it has the indexes of trigrams, for which a role has to be allowed to create an extension."""
+_NO_TRIGRAMS: Final = (
+    "Searching for a text reads every revision: there is no index of trigrams, because the role that upgraded the "
+    "schema can't create the extension pg_trgm. docs/operations.md says how to add it."
+)
+
+
+class Schema(Enum):
+    """How the database's schema compares with this program's."""
+
+    ABSENT = "absent"
+    OLDER = "older"
+    CURRENT = "current"  # the same, or a newer compatible one
+
+
+def version_on(connection: Connection) -> str | None:
+    """The newest migration that was applied; None: none was."""
+    if VERSION_TABLE not in inspect(connection).get_table_names():
+        return None
+    version: str | None = connection.scalar(VERSION)
+    return version
+
+
+def compare(connection: Connection, where: str) -> Schema:
+    """Compare the schema of the database ``where`` with this program's.
+
+    Raises:
+        UnavailableError: ``schema_newer``, or the database is not a registry's.
+    """
+    tables = set(inspect(connection).get_table_names())
+    version = connection.scalar(VERSION) if VERSION_TABLE in tables else None
+    if version is None:
+        if tables - {VERSION_TABLE}:
+            problem = f"The database {where} contains something other than a registry: use an empty one."
+            raise placeless(UnavailableError(problem))
+        return Schema.ABSENT
+    newest = HISTORY[-1]
+    if version == newest:
+        return Schema.CURRENT
+    if version in HISTORY:
+        return Schema.OLDER
+    # For rolling upgrades: a migration declares the oldest program that still works with it.
+    oldest = None
+    if COMPATIBILITY_TABLE in tables:
+        oldest = connection.scalar(OLDEST, {"version": version})
+    if oldest is not None and newest >= oldest:
+        return Schema.CURRENT
+    problem = (
+        f"The database {where} was written by a newer version of the registry (schema {version}, this one supports "
+        f"{newest}): upgrade this program."
+    )
+    raise placeless(UnavailableError(problem, code="schema_newer"))
+
+
+def shuts_out(connection: Connection, before: str | None, after: str) -> bool:
+    """Whether programs of the schema ``before`` can't use the database since it has the schema ``after``."""
+    oldest: str | None = connection.scalar(OLDEST, {"version": after})
+    return before is not None and (oldest is None or before < oldest)
+
+
+def notices(connection: Connection) -> tuple[str, ...]:
+    """What the database could not be given, and what that means, as sentences."""
+    if connection.dialect.name != "postgresql" or connection.scalar(HAS_TRIGRAMS):
+        return ()
+    return (_NO_TRIGRAMS,)

@@ -165,7 +165,7 @@ class MaterialisedFile(Record):
 class UseRecord(Record):
     """How often a revision was asked for as weights on a day in UTC, through one interface, by one token.
 
-    `who` is the id of the token or, without one, the name of the principal. See `registry.services.uses`.
+    `who` is the id of the token or, without one, the name of the principal. See `registry.services.loads`.
     """
 
     __tablename__ = "uses"

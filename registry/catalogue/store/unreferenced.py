@@ -13,7 +13,6 @@ from sqlalchemy import and_, delete, exists, func, not_, or_, select
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
-from registry.catalogue.database.probes import finds
 from registry.catalogue.database.tables import (
     Adapter,
     BaseFile,
@@ -24,6 +23,7 @@ from registry.catalogue.database.tables import (
     table_of,
 )
 from registry.catalogue.database.team_tables import MaterialisedFile
+from registry.catalogue.database.transactions import finds
 from registry.catalogue.store.blobs import BLOB_COLUMNS, parts
 from registry.digest import BlobRef
 

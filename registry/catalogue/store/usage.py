@@ -2,6 +2,8 @@
 
 Files are read in the order of their digests, so that those who have a blob come together. Of each adapter and each
 revision two numbers are kept, and what is listed are those with the most bytes of their own.
+
+How the stored bytes grew, by the week in which they were stored.
 """
 
 from __future__ import annotations
@@ -11,13 +13,12 @@ import itertools
 import operator
 from array import array
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, true, union
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
-from registry.catalogue.database.probes import finds
 from registry.catalogue.database.tables import (
     Adapter,
     BaseFile,
@@ -28,13 +29,37 @@ from registry.catalogue.database.tables import (
     table_of,
 )
 from registry.catalogue.database.team_tables import MaterialisationRecord, MaterialisedFile
-from registry.catalogue.database.transactions import plan_for_values
+from registry.catalogue.database.transactions import finds, plan_for_values
 from registry.catalogue.database.visibility import in_subtree, rights_of
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.store.unreferenced import end_of, unneeded
 from registry.digest import BlobRef
 from registry.reference import Path
+from registry.schemas.jobs import StoredWeek
 from registry.schemas.usage import Taken, Usage
+
+WEEKS: Final = 12
+_WEEK: Final = timedelta(weeks=1)
+
+
+def stored(session: Session) -> int:
+    """Bytes of all blobs that are stored."""
+    return int(session.scalar(select(func.coalesce(func.sum(Blob.size), 0))) or 0)  # a tombstone has no size
+
+
+def weeks(session: Session, today: date) -> tuple[StoredWeek, ...]:
+    """What was stored in each of the last weeks and is still there, oldest first; the last one is the current one."""
+    monday = today - timedelta(days=today.weekday())
+    starts = [monday - _WEEK * number for number in reversed(range(WEEKS))]
+    sizes = session.execute(select(*(_between(start).scalar_subquery() for start in starts))).one()
+    return tuple(StoredWeek(week=start, bytes=int(size)) for start, size in zip(starts, sizes, strict=True))
+
+
+def _between(start: date) -> Select[Any]:
+    begin = datetime(start.year, start.month, start.day, tzinfo=UTC)
+    made = (Blob.created_at >= begin) & (Blob.created_at < begin + _WEEK)
+    return select(func.coalesce(func.sum(Blob.size), 0)).where(made)
+
 
 MOST_LISTED: Final = 10_000
 """Adapters, and revisions, that an answer lists: those with the most bytes of their own."""

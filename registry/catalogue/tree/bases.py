@@ -1,4 +1,7 @@
-"""Base models: the frozen roots of the tree, known by the digest of their weights."""
+"""Base models: the frozen roots of the tree, known by the digest of their weights.
+
+Norms of base models, as they are kept: a document that the services write and read.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from sqlalchemy import Select, bindparam, case, func, or_, select
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
-from registry.catalogue.database.collected import collected, rows_in
 from registry.catalogue.database.prepared import Prepared, reading
+from registry.catalogue.database.statistics_tables import BaseNormsRecord
 from registry.catalogue.database.tables import (
     HAS_REVISIONS,
     Adapter,
@@ -22,17 +25,40 @@ from registry.catalogue.database.tables import (
     Blob,
     Revision,
 )
+from registry.catalogue.database.upsert import collected, rows_in
 from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store.blobs import BLOB_COLUMNS
 from registry.catalogue.tree import provenance
 from registry.catalogue.tree.old_names import adapter_is_listed, base_is_listed, visible_names, visible_new_name
-from registry.catalogue.tree.suggestions import offered
+from registry.catalogue.tree.order import offered
 from registry.digest import BlobRef, StoredFile
 from registry.errors import NotFoundError
 from registry.reference import hub_name
 from registry.rights import Rights
 from registry.schemas import BaseSummary, FileEntry
 from registry.schemas.usage import BaseFigures
+
+
+@dataclass(frozen=True)
+class NormsRow:
+    """The norms of the slots of a target table."""
+
+    format: int
+    table_digest: str
+    document: bytes
+
+
+def norms_of(session: Session, name: str, digest: str, table_digest: str) -> NormsRow | None:
+    """The norms of a base model with these weights and this target table; None where it is hidden, or has none."""
+    query = (
+        select(BaseNormsRecord.format, BaseNormsRecord.table_digest, BaseNormsRecord.document)
+        .join(BaseModelRecord, BaseModelRecord.id == BaseNormsRecord.base_id)
+        .where(BaseModelRecord.name == name, BaseModelRecord.digest == digest)
+        .where(BaseNormsRecord.table_digest == table_digest)
+    )
+    row = session.execute(query).one_or_none()
+    return None if row is None else NormsRow(*row)
+
 
 _WEIGHTS: Final = ".safetensors"
 

@@ -14,9 +14,9 @@ from sqlalchemy import CTE, Select, bindparam, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
-from registry.catalogue.database.collected import collected, rows_in
 from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import Adapter, BaseModelRecord, Blob, Revision, RevisionFile, RevisionTarget
+from registry.catalogue.database.upsert import collected, rows_in
 from registry.catalogue.store.blobs import BLOB_COLUMNS
 from registry.catalogue.tree import revisions
 from registry.catalogue.tree.ancestry import newest_number, of_sources

@@ -15,9 +15,8 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.prepared import Prepared, reading
-from registry.catalogue.database.probes import finds
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision
-from registry.catalogue.database.transactions import plan_for_values
+from registry.catalogue.database.transactions import finds, plan_for_values
 from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import browse, old_names, order

@@ -27,7 +27,7 @@ from registry.catalogue.database.visibility import IGNORE_RIGHTS
 from registry.catalogue.store.blobs import BLOB_COLUMNS
 from registry.catalogue.tree import bases
 from registry.catalogue.tree.ancestry import newest_number, retraction_of
-from registry.catalogue.tree.suggestions import did_you_mean, offered
+from registry.catalogue.tree.order import did_you_mean, offered
 from registry.digest import PREFIX, StoredFile, is_digest
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path, Reference

@@ -28,8 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from registry.catalogue.database.probes import finds
-from registry.catalogue.database.schema import HAS_TRIGRAMS
+from registry.catalogue.database.migrations import HAS_TRIGRAMS
 from registry.catalogue.database.tables import (
     Adapter,
     Annotation,
@@ -39,6 +38,7 @@ from registry.catalogue.database.tables import (
     Tag,
     table_of,
 )
+from registry.catalogue.database.transactions import finds
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, in_subtree, rights_of
 from registry.catalogue.tree import bases, browse
 from registry.catalogue.tree.order import level, within

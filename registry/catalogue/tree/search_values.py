@@ -13,9 +13,9 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
-from registry.catalogue.database.probes import finds
 from registry.catalogue.database.statistics_tables import StatisticValueRecord
 from registry.catalogue.database.tables import Metric, Revision, table_of
+from registry.catalogue.database.transactions import finds
 from registry.errors import UsageError
 from registry.schemas import RevisionSummary
 from registry.schemas.statistics import StatisticName

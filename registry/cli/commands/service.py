@@ -17,7 +17,7 @@ from registry.cli.options import Json, Url
 from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
 from registry.cli.session import Session, answer_alone, session
 from registry.figures import counted, moment, size
-from registry.settings.parsers import MAX_WORKERS
+from registry.settings import MAX_WORKERS
 
 if TYPE_CHECKING:
     from registry.schemas import Event

@@ -22,7 +22,7 @@ from typing import Any, Final
 from registry.errors import NotAllowedError, NotFoundError, RegistryError, UnavailableError
 from registry.folders.local_files import in_words
 from registry.progress import Progress
-from registry.settings.parsers import redacted
+from registry.settings import redacted
 
 _REPO_ID: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,95})/([A-Za-z0-9_][A-Za-z0-9._-]{0,95})")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")

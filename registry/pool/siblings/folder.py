@@ -25,7 +25,7 @@ from registry.pool.checked_base import PoolRegistry
 from registry.pool.siblings.recipe import Recipe
 from registry.schemas import Dtype, Options
 from registry.schemas.receipt import Receipt
-from registry.services.artifacts.describe import described
+from registry.services.artifacts.load import described
 from registry.services.artifacts.plan import make_plan
 from registry.services.local_merge import path_of
 from registry.tensors.artifacts.artifact import Artifact

@@ -8,8 +8,7 @@ from contextlib import ExitStack
 from registry.errors import InvalidAdapterError
 from registry.files.header import read_header
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from registry.services.artifacts.inputs import Inputs, open_source, path_table
-from registry.services.artifacts.not_composable import exact_link
+from registry.services.artifacts.inputs import Inputs, exact_link, open_source, path_table
 from registry.services.lineage import Blobs, Link, LoadedPath, read_blob
 from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from registry.tensors.path.programs import BoundLink

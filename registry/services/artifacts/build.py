@@ -1,21 +1,52 @@
-"""Building the artifact of a loaded path: opens the blobs and lays out the files, but computes no tensors yet."""
+"""The kinds of artifacts and their builders: a path's files are laid out by them, and no tensor is computed yet."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from typing import Final
 
 from registry.errors import UsageError
 from registry.memory import MemoryCache
-from registry.schemas import Options
+from registry.schemas import ArtifactKind, Options
 from registry.schemas.artifacts import KINDS, check_options, check_ranks
 from registry.schemas.form import MeasuredRows
 from registry.services.artifacts.inputs import Inputs
-from registry.services.artifacts.kinds.builder import Order
-from registry.services.artifacts.kinds.table import builder_of
-from registry.services.artifacts.plan import links_of, make_plan
+from registry.services.artifacts.plan import Builder, Order, links_of, make_plan
 from registry.services.lineage import Blobs, LoadedPath
 from registry.tensors.artifacts.artifact import Artifact
 from registry.tensors.artifacts.plan import Plan
+
+
+# Each is imported when it is wanted: stored bytes are handed out without torch.
+def _merged() -> Builder:
+    from registry.services.artifacts.merged import MERGED
+
+    return MERGED
+
+
+def _composed() -> Builder:
+    from registry.services.artifacts.composed import COMPOSED
+
+    return COMPOSED
+
+
+def _published() -> Builder:
+    from registry.services.artifacts.published import PUBLISHED
+
+    return PUBLISHED
+
+
+BUILDERS: Final[Mapping[ArtifactKind, Callable[[], Builder]]] = {
+    "merged": _merged,
+    "lora": _composed,
+    "published": _published,
+}
+
+
+def builder_of(kind: ArtifactKind) -> Builder:
+    """The builder of a kind."""
+    return BUILDERS[kind]()
 
 
 def build_artifact(

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.store.combinations import sources_shown
+from registry.catalogue.store.blobs import sources_shown
 from registry.catalogue.tree import bases, browse, revisions
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.digest import BlobRef, StoredFile, canonical_json

@@ -1,4 +1,7 @@
-"""The inputs of artifacts: the open blobs of a path, as base tensors and stored files. Needs no torch."""
+"""The inputs of artifacts: the open blobs of a path, as base tensors and stored files. Needs no torch.
+
+The errors for what can't be done where an exact revision replaces tensors instead of adding to them.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,48 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from registry.digest import BlobRef, StoredFile
-from registry.errors import IntegrityError, UsageError
-from registry.files.header import Header, TensorEntry, read_header
-from registry.files.model_weights import ModelWeights, Tensors
+from registry.errors import IntegrityError, InvalidAdapterError, UsageError
+from registry.files.header import Header, ModelWeights, TensorEntry, Tensors, read_header
 from registry.files.source import ByteSource
 from registry.folders.scan import EXACT_WEIGHTS
 from registry.quantised.listing import PlainListing
 from registry.schemas.artifacts import FourBits
-from registry.services.lineage import Blobs, LoadedPath, PathBase, read_document, target_table
+from registry.services.lineage import Blobs, Link, LoadedPath, PathBase, read_document, target_table
 from registry.tensors.artifacts.artifact import ArtifactFile, source_file
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.index import plain_of, weight_files
+
+
+def exact_link(link: Link) -> InvalidAdapterError:
+    """A link where one is expected that adds to the weights."""
+    return InvalidAdapterError(
+        f"{link.reference} is an exact full fine-tune, which replaces tensors of the base model instead of adding to "
+        f"them, so this can't be done with it; `registry fetch {link.reference} --as merged` gives its weights, and "
+        "publishing the model with `--full --rank N` makes an adapter of it.",
+        code="not_composable",
+    )
+
+
+def exact_between(path: LoadedPath, exact: Link) -> InvalidAdapterError:
+    """What some links of a path change together."""
+    way = f"; after it, with --since {exact.reference}, they have" if path.live else ""
+    return InvalidAdapterError(
+        f"{exact.reference} is an exact full fine-tune, which replaces tensors of the base model, so the links of "
+        f"{path.reference} have no delta together{way}. `--as merged` gives its weights.",
+        code="not_composable",
+    )
+
+
+def exact_as_lora(path: LoadedPath, exact: Link) -> InvalidAdapterError:
+    """A path that no LoRA equals."""
+    fetch = f"registry fetch {path.reference}"
+    below = f"`{fetch} --since {exact.reference}` the adapters below it as one, " if path.live else ""
+    return InvalidAdapterError(
+        f"No LoRA equals {path.reference}: {exact.reference} is an exact full fine-tune, which replaces tensors of "
+        f"the base model. `{fetch} --as merged` gives the model, {below}and publishing that model with "
+        "`--full --rank N` a LoRA that is near it.",
+        code="not_composable",
+    )
 
 
 class Inputs:

@@ -1,80 +1,73 @@
-"""Materialised artifacts: found by plan, and opened like any other artifact.
-
-A materialisation takes precedence even if another arithmetic than this machine's made it. So all replicas serve the
-same bytes of a materialised artifact, whatever processors they run on.
-"""
+"""Blobs of several bundles, opened once each and shared: to compare paths on a client's machine."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from sqlalchemy.orm import Session
+from registry.digest import BlobRef
+from registry.files.hashed import HashedFile
+from registry.files.source import FileSource
+from registry.folders.local_files import telling_unreadable
+from registry.operations.transfer import ClosableSource
+from registry.schemas.bundles import BlobEntry, Bundle
 
-from registry.catalogue.store import materialisations as rows
-from registry.digest import StoredFile
-from registry.errors import IntegrityError
-from registry.schemas import Fidelity, Options
-from registry.schemas.artifacts import KINDS
-from registry.services.artifacts.inputs import stored_files
-from registry.services.artifacts.plan import make_plan
-from registry.services.lineage import Blobs, LoadedPath
-from registry.tensors.artifacts.artifact import Artifact, Measured
-from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, Plan
+OpenBlobOf = Callable[[str, BlobEntry], ClosableSource]
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A materialisation that has not expired, and its files."""
+class KeptBlobs:
+    """Opens base files of this machine where it has them, and all other blobs from the registry."""
 
-    id: str
-    plan: Plan
-    rendering: str
-    numerics: str | None  # fingerprint of the machine that made it
-    notices: tuple[str, ...]
-    files: tuple[StoredFile, ...]  # by path
+    def __init__(self, bundles: Sequence[Bundle], open_blob: OpenBlobOf, base: Mapping[str, HashedFile]) -> None:
+        self._open_blob = open_blob
+        self._files = {hashed.digest: hashed for hashed in base.values()}
+        self._entries = {entry.digest: (bundle.reference, entry) for bundle in bundles for entry in entries_of(bundle)}
+        self._opened: dict[str, ClosableSource] = {}
+
+    def take(self, bundle: Bundle, base: Mapping[str, HashedFile]) -> None:
+        """Open the blobs of one more bundle, too."""
+        self._files |= {hashed.digest: hashed for hashed in base.values()}
+        self._entries |= {entry.digest: (bundle.reference, entry) for entry in entries_of(bundle)}
+
+    def open_blob(self, blob: BlobRef) -> ClosableSource:
+        """Open a blob; closing the returned source keeps the blob open for the next caller."""
+        if blob.digest not in self._opened:
+            self._opened[blob.digest] = self._open(blob.digest)
+        return _Kept(self._opened[blob.digest])
+
+    def _open(self, digest: str) -> ClosableSource:
+        file = self._files.get(digest)
+        if file is None:
+            return self._open_blob(*self._entries[digest])
+        with telling_unreadable(file.path):
+            return FileSource(file.path)
+
+    def close(self) -> None:
+        """Close all blobs."""
+        for source in self._opened.values():
+            source.close()
 
 
-def kept_for(session: Session, path: LoadedPath, plan: Plan | None) -> Kept | None:
-    """The materialisation of a path by its plain plan and this version's `ARTIFACT_FORMAT`; None if there is none.
+class _Kept:
+    """A source whose `close` does nothing: `KeptBlobs` closes it."""
 
-    A revision may have others: with other artifact formats, or other plans (its base model's table was remade).
-    """
-    if plan is None:
-        return None
-    tip = path.links[-1]
-    row = rows.of_plan(session, tip.path, tip.number, plan.digest, ARTIFACT_FORMAT)
-    return None if row is None else Kept(row.id, plan, row.rendering, row.numerics, row.notices, row.files)
+    def __init__(self, source: ClosableSource) -> None:
+        self._source = source
 
+    @property
+    def size(self) -> int:
+        return self._source.size
 
-def plain_plan(path: LoadedPath, options: Options) -> Plan | None:
-    """The plan under which a path can be materialised; None with other options, or if its bytes are stored anyway."""
-    if KINDS[options.kind].is_verbatim or not path.links or options != Options(kind=options.kind):
-        return None
-    return make_plan(path, None, options)
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self._source.read_into(offset, buffer)
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
-def open_kept(blobs: Blobs, kept: Kept, fidelity: Fidelity | None = None) -> Artifact:
-    """The artifact, read from the materialisation's blobs, with what was measured when it was made.
-
-    Raises:
-        IntegrityError: the recorded rendering is not that of its plan and arithmetic.
-    """
-    with ExitStack() as opened:
-        files = stored_files(blobs, kept.files, opened)
-        release = opened.pop_all().close
-        artifact = Artifact(
-            kept.plan,
-            files,
-            notices=kept.notices,
-            numerics=kept.numerics,
-            meter=Measured(fidelity),
-            release=release,
-        )
-        if artifact.rendering != kept.rendering:
-            artifact.close()
-            raise IntegrityError(
-                f"The materialisation {kept.id} is recorded as {kept.rendering}, but its plan and arithmetic give "
-                f"{artifact.rendering}: drop it with `registry materialise --drop {kept.id}`."
-            )
-        return artifact
+def entries_of(bundle: Bundle) -> Iterator[BlobEntry]:
+    """Every blob of a bundle: of the base model, then of the links."""
+    yield from bundle.base.files
+    yield bundle.base.index
+    yield bundle.base.table
+    for link in bundle.links:
+        yield from link.files

@@ -12,9 +12,8 @@ from registry.schemas.artifacts import KINDS, is_full
 from registry.schemas.bundles import ArtifactPlan
 from registry.schemas.form import MeasuredRows
 from registry.services.artifacts.build import build_artifact, check_kept
-from registry.services.artifacts.describe import described, etag
-from registry.services.artifacts.load import path_in
-from registry.services.artifacts.materialised import Kept, kept_for, open_kept, plain_plan
+from registry.services.artifacts.commits import Kept, kept_for, open_kept, plain_plan
+from registry.services.artifacts.load import described, etag, path_in
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath
 from registry.tensors.artifacts.artifact import Artifact

@@ -1,13 +1,68 @@
-"""The plan of an artifact: which links it contains, and which model a composed adapter applies to."""
+"""What an artifact is to be: its plan, and the interface by which a kind makes its files of a path.
+
+What a kind is without tensors stands in `registry.schemas.artifacts`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from registry.errors import UsageError
+from registry.memory import MemoryCache
 from registry.reference import Path
-from registry.schemas import Options
+from registry.schemas import Options, Truncation
 from registry.schemas.artifacts import KINDS, FourBits
+from registry.schemas.form import MeasuredRows
+from registry.services.artifacts.inputs import Inputs
 from registry.services.lineage import Link, LoadedPath
+from registry.tensors.artifacts.artifact import ArtifactFile, Meter
 from registry.tensors.artifacts.plan import Plan, PlanLink
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request to build an artifact, with checked options."""
+
+    inputs: Inputs  # of the whole path
+    links: tuple[Link, ...]  # those that the artifact contains
+    ancestor: LoadedPath | None
+    options: Options
+    plan: Plan
+    memory: MemoryCache | None  # of a service
+    measured: MeasuredRows | None = None  # of which rows fidelity is measured when they are made; None: of none
+
+    @property
+    def path(self) -> LoadedPath:
+        """The artifact's path."""
+        return self.inputs.path
+
+
+@dataclass(frozen=True)
+class Built:
+    """An artifact's files, laid out but not computed yet, with notices."""
+
+    plan: Plan  # including the ranks that depend on values
+    files: list[ArtifactFile]
+    notices: tuple[str, ...] = ()
+    truncation: Truncation | None = None
+    meter: Meter | None = None
+
+
+def _nothing(inputs: Inputs) -> None:
+    del inputs
+
+
+@dataclass(frozen=True)
+class Builder:
+    """The functions of a kind.
+
+    ``build`` lays out the files. ``check_kept`` refuses to serve an older version's materialisation of a path that this
+    version would not build; it raises `ConflictError` (``retable_needed``).
+    """
+
+    build: Callable[[Order], Built]
+    check_kept: Callable[[Inputs], None] = _nothing
 
 
 def links_of(path: LoadedPath, ancestor: LoadedPath | None, options: Options) -> tuple[Link, ...]:

@@ -13,8 +13,7 @@ from registry.reference import Reference
 from registry.schemas import Verified
 from registry.schemas.receipt import Receipt
 from registry.services.artifacts.build import build_artifact
-from registry.services.artifacts.describe import described
-from registry.services.artifacts.load import load_path
+from registry.services.artifacts.load import described, load_path
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath
 from registry.tensors.artifacts.numerics import TensorComparison

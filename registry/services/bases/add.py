@@ -12,7 +12,7 @@ from registry.catalogue.changes import new_base
 from registry.catalogue.changes.new_base import NewBase
 from registry.catalogue.store.blobs import FileRef
 from registry.catalogue.tree import bases as base_rows
-from registry.catalogue.tree.norms import NormsRow
+from registry.catalogue.tree.bases import NormsRow
 from registry.digest import canonical_json
 from registry.errors import ConflictError, NotFoundError
 from registry.files.source import FileSource

@@ -38,9 +38,9 @@ from registry.services.bases.decoded import decoded
 from registry.services.bases.norms import energies_of, norms_row, not_finite, watches_of
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
-from registry.services.intake.wanted import drop_taken, dropped_when_refused, take, wanted_bytes
+from registry.services.intake.uploads import drop_taken, dropped_when_refused, take, wanted_bytes
 from registry.services.lineage import read_document
-from registry.storage.checking import Watch
+from registry.storage.reading import Watch
 from registry.tensors.table.conversions import run_problem
 from registry.tensors.table.parameters import FusedParameter
 from registry.tensors.table.targets import FORMAT, Target, TargetTable

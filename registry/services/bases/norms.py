@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from typing import Any, Final
 
 from registry.catalogue.changes.new_base import keep
-from registry.catalogue.tree import norms as rows
-from registry.catalogue.tree.norms import NormsRow
+from registry.catalogue.tree import bases as rows
+from registry.catalogue.tree.bases import NormsRow
 from registry.errors import IntegrityError, UnavailableError, UsageError
 from registry.files.header import Header, read_header
 from registry.files.source import ByteSource
@@ -60,7 +60,7 @@ def slot_norms(deployment: Deployment, base: PathBase) -> Mapping[Slot, float] |
     A slot is left out if a value of it is not finite. None: they were not taken for its target table.
     """
     with deployment.read() as session:
-        row = rows.get(session, base.name, base.digest, base.table_digest)
+        row = rows.norms_of(session, base.name, base.digest, base.table_digest)
     return None if row is None or row.format != NORMS_FORMAT else _read(row.document)
 
 

@@ -15,8 +15,8 @@ from typing import Any, Final
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import materialise
-from registry.catalogue.changes import retable as rows_of
-from registry.catalogue.changes.retable import Below, NewTable
+from registry.catalogue.changes import new_base as rows_of
+from registry.catalogue.changes.new_base import Below, NewTable
 from registry.catalogue.store import materialisations
 from registry.catalogue.tree import bases as base_rows
 from registry.catalogue.tree import revisions as revision_rows

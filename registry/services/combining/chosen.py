@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.store.combinations import pinned_sources
+from registry.catalogue.store.blobs import pinned_sources
 from registry.catalogue.tree import bases as base_rows
 from registry.catalogue.tree import links as link_rows
 from registry.catalogue.tree import old_names

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 
-from registry.files.model_weights import Tensors
+from registry.files.header import Tensors
 from registry.progress import Progress
 from registry.schemas.publishing import FullSize
 from registry.services.exact.folder import open_beside
-from registry.services.exact.model_folder import open_tensors, read_full_model
-from registry.services.exact.values import check_values
+from registry.services.exact.model_folder import check_values, open_tensors, read_full_model
 from registry.services.lineage import Blobs, LoadedPath
 from registry.tensors.arithmetic.dtypes import FLOATS
 from registry.tensors.comparison.fingerprint import base_sample, sample_values

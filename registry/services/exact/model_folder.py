@@ -1,19 +1,102 @@
-"""The folder of a full model: its files and tensors, or the rule of base models that it breaks, told of that model."""
+"""The folder of a full model: its files and tensors, or the rule of base models that it breaks, told of that model.
+
+Checking the values of a full fine-tune that is published: every frame, finite, and not its parent once more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from registry.errors import InvalidAdapterError, InvalidBaseError, RegistryError
-from registry.files.header import TensorEntry
-from registry.files.source import ByteSource, FileSource
+from registry.errors import IntegrityError, InvalidAdapterError, InvalidBaseError, RegistryError
+from registry.files.header import ModelWeights, TensorEntry
+from registry.files.source import ByteSource, FileSource, look_at
 from registry.folders.local_files import telling_unreadable
 from registry.folders.scan import FoundFile
-from registry.schemas import LeftOut
+from registry.schemas import LeftOut, Options
+from registry.services.artifacts.build import build_artifact
+from registry.services.artifacts.inputs import base_weights
+from registry.services.lineage import Blobs, LoadedPath
+from registry.tensors.arithmetic.streamed import FiniteWatch
+from registry.tensors.artifacts.artifact import Artifact
+from registry.tensors.exact.contents import overlay
+from registry.tensors.exact.file_format import FRAME, ExactIndex
 from registry.transfer.model_files import INDEX, ModelFiles, read_model_files, unquantised
+
+
+def check_exact(
+    blobs: Blobs, parent: LoadedPath, index: ExactIndex, weights: ByteSource, advance: Callable[[int], None]
+) -> None:
+    """Check every value of an exact file; ``advance`` gets the bytes of its tensors.
+
+    Raises:
+        InvalidAdapterError: ``bad_exact``, a frame can't be decoded; ``non_finite``.
+        InvalidAdapterError: ``no_change``, the model is its parent's, bit for bit.
+    """
+    with ExitStack() as opened:
+        model = overlay(base_weights(blobs, replace(parent, links=()), opened), index, weights)
+        for name in index.entries:
+            check_values(*model.tensors[name], advance)
+        if _is_model_of(blobs, parent, model):
+            raise no_change(parent)
+
+
+def no_change(parent: LoadedPath) -> InvalidAdapterError:
+    """The error for a full model that is its parent's."""
+    digest = parent.tip.removeprefix("sha256:")[:12]
+    return InvalidAdapterError(
+        f"The model equals {parent.reference} ({digest}) byte for byte: nothing was trained, so there is nothing to "
+        f"publish. Use {parent.reference} itself.",
+        code="no_change",
+    )
+
+
+def check_values(source: ByteSource, entry: TensorEntry, advance: Callable[[int], None]) -> None:
+    """Read a tensor of a full model; ``advance`` gets its bytes.
+
+    Raises:
+        InvalidAdapterError: ``bad_exact``, a frame can't be decoded; ``non_finite``.
+    """
+    size = entry.stop - entry.start
+    watch = FiniteWatch({entry.name: replace(entry, start=0, stop=size)})
+    for at in range(0, size, FRAME):
+        stop = min(at + FRAME, size)
+        try:
+            chunk = look_at(source, entry.start + at, entry.start + stop)
+        except IntegrityError as problem:
+            if problem.code != "bad_exact":
+                raise
+            raise InvalidAdapterError(f"{problem} Publish the model folder again.", code="bad_exact") from problem
+        watch(at, chunk)
+        advance(stop - at)
+
+
+def _is_model_of(blobs: Blobs, path: LoadedPath, model: ModelWeights) -> bool:
+    """Whether a model is the merged model of a path, compared until the first difference."""
+    with build_artifact(blobs, path, None, Options(kind="merged")) as merged:
+        return _same_tensors(merged, model)
+
+
+def _same_tensors(merged: Artifact, model: ModelWeights) -> bool:
+    places = {
+        name: (file, entry)
+        for file in merged.files.values()
+        for name, entry in (file.header.entries.items() if file.header else ())
+    }
+    if {name: (one.dtype, one.shape) for name, (_, one) in places.items()} != {
+        name: (one.dtype, one.shape) for name, (_, one) in model.tensors.items()
+    }:
+        return False
+    for name, (file, entry) in places.items():
+        source, own = model.tensors[name]
+        at = own.start
+        for chunk in file.chunks(entry.start, entry.stop, lanes=1):
+            if look_at(source, at, at + len(chunk)) != chunk:
+                return False
+            at += len(chunk)
+    return True
 
 
 @dataclass(frozen=True)

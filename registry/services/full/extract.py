@@ -3,6 +3,8 @@
 It runs where the folder is: in the process of a client or of a registry. Nothing is stored meanwhile.
 
 The folder of a full model beside the base model that it was trained from: opened, named and refused by name.
+
+What is published of a full model: all of it, exactly, or the adapter that is nearest to it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -17,13 +20,14 @@ from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.source import FileSource
 from registry.folders.local_files import telling_unwritable
+from registry.folders.scan import MODEL_CONFIG
 from registry.operations.publication import FullModel
 from registry.progress import Progress
 from registry.schemas.artifacts import ExtractedModule, Extraction
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs
-from registry.services.exact.model_folder import FullFolder, open_tensors
-from registry.services.exact.values import no_change
+from registry.services.exact.folder import write_exact_folder
+from registry.services.exact.model_folder import FullFolder, no_change, open_tensors, read_full_model
 from registry.services.lineage import Blobs, LoadedPath
 from registry.services.publishing.parent_folder import Held, by_names_of
 from registry.tensors.arithmetic.dtypes import FLOATS
@@ -36,6 +40,7 @@ from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import path_programs
 from registry.tensors.table.slots import slot_of_target
 from registry.tensors.table.targets import TargetTable
+from registry.transfer.source import MadeOfFull
 
 _MOST_OF_IT: Final = 0.5  # share of the base's tensors that must be found by name
 
@@ -214,3 +219,22 @@ def _as_extraction(
         values=tuple(sorted(value.parameter for value in changes.values)),
         unchanged=changes.unchanged,
     )
+
+
+def write_full(
+    blobs: Blobs, parent: LoadedPath, folder: Path, asked: FullModel, out: Path, progress: Progress
+) -> MadeOfFull:
+    """Write the publish folder of a full model into an empty folder.
+
+    Raises:
+        What `registry.services.exact.model_folder.read_full_model` raises.
+        What `registry.services.full.extract.extract_full` raises, and for an exact one
+        `registry.services.exact.folder.write_exact_folder`.
+    """
+    full = read_full_model(folder)
+    if not asked.is_exact:
+        report = extract_full(blobs, parent, full, asked, out, progress)
+        others = [found for found in full.others if found.path != MODEL_CONFIG]
+        return MadeOfFull(report, full.left_out(others, "an adapter is made of the weights alone"))
+    base = replace(parent, reference=parent.base.name, links=())
+    return MadeOfFull(None, write_exact_folder(blobs, base, full, out, progress).left_out)

@@ -72,7 +72,7 @@ def _log(deployment: Deployment, request: PathRequest, before: int | None, limit
 def _deleted(
     deployment: Deployment, request: PathRequest, before: int | None, limit: int | None
 ) -> Part[DeletedRevision]:
-    from registry.catalogue.tree.deleted import deleted
+    from registry.catalogue.tree.browse import deleted
 
     grace = timedelta(seconds=deployment.gc_grace)
     with deployment.read() as session:
@@ -91,7 +91,7 @@ def _show(deployment: Deployment, request: ReferenceRequest, _progress: Progress
 
 @does(table.DIFF)
 def _diff(deployment: Deployment, request: DiffRequest, progress: Progress) -> Difference:
-    from registry.services.compare import compared
+    from registry.services.deltas import compared
 
     with deployment.read() as session:
         found = compared(session, Reference.parse(request.a), Reference.parse(request.b))
@@ -118,7 +118,7 @@ def _stats(deployment: Deployment, request: StatisticsRequest, progress: Progres
 
 @does(table.DENSE_STATS)
 def _dense_stats(deployment: Deployment, request: DenseStatisticsRequest, progress: Progress) -> DenseStatistics:
-    from registry.services.dense_statistics import dense_statistics
+    from registry.services.statistics import dense_statistics
 
     return dense_statistics(deployment, request.ref, request.since, progress)
 

@@ -1,8 +1,12 @@
-"""Which function does an operation of a registry in process; the caller has checked the operation's right."""
+"""Which function does an operation of a registry in process; the caller has checked the operation's right.
+
+The handlers of all operations: the table of operations, done in process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from registry.operations.operation import A, Item, Listing, Operation, Part, R
@@ -39,3 +43,26 @@ def lists(listing: Listing[R, Item]) -> Callable[[Lister[R, Item]], Lister[R, It
 def one_more(limit: int | None) -> int | None:
     """How many to read, so as to know whether the list goes on."""
     return None if limit is None else limit + 1
+
+
+MODULES: Final = ("browsing", "labels", "upkeep", "publishing")
+"""What registers the handlers, by being imported: in the order in which they are, until an operation has one."""
+
+
+def handler_of(operation: Operation[R, A]) -> Handler[R, A]:
+    """The handler of an operation."""
+    _load(HANDLERS, operation)
+    return HANDLERS[operation]
+
+
+def lister_of(listing: Listing[R, Item]) -> Lister[R, Item]:
+    """The handler of a listing; it takes a request, the key to continue after, and the maximum number of items."""
+    _load(LISTERS, listing)
+    return LISTERS[listing]
+
+
+def _load(table: Mapping[Any, Any], operation: object) -> None:
+    for module in MODULES:
+        if operation in table:
+            return
+        importlib.import_module(f"{__package__}.{module}")

@@ -20,8 +20,7 @@ from registry.files.source import ByteSource
 from registry.progress import Progress
 from registry.services.deployment import Deployment
 from registry.storage.blobs import StagedBlob, StoredBlob
-from registry.storage.checking import Watch
-from registry.storage.reading import BlobReader
+from registry.storage.reading import BlobReader, Watch
 from registry.storage.staging import Staging
 
 T = TypeVar("T")

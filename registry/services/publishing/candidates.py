@@ -15,7 +15,7 @@ from registry.schemas.artifacts import Extraction
 from registry.schemas.parents import level_of
 from registry.services.artifacts.inputs import path_table
 from registry.services.deployment import Deployment
-from registry.services.exact.candidate import as_checkpoint, exact_config, fitting_index
+from registry.services.exact.folder import as_checkpoint, exact_config, fitting_index
 from registry.services.lineage import LoadedPath
 from registry.services.publishing.draft import Draft
 from registry.services.publishing.lookup import Claims, Lookup, Nesting, look_up, named

@@ -28,7 +28,7 @@ from registry.schemas.parents import strongest
 from registry.schemas.transfer import FileClaim
 from registry.services.artifacts.commits import RepoNames, is_commit
 from registry.services.artifacts.load import path_in, path_to
-from registry.services.intake.wanted import Wanted, wanted_bytes
+from registry.services.intake.uploads import Wanted, wanted_bytes
 from registry.services.lineage import LoadedPath
 from registry.services.publishing.draft import Combination, Draft, PinnedSource, revision_digest
 from registry.services.publishing.hub_parent import Doubt, Place, Proof, TrainedOn, candidates_for, read_view

@@ -7,11 +7,10 @@ from typing import Final, NamedTuple
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import annotations as annotation_rows
+from registry.catalogue.changes import details as annotation_rows
 from registry.catalogue.changes import notices, tags
 from registry.catalogue.changes import publish as publishing
-from registry.catalogue.changes.new_summary import new_summary
-from registry.catalogue.changes.publish import NewRevision, SourcePin
+from registry.catalogue.changes.publish import NewRevision, SourcePin, new_summary
 from registry.catalogue.store import uploads as upload_rows
 from registry.catalogue.store.blobs import FileRef
 from registry.catalogue.team import jobs
@@ -31,7 +30,7 @@ from registry.schemas.tags import Notice
 from registry.schemas.transfer import Origin
 from registry.services.bases.add import as_told
 from registry.services.intake.intake import Intake
-from registry.services.intake.wanted import drop_bytes
+from registry.services.intake.uploads import drop_bytes
 from registry.services.notices import SERVICE
 from registry.services.publishing.candidates import Candidate
 from registry.services.publishing.draft import Draft, Files, manifest_of

@@ -22,7 +22,7 @@ from registry.schemas.tags import MEASURED_CODES, Notice
 from registry.services.artifacts.inputs import path_table
 from registry.services.bases.norms import slot_norms
 from registry.services.deployment import Deployment
-from registry.services.fidelity import new_link_fidelity
+from registry.services.engine_checks import new_link_fidelity
 from registry.services.lineage import read_document
 from registry.services.notices import LinkAtHand, look, of_fidelity, of_modules
 from registry.services.publishing.candidates import Candidate

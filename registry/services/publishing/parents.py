@@ -18,9 +18,8 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue import repo_ids
 from registry.catalogue.database.visibility import rights_of
-from registry.catalogue.tree import bases, old_names, revisions
+from registry.catalogue.tree import bases, old_names, repo_ids, revisions
 from registry.catalogue.tree.bases import BaseRow
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.errors import ConflictError, NotFoundError, UsageError

@@ -20,7 +20,7 @@ from registry.schemas.publishing import FullSize
 from registry.schemas.tags import MEASURED_CODES
 from registry.services.deployment import Deployment
 from registry.services.exact.figures import full_size
-from registry.services.exact.values import check_exact
+from registry.services.exact.model_folder import check_exact
 from registry.services.lineage import Link, LoadedPath
 from registry.services.publishing.candidates import Candidate, require_publishing
 from registry.services.publishing.lineage_check import check_lineage

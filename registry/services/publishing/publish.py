@@ -18,9 +18,9 @@ from registry.schemas import Published
 from registry.schemas.parents import accepted
 from registry.schemas.transfer import PublishCommit, PublishPlan, PublishRequest
 from registry.services.deployment import Deployment
-from registry.services.exact.values import check_exact
+from registry.services.exact.model_folder import check_exact
 from registry.services.intake.intake import Intake, retry_collected
-from registry.services.intake.wanted import dropped_when_refused, take
+from registry.services.intake.uploads import dropped_when_refused, take
 from registry.services.lineage import LoadedPath
 from registry.services.publishing.candidates import Candidate, check_draft, require_known, require_publishing
 from registry.services.publishing.draft import Draft, Files

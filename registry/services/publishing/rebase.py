@@ -26,9 +26,8 @@ from registry.schemas.publishing import Rebased, RebasedValue, RebaseRequest
 from registry.schemas.statistics import DeltaStatistics
 from registry.schemas.transfer import FileClaim
 from registry.services.artifacts.bound import bound_links
-from registry.services.artifacts.inputs import Inputs, open_source
+from registry.services.artifacts.inputs import Inputs, exact_link, open_source
 from registry.services.artifacts.load import path_of
-from registry.services.artifacts.not_composable import exact_link
 from registry.services.bases.norms import slot_norms
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath, read_blob

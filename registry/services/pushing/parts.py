@@ -9,8 +9,7 @@ from typing import Final
 
 from registry.catalogue.store import blobs as blob_rows
 from registry.catalogue.store import uploads as upload_rows
-from registry.catalogue.store.pushed_files import PushedRow
-from registry.catalogue.store.uploads import UploadRow
+from registry.catalogue.store.uploads import PushedRow, UploadRow
 from registry.digest import PREFIX, BlobRef, sha256_digest
 from registry.errors import NotFoundError, UnavailableError, UsageError
 from registry.files.header import MAX_HEADER
@@ -22,8 +21,7 @@ from registry.reference import Path
 from registry.schemas.transfer import Upload, UploadRequest
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake
-from registry.services.intake.uploads import begin_upload, drop_upload, staging_of, upload
-from registry.services.intake.wanted import Wanted, take
+from registry.services.intake.uploads import Wanted, begin_upload, drop_upload, staging_of, take, upload
 from registry.services.publishing.candidates import Candidate, require_publishing
 from registry.services.publishing.draft import Files
 from registry.services.pushing.repo import MOST_LARGE, PAIR

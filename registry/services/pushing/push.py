@@ -21,11 +21,11 @@ from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import annotations as annotation_rows
-from registry.catalogue.changes.cards import set_card
+from registry.catalogue.changes import details as annotation_rows
+from registry.catalogue.changes.details import set_card
 from registry.catalogue.store import blobs as blob_rows
-from registry.catalogue.store import pushed_files
-from registry.catalogue.store.pushed_files import PushedRow
+from registry.catalogue.store import uploads
+from registry.catalogue.store.uploads import PushedRow
 from registry.catalogue.tree import cards, revisions
 from registry.errors import (
     ConflictError,
@@ -47,7 +47,7 @@ from registry.services.artifacts.readme import front_matter
 from registry.services.deployment import Deployment
 from registry.services.importing.trainer_notes import Notes, notes_in
 from registry.services.intake.intake import BytesGoneError
-from registry.services.intake.wanted import drop_taken
+from registry.services.intake.uploads import drop_taken
 from registry.services.publishing.candidates import check_draft
 from registry.services.publishing.draft import Draft, Said
 from registry.services.publishing.lookup import Claims
@@ -165,7 +165,7 @@ def take_push(deployment: Deployment, push: Push) -> Taken:
     if not sent:
         return Taken()
     with deployment.read() as session:
-        waiting = pushed_files.of(session, push.path, deployment.principal)
+        waiting = uploads.pushed_of(session, push.path, deployment.principal)
         there = revisions.is_there(session, push.path)
     parts = {name: part_of(deployment, name, file) for name, file in sent.items()}
     if there and not any(name in PAIR for name in sent):
@@ -193,7 +193,7 @@ def _wait(deployment: Deployment, path: Path, parts: Parts) -> dict[str, PushedR
         UnavailableError: ``too_large``, too much of this principal waits already.
     """
     with deployment.read() as session:
-        waiting = pushed_files.waiting_bytes(session, deployment.principal, but=path)
+        waiting = uploads.waiting_bytes(session, deployment.principal, but=path)
     if waiting + sum(part.size for part in parts.values()) > MOST_WAITING:
         raise UnavailableError(
             f"Files of {waiting} bytes that this token pushed wait for others, and at most {MOST_WAITING} may: push "
@@ -203,9 +203,9 @@ def _wait(deployment: Deployment, path: Path, parts: Parts) -> dict[str, PushedR
     rows = [to_wait(deployment, name, part) for name, part in parts.items()]
 
     def work(session: Session) -> dict[str, PushedRow]:
-        pushed_files.hold(session, path, deployment.principal)
-        pushed_files.put(session, path, deployment.principal, rows)
-        return pushed_files.of(session, path, deployment.principal)
+        uploads.hold_pushed(session, path, deployment.principal)
+        uploads.put_pushed(session, path, deployment.principal, rows)
+        return uploads.pushed_of(session, path, deployment.principal)
 
     return deployment.change(work)
 
@@ -306,15 +306,15 @@ def _forget(deployment: Deployment, path: Path, parts: Parts, waiting: Mapping[s
     me = deployment.principal
 
     def work(session: Session) -> dict[str, PushedRow]:
-        pushed_files.hold(session, path, me)
-        there = pushed_files.of(session, path, me)
+        uploads.hold_pushed(session, path, me)
+        there = uploads.pushed_of(session, path, me)
         found = {name: row for name, row in there.items() if name in waiting and row.until == waiting[name].until}
-        left = there.keys() - found.keys() - {pushed_files.REPO}
-        pushed_files.remove(session, path, me, found if left else None)
+        left = there.keys() - found.keys() - {uploads.REPO}
+        uploads.remove_pushed(session, path, me, found if left else None)
         return found
 
-    uploads = [row.upload for row in deployment.change(work).values()] + [part.upload for part in parts.values()]
-    drop_taken(deployment, {one.digest: one.id for one in uploads if one is not None})
+    taken = [row.upload for row in deployment.change(work).values()] + [part.upload for part in parts.values()]
+    drop_taken(deployment, {one.digest: one.id for one in taken if one is not None})
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.store import pushed_files
-from registry.catalogue.store.pushed_files import PushedRow
+from registry.catalogue.store import uploads
+from registry.catalogue.store.uploads import PushedRow
 from registry.catalogue.tree import bases, old_names, revisions
 from registry.digest import sha256_digest
 from registry.errors import InvalidAdapterError, NotFoundError, RegistryError, UnavailableError, UsageError
@@ -23,7 +23,7 @@ from registry.rights import Principal
 from registry.schemas.labels import MAX_CARD
 from registry.schemas.protocol import HUB_ORIGIN
 from registry.services.deployment import Deployment
-from registry.services.intake.wanted import drop_taken
+from registry.services.intake.uploads import drop_taken
 from registry.services.publishing.candidates import require_publishing
 from registry.transfer.adapter_folder import MAX_CONFIG
 
@@ -185,7 +185,7 @@ def pending_commit(session: Session, principal: Principal, repo_id: str) -> str 
         path = Path.of_repo_id(repo_id)
     except UsageError:
         return None
-    rows = pushed_files.of(session, path, principal)
+    rows = uploads.pushed_of(session, path, principal)
     said = [f"{name} {sha256_digest(row.data)}" for name, row in sorted(rows.items())]
     return hashlib.sha1("\n".join(said).encode(), usedforsecurity=False).hexdigest() if rows else None
 
@@ -195,9 +195,9 @@ def begin(deployment: Deployment, path: Path) -> bool:
     me = deployment.principal
 
     def work(session: Session) -> bool:
-        if revisions.is_there(session, path) or pushed_files.of(session, path, me):
+        if revisions.is_there(session, path) or uploads.pushed_of(session, path, me):
             return False
-        pushed_files.put(session, path, me, [PushedRow(pushed_files.REPO, b"", 0)])
+        uploads.put_pushed(session, path, me, [PushedRow(uploads.REPO, b"", 0)])
         return True
 
     return deployment.change(work)
@@ -207,12 +207,12 @@ def waiting_for(deployment: Deployment, path: Path, *, superseded: tuple[str, ..
     """The names of files that wait at a path, without those that a push which begins now brings anew."""
     me = deployment.principal
     with deployment.read() as session:
-        rows = pushed_files.of(session, path, me)
+        rows = uploads.pushed_of(session, path, me)
     old = [row for name, row in rows.items() if name in superseded]
     if old:
-        deployment.change(lambda session: pushed_files.remove(session, path, me, [row.name for row in old]))
+        deployment.change(lambda session: uploads.remove_pushed(session, path, me, [row.name for row in old]))
         drop_taken(deployment, {row.upload.digest: row.upload.id for row in old if row.upload is not None})
-    return frozenset(rows).difference(superseded, [pushed_files.REPO])
+    return frozenset(rows).difference(superseded, [uploads.REPO])
 
 
 def _check_above(session: Session, path: Path) -> None:

@@ -19,9 +19,9 @@ from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import materialise, use
+from registry.catalogue.changes import details, materialise
 from registry.catalogue.database import events
-from registry.catalogue.store import materialisations, purge, pushed_files, tombstones, unreferenced, uploads
+from registry.catalogue.store import materialisations, purge, unreferenced, uploads
 from registry.catalogue.store.materialisations import MaterialisationRow
 from registry.catalogue.store.uploads import UploadRow
 from registry.catalogue.team import jobs
@@ -30,8 +30,7 @@ from registry.digest import BlobRef
 from registry.progress import Progress
 from registry.schemas import Collected, CollectedBlob, Materialisation
 from registry.services.deployment import GRACE, Deployment
-from registry.storage.driver import ObjectInfo
-from registry.storage.layout import blob_key_of
+from registry.storage.driver import ObjectInfo, blob_key_of
 from registry.storage.staging import Staging
 
 T = TypeVar("T")
@@ -140,7 +139,7 @@ class _Collection:
     def collect_rows(self, progress: Progress) -> None:
         """Remove the rows of unreferenced blobs, and then their objects."""
         self.young += self.released
-        after: str | None = tombstones.REAL
+        after: str | None = purge.REAL
         while after is not None:
             with self.deployment.read() as session:
                 end = unreferenced.end_of(session, after, _ROUND)
@@ -191,7 +190,7 @@ class _Collection:
         keys = {blob_key_of(one.key) for one in part}
 
         def work(session: Session) -> list[ObjectInfo]:
-            condemned = tombstones.add(session, keys)
+            condemned = purge.add(session, keys)
             gone = [one for one in part if blob_key_of(one.key) in condemned]
             self._note(session, blobs=len(gone), size=sum(one.size for one in gone))
             return gone
@@ -202,7 +201,7 @@ class _Collection:
         young: set[str] = set()
         for part in _parts(self.deployment.blobs.objects()):
             with self.deployment.read() as session:
-                named = tombstones.named(session, {blob_key_of(one.key) for one in part})
+                named = purge.named(session, {blob_key_of(one.key) for one in part})
             for one in part:
                 key = blob_key_of(one.key)
                 if key in named:
@@ -247,10 +246,10 @@ class _Collection:
             # files waits for the last.
             self.deployment.blobs.clear_staging(min(self.before, now - 2 * uploads.LIFETIME))
             self.deployment.blobs.clear_litter()
-            self.deployment.change(lambda session: tombstones.forget(session, now - tombstones.LIFETIME))
+            self.deployment.change(lambda session: purge.forget(session, now - purge.LIFETIME))
             self.deployment.change(lambda session: jobs.forget(session, now - jobs.KEPT))
-            self.deployment.change(lambda session: use.forget(session, now))
-            self.deployment.change(lambda session: pushed_files.forget(session, now))
+            self.deployment.change(lambda session: details.forget_uses(session, now))
+            self.deployment.change(lambda session: uploads.forget_pushed(session, now))
 
     def _expired(self, now: datetime) -> Sequence[UploadRow]:
         with self.deployment.read() as session:

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import base_deletion, undeletion
 from registry.catalogue.changes import deletion as deletions
+from registry.catalogue.changes import new_base, undeletion
 from registry.catalogue.team import jobs
 from registry.catalogue.tree import revisions
 from registry.errors import ConflictError, UsageError
@@ -101,11 +101,11 @@ def delete_base(deployment: Deployment, name: str, *, recursive: bool, dry_run: 
     check_base_name(name)
     if dry_run:
         with deployment.read() as session:
-            return base_deletion.listing(session, name)
+            return new_base.listing(session, name)
 
     def work(session: Session) -> DeletedTree:
         _check_unused(session, name)
-        gone = base_deletion.delete(session, name, deployment.principal, recursive=recursive)
+        gone = new_base.delete(session, name, deployment.principal, recursive=recursive)
         return gone.model_copy(update={"until": _until(deployment)})
 
     return deployment.change(work)
@@ -119,9 +119,7 @@ def undelete_base(deployment: Deployment, name: str) -> DeletedTree:
         NotFoundError: there is none of this name, or its grace period is over.
     """
     check_base_name(name)
-    return deployment.change(
-        lambda session: base_deletion.undo(session, name, _since(deployment), deployment.principal)
-    )
+    return deployment.change(lambda session: new_base.undo(session, name, _since(deployment), deployment.principal))
 
 
 def _adapter(path: str, *, undo: bool) -> Path:

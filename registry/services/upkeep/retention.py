@@ -20,7 +20,7 @@ from registry.catalogue.changes import deletion
 from registry.catalogue.changes import retention as rules
 from registry.catalogue.changes.deletion import DeletedTags
 from registry.catalogue.changes.retention import KeptRevision
-from registry.catalogue.tree.use import uses
+from registry.catalogue.tree.cards import uses
 from registry.progress import Progress
 from registry.reference import Path
 from registry.schemas.requests import Best, RunRetentionRequest, SetRetentionRequest, check_rule

@@ -13,8 +13,7 @@ from typing import Any, Final
 from registry.errors import NotFoundError, RegistryError, UsageError
 from registry.storage.confirming import keeps
 from registry.storage.driver import ObjectInfo
-from registry.storage.s3.connection import Connection
-from registry.storage.s3.errors import is_missing, malformed, no_bucket, store_error
+from registry.storage.s3.connection import Connection, is_missing, malformed, no_bucket, store_error
 
 _URL: Final = re.compile(
     r"s3://(?P<name>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)/?"
@@ -38,7 +37,7 @@ class Part:
 
 
 class Bucket:
-    """Requests about single objects. Keys are those of `registry.storage.layout`; the prefix is added here."""
+    """Requests about single objects. Keys are those of `registry.storage.driver`; the prefix is added here."""
 
     def __init__(self, url: str, public_url: str | None = None) -> None:
         match = _URL.fullmatch(url)

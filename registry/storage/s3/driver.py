@@ -20,11 +20,21 @@ from urllib.parse import quote
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from registry.folders.local_files import telling_unusable
 from registry.storage.confirming import lost
-from registry.storage.driver import Commit, ObjectInfo, ObjectReader, ObjectWriter, check_key
-from registry.storage.layout import BLOBS, BLOCKS, INCOMING, RESERVED, STAGING, new_blob_key
+from registry.storage.driver import (
+    BLOBS,
+    BLOCKS,
+    INCOMING,
+    RESERVED,
+    STAGING,
+    Commit,
+    ObjectInfo,
+    ObjectReader,
+    ObjectWriter,
+    check_key,
+    new_blob_key,
+)
 from registry.storage.s3.bucket import Bucket
-from registry.storage.s3.copying import copy_object
-from registry.storage.s3.reading import S3Reader, open_object
+from registry.storage.s3.reading import S3Reader, copy_object, open_object
 from registry.storage.s3.writing import S3Object, S3Writer
 from registry.storage.staging import Staging, new_staging, require_parts, staging_gone, whole_part
 

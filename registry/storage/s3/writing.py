@@ -17,12 +17,10 @@ from blake3 import blake3
 
 from registry.errors import UnavailableError
 from registry.storage.confirming import DividedReader
-from registry.storage.driver import ObjectReader, StoredBy, key_taken
-from registry.storage.layout import INCOMING
+from registry.storage.driver import INCOMING, ObjectReader, StoredBy, key_taken
 from registry.storage.memory import MemoryReader
 from registry.storage.s3.bucket import Bucket
-from registry.storage.s3.copying import copy_object
-from registry.storage.s3.reading import S3Reader, open_object
+from registry.storage.s3.reading import S3Reader, copy_object, open_object
 from registry.storage.streams import ObjectStream
 
 PART: Final = 16 << 20

@@ -4,7 +4,7 @@ The grid depends on the matrix's shape only, and a short tail is padded, so that
 same call on the same shapes, whatever range was asked for. Products run in slices of the rank: sums stay short, which
 keeps the rounding error of a deep path near that of a shallow one.
 
-Tensors in memory that is used again once nobody holds any of it: `registry.files.buffers`.
+Tensors in memory that is used again once nobody holds any of it: `registry.files.source`.
 
 The rounding goes from the sum's precision to the output dtype. torch rounds float64 to bf16 and fp16 by way of float32,
 that is twice. Here the step to float32 rounds *to odd* (Boldo and Melquiond, "Emulation of FMA and correctly rounded
@@ -20,7 +20,7 @@ from typing import Final
 
 import torch
 
-from registry.files.buffers import used_again
+from registry.files.source import used_again
 from registry.tensors.arithmetic.dtypes import FLOATS, OPTION_DTYPES
 
 _LIMITS: Final[dict[torch.dtype, float]] = {

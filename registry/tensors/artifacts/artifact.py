@@ -16,8 +16,8 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
+from registry.files.hashed import Each
 from registry.files.header import Header
-from registry.files.sha256 import Each
 from registry.files.source import ByteSource, look_at
 from registry.memory import CacheHandle, MemoryCache
 from registry.schemas import ArtifactKind, Fidelity, Truncation, views

@@ -11,8 +11,7 @@ from typing import Final
 import torch
 
 from registry.errors import AccuracyError, UsageError
-from registry.files.header import TensorEntry
-from registry.files.model_weights import Tensors
+from registry.files.header import TensorEntry, Tensors
 from registry.files.strict_json import shown
 from registry.quantised.listing import PlainListing
 from registry.quantised.reading import Grid

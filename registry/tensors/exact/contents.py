@@ -21,8 +21,7 @@ from itertools import accumulate
 from typing import BinaryIO, Final
 
 from registry.errors import IntegrityError
-from registry.files.header import SIZES, Header, TensorEntry, write_header
-from registry.files.model_weights import ModelWeights, Tensors
+from registry.files.header import SIZES, Header, ModelWeights, TensorEntry, Tensors, write_header
 from registry.files.source import ByteSource, BytesSource, JoinedSource, look_at, read_range
 from registry.files.strict_json import shown
 from registry.tensors.arithmetic.threads import in_order

@@ -15,7 +15,7 @@ from typing import Final
 
 import torch
 
-from registry.files.model_weights import Tensors
+from registry.files.header import Tensors
 from registry.quantised.reading import Decoding, Grid
 from registry.tensors.arithmetic.kernel import round_into, scratch
 from registry.tensors.quantised.grid import (

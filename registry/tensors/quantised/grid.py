@@ -19,8 +19,7 @@ from typing import Final
 
 import torch
 
-from registry.files.header import SIZES, TensorEntry
-from registry.files.model_weights import Tensors
+from registry.files.header import SIZES, TensorEntry, Tensors
 from registry.files.source import ByteSource, look_at
 from registry.quantised.reading import MAPS, FlatBlocks, Grid, ZeroPoint
 from registry.tensors.arithmetic.dtypes import FLOATS

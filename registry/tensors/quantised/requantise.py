@@ -13,7 +13,7 @@ from typing import Final
 import torch
 
 from registry.errors import AccuracyError
-from registry.files.model_weights import Tensors
+from registry.files.header import Tensors
 from registry.files.strict_json import shown
 from registry.quantised.reading import Decoding, FlatBlocks, Grid
 from registry.tensors.arithmetic.dtypes import FLOATS

@@ -19,8 +19,7 @@ import torch
 
 from registry.digest import PREFIX
 from registry.errors import IntegrityError, InvalidBaseError
-from registry.files.header import Header, TensorEntry
-from registry.files.model_weights import ModelWeights, Tensors
+from registry.files.header import Header, ModelWeights, TensorEntry, Tensors
 from registry.files.source import ByteSource, BytesSource, JoinedSource
 from registry.files.strict_json import shown
 from registry.quantised.listing import MixedFile, PlainListing

@@ -26,8 +26,7 @@ from typing import Final, NamedTuple
 import torch
 
 from registry.errors import UsageError
-from registry.files.header import TensorEntry
-from registry.files.model_weights import ModelWeights
+from registry.files.header import ModelWeights, TensorEntry
 from registry.files.source import ByteSource, JoinedSource
 from registry.schemas.artifacts import FourBits, FourBitType
 from registry.tensors.arithmetic.dtypes import FLOATS

@@ -28,7 +28,7 @@ from registry.reference import Path
 from registry.rights import Principal, Role
 from registry.schemas import Schema
 from registry.schemas.protocol import API
-from registry.services.handlers.table import lister_of
+from registry.services.handlers.handling import lister_of
 from registry.services.local import LocalRegistry
 from registry.web.frame.forms import FormTokens, form_fields, keep, read_fields, require_own_form, session_of
 from registry.web.frame.rendering import rendered

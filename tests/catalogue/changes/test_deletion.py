@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import base_deletion, deletion, materialise, protection, publish, tags, undeletion
+from registry.catalogue.changes import deletion, materialise, new_base, protection, publish, tags, undeletion
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.store import blobs, materialisations, purge, unreferenced
@@ -44,7 +44,7 @@ def delete_tree(database: Database, path: str) -> DeletedTree:
 
 
 def delete_base(database: Database, name: str, *, recursive: bool = True) -> DeletedTree:
-    return database.change(lambda session: base_deletion.delete(session, name, BOB, recursive=recursive))
+    return database.change(lambda session: new_base.delete(session, name, BOB, recursive=recursive))
 
 
 def end_all(database: Database) -> tuple[str, ...]:
@@ -396,7 +396,7 @@ def test_a_base_model_goes_alone_or_with_all_below_it(filled: Database, writer: 
     for reference in ("llama/code@1", "llama/support@1"):
         with pytest.raises(ConflictError, match="base delete llama --undo"):
             undo(filled, reference)
-    given = filled.change(lambda session: base_deletion.undo(session, "llama", LONG_AGO, BOB))
+    given = filled.change(lambda session: new_base.undo(session, "llama", LONG_AGO, BOB))
     assert (given.revisions, given.tags) == (gone.revisions, gone.tags)
     with filled.read() as session:
         assert nodes.tree(session) == before
@@ -415,7 +415,7 @@ def test_the_name_of_a_deleted_base_model_is_free(filled: Database, writer: Writ
         (base,) = session.execute(text("SELECT name FROM base_models")).scalars()
     assert base == "llama"
     assert rows(filled, "revisions") == 0
-    assert filled.change(lambda s: base_deletion.undo(s, "llama", LONG_AGO, BOB)).revisions == ()  # it is there
+    assert filled.change(lambda s: new_base.undo(s, "llama", LONG_AGO, BOB)).revisions == ()  # it is there
     new = filled.change(lambda s: writer.publish(s, "llama/support", "s1", base_digest=digest_of("v")))
     assert new.number == 3  # what @1 and @2 meant is in people's scripts
 
@@ -442,7 +442,7 @@ def test_a_base_model_past_its_grace(filled: Database, writer: Writer, adapters:
     assert digest_of(f"{name} w model.safetensors") in foreseen
     assert end(FAR)[1] is False
     with pytest.raises(NotFoundError, match=f"no base model {name}"):
-        filled.change(lambda s: base_deletion.undo(s, name, LONG_AGO, BOB))
+        filled.change(lambda s: new_base.undo(s, name, LONG_AGO, BOB))
     filled.change(lambda session: writer.base(session, name, "v"))
     assert rows(filled, "base_models") == 2
 
@@ -577,7 +577,7 @@ def test_an_undo_beside_the_delete_of_its_parent(filled: Database) -> None:
 @ON_POSTGRESQL
 def test_nothing_is_published_below_a_base_model_that_is_being_deleted(filled: Database, writer: Writer) -> None:
     def gone(session: Session) -> object:
-        return base_deletion.delete(session, "llama", BOB, recursive=True)
+        return new_base.delete(session, "llama", BOB, recursive=True)
 
     def below(session: Session) -> object:
         return writer.publish(session, "llama/code", "c9")
@@ -585,7 +585,7 @@ def test_nothing_is_published_below_a_base_model_that_is_being_deleted(filled: D
     late = beside(below, gone, filled).result()
     assert isinstance(late, DeletedTree)
     assert "llama/code@2" in late.revisions
-    filled.change(lambda session: base_deletion.undo(session, "llama", LONG_AGO, BOB))
+    filled.change(lambda session: new_base.undo(session, "llama", LONG_AGO, BOB))
     assert isinstance(beside(gone, below, filled).exception(), NotFoundError)
     assert rows(filled, "revisions", "deleted_at IS NULL") == 0
 

@@ -14,7 +14,7 @@ from registry.catalogue.changes import deletion, protection, retraction, tags
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.tree import bases, browse, nodes, revisions, search
-from registry.catalogue.tree.subtree import subtree
+from registry.catalogue.tree.tag_moves import subtree
 from registry.errors import ConflictError, NotAllowedError, NotFoundError, RetractedError, UsageError
 from registry.reference import Path, Reference
 from registry.rights import Principal

@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import base_deletion, deletion, protection, rename, retraction, tags, undeletion
+from registry.catalogue.changes import deletion, new_base, protection, rename, retraction, tags, undeletion
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.tables import Adapter
 from registry.catalogue.store import purge
 from registry.catalogue.tree import bases, browse, nodes, old_names, revisions, search
 from registry.catalogue.tree.nodes import Section
-from registry.catalogue.tree.subtree import subtree
+from registry.catalogue.tree.tag_moves import subtree
 from registry.errors import ConflictError, NotFoundError, RetractedError, UsageError
 from registry.reference import Path, Reference
 from registry.rights import Principal
@@ -424,7 +424,7 @@ def test_a_name_that_another_base_model_takes(filled: Database, writer: Writer) 
     """Old names of what is gone for good are old names no longer, and nobody is sent to other weights."""
     llama, other = Path("llama"), Path("llama-1b")
     filled.change(lambda session: rename.rename_base(session, llama, other, BOB))
-    filled.change(lambda session: base_deletion.delete(session, "llama-1b", BOB, recursive=True))
+    filled.change(lambda session: new_base.delete(session, "llama-1b", BOB, recursive=True))
     with filled.write() as session:
         assert [one.name for one in bases.summaries(session)] == ["llama"]  # what is there is listed
         assert names(nodes.tree(session))[:2] == ["llama", "llama/code"]

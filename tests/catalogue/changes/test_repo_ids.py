@@ -6,14 +6,13 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from registry.catalogue import repo_ids
-from registry.catalogue.changes import base_deletion, rename
+from registry.catalogue.changes import new_base, rename
 from registry.catalogue.changes import repo_ids as changes
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.tables import BaseModelRecord
 from registry.catalogue.store import purge
-from registry.catalogue.tree import bases
+from registry.catalogue.tree import bases, repo_ids
 from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.reference import Path
 from tests.catalogue.rows import BOB, TESTER, Writer, rights
@@ -131,7 +130,7 @@ def test_it_is_gone_with_the_base_model(filled: Database) -> None:
     """While the deletion can be undone the id is taken; after it is purged it is free."""
     give(filled)
     base(filled, "other")
-    filled.change(lambda session: base_deletion.delete(session, "llama", TESTER, recursive=True))
+    filled.change(lambda session: new_base.delete(session, "llama", TESTER, recursive=True))
     assert found(filled) is None
     with filled.read(rights("reader", "other")) as session:
         assert repo_ids.is_private(session, ID)

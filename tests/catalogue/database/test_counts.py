@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import base_deletion, deletion, rename, undeletion
+from registry.catalogue.changes import deletion, new_base, rename, undeletion
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.tables import Adapter, BaseModelRecord, CommitRecord, Revision
 from registry.catalogue.database.visibility import INCLUDE_DELETED
@@ -105,8 +105,8 @@ def test_counts_follow_every_change(filled: Database, writer: Writer) -> None:
         "alpaca": 5,
         "llama": 8,
     }
-    assert changed(lambda session: base_deletion.delete(session, "alpaca", TESTER, recursive=True)) == {"llama": 8}
-    assert changed(lambda session: base_deletion.undo(session, "alpaca", EPOCH, TESTER)) == {"alpaca": 5, "llama": 8}
+    assert changed(lambda session: new_base.delete(session, "alpaca", TESTER, recursive=True)) == {"llama": 8}
+    assert changed(lambda session: new_base.undo(session, "alpaca", EPOCH, TESTER)) == {"alpaca": 5, "llama": 8}
 
 
 def test_programs_of_older_schemas_are_counted_too(filled: Database) -> None:

@@ -19,10 +19,10 @@ from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.database.events import EventFilter, EventPosition
 from registry.catalogue.store import unreferenced
 from registry.catalogue.tree import browse, cards, nodes, repo_rows, revisions
-from registry.catalogue.tree.deleted import deleted
+from registry.catalogue.tree.browse import deleted
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.search import SearchPosition, search
-from registry.catalogue.tree.subtree import subtree
+from registry.catalogue.tree.tag_moves import subtree
 from registry.digest import sha256_digest
 from registry.reference import Path as TreePath
 from registry.reference import Reference

@@ -10,18 +10,18 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import deletion, publish, retraction, tags, undeletion, use
+from registry.catalogue.changes import deletion, details, publish, retraction, tags, undeletion
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.events import EventFilter
 from registry.catalogue.database.team_tables import metadata
-from registry.catalogue.store import blobs, materialisations, purge, tombstones, unreferenced, uploads
-from registry.catalogue.team import job_lists, jobs, sessions, tokens
-from registry.catalogue.team.job_lists import JobPosition
+from registry.catalogue.store import blobs, materialisations, purge, unreferenced, uploads
+from registry.catalogue.team import jobs, sessions, tokens
+from registry.catalogue.team.jobs import JobPosition
 from registry.catalogue.tree import bases, browse, links, nodes, repo_rows, revisions, tag_moves
+from registry.catalogue.tree.cards import uses
 from registry.catalogue.tree.nodes import Section
-from registry.catalogue.tree.subtree import subtree
-from registry.catalogue.tree.use import uses
+from registry.catalogue.tree.tag_moves import subtree
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import UNLIMITED, Principal, Rights
@@ -117,17 +117,17 @@ def operate(session: Session) -> None:
 
 def list_jobs(session: Session, principal: Principal) -> None:
     last = JobPosition(datetime.now(UTC), "x")
-    job_lists.counts(session, datetime.now(UTC))
+    jobs.counts(session, datetime.now(UTC))
     for request in (JobsRequest(), JobsRequest(state="failed"), JobsRequest(kind="notice"), JobsRequest(kind="gc")):
         for after in (None, last):
-            job_lists.listing(session, principal, request, after=after, limit=3)
+            jobs.listing(session, principal, request, after=after, limit=3)
 
 
 def collect(session: Session) -> None:
     found = unreferenced.unneeded(session, datetime.now(UTC), end=unreferenced.end_of(session, "", 10))
     unreferenced.forget(session, [row.digest for row in found] or [digest_of("s1")], datetime.now(UTC))
     unreferenced.keys(session, limit=3)
-    tombstones.named(session, ["blobs/x"])
+    purge.named(session, ["blobs/x"])
     unreferenced.takes_down(session, digest_of("wide 7"))
 
 
@@ -144,8 +144,8 @@ def live_and_let_die(session: Session) -> None:
 
 def count_uses(session: Session) -> None:
     now = datetime.now(UTC)
-    use.add(session, {UseKey("llama/wide-7", 1, now.date(), "fetch", "tok_a"): Counted(1, now)})
-    use.forget(session, now)
+    details.count_uses(session, {UseKey("llama/wide-7", 1, now.date(), "fetch", "tok_a"): Counted(1, now)})
+    details.forget_uses(session, now)
 
 
 def use_blobs(session: Session) -> None:

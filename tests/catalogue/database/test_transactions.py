@@ -11,7 +11,7 @@ from sqlalchemy import event, func, select, text
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import new_base, tags
-from registry.catalogue.database import retry
+from registry.catalogue.database import transactions
 from registry.catalogue.database.database import Database, PoolUse
 from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import Revision
@@ -127,7 +127,7 @@ def test_a_deadlock_is_not_seen(filled: Database, url: str) -> None:
 
 @ON_POSTGRESQL
 def test_trying_has_an_end(filled: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "_LONGEST_PAUSE", 0)
+    monkeypatch.setattr(transactions, "_LONGEST_PAUSE", 0)
 
     def work(session: Session, _: int) -> None:
         session.execute(text("DO $$ BEGIN RAISE EXCEPTION 'unlucky' USING ERRCODE = '40001'; END $$"))
@@ -136,7 +136,7 @@ def test_trying_has_an_end(filled: Database, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UnavailableError, match="is busy: another process locked it for too long") as caught:
         filled.change(attempt)
     assert caught.value.code == "busy"
-    assert len(made) == retry.TRIES
+    assert len(made) == transactions.TRIES
 
 
 @ON_SQLITE

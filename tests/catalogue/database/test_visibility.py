@@ -14,18 +14,18 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import deletion, protection, publish, retraction, tags, use
-from registry.catalogue.changes.annotations import annotate
+from registry.catalogue.changes import deletion, details, protection, publish, retraction, tags
+from registry.catalogue.changes.details import annotate
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.database.events import EventFilter, EventPosition
 from registry.catalogue.store import blobs
 from registry.catalogue.team import tokens
 from registry.catalogue.tree import bases, browse, nodes, repo_rows, revisions, tag_moves
+from registry.catalogue.tree.cards import uses
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.search import SearchPosition, search
-from registry.catalogue.tree.subtree import subtree
-from registry.catalogue.tree.use import uses
+from registry.catalogue.tree.tag_moves import subtree
 from registry.errors import NotFoundError, RegistryError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -62,7 +62,7 @@ def fill(database: Database, writer: Writer, *, hidden: bool) -> None:
         retraction.retract(session, legal.id, "bad data", TESTER)
         seen, others = ("llama/support", "llama/support/french"), ("llama/code", "llama/code/python", "bert/support")
         for used in (*seen, *others) if hidden else seen:
-            use.add(session, {UseKey(used, 1, WHEN.date(), "fetch", f"tok of {used}"): Counted(3, WHEN)})
+            details.count_uses(session, {UseKey(used, 1, WHEN.date(), "fetch", f"tok of {used}"): Counted(3, WHEN)})
         for table, column in (("base_models", "created_at"), ("revisions", "created_at"), ("events", "at")):
             session.execute(text(f"UPDATE {table} SET {column} = '2026-01-02 03:04:05.000000'"))
         session.execute(

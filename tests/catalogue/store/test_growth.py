@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.tables import Blob
-from registry.catalogue.store import blobs, growth, tombstones
+from registry.catalogue.store import blobs, purge, usage
 from registry.digest import BlobRef
 from registry.schemas.jobs import StoredWeek
 from tests.catalogue.rows import blob
@@ -30,10 +30,10 @@ def test_bytes_are_counted_in_the_week_in_which_they_were_stored(database: Datab
             one = blob(f"stored {size}")
             blobs.record(session, [BlobRef(one.digest, size, one.blocks_digest, one.key)])
             session.execute(update(Blob).where(Blob.digest == one.digest).values(created_at=at))
-        tombstones.add(session, ["blobs/gone"])
+        purge.add(session, ["blobs/gone"])
     with database.read() as session:
-        found = growth.weeks(session, WEDNESDAY)
-        assert growth.stored(session) == 31
+        found = usage.weeks(session, WEDNESDAY)
+        assert usage.stored(session) == 31
     assert [one.week for one in found] == [MONDAY - timedelta(weeks=number) for number in range(11, -1, -1)]
     assert [one for one in found if one.bytes] == [
         StoredWeek(week=date(2025, 12, 15), bytes=8),
@@ -44,5 +44,5 @@ def test_bytes_are_counted_in_the_week_in_which_they_were_stored(database: Datab
 
 def test_an_empty_store(database: Database) -> None:
     with database.read() as session:
-        assert growth.stored(session) == 0
-        assert {one.bytes for one in growth.weeks(session, WEDNESDAY)} == {0}
+        assert usage.stored(session) == 0
+        assert {one.bytes for one in usage.weeks(session, WEDNESDAY)} == {0}

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from registry.catalogue.changes import deletion
 from registry.catalogue.changes import publish as publishing
 from registry.catalogue.database.database import Database
-from registry.catalogue.store import blobs, purge, tombstones, unreferenced
+from registry.catalogue.store import blobs, purge, unreferenced
 from registry.catalogue.tree import revisions
 from registry.digest import BlobRef
 from registry.errors import IntegrityError, UnavailableError
@@ -56,7 +56,7 @@ def test_the_key_that_stands_is_answered(database: Database) -> None:
     assert mended == {second.digest: second}
     with database.read() as session:
         assert blobs.get(session, first.digest) == second
-        assert tombstones.named(session, [first.key, second.key]) == {second.key}
+        assert purge.named(session, [first.key, second.key]) == {second.key}
     with pytest.raises(IntegrityError, match="is recorded with"):
         database.change(lambda session: blobs.record(session, [BlobRef(first.digest, 9, "b", "k")], mended=()))
 
@@ -172,7 +172,7 @@ def test_all_blobs_by_key(orphaned: Database) -> None:
     rows = list(everything())
     with orphaned.read() as session:
         count, size = unreferenced.totals(session)
-        assert tombstones.named(session, [row.key for row in rows] + ["blobs/else"]) == {row.key for row in rows}
+        assert purge.named(session, [row.key for row in rows] + ["blobs/else"]) == {row.key for row in rows}
     assert [row.key for row in rows] == sorted(row.key for row in rows)
     assert (len(rows), sum(row.size for row in rows)) == (count, size) == (count, size)
     assert count == 4 + 5 + 3

@@ -10,8 +10,8 @@ from sqlalchemy import update
 
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.team_tables import JobRecord
-from registry.catalogue.team import job_lists, jobs
-from registry.catalogue.team.job_lists import JobPosition
+from registry.catalogue.team import jobs
+from registry.catalogue.team.jobs import JobPosition
 from registry.rights import Principal
 from registry.schemas.jobs import JobCounts, JobsRequest, JobSummary
 from tests.catalogue.rows import BOB, TESTER, rights
@@ -52,7 +52,7 @@ def ids(database: Database) -> list[str]:
 def listed(database: Database, principal: Principal, **request: str) -> list[JobSummary]:
     with database.read() as session:
         asked = JobsRequest.model_validate(request)
-        return list(job_lists.listing(session, principal, asked, after=None, limit=None))
+        return list(jobs.listing(session, principal, asked, after=None, limit=None))
 
 
 def test_one_sees_ones_own_and_an_admin_of_everything_sees_all(database: Database, ids: list[str]) -> None:
@@ -83,7 +83,7 @@ def test_pages_together_are_the_whole(database: Database, ids: list[str]) -> Non
         found: list[JobSummary] = []
         last: JobPosition | None = None
         with database.read() as session:
-            while page := job_lists.listing(session, principal, JobsRequest(), after=last, limit=1):
+            while page := jobs.listing(session, principal, JobsRequest(), after=last, limit=1):
                 found += page
                 last = JobPosition(page[-1].created_at, page[-1].id)
         assert found == whole
@@ -100,12 +100,12 @@ def test_a_list_reads_no_requests_and_no_results(database: Database, ids: list[s
 
 def test_jobs_are_counted(database: Database, ids: list[str]) -> None:
     with database.read() as session:
-        asked, notices = job_lists.counts(session, FIRST)
-        later = job_lists.counts(session, FIRST + timedelta(days=1))
+        asked, notices = jobs.counts(session, FIRST)
+        later = jobs.counts(session, FIRST + timedelta(days=1))
     assert asked == JobCounts(pending=4, running=0, failed=1, oldest_pending_at=FIRST)
     assert notices == JobCounts(pending=2, running=0, failed=0, oldest_pending_at=FIRST + timedelta(minutes=1))
     assert [(one.pending, one.failed) for one in later] == [(4, 0), (2, 0)]
     database.change(lambda session: jobs.claim(session, "me", ("publish", "gc", "dense")))
     with database.read() as session:
-        asked, _ = job_lists.counts(session, FIRST)
+        asked, _ = jobs.counts(session, FIRST)
     assert (asked.pending, asked.running, asked.oldest_pending_at) == (3, 1, FIRST + timedelta(minutes=2))

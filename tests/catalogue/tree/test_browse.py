@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes.annotations import annotate
+from registry.catalogue.changes.details import annotate
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.tree import browse, nodes, revisions
@@ -17,7 +17,7 @@ from registry.catalogue.tree.links import links_to
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.catalogue.tree.search import search
-from registry.catalogue.tree.subtree import subtree
+from registry.catalogue.tree.tag_moves import subtree
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference

@@ -9,7 +9,7 @@ from alembic import command
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import deletion, rename, retable
+from registry.catalogue.changes import deletion, new_base, rename
 from registry.catalogue.database import migrations
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.tables import Adapter, CommitRecord, Revision
@@ -57,8 +57,8 @@ def test_publishing_records_the_digits(filled: Database) -> None:
 
 def make_table_anew(session: Session) -> None:
     blobs.record(session, [blob("another table")])
-    new = retable.NewTable(digest_of("another"), digest_of("another table"), "config.json", None, ())
-    assert retable.retable(session, bases.get(session, "llama"), new, TESTER)
+    new = new_base.NewTable(digest_of("another"), digest_of("another table"), "config.json", None, ())
+    assert new_base.retable(session, bases.get(session, "llama"), new, TESTER)
 
 
 def delete_one(session: Session) -> None:

@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 from registry.catalogue.changes import deletion, undeletion
 from registry.catalogue.database.database import Database
 from registry.catalogue.store import purge
-from registry.catalogue.tree import deleted as deleted_numbers
+from registry.catalogue.tree import browse as deleted_numbers
 from registry.catalogue.tree import revisions
-from registry.catalogue.tree.deleted import deleted
+from registry.catalogue.tree.browse import deleted
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import deletion, rename, retraction
-from registry.catalogue.changes.annotations import annotate
+from registry.catalogue.changes.details import annotate
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.tables import Adapter, Revision
 from registry.catalogue.tree import browse, links, revisions

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from registry.app import service_app
 from registry.catalogue.changes import deletion, rename, retraction, tags, undeletion
-from registry.catalogue.changes.annotations import annotate
+from registry.catalogue.changes.details import annotate
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.tables import EventRecord, table_of
 from registry.catalogue.tree import revisions, tag_moves

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import deletion, rename
-from registry.catalogue.changes.annotations import annotate, remove, set_message
+from registry.catalogue.changes.details import annotate, remove, set_message
 from registry.catalogue.database import migrations
 from registry.catalogue.database.database import Database
 from registry.catalogue.store import purge

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import deletion, use
+from registry.catalogue.changes import deletion, details
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.team_tables import LoadRecord, UseRecord
 from registry.catalogue.store import purge
 from registry.catalogue.tree import revisions
-from registry.catalogue.tree.use import loaded, uses
+from registry.catalogue.tree.cards import loaded, uses
 from registry.reference import Path, Reference
 from registry.schemas.usage import RECENT_DAYS, Counted, Load, RevisionUse, Use, UseKey
 from tests.catalogue.rows import TESTER
@@ -35,7 +35,7 @@ def one_use(revision: tuple[str, int], at: datetime, interface: str = "fetch", w
 
 def write(database: Database, *batch: tuple[UseKey, int, datetime]) -> None:
     counted = {key: Counted(count, at) for key, count, at in batch}
-    database.change(lambda session: use.add(session, counted))
+    database.change(lambda session: details.count_uses(session, counted))
 
 
 def test_what_was_never_used_says_so(filled: Database) -> None:
@@ -73,16 +73,16 @@ def test_days_that_are_no_longer_recent_leave_only_the_last_time(filled: Databas
 
 
 def test_counts_are_forgotten_after_their_time(filled: Database) -> None:
-    kept, old = NOW - use.KEPT, NOW - use.KEPT - timedelta(days=1)
+    kept, old = NOW - details.USES_KEPT, NOW - details.USES_KEPT - timedelta(days=1)
     write(filled, (one_use(FRENCH, kept), 1, kept), (one_use(FRENCH, old), 1, old))
-    filled.change(lambda session: use.forget(session, NOW))
+    filled.change(lambda session: details.forget_uses(session, NOW))
     with filled.read() as session:
         assert session.scalars(select(UseRecord.day)).all() == [kept.date()]
 
 
 def test_loads_are_one_row_a_token_a_revision_and_an_hour_and_are_forgotten(filled: Database) -> None:
     hour = NOW.replace(minute=0, second=0, microsecond=0)
-    old = hour - use.LOADS_KEPT - timedelta(hours=1)
+    old = hour - details.LOADS_KEPT - timedelta(hours=1)
     batch = [
         Load(*revision, who, at, weights)
         for revision in (FRENCH, SUPPORT, ("llama/none", 1))
@@ -91,13 +91,13 @@ def test_loads_are_one_row_a_token_a_revision_and_an_hour_and_are_forgotten(fill
         for weights in (True, False)
     ]
     for _ in range(2):
-        filled.change(lambda session: use.add_loads(session, batch))
+        filled.change(lambda session: details.count_loads(session, batch))
     with filled.read() as session:
         assert session.scalar(select(func.count()).select_from(LoadRecord)) == 24
         told = loaded(session, Path.parse("llama/support"), "tok_a", NOW - timedelta(days=31))
         assert sorted(told) == [(2, False), (2, True)]
         assert loaded(session, Path.parse("llama/support"), "tok_c", old) == ()
-    filled.change(lambda session: use.forget(session, NOW))
+    filled.change(lambda session: details.forget_uses(session, NOW))
     with filled.read() as session:
         assert {*session.scalars(select(LoadRecord.hour))} == {hour, hour - timedelta(hours=1)}
 
@@ -143,7 +143,7 @@ EACH = st.tuples(
 def test_what_is_read_is_what_was_noted(
     filled: Database, batches: list[list[tuple[tuple[str, int], int, str, str]]]
 ) -> None:
-    filled.change(lambda session: use.forget(session, NOW + timedelta(days=9999)))
+    filled.change(lambda session: details.forget_uses(session, NOW + timedelta(days=9999)))
     for batch in batches:
         counted: dict[UseKey, int] = {}
         for revision, age, interface, who in batch:

@@ -149,14 +149,14 @@ NORMS: Final = (
     ),
     Mutant(
         "norms-of-the-old-table",
-        "norms:get",
+        "bases:norms_of",
         ".where(BaseNormsRecord.table_digest == table_digest)",
         ".where(BaseNormsRecord.table_digest != '')",
         "test_a_table_that_was_rebuilt_has_none_until_they_are_taken",
     ),
     Mutant(
         "norms-of-other-weights",
-        "norms:get",
+        "bases:norms_of",
         ", BaseModelRecord.digest == digest)",
         ")",
         "test_other_weights_under_the_name_have_their_own",

@@ -201,8 +201,8 @@ PUSHED: Final = (
     Mutant(
         "a-publish-forgets-the-next-half",
         "push:_forget",
-        "pushed_files.remove(session, path, me, found if left else None)",
-        "pushed_files.remove(session, path, me)",
+        "uploads.remove_pushed(session, path, me, found if left else None)",
+        "uploads.remove_pushed(session, path, me)",
         "test_a_half_that_comes_while_others_are_published_waits_for_its_own",
     ),
     Mutant(
@@ -214,7 +214,7 @@ PUSHED: Final = (
     ),
     Mutant(
         "pushes-mix-tokens",
-        "of",
+        "pushed_of",
         "PushedFileRecord.owner == owner_of(principal),",
         "PushedFileRecord.owner != '',",
         "test_halves_of_two_tokens_are_not_put_together",
@@ -291,7 +291,7 @@ PUSHED: Final = (
     ),
     Mutant(
         "pushes-wait-for-ever",
-        "of",
+        "pushed_of",
         "PushedFileRecord.expires_at > datetime.now(UTC),",
         "PushedFileRecord.expires_at > datetime.min.replace(tzinfo=UTC),",
         "test_what_was_left_is_dropped_after_a_day",

@@ -30,7 +30,7 @@ SERVICES: Final = (
     ),
     Mutant(
         "a-page-of-jobs-forgets-those-of-the-same-moment",
-        "job_lists:listing",
+        "jobs:listing",
         "or_(earlier, and_(JobRecord.created_at == after.created_at, JobRecord.id < after.id))",
         "earlier",
         "team:test_pages_together_are_the_whole[sqlite]",

@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.utils import _http
 
-from registry.catalogue.store import pushed_files
+from registry.catalogue.store import uploads as stored_uploads
 from registry.reference import Path as TreePath
 from registry.rights import UNLIMITED, Principal
 from registry.services.intake import uploads
@@ -63,7 +63,7 @@ class Line:
             assert {name: found[name] for name in PAIR} == {name: (adapter / name).read_bytes() for name in PAIR}
         assert self.api.model_info(repo_of(path)).sha == made
         with self.pushing.registry.deployment.read() as session:
-            assert pushed_files.of(session, TreePath.parse(path), self.me) == {}
+            assert stored_uploads.pushed_of(session, TreePath.parse(path), self.me) == {}
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def test_where_a_load_can_not_be_recorded_it_goes_on_and_the_push_says_so(
 
     load(pushing, two, "r1")
     with monkeypatch.context() as patch:
-        patch.setattr("registry.catalogue.changes.use.add_loads", read_only)
+        patch.setattr("registry.catalogue.changes.details.count_loads", read_only)
         load(pushing, two, "r1", who="reader")  # of another token: not this one's doubt
         tell(pushing, f"{two.rpartition('/')[0]}", "r1")
         push(pushing, f"{two}/first", pushing.adapter(base_model_name_or_path=repo_of(two)))

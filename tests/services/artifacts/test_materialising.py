@@ -20,10 +20,10 @@ from registry.progress import SILENT
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights, Role
 from registry.schemas import ArtifactKind, Collected, Materialised
-from registry.services.artifacts import materialised
+from registry.services.artifacts import commits
 from registry.services.local import LocalRegistry
-from registry.services.upkeep.check import check
 from registry.services.upkeep.collect import collect
+from registry.services.upkeep.health import check
 from registry.tensors.artifacts import plan as plans
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
 from tests.kit.places import KINDS, Place, open_place
@@ -93,7 +93,7 @@ def acting(place: Place, role: Role, *scopes: str) -> LocalRegistry:
     return place.registry.with_principal(Principal("someone", rights))
 
 
-def kept(place: Place, ref: str, kind: ArtifactKind) -> materialised.Kept | None:
+def kept(place: Place, ref: str, kind: ArtifactKind) -> commits.Kept | None:
     from registry.schemas import Options
     from registry.services.artifacts.opened import ask
 

@@ -14,7 +14,7 @@ import pytest
 from registry.catalogue.store import blobs
 from registry.errors import ConflictError, IntegrityError, NotAllowedError, NotFoundError, UsageError
 from registry.progress import SILENT
-from registry.services.artifacts.kinds import merged as merged_kind
+from registry.services.artifacts import merged as merged_kind
 from registry.services.bases import add, retable
 from registry.services.local import LocalRegistry
 from registry.services.upkeep.collect import collect

@@ -8,8 +8,8 @@ import sys
 from registry.progress import SILENT
 from registry.schemas import Collected
 from registry.services.publishing import publish  # noqa: F401 - imported before the forks, it takes seconds
-from registry.services.upkeep.check import check
 from registry.services.upkeep.collect import collect
+from registry.services.upkeep.health import check
 from tests.kit.places import open_deployment, open_registry
 from tests.services.fault_worker import killed_at
 

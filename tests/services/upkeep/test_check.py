@@ -16,8 +16,8 @@ from registry.progress import SILENT
 from registry.schemas import Checked, Damage
 from registry.services.deployment import Deployment
 from registry.services.local import LocalRegistry
-from registry.services.upkeep.check import check
 from registry.services.upkeep.collect import collect
+from registry.services.upkeep.health import check
 from registry.storage.blobs import BlobStore
 from registry.storage.driver import ObjectInfo
 from registry.storage.s3 import S3Driver
@@ -183,7 +183,7 @@ def test_an_empty_registry_is_sound(place: Place) -> None:
 
 
 def test_many_blobs_are_walked_page_by_page(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.services.upkeep.check._AT_ONCE", 3)
+    monkeypatch.setattr("registry.services.upkeep.health._AT_ONCE", 3)
     stored = [place.deployment.blobs.put_bytes(f"blob {number}".encode()) for number in range(11)]
     orphans, named = stored[::3], [one for number, one in enumerate(stored) if number % 3]
     place.deployment.change(lambda session: blob_rows.record(session, named))

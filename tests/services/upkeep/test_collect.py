@@ -26,8 +26,8 @@ from registry.rights import Principal, Rights, Role
 from registry.schemas import Checked, Collected
 from registry.services.local import LocalRegistry
 from registry.services.upkeep import collect as collecting
-from registry.services.upkeep.check import check
 from registry.services.upkeep.collect import collect
+from registry.services.upkeep.health import check
 from registry.storage.blobs import BlobStore
 from tests.kit import Base, plain_base, write_adapter
 from tests.kit.places import KINDS, Place, open_deployment, open_place, open_registry

@@ -16,8 +16,8 @@ from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights, Role
 from registry.schemas import TokenScope
 from registry.services.local import LocalRegistry
-from registry.services.upkeep.check import check
 from registry.services.upkeep.collect import collect
+from registry.services.upkeep.health import check
 from tests.kit import plain_base, write_adapter
 from tests.kit.places import KINDS, Place, open_place
 from tests.kit.registries import ON_HTTP

@@ -14,8 +14,8 @@ import pytest
 from registry.digest import sha256_digest
 from registry.errors import IntegrityError, NotFoundError, UnavailableError
 from registry.storage.blobs import BlobStore
-from registry.storage.layout import blocks_key
-from registry.storage.s3 import connection, copying, writing
+from registry.storage.driver import blocks_key
+from registry.storage.s3 import connection, reading, writing
 from registry.storage.s3.reading import S3Reader
 from tests.kit.servers import S3Place
 from tests.kit.shim import Fault, Shim
@@ -56,12 +56,12 @@ def test_parts_that_were_joined_without_an_answer_are_a_written_object(
 def test_parts_that_were_joined_without_an_answer_are_a_copy(
     make_s3: MakeS3, shim: Shim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copying, "SINGLE_COPY", 10)
-    monkeypatch.setattr(copying, "CARRIED_PART", BLOCK)
+    monkeypatch.setattr(reading, "SINGLE_COPY", 10)
+    monkeypatch.setattr(reading, "CARRIED_PART", BLOCK)
     driver = make_s3(shim.url, attempts=2)
     source = BlobStore(driver).put_bytes(bytes(2 * BLOCK))
     shim.faults = [lost_join()]
-    copying.copy_object(driver._bucket, source.key, KEY, source.size)
+    reading.copy_object(driver._bucket, source.key, KEY, source.size)
     assert driver.size(KEY) == source.size
     assert [one.status for one in shim.seen("POST", "uploadId=")] == [0, 404]
 

@@ -20,9 +20,8 @@ from registry.digest import sha256_digest
 from registry.errors import IntegrityError, NotAllowedError, NotFoundError, RegistryError, UnavailableError, UsageError
 from registry.storage import streams
 from registry.storage.blobs import BlobStore
-from registry.storage.driver import Commit
-from registry.storage.layout import blocks_key
-from registry.storage.s3 import S3Driver, connection, copying, driver, reading, writing
+from registry.storage.driver import Commit, blocks_key
+from registry.storage.s3 import S3Driver, connection, driver, reading, writing
 from tests.kit.servers import S3Place, S3Server
 from tests.kit.shim import Asked, Fault, Shim, flip_first_byte
 from tests.storage.conftest import MakeS3, StartScript, everything
@@ -66,8 +65,8 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_PIECE", 100_000)
     monkeypatch.setattr(streams, "_PIECE", 100_000)
     monkeypatch.setattr(reading.S3Reader, "ahead", 400_000)
-    monkeypatch.setattr(copying, "CARRIED_PART", 150_000)
-    monkeypatch.setattr(copying, "COPIED_PART", 200_000)
+    monkeypatch.setattr(reading, "CARRIED_PART", 150_000)
+    monkeypatch.setattr(reading, "COPIED_PART", 200_000)
 
 
 def test_a_presigned_put_used_again_changes_no_blob(make_s3: MakeS3) -> None:
@@ -231,7 +230,7 @@ def test_what_is_too_large_for_one_copy_is_carried_where_the_store_copies_no_par
     make_s3: MakeS3, shim: Shim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """rclone takes a copy of a part for a part of no bytes."""
-    monkeypatch.setattr(copying, "SINGLE_COPY", 2 * BLOCK)
+    monkeypatch.setattr(reading, "SINGLE_COPY", 2 * BLOCK)
     driver = make_s3(shim.url)
     store = BlobStore(driver)
     data = noise(3 * BLOCK + 1)
@@ -248,7 +247,7 @@ def test_what_is_too_large_for_one_copy_is_copied_in_parts_by_the_store(
     make_s3: MakeS3, shim: Shim, monkeypatch: pytest.MonkeyPatch, s3_settings: S3Place
 ) -> None:
     """rclone can't, so the shim does it in its place."""
-    monkeypatch.setattr(copying, "SINGLE_COPY", 2 * BLOCK)
+    monkeypatch.setattr(reading, "SINGLE_COPY", 2 * BLOCK)
     own = make_s3()._bucket
     ranges: list[str] = []
 
@@ -274,11 +273,11 @@ def test_what_is_too_large_for_one_copy_is_copied_in_parts_by_the_store(
 def test_a_copy_that_breaks_leaves_nothing(make_s3: MakeS3, shim: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = make_s3(shim.url)
     put(driver, KEY, noise(BLOCK))
-    monkeypatch.setattr(copying, "SINGLE_COPY", 10)
-    monkeypatch.setattr(copying, "CARRIED_PART", BLOCK // 4)
+    monkeypatch.setattr(reading, "SINGLE_COPY", 10)
+    monkeypatch.setattr(reading, "CARRIED_PART", BLOCK // 4)
     shim.faults = [Fault(target="partNumber=3", status=503)]
     with pytest.raises(UnavailableError, match="503"):
-        copying.copy_object(driver._bucket, KEY, f"{KEY}9", BLOCK)
+        reading.copy_object(driver._bucket, KEY, f"{KEY}9", BLOCK)
     assert left(driver) == [KEY]
 
 

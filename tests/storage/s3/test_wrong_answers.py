@@ -15,8 +15,7 @@ from registry.digest import sha256_digest
 from registry.errors import IntegrityError, NotFoundError, UnavailableError
 from registry.files.source import ByteSource, read_range
 from registry.storage.blobs import BlobStore, StoredBlob
-from registry.storage.driver import Commit
-from registry.storage.layout import blocks_key
+from registry.storage.driver import Commit, blocks_key
 from registry.storage.s3 import reading, writing
 from registry.storage.staging import Staging
 from tests.kit.servers import S3Place

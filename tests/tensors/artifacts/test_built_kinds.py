@@ -8,7 +8,7 @@ from registry.errors import UsageError
 from registry.folders.scan import ADAPTER_CONFIG
 from registry.schemas import ArtifactKind
 from registry.schemas.artifacts import KINDS
-from registry.services.artifacts.kinds.table import BUILDERS
+from registry.services.artifacts.build import BUILDERS
 from registry.transfer.model_files import CONFIG
 from tests.kit import plain_base, write_chain
 from tests.kit.shelf import Shelf, core_artifact

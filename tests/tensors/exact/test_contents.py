@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from registry.errors import IntegrityError
-from registry.files.header import read_header
-from registry.files.model_weights import ModelWeights
+from registry.files.header import ModelWeights, read_header
 from registry.files.source import BytesSource, FileSource, read_range
 from registry.tensors.exact.contents import Changed, changed_tensors, estimated_size, with_exact_tensors, write_exact
 from registry.tensors.exact.file_format import FRAME, read_index

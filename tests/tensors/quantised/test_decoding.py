@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from registry.files.model_weights import Tensors
+from registry.files.header import Tensors
 from registry.files.source import ByteSource
 from registry.quantised.reading import Codes, Decoding, Factor, FlatBlocks, Grid, Nested, Scale, ZeroPoint
 from registry.tensors.quantised.decoding import DecodedTensor

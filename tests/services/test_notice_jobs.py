@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from registry.catalogue.changes import sketches
+from registry.catalogue.changes import fingerprints
 from registry.catalogue.team import jobs as rows
 from registry.errors import UnavailableError
 from registry.operations.table import DENSE_STATS
@@ -20,8 +20,7 @@ from registry.progress import SILENT
 from registry.schemas.requests import DenseStatisticsRequest
 from registry.schemas.tags import Notice
 from registry.services import statistics as services
-from registry.services.jobs.runner import Runner
-from registry.services.jobs.table import submit
+from registry.services.jobs import Runner, submit
 from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base, write_adapter
 from tests.kit.registries import ON_TEAM, opened
@@ -127,14 +126,14 @@ def test_it_is_done_again_after_a_fault(
 ) -> None:
     """Between what it keeps first and what it keeps last."""
     faults = [UnavailableError("The connection was lost.")]
-    real = sketches.keep_noticed
+    real = fingerprints.keep_noticed
 
     def note(*given: object, **options: object) -> None:
         if faults:
             raise faults.pop()
         real(*given, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sketches, "keep_noticed", note)
+    monkeypatch.setattr(fingerprints, "keep_noticed", note)
     registry.publish(large(base, 1), "net/one")
     start()
     assert ended(registry) == [("done", 2)]

@@ -22,10 +22,9 @@ from registry.schemas import Published
 from registry.schemas.jobs import Operation, OperationResult
 from registry.schemas.requests import FsckRequest, GcRequest
 from registry.schemas.transfer import PublishCommit, PublishRequest
+from registry.services import jobs as running
 from registry.services.deployment import Deployment
-from registry.services.jobs import runner as running
-from registry.services.jobs.runner import ATTEMPTS, Runner
-from registry.services.jobs.table import KINDS, operation, perform, submit
+from registry.services.jobs import ATTEMPTS, KINDS, Runner, operation, perform, submit
 from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base, write_adapter
 from tests.kit.acting import acting

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from registry.services.artifacts.inputs import stored_files
-from registry.services.artifacts.kinds.builder import Builder, Built, Order
+from registry.services.artifacts.plan import Builder, Built, Order
 
 
 def _build(order: Order) -> Built:

@@ -8,10 +8,9 @@ from typing import Any
 
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.commits import commit_below
-from registry.services.artifacts.kinds.builder import Builder, Built, Order
-from registry.services.artifacts.not_composable import exact_as_lora
-from registry.services.artifacts.plan import below
-from registry.services.artifacts.readme.text import readme_file
+from registry.services.artifacts.inputs import exact_as_lora
+from registry.services.artifacts.plan import Builder, Built, Order, below
+from registry.services.artifacts.readme.facts import readme_file
 from registry.tensors.arithmetic.dtypes import OPTION_DTYPES
 from registry.tensors.composed.composition import Composition
 from registry.tensors.composed.forms import BaseRepo

@@ -1,1 +1,0 @@
-"""The builders of artifacts, a module a kind; `table` lists them."""

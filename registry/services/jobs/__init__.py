@@ -1,1 +1,0 @@
-"""Jobs: work that outlives its request, claimed by the replicas' runners."""
