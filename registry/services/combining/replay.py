@@ -35,7 +35,7 @@ from registry.services.intake.intake import Intake
 from registry.services.lineage import Link, LoadedPath
 from registry.services.publishing.candidates import Candidate, check_draft
 from registry.services.publishing.draft import Draft, Files, Said
-from registry.services.publishing.publish import publish_made
+from registry.services.publishing.publish import publish_draft
 from registry.tensors.analysis.statistics import delta_statistics
 from registry.tensors.arithmetic.streamed import Watch
 from registry.tensors.artifacts.artifact import ArtifactFile
@@ -156,7 +156,7 @@ def combine(deployment: Deployment, request: CombineRequest, progress: Progress)
                 ADAPTER_WEIGHTS: intake.made(watched(made.weights, watch)),
             }
 
-        published = publish_made(deployment, draft, take, progress)
+        published = publish_draft(deployment, draft, take, progress)
     return report.model_copy(update={"revision": published.revision, "created": published.created})
 
 

@@ -21,7 +21,7 @@ from registry.services.artifacts.inputs import base_weights
 from registry.services.lineage import Blobs, LoadedPath
 from registry.tensors.arithmetic.streamed import FiniteWatch
 from registry.tensors.artifacts.artifact import Artifact
-from registry.tensors.exact.contents import overlay
+from registry.tensors.exact.contents import with_exact_tensors
 from registry.tensors.exact.file_format import FRAME, ExactIndex
 from registry.transfer.model_files import INDEX, ModelFiles, read_model_files, unquantised
 
@@ -36,7 +36,7 @@ def check_exact(
         InvalidAdapterError: ``no_change``, the model is its parent's, bit for bit.
     """
     with ExitStack() as opened:
-        model = overlay(base_weights(blobs, replace(parent, links=()), opened), index, weights)
+        model = with_exact_tensors(base_weights(blobs, replace(parent, links=()), opened), index, weights)
         for name in index.entries:
             check_values(*model.tensors[name], advance)
         if _is_model_of(blobs, parent, model):

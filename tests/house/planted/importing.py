@@ -235,7 +235,7 @@ PUSHED: Final = (
     ),
     Mutant(
         "pushes-count-loads-of-others",
-        "use:loaded",
+        "cards:loaded",
         "LoadRecord.who == who, ",
         "",
         "test_what_another_token_has_loaded_says_nothing",

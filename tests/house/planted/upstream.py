@@ -165,7 +165,7 @@ VERSIONS: Final = (
     ),
     Mutant(
         "shut-out-and-not-told",
-        "schema:shuts_out",
+        "migrations:shuts_out",
         "before < oldest",
         "before > oldest",
         "test_the_first_that_writes_upgrades_and_says_so[tag-0014]",
