@@ -121,7 +121,7 @@ def _option(name: str, called: str, hint: Any, given: Param, *, word: bool) -> A
         "help": given.help or given.description,
         "autocompletion": (_WORDS if word else _COMPLETED).get(name) if kind is str else None,
     }
-    if kind in {str, int, float}:
+    if given.metavar or kind in {str, int, float}:
         about["metavar"] = given.metavar or ("N" if kind is int else called.upper())
     if kind is int and given.ge is not None:
         about["min"] = int(given.ge)

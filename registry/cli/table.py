@@ -70,8 +70,28 @@ GROUPS: Final[Mapping[str, Places]] = {
             lines="commands.delete.measured_lines",
             progress=True,
         ),
-        "rename": "labels.base_rename",
-        "also-known-as": "labels.base_also_known_as",
+        "rename": FromRow(
+            "RENAME_BASE",
+            "rename_base",
+            about="""Give a base model and all its adapters another name.
+
+            The old names go on: they can be fetched, and show the new ones. Nothing can be published to them, and lists
+            leave them out. Protected patterns hold for the new name too; the protected tags themselves are set by an
+            admin.
+            """,
+            lines="commands.labels.renamed_lines",
+            then="commands.labels.after_renaming",
+        ),
+        "also-known-as": FromRow(
+            "ALSO_KNOWN_AS",
+            "also_known_as",
+            about="""Give a base model another repo id in the Hub views.
+
+            It answers under the repo that it was taken from without this. Adapters that name the id as what they were
+            trained on count as trained on the base model. The output lists all its repo ids.
+            """,
+            lines="commands.labels.known_as_lines",
+        ),
         "delete": "delete.base_delete",
         "protect-tag": FromRow(
             "PROTECT_TAG",
@@ -105,7 +125,19 @@ GROUPS: Final[Mapping[str, Places]] = {
             """,
             lines="render.results.cleared_lines",
         ),
-        "run": "storage.run",
+        "run": FromRow(
+            "RUN_RETENTION",
+            "run_retention",
+            about="""Delete what the retention rule of an adapter does not keep.
+
+            As `registry delete` does: within the grace period, `registry delete -r PATH --undo` restores all that one
+            run deleted, unless something else was deleted there since. Remove the rule first, or the next run deletes
+            it again. Numbers are never reused.
+            """,
+            lines="render.results.retention_lines",
+            then="commands.storage.after_running",
+            progress=True,
+        ),
     },
     "token": {
         "create": "access.create",
@@ -170,9 +202,22 @@ COMMANDS: Final[Places] = {
     ),
     "tags": TAGS,
     "tag": "publish.tag",
-    "untag": "publish.untag",
+    "untag": FromRow(
+        "UNTAG", "untag", about="Remove a tag; the revision stays.", lines="commands.publish.removed_lines"
+    ),
     "annotate": "publish.annotate",
-    "rename": "labels.rename",
+    "rename": FromRow(
+        "RENAME",
+        "rename",
+        about="""Give an adapter and everything under it another last name.
+
+        The parent stays, because it is what the adapter was trained on. Numbers, digests, metrics, annotations and tags
+        are the same under the new name, except for protected tags, which an admin sets. The old name goes on: it can be
+        fetched, and shows the new name. Nothing can be published to it, and lists leave it out.
+        """,
+        lines="commands.labels.renamed_lines",
+        then="commands.labels.after_renaming",
+    ),
     "card": "labels.card",
     "fetch": "fetch.fetch",
     "verify": "fetch.verify",
@@ -191,7 +236,17 @@ COMMANDS: Final[Places] = {
     ),
     "env": "access.env",
     "events": "service.events",
-    "jobs": "service.jobs",
+    "jobs": FromRow(
+        "LIST_JOBS",
+        "jobs",
+        about="""List the long operations of a service, newest first.
+
+        Those of your token, or everyone's for an admin without scopes. They are kept for a week after they ended. What
+        the service looks at after each publish is only listed with --kind notice.
+        """,
+        limit=(100, "List at most this many."),
+        none="No operations match.",
+    ),
     "health": FromRow(
         "HEALTH",
         "health",
@@ -226,7 +281,20 @@ COMMANDS: Final[Places] = {
         lines="commands.storage.collected_lines",
         progress=True,
     ),
-    "fsck": "storage.fsck",
+    "fsck": FromRow(
+        "FSCK",
+        "fsck",
+        about="""Check that everything that was published is stored.
+
+        Checks that every row has its blob, of the right size; with --deep, also that every blob has the right bytes.
+        Damaged blobs are listed with the revisions and base models that they affect, and the exit code is 6. Storing
+        the same files again repairs them. Blobs that could not be read are listed too, and may be intact: without
+        damage, the exit code is then 1.
+        """,
+        lines="commands.storage.checked_lines",
+        then="commands.storage.after_checking",
+        progress=True,
+    ),
     "serve": "service.serve",
     "demo": "demo.demo",
 }

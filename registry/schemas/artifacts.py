@@ -15,8 +15,10 @@ from typing import Annotated, Final, Literal, get_args
 from pydantic import Field
 
 from registry.errors import UsageError
-from registry.figures import counted
+from registry.figures import counted, moment
+from registry.figures import size as in_units
 from registry.schemas.form import ArtifactKind, EngineName, MeasuredRows, Onto, Param, Schema, WrittenDtype
+from registry.schemas.frames import Column, Described
 from registry.schemas.views import fetched as fetched_line
 
 
@@ -240,6 +242,20 @@ class Materialisation(Schema):
     created_by: str
     expires_at: datetime
     fidelity: Annotated[ModelFidelity | None, Field(exclude_if=lambda value: value is None)] = None
+
+
+MATERIALISATIONS: Final = Described(
+    noun="materialisation",
+    columns=(
+        Column("id", "id", style="reference"),
+        Column[Materialisation]("size", "size", lambda one: in_units(one.size), right=True),
+        Column[Materialisation]("until", "until", lambda one: moment(one.expires_at)),
+        Column("reference", "of"),
+        Column("kind", "as", style="quiet"),
+    ),
+    screen="id size until|reference kind",
+    heads="ID|SIZE|UNTIL (UTC)|OF, AS",
+)
 
 
 class Materialised(Schema):

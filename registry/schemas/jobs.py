@@ -70,10 +70,16 @@ class Operation(Schema):
 class JobsRequest(Schema):
     """Jobs of the token, or everyone's for an admin without scopes."""
 
-    state: Annotated[OperationState | None, Param(description="Only jobs in this state.")] = None
+    state: Annotated[
+        OperationState | None, Param(description="Only jobs in this state.", help="Only those in this state.")
+    ] = None
     kind: Annotated[
         OperationKind | None,
-        Param(description="Only jobs of this kind. Those of `notice` are listed where they are asked for."),
+        Param(
+            description="Only jobs of this kind. Those of `notice` are listed where they are asked for.",
+            help="Only those of this kind.",
+            metavar="<publish|base|materialise|gc|fsck|retable|combine|measure|dense|retention|notice>",
+        ),
     ] = None
 
 

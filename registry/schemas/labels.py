@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from registry.schemas.form import ArtifactKind, LeftOut, Schema
+from registry.schemas.form import ArtifactKind, LeftOut, Param, Schema
 from registry.schemas.views import exported as exported_line
 
 MAX_CARD: Final = 256 << 10
@@ -108,8 +108,8 @@ RenamedTo = Annotated[str | None, Field(exclude_if=lambda value: value is None)]
 class RenameRequest(Schema):
     """Give an adapter, with everything under it, another last name."""
 
-    path: str
-    name: str
+    path: Annotated[str, Param(help="An adapter: BASE/name/name...")]
+    name: Annotated[str, Param(help="The new last name of the path.")]
 
     model_config = ConfigDict(json_schema_extra={"example": {"path": "llama/support", "name": "help"}})
 
@@ -117,8 +117,8 @@ class RenameRequest(Schema):
 class RenameBaseRequest(Schema):
     """Give a base model, with all its adapters, another name."""
 
-    name: str
-    new: str
+    name: Annotated[str, Param(help="The name of the base model.")]
+    new: Annotated[str, Param(help="Its new name.")]
 
     model_config = ConfigDict(json_schema_extra={"example": {"name": "llama", "new": "llama-1b"}})
 
@@ -126,9 +126,9 @@ class RenameBaseRequest(Schema):
 class AlsoKnownAsRequest(Schema):
     """Let a base model answer under another repo id in the Hub views, or no longer."""
 
-    name: str
-    repo_id: str
-    remove: bool = False
+    name: Annotated[str, Param(help="The name of the base model.")]
+    repo_id: Annotated[str, Param(help="A repo id of a Hub: ORG/NAME.")]
+    remove: Annotated[bool, Param(help="Take the repo id away.")] = False
 
     model_config = ConfigDict(
         json_schema_extra={"example": {"name": "llama", "repo_id": "unsloth/Llama-3.2-1B", "remove": False}}

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from registry.schemas.difference import DeltaFigures, DeltaMatrix, Deltas, Difference
     from registry.schemas.statistics import DeltaStatistics, Statistics
     from registry.schemas.tree import RevisionSummary, Shown, Tree, TreeNode
-    from registry.schemas.usage import Usage
 
 _ENDS: Final = (0.1, 0.2, 0.5, 1.0)  # of the scale of a heat map of cosines
 
@@ -70,13 +69,6 @@ def _tags(one: RevisionSummary) -> str:
 
 def _detail(detail: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value}" for name, value in detail.items())
-
-
-def usage_table(found: Usage) -> str:
-    """What each adapter takes, and all of them together."""
-    rows = [[one.name, str(one.revisions), size(one.size), size(one.own)] for one in found.adapters]
-    total = f"together {size(found.size)}; as full checkpoints {size(found.full_checkpoints)}"
-    return f"{_table(('adapter', 'revisions', 'size', 'its own'), rows, 'adapter')}<p>{total}</p>"
 
 
 def shown_table(shown: Shown) -> str:

@@ -363,7 +363,7 @@ class MeasureBaseRequest(Schema):
 class FsckRequest(Schema):
     """Check the store."""
 
-    deep: bool = False
+    deep: Annotated[bool, Param(help="Read all stored bytes and compare their digests.")] = False
 
 
 _EXPECTED = Field(default=None, description="Only if the tag points at this revision now: @3, or none.")
@@ -475,8 +475,8 @@ class RetentionRequest(Schema):
 class RunRetentionRequest(Schema):
     """Delete what the retention rule of an adapter keeps no longer."""
 
-    path: str
-    dry_run: bool = False
+    path: Annotated[str, Param(help=_AT_PATH.help)]
+    dry_run: Annotated[bool, Param(help="Only list what would be deleted.")] = False
 
     model_config = ConfigDict(json_schema_extra={"example": {"path": "llama/support", "dry_run": True}})
 

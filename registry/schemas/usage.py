@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
+from registry.figures import size as in_units
 from registry.schemas.form import Param, Schema
-from registry.schemas.frames import frame
-from registry.schemas.notebooks import usage_table
+from registry.schemas.frames import Column, Described, frame
 
 if TYPE_CHECKING:
     import pandas
@@ -118,6 +118,22 @@ class Taken(Schema):
     own: int  # of these, what nothing else needs that the token sees
 
 
+TAKEN: Final = Described(
+    noun="adapter",
+    columns=(
+        Column("name", "adapter", style="reference"),
+        Column("revisions", "revisions", right=True),
+        Column[Taken]("size", "size", lambda one: in_units(one.size), right=True),
+        Column[Taken]("own", "its own", lambda one: in_units(one.own), right=True),
+    ),
+    screen="own size revisions|name",
+    heads="OWN|SIZE|REVISIONS|ADAPTER",
+    table="name revisions size own",
+    frame="name revisions size own",
+)
+"""What adapters take, for terminals, notebooks and frames."""
+
+
 class Usage(Schema):
     """Answer of ``du``, in bytes. What a token does not see counts as if it were not stored."""
 
@@ -133,7 +149,8 @@ class Usage(Schema):
 
     def _repr_html_(self) -> str:
         """A table of the adapters, in a notebook."""
-        return usage_table(self)
+        total = f"together {in_units(self.size)}; as full checkpoints {in_units(self.full_checkpoints)}"
+        return f"{TAKEN.html(self.adapters)}<p>{total}</p>"
 
     def to_pandas(self, *, revisions: bool = False) -> pandas.DataFrame:
         """A data frame with a row for each adapter, or for each revision, in bytes.
@@ -141,8 +158,7 @@ class Usage(Schema):
         Raises:
             UnavailableError: ``missing_package``, pandas is not installed.
         """
-        rows = [one.model_dump() for one in (self.revisions if revisions else self.adapters)]
-        return frame(rows, tuple(Taken.model_fields))
+        return frame(*TAKEN.values(self.revisions if revisions else self.adapters))
 
     model_config = ConfigDict(
         json_schema_extra={

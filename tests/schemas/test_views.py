@@ -178,7 +178,8 @@ def test_revisions_in_a_notebook_have_a_column_for_each_metric(answer: Log | Sea
 
 
 def shown(**given: Any) -> Shown:
-    return Shown.model_validate(EXAMPLES["Shown"] | {"revision": revision(**given).model_dump()})
+    targets = [{"name": "q_proj", "modules": 32, "ranks": [16], "scalings": [2.0]}]
+    return Shown.model_validate(EXAMPLES["Shown"] | {"revision": revision(**given).model_dump(), "targets": targets})
 
 
 def difference(message: str = "two") -> Difference:
@@ -193,7 +194,10 @@ def difference(message: str = "two") -> Difference:
             "config": [{"name": "alpha", "a": 8, "in_b": False}],
             "metrics": [{"name": "acc", "a": 0.8, "b": None, "difference": None}],
             "files": [{"path": "README.md", "a": None, "b": {"path": "README.md", "size": 12, "digest": DIGEST}}],
+            "lineage": {"common": None, "a": [], "b": [], "pinned": []},
+            "deltas": None,
         }
+        | {"bases": [], "targets": [], "annotations": []}
     )
 
 
@@ -218,12 +222,13 @@ def test_a_revision_and_what_differs_in_a_notebook() -> None:
 
 
 def test_bases_events_and_what_is_stored_are_frames_too() -> None:
-    base = BaseSummary.model_validate(EXAMPLES["BaseSummary"])
+    base = BaseSummary.model_validate(EXAMPLES["BaseSummary"] | {"figures": None})
     figures = BaseFigures(revisions=3, published=10, full_checkpoints=20, newest=None, last_published_at=None)
     frame = Bases((base, base.model_copy(update={"figures": figures}))).to_pandas()
     assert list(frame["name"]) == [base.name] * 2
     assert list(frame["figures.revisions"].fillna(-1)) == [-1, 3]
-    events = Events((Event.model_validate(EXAMPLES["Event"]),))
+    detail: dict[str, object] = {"tag": "prod"}
+    events = Events((Event(at=NOW, action="tag", subject="llama/support@3", actor="ada", detail=detail),))
     assert events.to_pandas()["detail.tag"][0] == "prod"
     assert Cells(events._repr_html_()).rows[1][1:] == ["tag", "llama/support@3", "ada", "tag=prod"]
     one, two = (Taken(name=f"net/a@{number}", revisions=1, size=9, own=number) for number in (1, 2))

@@ -14,12 +14,10 @@ from registry import errors
 from registry.cli import completion
 from registry.cli.exit_codes import NONE, SOME, exit_code
 from registry.cli.options import (
-    AdapterPath,
     Annotations,
     Json,
     Metrics,
     Ref,
-    TagName,
     Url,
     pairs,
     parse_annotations,
@@ -475,32 +473,16 @@ def tag(
     with session(url, as_json) as run:
         answer = run.registry.tag(ref, tag, expected=expected, undo=undo)
         if answer.reference is None:
-            run.answer(answer, lambda _width: [_removed_line(answer)])
+            run.answer(answer, lambda width: removed_lines(answer, width))
             return
         run.answer(answer, lambda _width: [_tag_line(answer, f"-> {answer.reference}")])
         if answer.previous not in {None, answer.reference}:
             run.say(f"The tag pointed at {answer.previous} before.")
 
 
-def untag(
-    path: AdapterPath,
-    tag: TagName,
-    *,
-    expected: Annotated[
-        str | None,
-        typer.Option("--if", metavar="REV", help="Only if the tag points at this revision now: @3."),
-    ] = None,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Remove a tag; the revision stays."""
-    with session(url, as_json) as run:
-        answer = run.registry.untag(path, tag, expected=expected)
-        run.answer(answer, lambda _width: [_removed_line(answer)])
-
-
-def _removed_line(answer: Tagged) -> Line:
-    return _tag_line(answer, f"removed, was {answer.previous}")
+def removed_lines(answer: Tagged, _width: int | None) -> list[Line]:
+    """The tag, and what it pointed at."""
+    return [_tag_line(answer, f"removed, was {answer.previous}")]
 
 
 def _tag_line(answer: Tagged, what: str) -> Line:

@@ -227,56 +227,6 @@ def serve(
     serve_registry(url, host=host, port=port, anonymous="none" if anonymous is None else "read", workers=workers)
 
 
-class JobState(StrEnum):
-    """Values of ``jobs --state``."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-
-
-class JobKind(StrEnum):
-    """Values of ``jobs --kind``."""
-
-    PUBLISH = "publish"
-    BASE = "base"
-    MATERIALISE = "materialise"
-    GC = "gc"
-    FSCK = "fsck"
-    RETABLE = "retable"
-    COMBINE = "combine"
-    MEASURE = "measure"
-    DENSE = "dense"
-    RETENTION = "retention"
-    NOTICE = "notice"
-
-
-def jobs(
-    *,
-    state: Annotated[JobState | None, typer.Option("--state", help="Only those in this state.")] = None,
-    kind: Annotated[JobKind | None, typer.Option("--kind", help="Only those of this kind.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="List at most this many.")] = 100,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """List the long operations of a service, newest first.
-
-    Those of your token, or everyone's for an admin without scopes. They are kept for a week after they ended. What the
-    service looks at after each publish is only listed with --kind notice.
-    """
-    from registry.cli.render.lists import listed_lines
-    from registry.schemas.jobs import JOBS
-
-    with session(url, as_json) as run:
-        answer = run.registry.jobs(
-            state=None if state is None else state.value, kind=None if kind is None else kind.value, limit=limit
-        )
-        run.answer(answer, lambda width: listed_lines(JOBS, answer, width))
-        if not answer:
-            run.say("No operations match.")
-
-
 def health_lines(answer: Health, width: int | None) -> list[Line]:
     """The replicas, a line each, and below them the rest."""
     rows = [

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from registry.cli import completion
 from registry.cli.options import AdapterPath, Json, Kind, MaterialisedAs, Measured, RowsChoice, Url, parse_expiry
 from registry.cli.render.fidelity import figures
+from registry.cli.render.lists import listed_lines
 from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
 from registry.cli.session import Session, session
 from registry.errors import IntegrityError, UnavailableError, UsageError
@@ -86,9 +87,11 @@ def _check_alone(option: str, others: dict[str, object]) -> None:
 
 
 def _list(ref: str | None, url: str | None, as_json: bool) -> None:
+    from registry.schemas.artifacts import MATERIALISATIONS
+
     with session(url, as_json) as run:
         answer = run.registry.materialisations(ref)
-        run.answer(answer, lambda width: listed_lines(answer, width))
+        run.answer(answer, lambda width: listed_lines(MATERIALISATIONS, answer, width))
         if not answer:
             run.say(f"Nothing is materialised {'in ' + run.registry.url if ref is None else 'at ' + ref}.")
 
@@ -113,18 +116,6 @@ def materialised_lines(answer: Materialised, width: int | None) -> list[Line]:
     if one.fidelity is not None:
         pairs.append(("fidelity", [words(figures(one.fidelity))]))
     return [(Span(one.id, REFERENCE),), *fields(pairs, width)]
-
-
-def listed_lines(answer: Sequence[Materialisation], width: int | None) -> list[Line]:
-    """One line per materialisation, by path."""
-    rows = [
-        (
-            [phrase(one.id, REFERENCE), Span(size(one.size)), Span(moment(one.expires_at))],
-            [[phrase(one.reference)], [Span(one.kind, QUIET)]],
-        )
-        for one in answer
-    ]
-    return table(rows, width, header=("ID", "SIZE", "UNTIL (UTC)", "OF, AS"), right=(1,))
 
 
 def dropped_lines(answer: Sequence[Materialisation], width: int | None) -> list[Line]:
@@ -165,6 +156,8 @@ def set_(
     protected tag, that others were trained on or combined of, and that are materialised. A rule takes the place of an
     earlier one.
     """
+    from registry.cli.render.results import retention_lines
+
     with session(url, as_json) as run:
         answer = run.registry.set_retention(
             path,
@@ -173,37 +166,17 @@ def set_(
             keep_best=tuple(keep_best or ()),
             keep_tagged=not no_keep_tagged,
         )
-        _answer(run, answer)
+        run.answer(answer, lambda width: retention_lines(answer, width))
         say_what_runs(run, answer)
 
 
-def run(
-    path: AdapterPath,
-    *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be deleted.")] = False,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Delete what the retention rule of an adapter does not keep.
-
-    As `registry delete` does: within the grace period, `registry delete -r PATH --undo` restores all that one run
-    deleted, unless something else was deleted there since. Remove the rule first, or the next run deletes it again.
-    Numbers are never reused.
-    """
-    with session(url, as_json) as run:
-        answer = run.registry.run_retention(path, dry_run=dry_run, progress=run.progress)
-        _answer(run, answer)
-        if not answer.done:
-            say_what_runs(run, answer)
-        elif answer.revisions and answer.until is not None:
-            again = command("registry", "delete", "-r", path, "--undo")
-            run.say(f"{again} restores what was deleted until {moment(answer.until)} UTC. Numbers are never reused.")
-
-
-def _answer(run: Session, answer: Retention) -> None:
-    from registry.cli.render.results import retention_lines
-
-    run.answer(answer, lambda width: retention_lines(answer, width))
+def after_running(run: Session, answer: Retention, given: Mapping[str, Any]) -> None:
+    """How to restore what was deleted, or to delete what was only listed."""
+    if not answer.done:
+        say_what_runs(run, answer)
+    elif answer.revisions and answer.until is not None:
+        again = command("registry", "delete", "-r", given["path"], "--undo")
+        run.say(f"{again} restores what was deleted until {moment(answer.until)} UTC. Numbers are never reused.")
 
 
 def say_what_runs(run: Session, answer: Retention, *_: object) -> None:
@@ -223,11 +196,8 @@ _STATES: Final = {  # of a registry: that of its worst blob
 
 def usage_lines(answer: Usage, width: int | None) -> list[Line]:
     """One line per adapter, and the sums."""
-    header = ("OWN", "SIZE", "REVISIONS", "ADAPTER")
-    rows = [
-        ([Span(size(one.own)), Span(size(one.size)), Span(str(one.revisions))], [[phrase(one.name, REFERENCE)]])
-        for one in answer.adapters
-    ]
+    from registry.schemas.usage import TAKEN
+
     less = f", {answer.full_checkpoints / answer.size:.0f} times as much" if answer.size else ""
     more = counted(answer.unlisted_adapters, "other adapter")
     revisions = len(answer.revisions) + answer.unlisted_revisions
@@ -238,7 +208,7 @@ def usage_lines(answer: Usage, width: int | None) -> list[Line]:
         ("materialised", [words(size(answer.materialisations))] if answer.materialisations else []),
         ("collectable", [words(size(answer.collectable))] if answer.collectable else []),
     ]
-    return [*table(rows, width, header=header, right=(0, 1, 2)), *fields(sums, width, indent=0)]
+    return [*listed_lines(TAKEN, answer.adapters, width), *fields(sums, width, indent=0)]
 
 
 def collected_lines(answer: Collected, width: int | None) -> list[Line]:
@@ -280,34 +250,20 @@ def _blobs(blobs: Sequence[CollectedBlob], unlisted: int, width: int | None) -> 
     return [*table(rows, width, indent=2, right=(0,)), *rest]
 
 
-def fsck(
-    *,
-    deep: Annotated[bool, typer.Option("--deep", help="Read all stored bytes and compare their digests.")] = False,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Check that everything that was published is stored.
-
-    Checks that every row has its blob, of the right size; with --deep, also that every blob has the right bytes.
-    Damaged blobs are listed with the revisions and base models that they affect, and the exit code is 6. Storing the
-    same files again repairs them. Blobs that could not be read are listed too, and may be intact: without damage, the
-    exit code is then 1.
-    """
-    with session(url, as_json) as run:
-        answer = run.registry.fsck(deep=deep, progress=run.progress)
-        run.answer(answer, lambda width: checked_lines(answer, width))
-        damaged = [one for one in answer.damage if one.state == "damaged"]
-        if damaged:
-            raise IntegrityError(
-                f"{run.registry.url} is damaged: {counted(len(damaged), 'blob')} of {answer.blobs}, "
-                f"{_takes(damaged)}, or restore them from a backup.",
-                code="damaged",
-            )
-        if answer.damage:
-            raise UnavailableError(
-                f"{run.registry.url} could not be read completely: {counted(len(answer.damage), 'blob')} of "
-                f"{answer.blobs}, which may be intact; check the store and run this again."
-            )
+def after_checking(run: Session, answer: Checked, *_: object) -> None:
+    """Fail where something is damaged, or could not be read."""
+    damaged = [one for one in answer.damage if one.state == "damaged"]
+    if damaged:
+        raise IntegrityError(
+            f"{run.registry.url} is damaged: {counted(len(damaged), 'blob')} of {answer.blobs}, "
+            f"{_takes(damaged)}, or restore them from a backup.",
+            code="damaged",
+        )
+    if answer.damage:
+        raise UnavailableError(
+            f"{run.registry.url} could not be read completely: {counted(len(answer.damage), 'blob')} of "
+            f"{answer.blobs}, which may be intact; check the store and run this again."
+        )
 
 
 def _takes(damaged: Sequence[Damage]) -> str:
