@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from registry.folders.writer import Writable
 from registry.operations.methods.analysis import WeightChanges
 from registry.operations.publication import FullModel
 from registry.operations.registry import Registry
-from registry.operations.transfer import ClosableSource
+from registry.operations.transfer import BundleSource, ClosableSource
 from registry.progress import Progress
 from registry.schemas import FolderCompared, Options, OutputFile
 from registry.schemas.bundles import BlobEntry, Bundle
@@ -21,9 +21,9 @@ from registry.schemas.form import MeasuredRows
 from registry.schemas.parents import Identified
 from registry.schemas.publishing import FullSize, ImportDocument
 from registry.schemas.receipt import Receipt
+from registry.transfer.adapter_folder import PublishFolder
 from registry.transfer.compare import Comparison
 from registry.transfer.publish_tree import Ground
-from registry.transfer.searched import Searched
 from registry.transfer.source import MadeOfFull
 from registry.transfer.trained_on import Beside, TrainedFolder
 
@@ -63,7 +63,7 @@ class Arithmetic(Protocol):
     def changes(
         self, bundle: Bundle, ancestor: Bundle | None, open_blob: OpenBlobOf, base: Mapping[str, HashedFile]
     ) -> WeightChanges:
-        """What the links of a path changed after an ancestor; ``base`` as for `look_into`."""
+        """What links of a path changed after an ancestor; ``base`` has the checked local weight files of the base."""
 
     def merge(
         self,
@@ -75,26 +75,21 @@ class Arithmetic(Protocol):
     ) -> MergedHere:
         """Merge a path on local base weights: ``base`` has the checked file of each name; rows are ``measured``."""
 
-    def look_into(
-        self,
-        bundles: Sequence[Bundle],
-        open_blob: OpenBlobOf,
-        base: Mapping[str, HashedFile],
-        folder: TrainedFolder,
-        beside: Beside,
-        progress: Progress,
-        *,
-        sampled: bool = False,
-    ) -> FolderCompared:
-        """Find which of some paths, or their parents, the weights in a folder are those of.
+    def compare(self, service: BundleSource, folder: PublishFolder, progress: Progress) -> PublishFolder:
+        """The folder, its request with what the weights are that the adapter was trained on: its parent's, or others.
 
-        ``base`` has the checked local weight files of the base; others are read by range.
+        Raises:
+            NotFoundError: the parent is to be searched among all revisions, and something of the service is gone.
         """
 
-    def search(self, where: Searched, folder: TrainedFolder, beside: Beside, progress: Progress) -> FolderCompared:
+    def search(
+        self, service: BundleSource, folder: TrainedFolder, beside: Beside, progress: Progress
+    ) -> FolderCompared:
         """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
 
-    def identify(self, where: Searched, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
+    def identify(
+        self, service: BundleSource, folder: Path, look_in: tuple[Path, ...], progress: Progress
+    ) -> Identified:
         """Say which base model and revisions a folder is made of."""
 
     def write_full(
@@ -107,18 +102,15 @@ class Arithmetic(Protocol):
         out: Path,
         progress: Progress,
     ) -> MadeOfFull:
-        """Write what is published of a full model into an empty folder; ``base`` as for `look_into`."""
+        """Write what is published of a full model into an empty folder.
+
+        ``base`` has the checked local weight files of the base; others are read by range.
+        """
 
     def full_size(
-        self,
-        base: Bundle,
-        open_blob: OpenBlobOf,
-        files: Mapping[str, HashedFile],
-        folder: Path,
-        far: float,
-        progress: Progress,
+        self, service: BundleSource, base: str, folder: Path, far: float, progress: Progress
     ) -> FullSize | None:
-        """What it takes to keep a model exactly on a base model; ``files`` as ``base`` of `look_into`."""
+        """What it takes to keep a model exactly on a base model; None: it is not nearer to that than ``far``."""
 
     def check_finite(self, weights: Path, progress: Progress) -> None:
         """Read an adapter's weights; raises `InvalidAdapterError` (``non_finite``)."""

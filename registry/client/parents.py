@@ -14,7 +14,7 @@ from registry.client.calls import do, listed
 from registry.client.ranges import RangeReader, open_blob
 from registry.client.transport import Transport
 from registry.digest import hex_of
-from registry.errors import ConflictError, NotFoundError, RetractedError, UsageError
+from registry.errors import ConflictError, RetractedError, UsageError
 from registry.files.hashed import HashedFile
 from registry.folders.scan import ADAPTER_WEIGHTS
 from registry.operations.publication import Publication
@@ -28,7 +28,7 @@ from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.parents import NarrowRequest, PathsLeft
 from registry.schemas.requests import BasesRequest, PathRequest
 from registry.transfer.adapter_folder import PublishFolder
-from registry.transfer.trained_on import UNTIMED, Beside, TrainedFolder, or_elsewhere, receipt_of_parent
+from registry.transfer.trained_on import Beside, TrainedFolder, receipt_of_parent
 
 
 class ParentFolders:
@@ -41,20 +41,13 @@ class ParentFolders:
 
     def compared(self, folder: PublishFolder, progress: Progress) -> PublishFolder:
         """The request with the result of comparing the folder, if there is one."""
-        above = TreePath.parse(folder.request.path).parent
         trained_on = folder.trained_on
-        if trained_on is None or above is None:
+        if trained_on is None or TreePath.parse(folder.request.path).parent is None:
             return folder
-        beside = folder.beside or UNTIMED
-
-        def search() -> FolderCompared:
-            return self.searched(trained_on, beside, progress)
-
-        if folder.request.find_parent:
-            return folder.with_request(compared=search())
-        sampled = folder.sampled
-        found = self._look(trained_on, beside, above, progress, sampled=sampled)
-        return folder.with_request(compared=or_elsewhere(found, search))
+        if self._arithmetic is None and not folder.request.find_parent:
+            reason = "torch is needed for that, and it is not installed here"
+            return folder.with_request(compared=FolderCompared(words=trained_on.words, reason=reason))
+        return needed(self._arithmetic, "search for a parent").compare(self, folder, progress)
 
     def searched(self, trained_on: TrainedFolder, beside: Beside, progress: Progress) -> FolderCompared:
         """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
@@ -66,7 +59,20 @@ class ParentFolders:
 
     def bundle(self, ref: str) -> Bundle:
         """A path as digests."""
-        return self._bundle(ref)
+        return self._transport.get("/bundles", Bundle, slow=True, ref=ref)
+
+    def revisions(self, above: TreePath) -> list[Bundle]:
+        """The base model, and every revision of an adapter that is not retracted."""
+        bundles = [self.bundle(above.base)]
+        if above.is_base:
+            return bundles
+        for revision in listed(self._transport, LOG, PathRequest(path=str(above)), None):
+            if revision.retracted is None:
+                try:
+                    bundles.append(self.bundle(revision.reference))
+                except RetractedError:  # since the listing
+                    continue
+        return bundles
 
     def base_files(self, bundle: Bundle, progress: Progress) -> Mapping[str, HashedFile]:
         """The checked local weight files of its base, where this machine has them."""
@@ -102,7 +108,7 @@ class ParentFolders:
             path = Reference.parse(given.receipt.reference).path
             return self._bundle_at(f"{path}@{given.receipt.tip}", above, given.words)
         if above.is_base:
-            return self._bundle(str(above))
+            return self.bundle(str(above))
         listing = listed(self._transport, LOG, PathRequest(path=str(above)), None)
         found = [one.reference for one in listing if one.retracted is None]
         if len(found) > 1:
@@ -112,54 +118,16 @@ class ParentFolders:
                 "was trained from; give --parent REF, or --receipt FILE of the folder it was trained from.",
                 code="parent_ambiguous",
             )
-        return self._bundle(found[0] if found else str(above))
+        return self.bundle(found[0] if found else str(above))
 
     def _bundle_at(self, ref: str, above: TreePath, what: str) -> Bundle:
-        bundle = self._bundle(ref)
+        bundle = self.bundle(ref)
         if Reference.parse(bundle.reference).path != above:
             raise ConflictError(
                 f"{what} is not a revision of {above}, the parent given by the path{meant_alone(ref, above)}.",
                 code="parent_mismatch",
             )
         return bundle
-
-    def _look(
-        self, trained_on: TrainedFolder, beside: Beside, above: TreePath, progress: Progress, *, sampled: bool
-    ) -> FolderCompared:
-        if self._arithmetic is None:
-            return FolderCompared(
-                words=trained_on.words, reason="torch is needed for that, and it is not installed here"
-            )
-        try:
-            bundles = self._bundles(above)
-        except NotFoundError as problem:
-            return FolderCompared(words=trained_on.words, reason=f"this token does not see it ({problem})".rstrip("."))
-        remembered = BaseFolders(self._room).find(bundles[0].base, progress)
-        return self._arithmetic().look_into(
-            bundles,
-            self._open,
-            {} if remembered is None else remembered[1],
-            trained_on,
-            beside,
-            progress,
-            sampled=sampled,
-        )
-
-    def _bundles(self, above: TreePath) -> list[Bundle]:
-        """The base model, and every revision of the parent that is not retracted."""
-        bundles = [self._bundle(above.base)]
-        if above.is_base:
-            return bundles
-        for revision in listed(self._transport, LOG, PathRequest(path=str(above)), None):
-            if revision.retracted is None:
-                try:
-                    bundles.append(self._bundle(revision.reference))
-                except RetractedError:  # since the listing
-                    continue
-        return bundles
-
-    def _bundle(self, ref: str) -> Bundle:
-        return self._transport.get("/bundles", Bundle, slow=True, ref=ref)
 
     def _open(self, ref: str, blob: BlobEntry) -> ClosableSource:
         if not blob.path.endswith(".safetensors") or blob.path == ADAPTER_WEIGHTS:

@@ -170,10 +170,8 @@ class RemoteGround:
         return self.folders.searched(folder, UNTIMED, progress)
 
     def full_size(self, base: str, folder: Path, far: float, progress: Progress) -> FullSize | None:
-        bundle = self.folders.bundle(base)
-        there = self.folders.base_files(bundle, progress)
         arithmetic = needed(self.arithmetic, "compare a full model with its base model")
-        return arithmetic.full_size(bundle, self.folders.open_blob, there, folder, far, progress)
+        return arithmetic.full_size(self.folders, base, folder, far, progress)
 
 
 Folder = str | PathLike[str]

@@ -264,9 +264,9 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
 
     def _identify(self, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
         from registry.services.publishing.parent_adapter import identify
-        from registry.services.publishing.parent_search import SearchableHere
+        from registry.services.publishing.port import InProcess
 
-        return identify(SearchableHere(self.deployment), folder, look_in, progress)
+        return identify(InProcess(self.deployment), folder, look_in, progress)
 
     def _verify(self, folder: Folder, progress: Progress) -> Verified:
         from registry.services.artifacts.verify import verify
@@ -286,7 +286,7 @@ def planned_import(registry: Registry, ground: Ground, source: str, progress: Pr
     from registry.folders.archives import opened
     from registry.services.importing.plan import plan_import
     from registry.services.importing.settled import Side
-    from registry.services.publishing.parent_search import Compared
+    from registry.services.publishing.port import Compared
     from registry.services.publishing.preview import Rehearsal
     from registry.tensors.limited import convert_pickle
 

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from registry.digest import BlobRef, StoredFile, sha256_digest
-from registry.errors import IntegrityError, InvalidAdapterError, UsageError
+from registry.errors import IntegrityError, InvalidAdapterError, NotFoundError, UsageError
 from registry.files.hashed import HashedFile
 from registry.files.header import read_header
 from registry.files.source import FileSource
 from registry.folders.local_files import telling_unreadable
 from registry.folders.scan import ADAPTER_WEIGHTS
 from registry.operations.publication import FullModel
-from registry.operations.transfer import ClosableSource
+from registry.operations.transfer import BundleSource, ClosableSource
 from registry.progress import Progress
 from registry.quantised.listing import decoding_digest
+from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import FolderCompared, Options, OutputFile
 from registry.schemas.bundles import BlobEntry, Bundle
@@ -32,6 +33,7 @@ from registry.schemas.form import MeasuredRows
 from registry.schemas.parents import Identified, NarrowRequest, PathsLeft
 from registry.schemas.publishing import FullSize
 from registry.schemas.receipt import Receipt
+from registry.schemas.transfer import GivenReceipt
 from registry.services.artifacts.build import build_artifact
 from registry.services.artifacts.load import described
 from registry.services.artifacts.materialised import KeptBlobs, OpenBlobOf, entries_of
@@ -47,18 +49,18 @@ from registry.services.lineage import (
     trained_in,
     with_ancestors,
 )
-from registry.services.publishing.parent_adapter import identify, search_trained
-from registry.services.publishing.parent_folder import look_into
-from registry.services.publishing.parent_search import Compared
+from registry.services.publishing.parent_adapter import identify, search_trained, with_compared
+from registry.services.publishing.parent_folder import NotComparableError
+from registry.services.publishing.port import Compared
 from registry.services.weight_changes import WeightChanges
 from registry.tensors.arithmetic.dtypes import TORCH
 from registry.tensors.arithmetic.streamed import check_finite
 from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
 from registry.tensors.artifacts.numerics import TensorComparison
 from registry.tensors.limited import convert_pickle
+from registry.transfer.adapter_folder import PublishFolder
 from registry.transfer.index import files_digest, plain_of, weights_digest
 from registry.transfer.receipt_check import receipt_of
-from registry.transfer.searched import Searched
 from registry.transfer.source import MadeOfFull
 from registry.transfer.trained_on import Beside, TrainedFolder
 
@@ -149,33 +151,24 @@ class LocalArithmetic:
             check_bundle(one, path, blobs)
         return WeightChanges(blobs, paths[0], None if ancestor is None else paths[1])
 
-    def look_into(
-        self,
-        bundles: Sequence[Bundle],
-        open_blob: OpenBlobOf,
-        base: Mapping[str, HashedFile],
-        folder: TrainedFolder,
-        beside: Beside,
-        progress: Progress,
-        *,
-        sampled: bool = False,
+    def compare(self, service: BundleSource, folder: PublishFolder, progress: Progress) -> PublishFolder:
+        """The folder, its request with what the weights are that the adapter was trained on."""
+        with _over_http(service, progress) as port:
+            return with_compared(port, folder, progress)
+
+    def search(
+        self, service: BundleSource, folder: TrainedFolder, beside: Beside, progress: Progress
     ) -> FolderCompared:
-        """Find which of some paths, or of their ancestors, the weights in a folder belong to."""
-        with closing(KeptBlobs(bundles, open_blob, base)) as blobs:
-            paths = [path_of(bundle) for bundle in bundles]
-            for bundle, path in zip(bundles, paths, strict=True):
-                check_bundle(bundle, path, blobs)
-            return look_into(blobs, with_ancestors(paths), folder, beside, sampled=sampled, progress=progress)
-
-    def search(self, where: Searched, folder: TrainedFolder, beside: Beside, progress: Progress) -> FolderCompared:
         """Find the revisions of a service, among all, whose merged weights a folder has, or which are nearest."""
-        with closing(KeptBlobs((), where.open_blob, {})) as blobs:
-            return search_trained(_SearchableThere(where, blobs, progress), folder, beside, progress)
+        with _over_http(service, progress) as port:
+            return search_trained(port, folder, beside, progress)
 
-    def identify(self, where: Searched, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
+    def identify(
+        self, service: BundleSource, folder: Path, look_in: tuple[Path, ...], progress: Progress
+    ) -> Identified:
         """Say which base model and revisions of a service a folder is made of."""
-        with closing(KeptBlobs((), where.open_blob, {})) as blobs:
-            return identify(_SearchableThere(where, blobs, progress), folder, look_in, progress)
+        with _over_http(service, progress) as port:
+            return identify(port, folder, look_in, progress)
 
     def write_full(
         self,
@@ -194,19 +187,11 @@ class LocalArithmetic:
             return write_full(blobs, path, folder, asked, out, progress)
 
     def full_size(
-        self,
-        base: Bundle,
-        open_blob: OpenBlobOf,
-        files: Mapping[str, HashedFile],
-        folder: Path,
-        far: float,
-        progress: Progress,
+        self, service: BundleSource, base: str, folder: Path, far: float, progress: Progress
     ) -> FullSize | None:
         """What it takes to keep a model exactly on a base model; see `registry.services.exact.figures.full_size`."""
-        with closing(KeptBlobs([base], open_blob, files)) as blobs:
-            path = path_of(base)
-            check_bundle(base, path, blobs)
-            return full_size(blobs, path, folder, far, progress)
+        with _over_http(service, progress) as port:
+            return full_size(port.blobs, port.path(base), folder, far, progress)
 
     def check_finite(self, weights: Path, progress: Progress) -> None:
         """Check that all weights of an adapter are finite; raises `InvalidAdapterError`."""
@@ -229,30 +214,48 @@ class LocalArithmetic:
         return flat.reshape(shape)
 
 
-class _SearchableThere:
-    """A registry behind a service, as it is searched."""
+class OverHttp:
+    """A registry behind a service, as a `registry.services.publishing.port.Port`."""
 
-    def __init__(self, where: Searched, blobs: KeptBlobs, progress: Progress) -> None:
-        self._where, self._progress = where, progress
+    def __init__(self, service: BundleSource, blobs: KeptBlobs, progress: Progress) -> None:
+        self._service, self._progress = service, progress
         self._bases: dict[str, Mapping[str, HashedFile]] = {}  # by the digest of their files
         self.blobs, self.compared = blobs, Compared()
 
     def bases(self) -> Sequence[str]:
-        return self._where.bases()
+        return self._service.bases()
 
     def path(self, reference: str) -> LoadedPath:
-        bundle = self._where.bundle(reference)
+        return self._checked(self._service.bundle(reference))
+
+    def candidates(self, path: TreePath, receipt: GivenReceipt | None) -> Sequence[LoadedPath]:
+        """They are given as far as the token sees them and they are not retracted."""
+        del receipt  # proves a revision that others can't see to the service alone
+        assert path.parent is not None, "a base model has no candidates"
+        try:
+            bundles = self._service.revisions(path.parent)
+        except NotFoundError as problem:
+            raise NotComparableError(f"this token does not see it ({problem})".rstrip(".")) from problem
+        return with_ancestors([self._checked(bundle) for bundle in bundles])
+
+    def narrow(self, request: NarrowRequest, progress: Progress) -> PathsLeft:
+        del progress  # of the service's own work, which it does not report
+        return self._service.narrow(request)
+
+    def _checked(self, bundle: Bundle) -> LoadedPath:
         digest = bundle.base.files_digest
         if digest not in self._bases:
-            self._bases[digest] = self._where.base_files(bundle, self._progress)
+            self._bases[digest] = self._service.base_files(bundle, self._progress)
         self.blobs.take(bundle, self._bases[digest])
         path = path_of(bundle)
         check_bundle(bundle, path, self.blobs)
         return path
 
-    def narrow(self, request: NarrowRequest, progress: Progress) -> PathsLeft:
-        del progress  # of the service's own work, which it does not report
-        return self._where.narrow(request)
+
+@contextmanager
+def _over_http(service: BundleSource, progress: Progress) -> Iterator[OverHttp]:
+    with closing(KeptBlobs((), service.open_blob, {})) as blobs:
+        yield OverHttp(service, blobs, progress)
 
 
 class _Blobs:

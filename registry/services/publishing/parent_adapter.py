@@ -1,18 +1,19 @@
 """What a folder on this machine is: of a merged model the base and the revisions in it, of an adapter its revision.
 
-An adapter is known by the digests of its files, or by its numbers if these were saved again.
+An adapter is known by the digests of its files, or by its numbers if these were saved again. So the folder that an
+adapter was trained on is compared with its possible parents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from registry.digest import sha256_digest
-from registry.errors import InvalidAdapterError, RetractedError
+from registry.errors import InvalidAdapterError, NotFoundError, RetractedError
 from registry.files.hashed import hash_file
 from registry.files.header import TensorEntry, read_header
 from registry.files.source import ByteSource, FileSource
@@ -20,23 +21,24 @@ from registry.folders.foreign import what_files_are
 from registry.folders.local_files import read_start, telling_unreadable
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, adapter_folder
 from registry.progress import SILENT, Progress
+from registry.reference import Path as TreePath
 from registry.schemas import FolderCompared
 from registry.schemas.parents import RULE, Identified, MergedFrom, NearPath
 from registry.services.artifacts.bound import bind_link
 from registry.services.artifacts.inputs import base_weights, path_table
-from registry.services.lineage import LoadedPath
+from registry.services.lineage import Blobs, LoadedPath, with_ancestors
 from registry.services.publishing.narrowing import narrow_request
-from registry.services.publishing.parent_folder import NotComparableError, holds_adapter
+from registry.services.publishing.parent_folder import NotComparableError, holds_adapter, look_into
 from registry.services.publishing.parent_search import (
     MOST,
     OnBase,
-    Searchable,
     fittings,
     nearest_of,
     retracted_of,
     search_bases,
     search_parents,
 )
+from registry.services.publishing.port import Port
 from registry.tensors.checkpoint.adapter import LoraAdapterConfig
 from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from registry.tensors.comparison.fingerprint import added, base_sample, same_link, sample_values
@@ -44,8 +46,16 @@ from registry.tensors.comparison.narrowing import LISTED
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.table.targets import TargetTable
-from registry.transfer.adapter_folder import MAX_CONFIG
-from registry.transfer.trained_on import UNTIMED, Beside, TrainedFolder, moved_folder, trained_folder, trained_on
+from registry.transfer.adapter_folder import MAX_CONFIG, PublishFolder
+from registry.transfer.trained_on import (
+    UNTIMED,
+    Beside,
+    TrainedFolder,
+    moved_folder,
+    or_elsewhere,
+    trained_folder,
+    trained_on,
+)
 
 _DEEPEST: Final = 8  # folders that were trained on one another
 _FILES: Final = "it holds the adapter of that revision, file by file"
@@ -64,7 +74,7 @@ class SameLinks:
 
 
 def search_trained(
-    where: Searchable, folder: TrainedFolder, beside: Beside, progress: Progress, *, depth: int = 0
+    where: Port, folder: TrainedFolder, beside: Beside, progress: Progress, *, depth: int = 0
 ) -> FolderCompared:
     """Find the revisions that a folder is, which an adapter was trained on: a merged model, or another adapter.
 
@@ -104,7 +114,7 @@ def search_trained(
     )
 
 
-def revisions_of(where: Searchable, folder: Path, progress: Progress) -> SameLinks:
+def revisions_of(where: Port, folder: Path, progress: Progress) -> SameLinks:
     """Say which revisions an adapter is, on every base model that it fits.
 
     Raises:
@@ -153,7 +163,7 @@ class _Own:
             return None
 
 
-def _on_base(where: Searchable, root: LoadedPath, adapter: _Own, progress: Progress) -> SameLinks:
+def _on_base(where: Port, root: LoadedPath, adapter: _Own, progress: Progress) -> SameLinks:
     """Those on one base model. What only fits a vocabulary that has grown in a full fine-tune is known by its file."""
     same, retracted = [], []
     with ExitStack() as opened:
@@ -181,7 +191,7 @@ def _on_base(where: Searchable, root: LoadedPath, adapter: _Own, progress: Progr
 
 
 def _told_by_its_own(
-    where: Searchable, found: SameLinks, folder: Path, progress: Progress, depth: int
+    where: Port, found: SameLinks, folder: Path, progress: Progress, depth: int
 ) -> tuple[tuple[LoadedPath, str], ...]:
     """Of revisions of the same files those whose parent is what the folder's adapter was trained on, if that shows."""
     above = trained_folder(read_start(folder / ADAPTER_CONFIG, MAX_CONFIG + 1), folder)
@@ -199,7 +209,7 @@ def _parent(path: LoadedPath) -> str:
 _WEIGHTS: Final = {".safetensors", ".bin", ".pt", ".pth", ".gguf"}
 
 
-def identify(where: Searchable, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
+def identify(where: Port, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
     """Say what a folder is.
 
     Args:
@@ -229,7 +239,7 @@ def identify(where: Searchable, folder: Path, look_in: tuple[Path, ...], progres
     return _model(where, folder, folder, progress)
 
 
-def _adapter(where: Searchable, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
+def _adapter(where: Port, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
     config = read_start(folder / ADAPTER_CONFIG, MAX_CONFIG + 1)
     found = revisions_of(where, folder, progress)
     known = {
@@ -256,7 +266,7 @@ def _adapter(where: Searchable, folder: Path, look_in: tuple[Path, ...], progres
     return Identified(searched=above.searched, merged=merged, reason=unknown, **known)  # type: ignore[arg-type]
 
 
-def _model(where: Searchable, folder: Path, weights: Path, progress: Progress) -> Identified:
+def _model(where: Port, folder: Path, weights: Path, progress: Progress) -> Identified:
     try:
         found = search_bases(where, weights, progress)
     except NotComparableError as problem:
@@ -290,3 +300,59 @@ def _merged(found: OnBase, name: str) -> MergedFrom:
 def _links(path: LoadedPath) -> tuple[str, ...]:
     """What was merged: the links that add, after the full fine-tune that they go on, if there is one."""
     return tuple(link.reference for link in path.links[max(0, path.dead - 1) :])
+
+
+@dataclass(frozen=True)
+class Planned:
+    """In nested folders, the lineage of the folder above, which is not published yet, and where it is read from."""
+
+    lineage: LoadedPath
+    blobs: Blobs
+
+
+def with_compared(
+    where: Port, folder: PublishFolder, progress: Progress, planned: Planned | None = None
+) -> PublishFolder:
+    """The folder, its request with what the weights are that the adapter was trained on, if these are there.
+
+    Args:
+        where: the registry that has the candidates.
+        folder: the adapter's. Where its parent is to be found, that is searched among all revisions; else they are
+            compared with the path's first.
+        progress: of the comparison.
+        planned: a candidate that is not published yet.
+
+    Raises:
+        NotFoundError: the base model, or the adapter above, does not exist.
+    """
+    trained_on, beside = folder.trained_on, folder.beside or UNTIMED
+    if trained_on is None:
+        return folder
+
+    def search() -> FolderCompared:
+        return search_trained(where, trained_on, beside, progress)
+
+    if folder.request.find_parent:
+        return folder.with_request(compared=search())
+    path = TreePath.parse(folder.request.path)
+    if path.parent is None:  # which is refused elsewhere
+        return folder
+    try:
+        found = where.candidates(path, folder.request.receipt)
+    except NotComparableError as problem:
+        return folder.with_request(compared=FolderCompared(words=trained_on.words, reason=str(problem)))
+    except NotFoundError:
+        if planned is None:
+            raise
+        found = ()
+    known = {one.tip for one in found}
+    above = () if planned is None else with_ancestors([planned.lineage])
+    candidates = [*found, *(_named(one) for one in above if one.tip not in known)]
+    blobs = where.blobs if planned is None else planned.blobs
+    compared = look_into(blobs, candidates, trained_on, beside, sampled=folder.sampled, progress=progress)
+    return folder.with_request(compared=or_elsewhere(compared, search))
+
+
+def _named(path: LoadedPath) -> LoadedPath:
+    """A path, referred to without a number where its last revision is only planned and has none."""
+    return replace(path, reference=path.links[-1].path) if path.links and not path.links[-1].number else path

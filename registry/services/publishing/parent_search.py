@@ -6,26 +6,22 @@ See decision 56.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from registry.catalogue.tree import bases
 from registry.errors import RetractedError
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, EXACT_WEIGHTS
 from registry.progress import SILENT, Progress
-from registry.reference import Reference
 from registry.schemas import Fitting, FolderCompared
-from registry.schemas.parents import NarrowRequest, NearPath, PathsLeft
+from registry.schemas.parents import NearPath, PathsLeft
 from registry.services.artifacts.bound import bind_link
 from registry.services.artifacts.inputs import base_weights
-from registry.services.artifacts.load import path_to
-from registry.services.deployment import Deployment
 from registry.services.lineage import Blobs, Link, LoadedPath
-from registry.services.publishing.narrowing import narrow_paths, narrow_request
+from registry.services.publishing.narrowing import narrow_request
 from registry.services.publishing.parent_folder import (
     Held,
     NotComparableError,
@@ -34,6 +30,7 @@ from registry.services.publishing.parent_folder import (
     measured,
     open_folder,
 )
+from registry.services.publishing.port import Port
 from registry.tensors.arithmetic.dtypes import FLOATS, OPTION_DTYPES
 from registry.tensors.comparison.fingerprint import adds_nothing, base_sample, same_link, sample_values
 from registry.tensors.comparison.narrowing import LISTED
@@ -43,84 +40,6 @@ from registry.transfer.trained_on import Beside, TrainedFolder
 
 MOST: Final = 64
 """Revisions that are compared by every element; of more that samples don't tell apart, nothing is pinned."""
-
-
-_Found = tuple[Verdict, Mapping[str, Sequence[str]]]
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What comparisons of whole folders came to, for who searches with the same folders again among more revisions.
-
-    Folders are taken to stay as they are.
-    """
-
-    _known: dict[tuple[Path, tuple[str, ...]], _Found | NotComparableError] = field(default_factory=dict)
-
-    def once(self, folder: Path, paths: Sequence[LoadedPath], compare: Callable[[], _Found]) -> _Found:
-        """What `compare_whole` says of a folder and these paths; raises what it raises."""
-        key = folder, tuple(f"{link} {path.tip}" for path in paths for link in (path.reference, *_links(path)))
-        if key not in self._known:
-            try:
-                self._known[key] = compare()
-            except NotComparableError as problem:
-                self._known[key] = problem
-        found = self._known[key]
-        if isinstance(found, NotComparableError):
-            raise found
-        return found
-
-
-def _links(path: LoadedPath) -> list[str]:
-    return [link.reference for link in path.links]
-
-
-class Searchable(Protocol):
-    """A registry that is searched: in process, or behind a service."""
-
-    @property
-    def compared(self) -> Compared:
-        """What it was compared with before."""
-
-    @property
-    def blobs(self) -> Blobs:
-        """Where paths are read from."""
-
-    def bases(self) -> Sequence[str]:
-        """The names of all base models."""
-
-    def path(self, reference: str) -> LoadedPath:
-        """The path to a revision, or a base model alone."""
-
-    def narrow(self, request: NarrowRequest, progress: Progress) -> PathsLeft:
-        """See `registry.services.publishing.narrowing.narrow_paths`."""
-
-
-@dataclass(frozen=True)
-class SearchableHere:
-    """A registry in process; retracted revisions are compared too, and refused when they are pinned."""
-
-    deployment: Deployment
-    compared: Compared = field(default_factory=Compared)
-
-    @property
-    def blobs(self) -> Blobs:
-        return self.deployment.artifact_blobs
-
-    def bases(self) -> Sequence[str]:
-        with self.deployment.read() as session:
-            return [one.name for one in bases.summaries(session)]
-
-    def path(self, reference: str) -> LoadedPath:
-        from registry.catalogue.tree import revisions
-
-        parsed = Reference.parse(reference)
-        with self.deployment.read() as session:
-            row = None if parsed.path.is_base else revisions.find(session, parsed)
-            return path_to(session, bases.get(session, parsed.path.base), row, with_retracted=True)
-
-    def narrow(self, request: NarrowRequest, progress: Progress) -> PathsLeft:
-        return narrow_paths(self.deployment, request, progress)
 
 
 @dataclass(frozen=True)
@@ -151,7 +70,7 @@ class OnBase:
         return f"equal in {verdict.tensors} of {verdict.of} tensors, {how if verdict.units else 'bit for bit'}"
 
 
-def search_parents(where: Searchable, folder: TrainedFolder, beside: Beside, progress: Progress) -> FolderCompared:
+def search_parents(where: Port, folder: TrainedFolder, beside: Beside, progress: Progress) -> FolderCompared:
     """Find the revisions whose merged weights a folder has, or which are nearest.
 
     Args:
@@ -183,7 +102,7 @@ def search_parents(where: Searchable, folder: TrainedFolder, beside: Beside, pro
     )
 
 
-def search_bases(where: Searchable, folder: Path, progress: Progress) -> list[OnBase]:
+def search_bases(where: Port, folder: Path, progress: Progress) -> list[OnBase]:
     """Compare a folder with all revisions on every base model whose tensors it has.
 
     Raises:
@@ -213,7 +132,7 @@ def retracted_of(found: Sequence[OnBase]) -> tuple[str, ...]:
     return tuple(name for one in found for name in one.retracted)
 
 
-def _on_base(where: Searchable, root: LoadedPath, folder: Path, held: Held, progress: Progress) -> OnBase:
+def _on_base(where: Port, root: LoadedPath, folder: Path, held: Held, progress: Progress) -> OnBase:
     with ExitStack() as opened:
         base = base_weights(where.blobs, root, opened).tensors
         named = comparable(base, held, grown=True)
@@ -230,7 +149,7 @@ def _on_base(where: Searchable, root: LoadedPath, folder: Path, held: Held, prog
         return OnBase(left, paths, verdict, nearest, orders, _dtype(named), unread)
 
 
-def _nearest(where: Searchable, near: Sequence[NearPath], verdict: Verdict, folder: Path, held: Held) -> Standing:
+def _nearest(where: Port, near: Sequence[NearPath], verdict: Verdict, folder: Path, held: Held) -> Standing:
     """The nearest path of all by samples, where nothing fits: the others were struck out, and not compared."""
     if not near:
         return verdict.nearest
@@ -247,7 +166,7 @@ def _nearest(where: Searchable, near: Sequence[NearPath], verdict: Verdict, fold
     return replace(known, name=first.reference, distance=first.distance)
 
 
-def _paths(where: Searchable, root: LoadedPath, names: Sequence[str]) -> tuple[dict[str, LoadedPath], tuple[str, ...]]:
+def _paths(where: Port, root: LoadedPath, names: Sequence[str]) -> tuple[dict[str, LoadedPath], tuple[str, ...]]:
     """The paths of some references, and those that are not given since they were retracted."""
     paths: dict[str, LoadedPath] = {}
     unread = []

@@ -25,9 +25,8 @@ from registry.services.lineage import Link, LoadedPath
 from registry.services.publishing.candidates import Candidate, require_publishing
 from registry.services.publishing.lineage_check import check_lineage
 from registry.services.publishing.noticing import of_directions, refuse_noticed
-from registry.services.publishing.parent_adapter import search_trained
-from registry.services.publishing.parent_check import Planned, with_compared
-from registry.services.publishing.parent_search import Compared, SearchableHere
+from registry.services.publishing.parent_adapter import Planned, search_trained, with_compared
+from registry.services.publishing.port import Compared, InProcess
 from registry.services.publishing.publish import planned_publish, publish_folder, with_copies
 from registry.tensors.analysis.directions import DirectionWatch
 from registry.tensors.arithmetic.streamed import FiniteWatch, pass_by, watched_by
@@ -52,7 +51,7 @@ class Rehearsal:
         above = Reference.parse(request.parent).digest_prefix if request.nested and request.parent else None
         lineage, blobs = self._lineages.get(above or ""), _Overlay(self.deployment, self._files)
         planned = None if lineage is None else Planned(lineage, blobs)
-        request = with_compared(self.deployment, folder, progress, planned).request
+        request = with_compared(InProcess(self.deployment), folder, progress, planned).request
         candidate, plan = planned_publish(self.deployment, request, lineage)
         with FileSource(folder.weights.file) as source:
             if candidate.exact is not None:
@@ -84,11 +83,11 @@ class Rehearsal:
 
     def searched(self, folder: TrainedFolder, progress: Progress) -> FolderCompared:
         """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
-        return search_trained(SearchableHere(self.deployment, self.compared), folder, UNTIMED, progress)
+        return search_trained(InProcess(self.deployment, self.compared), folder, UNTIMED, progress)
 
     def full_size(self, base: str, folder: Path, far: float, progress: Progress) -> FullSize | None:
         """See `registry.services.exact.figures.full_size`."""
-        where = SearchableHere(self.deployment)
+        where = InProcess(self.deployment)
         return full_size(where.blobs, where.path(base), folder, far, progress)
 
 

@@ -34,7 +34,8 @@ from registry.services.publishing.noticing import (
     refuse_noticed,
     with_notices,
 )
-from registry.services.publishing.parent_check import parent_candidates, with_compared
+from registry.services.publishing.parent_adapter import with_compared
+from registry.services.publishing.port import InProcess
 from registry.tensors.analysis.directions import DirectionWatch
 from registry.tensors.arithmetic.streamed import FiniteWatch, Watch, watched_by
 from registry.transfer.adapter_folder import PublishFolder, read_adapter
@@ -62,7 +63,7 @@ def publish(deployment: Deployment, publication: Publication, progress: Progress
 
 def publish_folder(deployment: Deployment, folder: PublishFolder, progress: Progress) -> Published:
     """Publish a folder that was read, after the check of rights; raises what `publish` raises."""
-    folder = with_compared(deployment, folder, progress)
+    folder = with_compared(InProcess(deployment), folder, progress)
 
     def take_files(intake: Intake, _candidate: Candidate, watch: Watch) -> Files:
         progress.begin("Publishing", folder.size)
@@ -215,10 +216,10 @@ def with_copies(deployment: Deployment, candidate: Candidate, weights: ByteSourc
     Raises:
         ConflictError: ``parent_unproven``, the registry does not accept what is only assumed.
     """
-    parent, above = candidate.parent, candidate.draft.path.parent
-    if not accepted(parent.known_by, "proven") and candidate.checkpoint.copies and above is not None:
-        paths = parent_candidates(deployment, candidate.draft.path, above, None)
-        others = [path for path in paths if path.reference != parent.reference]
+    parent, path = candidate.parent, candidate.draft.path
+    if not accepted(parent.known_by, "proven") and candidate.checkpoint.copies and path.parent is not None:
+        paths = InProcess(deployment).candidates(path, None)
+        others = [one for one in paths if one.reference != parent.reference]
         if copies_tell(deployment, others, candidate.checkpoint, weights):
             reason = f"{parent.reason}, and the whole weights that the adapter keeps are its"
             candidate = replace(candidate, parent=replace(parent, known_by="file", reason=reason))
