@@ -43,7 +43,7 @@ def find(place: Path, folder: Path, path: str) -> None:
     start = time.perf_counter()
     from registry.services.local import LocalRegistry
 
-    importlib.import_module("registry.services.publishing.parent_adapter")  # torch is no part of the work
+    importlib.import_module("registry.services.publishing.identify")  # torch is no part of the work
     with closing(LocalRegistry.open(place)) as opened:
         measure = Measure(time.perf_counter() - start)
         found = opened.identify(folder)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from registry.client.addresses import Credentials
-    from registry.client.arithmetic import Arithmetic
     from registry.client.remote import RemoteRegistry
+    from registry.client.tensor_core import Arithmetic
     from registry.folders.staging import FetchCache
     from registry.http.access import Anonymous
     from registry.http.limits import Limits

@@ -36,7 +36,7 @@ from registry.services.bases import add
 from registry.tensors.table import architecture
 from registry.tensors.table.architecture import make_table
 from registry.tensors.table.targets import TargetTable
-from registry.transfer import times
+from registry.transfer import file_times
 from tests.kit import delays, order
 from tests.kit import made_once as stand_ins
 from tests.kit.servers import Postgres, S3Place, S3Server
@@ -122,14 +122,14 @@ def _trained_in_a_moment() -> Iterator[None]:
     Tests of times have the real ones by `real_times`, and so have other processes.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(times, "OF_ONE_MOMENT", "older")
+        patch.setattr(file_times, "OF_ONE_MOMENT", "older")
         yield
 
 
 @pytest.fixture
 def real_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written within a moment has no order."""
-    monkeypatch.setattr(times, "OF_ONE_MOMENT", "unknown")
+    monkeypatch.setattr(file_times, "OF_ONE_MOMENT", "unknown")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

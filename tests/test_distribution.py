@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from registry import app, distribution
-from registry.client.arithmetic import missing, needed
+from registry.client.tensor_core import missing, needed
 from registry.errors import RegistryError, UnavailableError
 
 CLIENT_ONLY = "and only adapter-registry-client is installed here: pip install adapter-registry"

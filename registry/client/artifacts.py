@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from registry.client.arithmetic import MakeArithmetic, needed
 from registry.client.download import PIECE, RemoteBytes, pieces, read_checked
 from registry.client.ranges import RangeReader, RemoteBlob
+from registry.client.tensor_core import MakeArithmetic, needed
 from registry.client.transport import Transport
 from registry.digest import hex_of
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
@@ -22,7 +22,7 @@ from registry.schemas import ArtifactKind, Fidelity, Materialisation, Options, T
 from registry.schemas.artifacts import KINDS
 from registry.schemas.bundles import ArtifactFileEntry, ArtifactPlan, Bundle
 from registry.schemas.protocol import NOT_A_USE, Page
-from registry.transfer.claims import Head
+from registry.transfer.publish_request import Head
 
 
 def plan_artifact(transport: Transport, ref: str, options: Options, *, is_use: bool = True) -> ArtifactPlan:

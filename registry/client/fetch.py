@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from registry.client.arithmetic import MakeArithmetic, MergedHere, needed
 from registry.client.artifacts import RemoteArtifact, measured_by_service, plan_artifact
 from registry.client.base_folders import BaseFolders
 from registry.client.download import Download, Journal
 from registry.client.ranges import open_blob
+from registry.client.tensor_core import MakeArithmetic, MergedHere, needed
 from registry.client.transport import Transport
 from registry.errors import IntegrityError, UsageError
 from registry.files.hashed import HashedFile
@@ -24,7 +24,7 @@ from registry.schemas.artifacts import KINDS, check_options
 from registry.schemas.bundles import Bundle
 from registry.schemas.form import MeasuredRows
 from registry.schemas.labels import old_name_notices
-from registry.transfer.compare import FetchSource, write_artifact
+from registry.transfer.fetched_folder import FetchSource, write_artifact
 from registry.transfer.receipt_check import receipt_of
 
 _WORTH_RESUMING: Final = 16 << 20

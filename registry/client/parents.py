@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from registry.client.arithmetic import MakeArithmetic, needed
 from registry.client.base_folders import BaseFolders
 from registry.client.calls import do, listed
 from registry.client.ranges import RangeReader, open_blob
+from registry.client.tensor_core import MakeArithmetic, needed
 from registry.client.transport import Transport
 from registry.digest import hex_of
 from registry.errors import ConflictError, RetractedError, UsageError
@@ -27,7 +27,7 @@ from registry.schemas import FolderCompared
 from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.parents import NarrowRequest, PathsLeft
 from registry.schemas.requests import BasesRequest, PathRequest
-from registry.transfer.adapter_folder import PublishFolder
+from registry.transfer.publish_request import PublishFolder
 from registry.transfer.trained_on import Beside, TrainedFolder, receipt_of_parent
 
 

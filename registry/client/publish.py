@@ -30,7 +30,7 @@ from registry.progress import SILENT, Progress
 from registry.schemas import BaseAdded, Published
 from registry.schemas.protocol import API
 from registry.schemas.transfer import BaseCommit, PublishCommit, PublishPlan, PublishRequest, Upload, UploadRequest
-from registry.transfer.adapter_folder import PublishFolder
+from registry.transfer.publish_request import PublishFolder
 from registry.transfer.source import BaseFolder
 
 _CHUNK: Final = 1 << 20

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from registry.client.arithmetic import MakeArithmetic, Planner, missing, needed
 from registry.client.artifacts import RemoteArtifact, measured_by_service, plan_artifact
 from registry.client.calls import do, listed
 from registry.client.errors import RetryPolicy
@@ -21,6 +20,7 @@ from registry.client.fetch import Fetching
 from registry.client.parents import ParentFolders
 from registry.client.publish import Uploads, add_base_folder, plan_publish, publish_folder
 from registry.client.ranges import RemoteBlob, open_blob
+from registry.client.tensor_core import MakeArithmetic, Planner, missing, needed
 from registry.client.transport import Transport
 from registry.errors import NotFoundError, UnavailableError, UsageError
 from registry.files.source import ByteSource
@@ -57,10 +57,10 @@ from registry.schemas.parents import Identified
 from registry.schemas.publishing import FullSize, ImportDocument
 from registry.schemas.receipt import rendering_digest
 from registry.schemas.usage import Interface
-from registry.transfer.adapter_folder import PublishFolder, preview, read_adapter
-from registry.transfer.compare import check_base, check_plan, verified
 from registry.transfer.copy import copy
-from registry.transfer.folders import PublishingFolders
+from registry.transfer.fetched_folder import check_base, check_plan, verified
+from registry.transfer.publish_request import PublishFolder, preview, read_adapter
+from registry.transfer.publishing import PublishingFolders
 from registry.transfer.receipt_check import Ours
 from registry.transfer.source import MadeOfFull, base_request, extracted
 from registry.transfer.trained_on import UNTIMED, TrainedFolder

@@ -31,7 +31,7 @@ from registry.progress import Progress
 from registry.schemas.form import Schema
 
 UNTIMED: Final = 4_102_444_800.0
-"""The time of what was unpacked (the year 2100): `registry.transfer.times` lets it say nothing.
+"""The time of what was unpacked (the year 2100): `registry.transfer.file_times` lets it say nothing.
 
 Archives keep times without a zone or not at all, and when something came into this folder means nothing.
 """

@@ -15,9 +15,8 @@ from blake3 import blake3
 
 from registry.errors import ConflictError, IntegrityError, NotAllowedError, NotFoundError, UnavailableError, UsageError
 from registry.files.opened import sync_folder
-from registry.folders.beside import Beside, advice, beside, named
 from registry.folders.local_files import reason, telling_unreadable, telling_unwritable
-from registry.folders.receipts import read_receipt, write_receipt
+from registry.folders.receipts import Beside, advice, beside, named, read_receipt, write_receipt
 from registry.folders.scan import RECEIPT
 from registry.folders.staging import put_in_place, staged_folder
 from registry.folders.writer import Writable, write_files

@@ -44,7 +44,7 @@ from registry.services.handlers.handling import handler_of, lister_of
 from registry.services.loads import UseLog
 from registry.storage.blobs import BlobStore
 from registry.storage.filesystem import FilesystemDriver
-from registry.transfer.folders import PublishingFolders
+from registry.transfer.publishing import PublishingFolders
 
 if TYPE_CHECKING:
     from registry.folders.staging import FetchCache
@@ -195,7 +195,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         convert_pickle(pickle, out)
 
     def _ground(self) -> Ground:
-        from registry.services.publishing.preview import Rehearsal
+        from registry.services.publishing.publish import Rehearsal
 
         return Rehearsal(self.deployment)
 
@@ -263,7 +263,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
             self.deployment.uses.write_if_due()
 
     def _identify(self, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
-        from registry.services.publishing.parent_adapter import identify
+        from registry.services.publishing.identify import identify
         from registry.services.publishing.port import InProcess
 
         return identify(InProcess(self.deployment), folder, look_in, progress)
@@ -284,10 +284,10 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
 def planned_import(registry: Registry, ground: Ground, source: str, progress: Progress) -> ImportDocument:
     """A plan of an import into a registry, wherever that is: made in one of this process that is thrown away."""
     from registry.folders.archives import opened
+    from registry.services.importing.placed import Side
     from registry.services.importing.plan import plan_import
-    from registry.services.importing.settled import Side
     from registry.services.publishing.port import Compared
-    from registry.services.publishing.preview import Rehearsal
+    from registry.services.publishing.publish import Rehearsal
     from registry.tensors.limited import convert_pickle
 
     compared = Compared()  # in all private registries: none has others' revisions under the same names

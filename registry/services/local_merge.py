@@ -49,7 +49,7 @@ from registry.services.lineage import (
     trained_in,
     with_ancestors,
 )
-from registry.services.publishing.parent_adapter import identify, search_trained, with_compared
+from registry.services.publishing.identify import identify, search_trained, with_compared
 from registry.services.publishing.parent_folder import NotComparableError
 from registry.services.publishing.port import Compared
 from registry.services.weight_changes import WeightChanges
@@ -58,8 +58,8 @@ from registry.tensors.arithmetic.streamed import check_finite
 from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
 from registry.tensors.artifacts.numerics import TensorComparison
 from registry.tensors.limited import convert_pickle
-from registry.transfer.adapter_folder import PublishFolder
 from registry.transfer.index import files_digest, plain_of, weights_digest
+from registry.transfer.publish_request import PublishFolder
 from registry.transfer.receipt_check import receipt_of
 from registry.transfer.source import MadeOfFull
 from registry.transfer.trained_on import Beside, TrainedFolder

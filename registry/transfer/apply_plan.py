@@ -22,10 +22,10 @@ from registry.reference import Reference, check_adapter_name, check_base_name
 from registry.schemas import BaseAdded, BaseSummary, FolderCompared, FolderOutcome, FolderState, Published, Resolved
 from registry.schemas.labels import AlsoKnownAs
 from registry.schemas.publishing import ImportDocument, ImportEntry
-from registry.transfer.adapter_folder import PublishFolder, read_adapter
+from registry.transfer.file_times import Around
+from registry.transfer.publish_request import PublishFolder, read_adapter
 from registry.transfer.publish_tree import Ground
 from registry.transfer.source import given_base
-from registry.transfer.times import Around
 from registry.transfer.trained_on import Beside, TrainedFolder
 
 Told = Callable[[FolderOutcome], None]

@@ -19,7 +19,7 @@ from registry.progress import Progress
 from registry.schemas import FolderCompared, FolderOutcome, FolderState, Published, PublishPreview
 from registry.schemas.publishing import FullSize
 from registry.schemas.tags import NoticeCode
-from registry.transfer.adapter_folder import PublishFolder, read_adapter
+from registry.transfer.publish_request import PublishFolder, read_adapter
 from registry.transfer.trained_on import TrainedFolder, trained_on
 
 Told = Callable[[FolderOutcome], None]

@@ -27,7 +27,7 @@ from registry.progress import SILENT
 from registry.schemas.form import Schema
 from registry.schemas.parents import FolderCompared, Times
 from registry.schemas.transfer import GivenReceipt
-from registry.transfer.times import Around, times_of, weights_in
+from registry.transfer.file_times import Around, times_of, weights_in
 
 RECORD: Final = ".registry-trained-on.json"
 """Hidden, so that it belongs to no revision."""

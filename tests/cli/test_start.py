@@ -127,7 +127,7 @@ def test_browsing_loads_only_what_it_reads(folder: Path) -> None:
     # Another database's dialect; records and changes that no tree shows; publishing; tensors: a tenth of the time.
     others = (
         "sqlalchemy.dialects.postgresql", "registry.catalogue.database.team_tables", "registry.catalogue.changes",
-        "registry.catalogue.tree.search", "registry.transfer.publish_tree", "registry.transfer.adapter_folder",
+        "registry.catalogue.tree.search", "registry.transfer.publish_tree", "registry.transfer.publish_request",
         "registry.folders.hub", "registry.tensors",
     )  # fmt: skip
     assert code == "0"

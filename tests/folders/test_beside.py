@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from registry.folders.beside import Beside, advice, beside, is_loaded
+from registry.folders.receipts import Beside, advice, beside, is_loaded
 
 _FILE: Final = re.compile(
     r"""["']([A-Za-z0-9_.-]+\.(?:json|safetensors|bin|pt|pth|h5|msgpack|gguf|jinja|txt|model|spm|pkl|onnx|xml|codes|dduf))["']"""

@@ -10,7 +10,7 @@ import pytest
 from registry.errors import InvalidAdapterError, InvalidBaseError, RegistryError
 from registry.folders.scan import scan, sort_names
 from registry.schemas.transfer import FileClaim
-from registry.transfer.claims import check_claims
+from registry.transfer.publish_request import check_claims
 
 LONG = "x" * 252 + "ü" * 2  # 254 characters, 256 bytes
 

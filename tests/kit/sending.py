@@ -17,7 +17,7 @@ from registry.reference import Path as TreePath
 from registry.schemas import BaseAdded, Published
 from registry.schemas.transfer import BaseCommit, PublishCommit
 from registry.services.local import LocalRegistry
-from registry.transfer.adapter_folder import PublishFolder, read_adapter
+from registry.transfer.publish_request import PublishFolder, read_adapter
 from registry.transfer.source import BaseFolder, base_request
 from tests.kit import Base, write_adapter
 

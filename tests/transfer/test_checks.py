@@ -223,8 +223,8 @@ def test_names_that_were_published_before_they_were_refused_stay_readable(
         local.plan_publish(request)
     assert refused.value.code == "bad_config"
     with monkeypatch.context() as older:
-        older.setattr("registry.transfer.claims.check_together", lambda *_: None)
-        older.setattr("registry.transfer.claims.check_name", lambda *_: None)
+        older.setattr("registry.transfer.publish_request.check_together", lambda *_: None)
+        older.setattr("registry.transfer.publish_request.check_name", lambda *_: None)
         uploads = upload(local, {**made.sources, digest: note}, local.plan_publish(request).missing)
         local.commit_publish(PublishCommit(request=request, uploads=uploads))
     assert {file.path for file in local.show("net/one").files} >= set(names)

@@ -41,7 +41,7 @@ def test_each_folder_is_read_once(
         read.append(place.name)
         return given_adapter(place, *given)
 
-    monkeypatch.setattr("registry.transfer.adapter_folder.given_adapter", noting)
+    monkeypatch.setattr("registry.transfer.publish_request.given_adapter", noting)
     write_adapter(tmp_path / "tree/x", base, ["a"], seed=1)
     write_adapter(tmp_path / "tree/x/y", base, ["b"], seed=2)
     registry.publish_tree(tmp_path / "tree", "net")

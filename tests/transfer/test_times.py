@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from registry.schemas.parents import Times
-from registry.transfer.times import Around, times_of, weights_in
+from registry.transfer.file_times import Around, times_of, weights_in
 from registry.transfer.trained_on import Beside, TrainedFolder
 from tests.services.publishing.lying_clock import Clock
 

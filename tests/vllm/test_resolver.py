@@ -287,7 +287,7 @@ def test_the_same_asked_for_at_once_is_written_once(
             written[place.name] += 1
         return fill(place, *rest, **options)
 
-    monkeypatch.setattr("registry.transfer.compare.fill", counted)
+    monkeypatch.setattr("registry.transfer.fetched_folder.fill", counted)
     server = Server(make_resolver(), slots=20)
 
     async def many() -> list[str]:

@@ -154,7 +154,7 @@ def verify(
 
 def _unequal(answer: Verified) -> IntegrityError:
     """The error for a folder that does not match: what to do with files of something else comes first."""
-    from registry.folders.beside import advice
+    from registry.folders.receipts import advice
 
     subject = f"{answer.reference} as {answer.kind}"
     foreign = [one.path for one in answer.beside if one.loaded]

@@ -41,7 +41,7 @@ from registry.services.artifacts.plan import make_plan
 from registry.services.deployment import Deployment
 from registry.tensors.artifacts.artifact import Artifact
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, fingerprint, rendering_of
-from registry.transfer.compare import FetchSource, fetched_before, place_of, write_artifact
+from registry.transfer.fetched_folder import FetchSource, fetched_before, place_of, write_artifact
 from registry.transfer.receipt_check import receipt_of
 from registry.version import __version__
 

@@ -17,7 +17,7 @@ from registry.services.artifacts.load import described, load_path
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath
 from registry.tensors.artifacts.numerics import TensorComparison
-from registry.transfer.compare import check_base, check_plan, verified
+from registry.transfer.fetched_folder import check_base, check_plan, verified
 from registry.transfer.receipt_check import Ours
 
 

@@ -44,9 +44,9 @@ from registry.storage.reading import Watch
 from registry.tensors.table.conversions import run_problem
 from registry.tensors.table.parameters import FusedParameter
 from registry.tensors.table.targets import FORMAT, Target, TargetTable
-from registry.transfer.claims import Head, SameHead, check_claims, check_derivation, check_document
 from registry.transfer.index import ModelIndex, TensorHashes, stored_tensors, tensors_of
 from registry.transfer.model_files import DOCUMENTS, CheckedModel, ReadTensor, check_model, list_model
+from registry.transfer.publish_request import Head, SameHead, check_claims, check_derivation, check_document
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 """dtype and shape by tensor name."""

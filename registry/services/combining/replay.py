@@ -44,7 +44,7 @@ from registry.tensors.composed.combined import WeighedPath, combined
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink
 from registry.tensors.table.targets import TargetTable
-from registry.transfer.claims import Head
+from registry.transfer.publish_request import Head
 
 DTYPE = "F32"
 """Of all tensors of a combination, whatever its sources have."""

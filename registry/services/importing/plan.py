@@ -22,9 +22,9 @@ from registry.reference import Path, Reference
 from registry.schemas import FolderCompared
 from registry.schemas.publishing import ImportDocument, ImportEntry, NamedBase, NearFolder
 from registry.services.importing.names import wanted_name
+from registry.services.importing.placed import Landed, MaybeFull, Measured, Settled, Side, There
+from registry.services.importing.placing import Settling, name_of
 from registry.services.importing.reading import Adapter, Contents, Model, order_of, read_heap
-from registry.services.importing.settle import Settling, name_of
-from registry.services.importing.settled import Landed, MaybeFull, Measured, Settled, Side, There
 from registry.services.importing.trainer_notes import notes_of
 
 _LOST_LINK = "If an adapter was merged into it that is not here, bring that too and plan again."

@@ -28,10 +28,10 @@ from registry.schemas import FileEntry
 from registry.services.importing.names import says_copy
 from registry.services.importing.trainer_notes import began_with
 from registry.services.publishing.hub_parent import names_repo
-from registry.transfer.adapter_folder import PublishFolder, read_adapter
+from registry.transfer.file_times import Around
 from registry.transfer.index import index_model
 from registry.transfer.model_files import read_model_files, unquantised
-from registry.transfer.times import Around
+from registry.transfer.publish_request import PublishFolder, read_adapter
 from registry.transfer.trained_on import TrainedFolder, trained_folder, trained_on
 
 _LEAST: Final = 2  # folders that say the same root

@@ -25,7 +25,7 @@ from registry.schemas.usage import NOTHING, Loads
 from registry.services.lineage import TRAINED
 from registry.services.publishing.parents import Parent
 from registry.tensors.checkpoint.adapter import LoraAdapterConfig
-from registry.transfer.claims import Head, check_derivation
+from registry.transfer.publish_request import Head, check_derivation
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ from registry.services.publishing.lookup import Claims
 from registry.services.publishing.publish import publish_draft
 from registry.services.pushing.parts import Part, Parts, Sent, bringing, part_of, part_of_row, to_wait
 from registry.services.pushing.repo import PAIR, STATE, TAKEN, check_size
-from registry.transfer.claims import Head
+from registry.transfer.publish_request import Head
 from registry.transfer.trained_on import trained_on
 
 _MOST: Final = 8

@@ -25,7 +25,7 @@ from registry.schemas.protocol import HUB_ORIGIN
 from registry.services.deployment import Deployment
 from registry.services.intake.uploads import drop_taken
 from registry.services.publishing.candidates import require_publishing
-from registry.transfer.adapter_folder import MAX_CONFIG
+from registry.transfer.publish_request import MAX_CONFIG
 
 STATE: Final = "trainer_state.json"
 LEAST_BY_LFS: Final = 2 << 20

@@ -208,7 +208,11 @@ EVIDENCE: Final = (
         "test_a_folder_with_another_adapter_in_it_shows_nothing[in process]",
     ),
     Mutant(
-        "link-shows-elsewhere", "times:_named", "place.lstat().st_mtime if place.is_symlink()", "0.0 if True", _TIMES
+        "link-shows-elsewhere",
+        "file_times:_named",
+        "place.lstat().st_mtime if place.is_symlink()",
+        "0.0 if True",
+        _TIMES,
     ),
     Mutant("order-of-a-copy", "Around.in_one_go", "return True", "return False", _TIMES),
     Mutant("put-there-later", "_is_sure", "return changed <= saved + MOMENT or (", "return True or (", _TIMES),

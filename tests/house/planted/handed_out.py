@@ -217,7 +217,7 @@ VERIFYING: Final = (
     ),
     Mutant(
         "checkpoints-fail-it",
-        "beside:_found",
+        "receipts:_found",
         'yield f"{_spelt(name)}/", False',
         'yield f"{_spelt(name)}/", True',
         "test_what_a_trainer_left_is_named[embedded-merged]",

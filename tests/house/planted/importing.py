@@ -37,7 +37,7 @@ IMPORTING: Final = (
     ),
     Mutant(
         "imports-full-ones-from-far",
-        "settled:_NEAR",
+        "placed:_NEAR",
         "_NEAR: Final = 0.25",
         "_NEAR: Final = 0.5",
         "test_where_it_is_not_clear_it_is_undecided_with_the_choices",

@@ -12,7 +12,7 @@ import pytest
 
 from registry.schemas.publishing import ImportEntry
 from registry.services.exact.figures import Apart
-from registry.services.importing.settled import began_at
+from registry.services.importing.placed import began_at
 from registry.services.local import LocalRegistry
 from tests.kit import llama_base, read_model, write_adapter
 from tests.kit.fine_tunes import fine_tuned

@@ -19,12 +19,12 @@ from registry.progress import Progress
 from registry.schemas import FolderCompared, RevisionSummary
 from registry.schemas.publishing import ImportDocument, ImportEntry
 from registry.services.importing.names import says_copy
-from registry.services.importing.settle import Settling
-from registry.services.importing.settled import Settled
+from registry.services.importing.placed import Settled
+from registry.services.importing.placing import Settling
 from registry.services.lineage import Blobs, LoadedPath
 from registry.services.local import LocalRegistry
 from registry.services.publishing.parent_folder import Held, compare_whole
-from registry.services.publishing.preview import Rehearsal
+from registry.services.publishing.publish import Rehearsal
 from registry.transfer.trained_on import TrainedFolder
 from tests.kit import plain_base
 from tests.kit.serving import ServedRegistry

@@ -21,7 +21,7 @@ from registry.operations import table
 from registry.schemas import Published
 from registry.schemas.transfer import PublishCommit, PublishPlan
 from registry.services.local import LocalRegistry
-from registry.transfer.adapter_folder import PublishFolder
+from registry.transfer.publish_request import PublishFolder
 from tests.kit import Base, plain_base, write_adapter
 from tests.kit.sending import request_of
 from tests.kit.statements import statements

@@ -22,8 +22,7 @@ from registry.reference import Reference
 from registry.schemas import FolderCompared
 from registry.schemas.publishing import FullSize
 from registry.services.importing.names import free_base, free_path, wanted_name
-from registry.services.importing.reading import Adapter, Contents
-from registry.services.importing.settled import (
+from registry.services.importing.placed import (
     FAR,
     Doubt,
     Full,
@@ -36,6 +35,7 @@ from registry.services.importing.settled import (
     There,
     fits_itself,
 )
+from registry.services.importing.reading import Adapter, Contents
 from registry.transfer.trained_on import Beside, TrainedFolder
 
 _LISTED: Final = 10

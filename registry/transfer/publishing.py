@@ -45,7 +45,7 @@ class PublishingFolders(ABC):
         return opened(self._from_pickle, progress)
 
     def _preview(self, publication: Publication, progress: Progress) -> PublishPreview:
-        from registry.transfer.adapter_folder import read_adapter
+        from registry.transfer.publish_request import read_adapter
 
         return self._ground().plan(read_adapter(publication, progress).with_digests(progress), progress)
 

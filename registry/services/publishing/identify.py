@@ -46,7 +46,7 @@ from registry.tensors.comparison.narrowing import LISTED
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.table.targets import TargetTable
-from registry.transfer.adapter_folder import MAX_CONFIG, PublishFolder
+from registry.transfer.publish_request import MAX_CONFIG, PublishFolder
 from registry.transfer.trained_on import (
     UNTIMED,
     Beside,

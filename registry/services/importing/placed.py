@@ -1,4 +1,6 @@
-"""What is known while a heap is settled: both registries, what is there already, and which models are full fine-tunes.
+"""What is known while what a heap holds is placed: both registries, and which models are full fine-tunes.
+
+What the registry has already is known, too.
 
 Those near a base model that no path makes are full fine-tunes. What is near is measured; which of two models was
 trained from the other, weights alone don't say.

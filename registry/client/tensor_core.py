@@ -21,8 +21,8 @@ from registry.schemas.form import MeasuredRows
 from registry.schemas.parents import Identified
 from registry.schemas.publishing import FullSize, ImportDocument
 from registry.schemas.receipt import Receipt
-from registry.transfer.adapter_folder import PublishFolder
-from registry.transfer.compare import Comparison
+from registry.transfer.fetched_folder import Comparison
+from registry.transfer.publish_request import PublishFolder
 from registry.transfer.publish_tree import Ground
 from registry.transfer.source import MadeOfFull
 from registry.transfer.trained_on import Beside, TrainedFolder

@@ -14,9 +14,9 @@ from typing import Final, Protocol
 from registry.errors import IntegrityError, InvalidAdapterError, NotFoundError
 from registry.files.header import Header, read_header
 from registry.files.source import FileSource, read_range
-from registry.folders.beside import beside
 from registry.folders.local_files import telling_unreadable
 from registry.folders.output import MakeReceipt, absolute, already_there, fetched, file_is_right, fill, may_fill
+from registry.folders.receipts import beside
 from registry.folders.staging import FetchCache
 from registry.folders.writer import Writable
 from registry.progress import Progress
