@@ -1,4 +1,7 @@
-"""What goes to a service and comes back: the same answers, the same bytes and the same receipts as in process."""
+"""What goes to a service and comes back: the same answers, the same bytes and the same receipts as in process.
+
+Trees that move between services: bytes by digest, checked, and only what is missing.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ from registry.schemas import ArtifactKind
 from registry.services.artifacts import merged as merged_kind
 from registry.services.artifacts.load import load_path
 from registry.services.bases import norms
+from registry.services.local import LocalRegistry
 from registry.version import __version__
-from tests.client.conftest import Team
+from tests.client.conftest import MakeTeam, Team
 from tests.kit import Base, add_tokenizer, plain_base, read_model, write_adapter
 from tests.kit.masked import HEAD, masked_base
 from tests.kit.old_tables import of_before
@@ -170,3 +174,29 @@ def test_long_lists_come_in_pages(team: Team, base: Base, monkeypatch: pytest.Mo
     monkeypatch.setattr("registry.client.calls.MOST", 3)
     assert [token.name for token in keeper.tokens()] == [token.name for token in team.local.tokens()]
     assert keeper.events(limit=5) == team.local.events(limit=5)
+
+
+def published(team: Team, tmp_path: Path) -> Base:
+    made = plain_base(tmp_path / "base", {"a.weight": (24, 16), "b.weight": (16, 24)})
+    team.local.add_base("net", made.folder)
+    team.local.publish(write_adapter(tmp_path / "one", made, ["a"], r=2), "net/one", tags=["prod"])
+    team.local.publish(write_adapter(tmp_path / "two", made, ["b"], r=2), "net/one/two")
+    return made
+
+
+@pytest.mark.slow
+def test_from_a_laptop_to_a_team_and_on_to_another(team: Team, make_team: MakeTeam, tmp_path: Path) -> None:
+    published(team, tmp_path)
+    other = make_team(LocalRegistry.open(tmp_path / "other"))
+    source, target = team.client("source"), other.client("target")
+    copied = team.local.copy("net", target, recursive=True)
+    assert [one.reference for one in copied.revisions] == ["net/one@1", "net/one/two@1"]
+    assert source.copy("net", target, recursive=True).bytes_copied == 0  # all was there
+    assert target.show("net/one@prod").revision.digest == source.show("net/one@prod").revision.digest  # type: ignore[union-attr]
+    third = LocalRegistry.open(tmp_path / "third")
+    assert target.copy("net/one/two", third).base_created
+    for kind in ("published", "lora", "merged"):
+        here = third.fetch("net/one/two", tmp_path / f"here-{kind}", kind=kind)
+        there = source.fetch("net/one/two", tmp_path / f"there-{kind}", kind=kind)
+        assert here.files == there.files
+    third.close()

@@ -1,19 +1,23 @@
-"""The rules of engines on adapters that are names and shapes alone."""
+"""The rules of engines on adapters that are names and shapes alone.
+
+The reasons of answers that are kept, which have codes alone, in words.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 import pytest
 
-from registry.engines.checking import check_limit, check_quantised, engine_check
+from registry.engines.checking import check_limit, check_quantised, engine_check, in_short
 from registry.engines.parts import BaseFacts
-from registry.engines.rules import ENGINES
+from registry.engines.rules import ENGINES, Part
 from registry.errors import InvalidAdapterError, UsageError
 from registry.operations.readable import ReadableArtifact
+from registry.schemas.artifacts import EngineAnswer
 from registry.vllm.resolver import rank_for_vllm
 
 MLA: Final = "model.layers.0.self_attn."
@@ -203,3 +207,22 @@ def test_what_is_known_of_one_engine_is_not_told_of_another() -> None:
     check_quantised("sglang", None)
     with pytest.raises(UsageError, match="--base-quantization fp8 is known of vLLM only, not of SGLang"):
         check_quantised("sglang", "fp8")
+
+
+def answer(*reasons: str, rank: int | None = 24, limit: int | None = 16) -> EngineAnswer:
+    return EngineAnswer(engine="vllm", version="1", loads=not reasons, reasons=reasons, rank=rank, max_lora_rank=limit)
+
+
+def test_each_code_has_words_once() -> None:
+    codes = ("not_composable", *get_args(Part))
+    told = in_short(answer(*codes, *codes))
+    assert len(told) == len(codes) == len(set(told))
+    assert not set(told) & set(codes)
+    assert in_short(answer()) == []
+    assert in_short(answer("of_a_later_version")) == ["of_a_later_version"]
+
+
+def test_a_rank_that_is_too_large_is_told_with_the_limit() -> None:
+    told = in_short(answer("dora", "rank"))
+    assert told == ["its rank is 24, above 16, unless the engine is started with more", "it has DoRA"]
+    assert in_short(answer("rank", limit=None)) == ["its rank is above what the engine takes"]

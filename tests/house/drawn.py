@@ -36,7 +36,8 @@ from tests.house.mutant_copy import Copy, commit
 from tests.root import ROOT
 
 SIDE_BY_SIDE: Final = 2
-LONGEST: Final = 60.0  # seconds for the tests of one bug
+LONGEST: Final = 60  # seconds of processor time for tests of one bug: how busy a machine is does not count
+WAITED: Final = 10  # times as long on the clock, for those that wait for something
 FILES: Final = 5, 15  # of tests, the nearest first, that are run with one bug: most die among the first
 NONE_FAILED: Final = 0, 5  # what pytest ends with: all passed, or none was chosen
 SINCE: Final = "HEAD~10"
@@ -304,7 +305,7 @@ class Outcome:
     seconds: float
 
 
-def try_one(bug: Bug, copy: Copy, near: Near, until: float, longest: float = LONGEST) -> Outcome:
+def try_one(bug: Bug, copy: Copy, near: Near, until: float, longest: int = LONGEST) -> Outcome:
     """Run the tests near it with the bug planted, until the first that fails; that one is tried without it.
 
     A file whose test fails without it, too (for a library that is not installed, say), is left out.
@@ -315,7 +316,9 @@ def try_one(bug: Bug, copy: Copy, near: Near, until: float, longest: float = LON
     while batches := [batch for batch in batches if batch]:
         path.write_text(bug.planted(sound), encoding="utf-8")
         try:
-            ended = copy.pytest(["-m", "not slow and not image", *batches[0]], min(until, begun + longest))
+            ended = copy.pytest(
+                ["-m", "not slow and not image", *batches[0]], min(until, begun + WAITED * longest), longest
+            )
         finally:
             path.write_text(sound, encoding="utf-8")
         took = time.monotonic() - begun
@@ -327,7 +330,7 @@ def try_one(bug: Bug, copy: Copy, near: Near, until: float, longest: float = LON
         failed = re.search(r"^(?:FAILED|ERROR) ((\S+?\.py)(?:::.*?)?)(?: - .*)?$", ended.last, re.MULTILINE)
         if failed is None:
             return Outcome(bug, "not judged", ended.last, took)
-        if copy.pytest(["-m", "", failed[1]], time.monotonic() + longest).code == 0:
+        if copy.pytest(["-m", "", failed[1]], time.monotonic() + LONGEST).code == 0:
             return Outcome(bug, "killed", failed[1], took)
         if failed[2] not in batches[0]:
             return Outcome(bug, "not judged", failed[1], took)
@@ -335,7 +338,7 @@ def try_one(bug: Bug, copy: Copy, near: Near, until: float, longest: float = LON
     return Outcome(bug, "survived", "all near it", time.monotonic() - begun)
 
 
-def try_all(bugs: Sequence[Bug], copies: Sequence[Copy], until: float, longest: float = LONGEST) -> list[Outcome]:
+def try_all(bugs: Sequence[Bug], copies: Sequence[Copy], until: float, longest: int = LONGEST) -> list[Outcome]:
     """Each copy takes the next one when it is free."""
     free: SimpleQueue[Copy] = SimpleQueue()
     for copy in copies:
@@ -379,9 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about.add_argument("--sample", type=int, metavar="N", help="only so many of them, drawn by the seed")
     about.add_argument("--seed", metavar="TEXT", help="what they are drawn by (default: the commit)")
     about.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="begin none after that time")
-    about.add_argument(
-        "--longest", type=float, default=LONGEST, metavar="S", help="seconds for one (default: %(default)s)"
-    )
+    about.add_argument("--longest", type=int, default=LONGEST, metavar="S", help="seconds of processor time for one")
     asked = about.parse_args(arguments)
     until = time.monotonic() + 60 * asked.minutes
     files = None if asked.all else changed(asked.since)

@@ -146,8 +146,11 @@ class Copy:
         alone = "not image" if "::" in chosen else "not slow"  # what is named may take long, a file not
         return self.pytest(["-m", alone, chosen], until)
 
-    def pytest(self, arguments: Sequence[str], until: float) -> Ended:
-        """Run pytest in the copy, up to the first test that fails; child processes see the copy too."""
+    def pytest(self, arguments: Sequence[str], until: float, most: int = -1) -> Ended:
+        """Run pytest in the copy, up to the first test that fails; child processes see the copy too.
+
+        It ends at a time, or when it has taken ``most`` seconds of processor time.
+        """
         # Bytecode is kept by a file's size and second: planting and taking away within one second would go unseen.
         environment = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments]
@@ -158,6 +161,7 @@ class Copy:
             )
             if hasattr(resource, "prlimit"):  # a loop that does not end may take memory, too
                 resource.prlimit(process.pid, resource.RLIMIT_DATA, (MOST, MOST))
+                resource.prlimit(process.pid, resource.RLIMIT_CPU, (most, -1))
             code = exit_code(process, None if until == math.inf else max(0.0, until - begun))
             output.seek(0)
             lines = output.read().splitlines()
@@ -168,7 +172,8 @@ class Copy:
 def exit_code(process: subprocess.Popen[str], seconds: float | None) -> int | None:
     """What it ends with; None when it has to be stopped."""
     try:
-        return process.wait(seconds)
+        code = process.wait(seconds)
+        return None if code == -signal.SIGXCPU else code
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
     try:

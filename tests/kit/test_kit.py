@@ -1,7 +1,14 @@
-"""The kit itself is right: roundings by exact fractions, folders by transformers and PEFT, answers by PEFT."""
+"""The kit itself is right: roundings by exact fractions, folders by transformers and PEFT, answers by PEFT.
+
+The reference says what the shared cases say, of every case with an answer.
+
+What is filled in bulk is what publishing writes, so that the two can't drift apart; and it fits its store.
+"""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +20,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from registry.catalogue.database.database import Database, sqlite_url
+from registry.catalogue.tree import search
+from registry.services.local import LocalRegistry
 from tests.kit import (
     FORMATS,
     Base,
@@ -20,17 +30,20 @@ from tests.kit import (
     bert_base,
     from_bytes,
     gpt2_base,
+    grown,
     llama_base,
     plain_base,
     read_model,
     read_tensors,
     round_once,
+    simulate,
     spacing,
     to_bytes,
     used_bound,
     write_adapter,
 )
 from tests.kit.peers import load_model, logits, no_complaints, peft_merge, save_model, train_adapter
+from tests.root import ROOT
 
 
 def _nearest_even(value: float, name: str) -> Fraction:
@@ -181,3 +194,89 @@ def test_used_bound_sees_what_is_no_number_and_what_has_another_form(tmp_path: P
     for bad in (RawTensor.of(wrong, "F32"), RawTensor.of(right.values.T, "F32"), RawTensor.of(right.values, "BF16")):
         assert used_bound(merged, {"a.weight": bad}) == np.inf
     assert used_bound(merged, {"a.weight": RawTensor.of(right.values * (1 + 2**-18), "F32")}) > 1
+
+
+CASES = ROOT / "../shared/cases"
+
+
+def _names() -> list[str]:
+    found = [path.parents[1].name for path in sorted(CASES.glob("*/expected/merged.safetensors"))]
+    return found or ["absent"]
+
+
+def _case(name: str) -> dict[str, Any]:
+    if name == "absent":
+        pytest.skip(f"no cases at {CASES}")
+    found: dict[str, Any] = json.loads((CASES / name / "case.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("name", _names())
+def test_reference(name: str) -> None:
+    case, root = _case(name), CASES / name
+    found = simulate(root / case["base"], [root / adapter for adapter in case["path"]])
+    expected = {key: raw.values for key, raw in read_tensors(root / "expected/merged.safetensors").items()}
+    assert sorted(found.tensors) == sorted(expected)
+    for key, values in expected.items():
+        assert np.abs(found.tensors[key].values - values).max() < 1e-5, key
+    assert found.untied == (case["config_changes"].get("tie_word_embeddings") is False)
+    touched = {key for key, one in found.tensors.items() if one.touched}
+    assert touched == set(case["changed_tensors"])
+
+
+@pytest.mark.parametrize("name", _names())
+def test_reference_at_each_depth(name: str) -> None:
+    case, root = _case(name), CASES / name
+    for depth in range(1, len(case["path"]) + 1):
+        path = root / f"expected/depth_{depth}.safetensors"
+        if not path.exists():
+            continue
+        found = simulate(root / case["base"], [root / adapter for adapter in case["path"][:depth]]).tensors
+        for key, raw in read_tensors(path).items():
+            assert np.abs(found[key].values - raw.values).max() < 1e-5, (depth, key)
+
+
+COUNT = 250
+
+
+def rows(url: str, how: object) -> dict[str, list[tuple[object, ...]]]:
+    database = Database(url)
+    database.prepare()
+    with database.write() as session:
+        how(session, COUNT)  # type: ignore[operator]
+    with database.read() as session:
+        found = grown.rows_of(session)
+        found["searched"] = [
+            (one.reference,) for text in ("low", "deep/l1", "OPS-") for one in search.search(session, text)
+        ]
+    database.dispose()
+    return found
+
+
+@pytest.mark.slow
+def test_filling_writes_what_publishing_writes(tmp_path: Path, postgres_url: str) -> None:
+    published = rows(sqlite_url(tmp_path / "published.sqlite"), grown.publish)
+    assert {name for name, found in published.items() if not found} == set()
+    for url in (sqlite_url(tmp_path / "filled.sqlite"), postgres_url):
+        filled = rows(url, grown.fill)
+        for name, found in published.items():
+            assert filled[name] == found, (name, url)
+
+
+def test_the_tree_is_wide_and_deep_and_has_a_large_adapter() -> None:
+    revisions = Counter(one.path for one in grown.planned(20_000))
+    assert sum(revisions.values()) == 20_000
+    assert revisions[grown.BIG] >= 4_000
+    assert sum(path.startswith(f"{grown.WIDE}/customer-") for path in revisions) >= 150
+    assert revisions[grown.DEEP] == 3
+
+
+def test_a_filled_registry_has_its_bytes(tmp_path: Path) -> None:
+    with LocalRegistry.open(tmp_path / "registry", create=True) as registry:
+        with registry.deployment.database.write() as session:
+            grown.fill(session, COUNT)
+        grown.store(tmp_path / "registry", COUNT)
+        checked = registry.fsck(deep=True)
+        assert (checked.damage, checked.orphans) == ((), 0)
+        assert checked.blobs > COUNT
+        assert registry.gc(dry_run=True).blobs == ()

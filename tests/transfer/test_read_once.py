@@ -1,8 +1,12 @@
-"""A publish reads its folder once, and what changes there before it is hashed is noticed."""
+"""A publish reads its folder once, and what changes there before it is hashed is noticed.
+
+A base model's files while they are hashed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +99,29 @@ def test_what_was_checked_is_what_is_published_of_a_nested_folder(
         registry.publish_tree(tmp_path / "tree", "net", published=spoil)
     assert refused.value.code in {"bad_config", "upload_mismatch"}
     assert [one.reference for one in registry.search().revisions] == ["net/x@1"]
+
+
+class Renaming:
+    """Somebody who writes other names into a file of the same size as soon as its header was read."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def begin(self, what: str, total: int) -> None:
+        del what, total
+        data = self.file.read_bytes()
+        swapped = data.replace(b'"a.weight"', b'"?.weight"').replace(b'"b.weight"', b'"a.weight"')
+        self.file.write_bytes(swapped.replace(b'"?.weight"', b'"b.weight"'))
+
+    def advance(self, amount: int) -> None:
+        """No matter."""
+
+
+def test_tensors_are_those_of_the_header_that_is_hashed(tmp_path: Path) -> None:
+    base = plain_base(tmp_path / "base", {"a.weight": (64, 32), "b.weight": (64, 32)})
+    file = base.folder / "model.safetensors"
+    with closing(LocalRegistry.open(tmp_path / "registry", create=True)) as registry:
+        with pytest.raises(IntegrityError, match=r"model\.safetensors changed while it was being added"):
+            registry.add_base("net", base.folder, progress=Renaming(file))
+        assert registry.tree().roots == ()
+        registry.add_base("net", base.folder)

@@ -227,7 +227,7 @@ DENSE: Final = (
         "LastOpened._drop",
         "if not held.users:",
         "if held.dropped:",
-        "test_last_opened.py",
+        "operations:test_threads.py",
     ),
 )
 FULL: Final = (

@@ -40,7 +40,7 @@ CHECKS: Final = (
         "_held_by_another",
         "for name, holder in (table.ties or {}).items()",
         "for name, holder in ()",
-        "test_tied_biases.py",
+        "test_parent_folder.py",
     ),
     Mutant(
         "copies-of-tied-biases-not-compared",

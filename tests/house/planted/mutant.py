@@ -27,12 +27,12 @@ CONFIG: Final = "test_lora_config.py"
 PATTERNS: Final = "test_patterns.py"
 KEYS: Final = "test_key_grammar.py"
 COVERAGE: Final = "test_coverage.py"
-TWINS: Final = "test_twins.py"
+TWINS: Final = "test_doubles.py"
 UNTARGETED: Final = "checkpoint:test_untargeted.py"
 PARTS: Final = "test_variants_parts.py"
 MODULES: Final = "test_variants_modules.py"
 TRUNCATE: Final = "test_truncate.py"
-MODEL_CONFIG: Final = "test_model_config.py"
+MODEL_CONFIG: Final = "test_built_kinds.py"
 
 
 def link(variant: str) -> str:

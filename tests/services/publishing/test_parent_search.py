@@ -1,4 +1,7 @@
-"""The parent of an adapter whose folder nobody remembers: searched among all revisions, proven, or refused."""
+"""The parent of an adapter whose folder nobody remembers: searched among all revisions, proven, or refused.
+
+Heaps of folders that PEFT merged, receipts lost: every revision is found, and no trap is ever pinned.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,7 @@ from registry.tensors.comparison.fingerprint import base_sample, sample_values, 
 from tests.kit import RawTensor, plain_base, read_tensors, write_adapter, write_tensors
 from tests.kit.floats import round_once
 from tests.kit.serving import ServedRegistry
+from tests.services.publishing.parent_heap import try_heap
 from tests.services.publishing.parent_house import WEIGHTS, House, opened
 
 SHAPES = {"a.weight": (96, 64), "b.weight": (64, 96), "c.weight": (64, 64), "norm.weight": (64,)}
@@ -487,3 +491,17 @@ def test_the_order_shows_where_a_float32_base_was_loaded_in_16_bits(tmp_path: Pa
                 assert (told.merged, told.unknown_order) == ((), ("net/x/y@1", "net/x@1"))
             else:
                 assert [one.reference for one in told.merged] == ["net/x/y@1"]
+
+
+@pytest.mark.long_on("1")
+@pytest.mark.slow
+@pytest.mark.usefixtures("real_times")
+@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 30))])
+def test_no_wrong_pin(tmp_path: Path, seed: int) -> None:
+    outcomes = try_heap(tmp_path, seed)
+    revisions = {what: count for what, count in outcomes.items() if what.startswith("revision")}
+    lost = revisions.pop("revision: parent_ambiguous", 0)
+    assert set(revisions) == {"revision: compared", "revision: compared_untimed"}
+    assert revisions["revision: compared"] == revisions["revision: compared_untimed"] > lost
+    traps = [what for what in outcomes if what.startswith(("unknown", "stranger", "wrong"))]
+    assert not any("compared" in what for what in traps)

@@ -1,4 +1,7 @@
-"""One rounding at the end: to nearest, ties to even, and nothing that rounds to infinity."""
+"""One rounding at the end: to nearest, ties to even, and nothing that rounds to infinity.
+
+Products by slices of the rank: nothing is left out, whatever the rank is, and padding adds nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from registry.tensors.arithmetic.kernel import fits, round_into, rounded
+from registry.tensors.arithmetic.kernel import RANK_GROUP, RANK_SLICE, add_product, fits, pad_rows, round_into, rounded
 from tests.kit import FORMATS, round_once
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -112,3 +115,21 @@ def test_one_value_that_is_too_large_is_seen_among_many(name: str, bad: float) -
     values[2048] = bad
     values[5] = -bad  # infinities of both signs
     assert rounded(values, DTYPES[name]) is None
+
+
+@pytest.mark.parametrize(
+    "rank", [0, 1, RANK_SLICE - 1, RANK_SLICE, RANK_SLICE + 1, RANK_GROUP, RANK_GROUP + 1, 2 * RANK_GROUP + 33]
+)
+def test_every_column_of_the_rank_counts(rank: int) -> None:
+    numbers = torch.Generator().manual_seed(rank)
+    left, right = (torch.randint(-4, 5, shape, generator=numbers).float() for shape in ((6, rank), (rank, 5)))
+    start = torch.randint(-4, 5, (6, 5), generator=numbers).float()
+    sums = start.clone()
+    add_product(sums, left, right)
+    assert torch.equal(sums, start + left @ right)  # small integers: exact in any order
+
+
+def test_padding_is_rows_of_zeros() -> None:
+    matrix = torch.ones(5, 2)
+    assert torch.equal(pad_rows(matrix, 4), torch.cat([matrix, torch.zeros(3, 2)]))
+    assert pad_rows(matrix, 5) is matrix

@@ -1,4 +1,7 @@
-"""The paths that some weights may be those of, by a few elements: the right one is never struck out."""
+"""The paths that some weights may be those of, by a few elements: the right one is never struck out.
+
+On the line between two candidates: what is sure without the product of both is so with it.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from registry.files.source import FileSource
 from registry.tensors.comparison.fingerprint import BaseSample, SampledValues, base_sample, sample_values
 from registry.tensors.comparison.narrowing import Chain, narrow, replayed
 from registry.tensors.comparison.roundings import Way
+from registry.tensors.comparison.verdict import lies_at_one, surely_at_one
 from tests.kit import RawTensor, write_tensors
 from tests.kit.floats import Array, round_once
 
@@ -197,3 +201,20 @@ def test_a_distance_is_that_of_whole_tensors_and_not_of_as_many_elements_of_each
     stand = np.concatenate([np.full(s.elements, ENTRIES[s.tensor].elements / s.elements) for s in SAMPLE.tensors])
     apart, path = (float(np.sum(stand * one**2)) for one in (tree.base + b - found, tree.base + b))
     assert narrowed.nearest[0].distance == pytest.approx((apart / path) ** 0.5, rel=1e-4)
+
+
+def test_sure_without_the_product_is_sure_with_any() -> None:
+    random = np.random.default_rng(1)
+    sure = 0
+    for _ in range(2000):
+        one, other = (random.standard_normal(500) * 10 ** random.uniform(-3, 1) for _ in range(2))
+        if random.random() < 0.5:
+            other = one * random.uniform(-20, 20)  # as like each other as can be
+        own, both, others = float(one @ one), float(one @ other), float(other @ other)
+        if surely_at_one(own, others):
+            sure += 1
+            assert lies_at_one(own, both, others, len(one))
+    assert sure > 500
+    assert not surely_at_one(1.0, 40.0)  # 0.16 of the way, give or take as much
+    assert not surely_at_one(0.0, 15.0)  # too little
+    assert surely_at_one(0.0, 17.0)
