@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from registry.errors import InvalidBaseError
 from registry.files.header import SIZES
 from registry.quantised.reading import MAPS
+from registry.quantised.table import READERS
 from tests.fuzz.config_texts import ODD_TEXTS, VALUES, dumped
 from tests.fuzz.effort import LONG, QUICK, said_well
 from tests.kit.tensor_files import RawTensor
@@ -225,6 +226,12 @@ def check(checkpoint: Checkpoint) -> None:
         assert 0 < math.prod(how.shape) <= LARGEST * 16
     with np.errstate(all="ignore"):
         decoded(reading, tensors)
+
+
+def test_every_reader_of_the_table_is_tried() -> None:
+    """A new storage format is a file, a row of the table, and a checkpoint here, which all checks below then hold for."""
+    tried = {READERS[block["quant_method"]] for block, _ in CHECKPOINTS.values()}
+    assert tried == set(READERS.values())
 
 
 @pytest.mark.parametrize("name", list(CHECKPOINTS))

@@ -164,7 +164,8 @@ def compare_deltas(
         for name, pair in sorted(both.items())
         if not _has_no_sum(pair, (a.since, b.since))
     ]
-    compared = list(counting(in_order(_compared, matrices), len(matrices), progress))
+    figured = in_order(lambda both: _Compared(both, figures_of_pairs(both.deltas(), both.name[0])), matrices)
+    compared = list(counting(figured, len(matrices), progress))
     modules = tuple(_modules(compared, undone_of))
     return Deltas(
         **_figures([one.figures for one in compared], undone_of),
@@ -172,7 +173,7 @@ def compare_deltas(
         b=b.name,
         undone_of=undone_of,
         modules=modules,
-        kinds=_groups(compared, undone_of, _kind),
+        kinds=_groups(compared, undone_of, lambda module: place_of(module)[1]),
         depths=_groups(compared, undone_of, _layer),
         others=left_out,
     )
@@ -247,10 +248,6 @@ def figures_of_pairs(deltas: Sequence[StackedPairs], name: str) -> MatrixFigures
     )
 
 
-def _compared(both: _Both) -> _Compared:
-    return _Compared(both, figures_of_pairs(both.deltas(), both.name[0]))
-
-
 def _by_name(changed: Sequence[ChangedMatrices]) -> dict[MatrixName, _Pair]:
     a, b = ({matrix.name: matrix for matrix in side.by_pairs} for side in changed)
     return {name: (a.get(name), b.get(name)) for name in a.keys() | b.keys()}
@@ -317,10 +314,6 @@ def _groups(
         )
         for name in sorted(by_name, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
     )
-
-
-def _kind(module: str) -> str:
-    return place_of(module)[1]
 
 
 def _layer(module: str) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Final
 
 import torch
@@ -260,13 +261,13 @@ class _Measuring:
 
     def measured(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Singular values of the change, largest first, without those that are zero up to rounding; and the cosines."""
-        base, tuned = self._side(_before, None), self._side(_after, VECTORS)
+        base, tuned = self._side(attrgetter("before"), None), self._side(attrgetter("after"), VECTORS)
         cosines = self._cosines(base, tuned) if min(self.shape) > 1 else ()
         if self.changed.only_adds(self.matrix):
             return singular_values(self.matrix.pairs(self.changed.since), self.matrix.module), cosines
         noise = _EPS * max(self.shape) * max(base.norm, tuned.norm)
         del base  # its vectors are as large as what comes next
-        values: torch.Tensor = torch.linalg.svdvals(self.triangle(_change))
+        values: torch.Tensor = torch.linalg.svdvals(self.triangle(lambda block: block.after - block.before))
         return tuple(values[values > noise].tolist()), cosines
 
     def _side(self, part: Part, most: int | None) -> _Side:
@@ -305,18 +306,6 @@ class _Measuring:
             for rows in torch.split(whole if self.is_tall else whole.T, found.columns):
                 found.add(rows)
         return found.result()
-
-
-def _before(block: Block) -> torch.Tensor:
-    return block.before
-
-
-def _after(block: Block) -> torch.Tensor:
-    return block.after
-
-
-def _change(block: Block) -> torch.Tensor:
-    return block.after - block.before
 
 
 class _Triangle:

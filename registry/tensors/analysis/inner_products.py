@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -166,15 +166,12 @@ def undone_share(links: Sequence[BoundLink], table: TargetTable) -> float | None
         {(one.module, one.expert): one.pairs(since) for one in side.by_pairs if not one.adds_after_scaling(since)}
         for side, (_, since) in zip(changed_side_by_side(sides, table), sides, strict=True)
     )
-    found = list(in_order(lambda name: _products(parent[name], child.get(name)), _in_order_of_names(parent)))
+    names = sorted(parent, key=lambda name: (name[0], -1 if name[1] is None else name[1]))
+    found = list(in_order(lambda name: _products(parent[name], child.get(name)), names))
     energy, bound = math.fsum(one.parent for one in found), math.fsum(one.bound for one in found)
     if not _CANCELLED * bound < energy < math.inf:
         return None
     return 0.0 - math.fsum(one.both for one in found) / energy
-
-
-def _in_order_of_names(names: Iterable[tuple[str, int | None]]) -> list[tuple[str, int | None]]:
-    return sorted(names, key=lambda name: (name[0], -1 if name[1] is None else name[1]))
 
 
 def _products(parent: StackedPairs, child: StackedPairs | None) -> _Products:

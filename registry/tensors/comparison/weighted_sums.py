@@ -55,7 +55,7 @@ class WeightedSums:
 
         Of links that are nearly alike, as the steps of one training are, those that leave least with plain weights.
         """
-        best = sorted(self._best, reverse=True, key=_likeness)
+        best = sorted(self._best, reverse=True, key=lambda one: (one[0], -one[1]))
         sums = _Sums([one.to(torch.float64) for *_, one in best], self.wanted.to(torch.float64))
         if not best or _is_rounding(sums.wanted):
             return ()
@@ -159,10 +159,6 @@ class _Fit:
 def _typed(weight: float) -> float:
     """The weight that somebody may have typed which is nearest."""
     return min((round(weight * parts) / parts for parts in (20, 3)), key=lambda one: abs(one - weight))
-
-
-def _likeness(one: tuple[float, int, str, torch.Tensor]) -> tuple[float, int]:
-    return one[0], -one[1]
 
 
 def _is_rounding(rest: torch.Tensor) -> bool:

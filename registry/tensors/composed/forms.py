@@ -139,7 +139,7 @@ class Forms:
 
     def is_bias(self, parameter: str) -> bool:
         """Whether a value is a bias of no module that is saved whole."""
-        return _is_called_bias(parameter) and not is_under(parameter, self.saved_modules)
+        return is_called_bias(parameter) and not is_under(parameter, self.saved_modules)
 
     @cached_property
     def bias(self) -> str:
@@ -161,9 +161,10 @@ class Forms:
     @cached_property
     def saved_modules(self) -> frozenset[str]:
         """Names of the modules that are saved whole, none inside another; to be asked once all is sorted."""
-        by_value = [name for name in self.values if is_inside(name, self.whole) or not _is_called_bias(name)]
+        by_value = [name for name in self.values if is_inside(name, self.whole) or not is_called_bias(name)]
         modules = (*self.saved, *self.saved_experts, *(name.rpartition(".")[0] for name in by_value))
-        found = {_outermost(name, self.whole) or _wrappable(name) for name in modules}
+        # what computes its weight from parametrizations is no module that PEFT can save
+        found = {_outermost(name, self.whole) or name.partition(".parametrizations.")[0] for name in modules}
         return frozenset(name for name in found if not is_inside(name, found))
 
 
@@ -186,9 +187,10 @@ def forms_of(links: Sequence[BoundLink], since: int, paths: PathPrograms, table:
             listed = forms.experts.setdefault(module, [])
             if parameter not in listed:
                 listed.append(parameter)
-            if module not in forms.saved_experts and not _only_adds(program, since):
+            only_adds = all(isinstance(step, Add) for step in program.since(since))
+            if module not in forms.saved_experts and not only_adds:
                 forms.saved_experts.append(module)
-        elif slot in own and not (_replaced(program, since) and _another(parameters.get(slot), own[slot])):
+        elif slot in own and not _replaces_another(program, since, parameters.get(slot), own[slot]):
             token_rows = any(own[slot].module in link.checkpoint.tokens for link in links[since:])
             # PEFT lays the rows of one side of a tie over the other side too, whatever that is by then
             as_rows = token_rows and own[slot].module not in paths.untied
@@ -278,7 +280,7 @@ def _outermost(module: str, modules: Container[str]) -> str | None:
     return next((module[:at] for at in ends if module[:at] in modules), None)
 
 
-def _is_called_bias(parameter: str) -> bool:
+def is_called_bias(parameter: str) -> bool:
     """Whether ``bias="all"`` has it: by the last part of its name, of which older PEFT reads any part (q_bias)."""
     return "bias" in parameter.rpartition(".")[2]
 
@@ -298,22 +300,10 @@ def _check_apart(forms: Forms) -> None:
             raise not_composable(f"The path replaces a module that has {module!r} in it, and adapts that")
 
 
-def _wrappable(module: str) -> str:
-    """The module that PEFT can save for the sake of one: what computes its weight from parametrizations is none."""
-    return module.partition(".parametrizations.")[0]
-
-
-def _replaced(program: Program, since: int) -> bool:
-    return any(isinstance(step, Replace) for step in program.since(since))
-
-
-def _another(parameter: str | None, target: Target) -> bool:
-    """Whether the parameter is not what modules call their weight: a bias of two dimensions, a table of positions."""
-    return parameter is not None and parameter != f"{target.module}.{target.weight}"
-
-
-def _only_adds(program: Program, since: int) -> bool:
-    return all(isinstance(step, Add) for step in program.since(since))
+def _replaces_another(program: Program, since: int, parameter: str | None, target: Target) -> bool:
+    """Whether a parameter is replaced that modules don't call their weight: a bias of two dimensions, positions."""
+    replaced = any(isinstance(step, Replace) for step in program.since(since))
+    return replaced and parameter is not None and parameter != f"{target.module}.{target.weight}"
 
 
 def _check_named(forms: Forms) -> None:

@@ -6,7 +6,7 @@ bring must not have changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +18,7 @@ from registry.tensors.arithmetic.dtypes import FLOATS
 from registry.tensors.checkpoint.fit import check_orientation, undeclared
 from registry.tensors.checkpoint.variants.layers import holder_of
 from registry.tensors.checkpoint.variants.saved_modules import COUNTER
+from registry.tensors.composed.forms import is_called_bias
 from registry.tensors.extraction.delta import Delta
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import PathPrograms, Program, origin_of
@@ -249,8 +250,9 @@ class _Walk:
 
     def _values_inside(self) -> None:
         """PEFT adapts nothing inside a module that it saves whole: there the weights are values too."""
-        saved = {name.parameter.rpartition(".")[0] for name in self._found.values if not _is_bias(name.parameter)}
-        inside = [one for one in self._found.targets if _is_inside(one.target.module, saved)]
+        saved = {name.parameter.rpartition(".")[0] for name in self._found.values if not is_called_bias(name.parameter)}
+        saved_paths = tuple(f"{module}." for module in saved if module)
+        inside = [one for one in self._found.targets if one.target.module.startswith(saved_paths)]
         self._found.targets = [one for one in self._found.targets if one not in inside]
         self._found.values += [_value_of(one.target, one.delta, tied=one.tied) for one in inside]
 
@@ -283,11 +285,3 @@ def _takes_a_pair(target: Target) -> bool:
         plain = points or (all(step == 1 for step in steps) and told.get("padding_mode", "zeros") == "zeros")
         return plain and told.get("groups", 1) == 1
     return target.kind not in {TargetKind.UNKNOWN, TargetKind.EXPERTS}
-
-
-def _is_bias(parameter: str) -> bool:
-    return "bias" in parameter.rpartition(".")[2]
-
-
-def _is_inside(name: str, modules: Iterable[str]) -> bool:
-    return any(name.startswith(f"{module}.") for module in modules if module)

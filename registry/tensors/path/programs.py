@@ -200,15 +200,11 @@ def _bound_pairs(
         for side in _sides(pair.target, table, all_of_them=pair.tied):
             # the same numbers, read the other way where the other side keeps the weight transposed
             turned = side.transposed is not pair.target.transposed
-            yield slot_of_target(side), _turned(pair, scale, source) if turned else bound
+            yield slot_of_target(side), BoundPair(Turned(pair.b), Turned(pair.a), scale, source) if turned else bound
         return
     for piece in pair.fused.pieces if pair.piece is None else (pair.piece,):
         a, b = pair.expert_matrices(piece)
         yield slot_of_piece(piece, pair.fused), BoundPair(a, b, scale, source)
-
-
-def _turned(pair: LoraPair, scale: float, source: ByteSource) -> BoundPair:
-    return BoundPair(Turned(pair.b), Turned(pair.a), scale, source)
 
 
 def _bias_of(target: Target, table: TargetTable) -> FileParameter:

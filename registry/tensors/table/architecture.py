@@ -345,8 +345,5 @@ def _run(arguments: list[str], request: bytes, time_limit: float) -> bytes:
     try:
         return run_script(architecture_child.__file__, arguments, request, time_limit)
     except TimeoutError as error:
-        raise _too_long(time_limit) from error
-
-
-def _too_long(time_limit: float) -> InvalidBaseError:
-    return _refused(f"building the model took longer than {time_limit:g} s, so config.json asks for too much")
+        why = f"building the model took longer than {time_limit:g} s, so config.json asks for too much"
+        raise _refused(why) from error

@@ -15,7 +15,7 @@ from typing import Any, Final
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.strict_json import shown
-from registry.tensors.checkpoint.adapter import LoraPair, TokenRows, Twin
+from registry.tensors.checkpoint.adapter import TokenRows, Twin
 from registry.tensors.checkpoint.field_rules import boolean, fault
 from registry.tensors.checkpoint.fit import check_kept, resolve
 from registry.tensors.checkpoint.variants.draft import Draft, Variant, refuse_tensor
@@ -69,7 +69,8 @@ def _tie_pairs(draft: Draft, module: str, other: str) -> None:
     draft.implied.add(other)
     if one.magnitude is not None or two.magnitude is not None:
         return  # DoRA has a magnitude for each side, so the sides differ although the factors are one
-    if one.scaling != two.scaling or not _transposed(one, two):
+    transposed = one.a.shape == two.b.shape[::-1] and one.b.shape == two.a.shape[::-1]
+    if one.scaling != two.scaling or not transposed:
         raise InvalidAdapterError(
             f"adapter_config.json: ensure_weight_tying is true, but the pairs of {shown(module)} and {shown(other)} "
             f"differ: scaling {one.scaling:g} and {two.scaling:g}, A {one.a.shape} and {two.a.shape}. Save the adapter "
@@ -79,10 +80,6 @@ def _tie_pairs(draft: Draft, module: str, other: str) -> None:
     draft.twins += [Twin(one.a, two.b, transposed=True), Twin(one.b, two.a, transposed=True)]
     draft.pairs[module] = replace(one, tied=True)
     del draft.pairs[other]
-
-
-def _transposed(one: LoraPair, two: LoraPair) -> bool:
-    return one.a.shape == two.b.shape[::-1] and one.b.shape == two.a.shape[::-1]
 
 
 def _tie_values(draft: Draft, module: str, other: str) -> None:
