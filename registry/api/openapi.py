@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from fastapi import FastAPI
-from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from registry.api.examples import EXAMPLES
 from registry.http.errors import MEDIA_TYPE
-from registry.http.payloads import JSON, JsonBody
-from registry.http.reads import all_routes
+from registry.http.payloads import JSON, JsonBody, call_of
 from registry.schemas import Schema
 from registry.schemas.protocol import API, Problem
 from registry.version import __version__
@@ -56,18 +54,18 @@ def octets(description: str) -> dict[str, Any]:
 
 def json_routes(app: FastAPI) -> Iterator[tuple[APIRoute, str]]:
     """Every route of the API with each of its methods: other faces of the app leave theirs out of the description."""
-    for route in all_routes(app.routes):
+    for route in app.state.routes:
         if not route.include_in_schema:
             continue
         for method in sorted(route.methods or ()):
             yield route, method
 
 
-def body_schema(dependant: Dependant) -> type[Schema] | None:
+def body_schema(route: APIRoute) -> type[Schema] | None:
     """The schema of a route's JSON body."""
-    for inner in dependant.dependencies:
-        if isinstance(inner.call, JsonBody):
-            found: type[Schema] = inner.call.schema
+    for _, need in call_of(route).needs:
+        if isinstance(need.function, JsonBody):
+            found: type[Schema] = need.function.schema
             return found
     return None
 
@@ -83,7 +81,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     )
     bodies = {}
     for route, method in json_routes(app):
-        schema = body_schema(route.dependant)
+        schema = body_schema(route)
         operation = document["paths"].get(route.path_format, {}).get(method.lower())
         if operation is not None and schema is not None:
             bodies[schema.__name__] = schema

@@ -18,7 +18,6 @@ from typing import Annotated, Any, Final, TypeVar, cast
 
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
-from fastapi.dependencies.models import Dependant
 
 from registry.errors import UnavailableError
 from registry.http.access import Access, DenialLog
@@ -29,6 +28,7 @@ from registry.http.health import Heartbeat
 from registry.http.limits import Limits
 from registry.http.metrics import Metrics
 from registry.http.origins import foreign_page
+from registry.http.payloads import call_of
 from registry.memory import MemoryCache
 from registry.reference import Path
 from registry.rights import Principal, Rights
@@ -202,8 +202,7 @@ def _check_query(request: Request) -> None:
     if not items:
         return
     given = [name for name, _ in items]
-    route = request.scope["route"]
-    known: frozenset[str] = getattr(route, "query_names", None) or query_names(route.dependant)
+    known = call_of(request.scope["route"]).query_names
     for name, value in items:
         if name not in known:
             names = ", ".join(sorted(known)) or "none"
@@ -214,12 +213,6 @@ def _check_query(request: Request) -> None:
             raise MalformedError(
                 f"The query parameter {name} contains a NUL or an invalid character, plain text is expected."
             )
-
-
-def query_names(dependant: Dependant) -> frozenset[str]:
-    """The query parameters that a route accepts."""
-    own = frozenset(field.alias for field in dependant.query_params)
-    return own.union(*map(query_names, dependant.dependencies))
 
 
 def address_of(request: Request) -> str:

@@ -1,16 +1,20 @@
-"""JSON as clients send it: bodies within the limits, validated by the schema of a route, and the cursors of lists."""
+"""What a request brings: parameters as signatures of routes say, JSON within the limits, and the cursors of lists."""
 
 from __future__ import annotations
 
 import base64
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Any, Final, Generic, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from inspect import Signature, signature
+from typing import Annotated, Any, Final, Generic, TypeVar, get_args, get_origin
 
 import anyio.from_thread
-from fastapi import Depends, Request
-from pydantic import ValidationError
+from fastapi import Depends, Request, params
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
 
 from registry.errors import UnavailableError
 from registry.http.errors import MalformedError
@@ -83,6 +87,91 @@ async def _gather(stream: AsyncIterator[bytes]) -> bytes:
         if len(gathered) >= _GATHER:
             break
     return bytes(gathered)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of one value, in the address or in the query."""
+
+    name: str
+    alias: str
+    in_address: bool
+    kind: TypeAdapter[Any]
+    default: Any  # `Signature.empty`: it has to be given
+
+    def value(self, request: Request) -> tuple[dict[str, Any], list[Any]]:
+        """The argument that it becomes, or why it is none, in the form of `RequestValidationError`."""
+        given = request.path_params if self.in_address else request.query_params
+        text, place = given.get(self.alias), ("path" if self.in_address else "query", self.alias)
+        if text is None and self.default is not Signature.empty:
+            return {self.name: self.default}, []
+        if text is None:
+            return {}, [{"type": "missing", "loc": place, "msg": "Field required", "input": None}]
+        try:
+            return {self.name: self.kind.validate_python(text)}, []
+        except ValidationError as error:
+            return {}, [{**one, "loc": (*place, *one["loc"])} for one in error.errors(include_url=False)]
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a function of a route is called, as its signature says with ``Depends``, ``Path``, ``Query`` and ``Request``."""
+
+    function: Callable[..., Any]
+    needs: tuple[tuple[str, Call], ...]
+    parameters: tuple[Parameter, ...]
+    request: str | None  # the argument that the request itself is
+
+    @cached_property
+    def query_names(self) -> frozenset[str]:
+        """The query parameters that it accepts."""
+        own = frozenset(one.alias for one in self.parameters if not one.in_address)
+        return own.union(*(need.query_names for _, need in self.needs))
+
+    def values(self, request: Request, known: dict[Any, Any]) -> tuple[dict[str, Any], list[Any]]:
+        """What it is called with, and the parameters that are no values; ``known`` is what was called already."""
+        found: dict[str, Any] = {}
+        errors: list[Any] = []
+        for name, need in self.needs:
+            if need.function not in known:
+                values, wrong = need.values(request, known)
+                errors += wrong
+                if wrong:
+                    continue
+                known[need.function] = need.function(**values)
+            found[name] = known[need.function]
+        for parameter in self.parameters:
+            values, wrong = parameter.value(request)
+            found |= values
+            errors += wrong
+        if self.request is not None:
+            found[self.request] = request
+        return found, errors
+
+
+def call_of(route: APIRoute) -> Call:
+    """How the endpoint of a route is called."""
+    return _call(route.endpoint, frozenset(route.param_convertors))
+
+
+@lru_cache(maxsize=4096)
+def _call(function: Callable[..., Any], in_address: frozenset[str]) -> Call:
+    needs, parameters, request = [], [], None
+    for name, one in signature(function, eval_str=True).parameters.items():
+        kind, *notes = get_args(one.annotation) if get_origin(one.annotation) is Annotated else (one.annotation,)
+        needed = next((note for note in notes if isinstance(note, params.Depends)), None)
+        told = next((note for note in notes if isinstance(note, params.Param)), None)
+        if needed is not None:
+            if needed.dependency is None:
+                raise AssertionError(f"{name} of {function} does not say on what it depends")
+            needs.append((name, _call(needed.dependency, in_address)))
+        elif kind is Request:
+            request = name
+        else:
+            alias = name if told is None or told.alias is None else told.alias
+            parameters.append(Parameter(name, alias, name in in_address, TypeAdapter(one.annotation), one.default))
+    parameters.sort(key=lambda found: not found.in_address)
+    return Call(function, tuple(needs), tuple(parameters), request)
 
 
 class JsonBody(Generic[S]):

@@ -32,7 +32,7 @@ from registry.http.limits import BoundsMiddleware, Limits
 from registry.http.metrics import Metrics, SharedValues
 from registry.http.middleware import RequestMiddleware
 from registry.http.origins import OriginGuard
-from registry.http.reads import ReadDispatch, all_routes
+from registry.http.reads import ReadDispatch
 from registry.memory import DEFAULT_BUDGET, MemoryCache
 from registry.rights import Principal
 from registry.schemas.jobs import ReplicaFigures
@@ -121,9 +121,10 @@ def build(
     app.state.service = service
     app.state.readiness = Readiness(service.registry.deployment)
     app.state.public_url = public_url
-    for router in (*routers, *(router for face in faces for router in face.routers)):
+    every = (*routers, *(router for face in faces for router in face.routers))
+    for router in every:
         app.include_router(router)
-    app.state.routes = tuple(all_routes(app.routes))
+    app.state.routes = tuple(route for router in every for route in router.routes)
     install(app, refused, faces)
     _make_routes(app)
     return app

@@ -84,7 +84,7 @@ def test_every_operation_says_what_it_does_and_answers(document: dict[str, Any])
 
 def test_every_body_is_described_with_an_example(document: dict[str, Any], library: Library) -> None:
     for route, method in json_routes(service_app(library.registry)):
-        schema = body_schema(route.dependant)
+        schema = body_schema(route)
         described = document["paths"][route.path_format][method.lower()].get("requestBody")
         if schema is None:
             assert described is None or "application/octet-stream" in described["content"]

@@ -20,10 +20,9 @@ import pytest
 from fastapi import FastAPI
 
 from registry.app import service_app
-from registry.http.dependencies import query_names
 from registry.http.limits import Limits
 from registry.http.origins import SECRET_ADDRESSES
-from registry.http.reads import all_routes
+from registry.http.payloads import call_of
 from registry.schemas.protocol import API, VIEWS
 from tests.kit.forged import refused, state, writes
 from tests.kit.library import assert_problem, fill, running
@@ -119,7 +118,7 @@ async def ask(
 def changing(app: FastAPI) -> list[tuple[str, str]]:
     """Each method and address of each route that is not only read; and what has no route at all."""
     found = set()
-    for route in all_routes(app.routes):
+    for route in app.state.routes:
         path = route.path_format
         for name in route.param_convertors:
             path = path.replace(f"{{{name}}}", FILLED.get(name, "tiny/a"))
@@ -183,8 +182,8 @@ def test_reading_writes_nothing_but_what_it_computed(shelf: Shelf) -> None:
     app, written = service_app(shelf.registry, "open"), dict[tuple[str, str], set[str]]()
 
     async def try_all() -> None:
-        for route in all_routes(app.routes):
-            path, known = route.path_format, query_names(route.dependant)
+        for route in app.state.routes:
+            path, known = route.path_format, call_of(route).query_names
             for name in route.param_convertors:
                 path = path.replace(f"{{{name}}}", READ.get(name, FILLED.get(name, "tiny/a")))
             query = urlencode({name: value for name, value in (ASKED | ASKED_MORE).items() if name in known})

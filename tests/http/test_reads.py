@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from registry.app import service_app
-from registry.http.reads import ReadDispatch, ReadRoute, all_routes
+from registry.http.reads import ReadDispatch, ReadRoute
 from registry.schemas.protocol import API
 from tests.kit.library import Library
 from tests.kit.statements import statements
@@ -55,7 +55,7 @@ def found_by(app: FastAPI, method: str, path: str) -> tuple[str | None, dict[str
 
 def test_the_dispatch_finds_what_the_routers_would(library: Library) -> None:
     app = service_app(library.registry)
-    for route in all_routes(app.routes):
+    for route in app.state.routes:
         path = route.path_format.format(**dict.fromkeys(route.param_convertors, "name"))
         method = next(iter(sorted(route.methods or ())))
         expected = route.path_format if isinstance(route, ReadRoute) and route.reads else None
