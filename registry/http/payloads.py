@@ -115,7 +115,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Call:
-    """How a function of a route is called, as its signature says with ``Depends``, ``Path``, ``Query`` and ``Request``."""
+    """How a function of a route is called, as its signature says by ``Depends``, ``Path``, ``Query``, ``Request``."""
 
     function: Callable[..., Any]
     needs: tuple[tuple[str, Call], ...]

@@ -14,17 +14,16 @@ from torch import nn
 
 from registry.errors import RegistryError, UsageError
 from registry.operations.registry import Registry
-from registry.pool.beside.residents import PoolStats
-from registry.pool.beside.runner import BesidePaths, Refs
-from registry.pool.body import body_of
+from registry.pool.call_gate import Gate, guard, unguard
 from registry.pool.checked_base import PoolRegistry, find_base
 from registry.pool.compiled.model import CompiledModel
-from registry.pool.gate import Gate, guard, unguard
 from registry.pool.layout import Place, PristineTensors
-from registry.pool.live import LiveWeights
-from registry.pool.refusals import check_model
-from registry.pool.siblings import Siblings
-from registry.pool.wanted import Wanted, asked, wanted
+from registry.pool.live_weights import LiveWeights
+from registry.pool.parallel_training import Siblings
+from registry.pool.path_programs import Wanted, asked, wanted
+from registry.pool.per_call.runner import BesidePaths, Refs
+from registry.pool.per_call.selection import PoolStats
+from registry.pool.refusals import body_of, check_model
 from registry.schemas import Dtype, Fetched
 from registry.settings import parse_size
 from registry.tensors.arithmetic.dtypes import TORCH

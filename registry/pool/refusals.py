@@ -1,10 +1,12 @@
 """Which running models can be merged into in place; all others are refused by name, before anything is read.
 
-Classes are told by their names, so that none of these libraries is imported.
+Classes are told by their names, so that none of these libraries is imported. The body of a model is what runs below its
+head.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -13,6 +15,28 @@ from torch import nn
 
 from registry.errors import UsageError
 from registry.tensors.arithmetic.dtypes import FLOATS
+
+_PACKAGE = "sentence_transformers"
+
+
+def body_of(model: nn.Module) -> nn.Module:
+    """The model of transformers in a `SentenceTransformer` or `CrossEncoder`; any other model itself."""
+    if not any(kind.__module__.partition(".")[0] == _PACKAGE for kind in type(model).__mro__):
+        return model
+    inner = (one for one in model.modules() if any(kind.__name__ == "PreTrainedModel" for kind in type(one).__mro__))
+    return next(inner, model)
+
+
+def sorting_caller() -> str | None:
+    """The method of sentence-transformers that runs now in this thread and sorts its inputs by length; None: none."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package == _PACKAGE and frame.f_code.co_name in ("encode", "predict"):
+            return frame.f_code.co_name
+    return None
+
 
 _WRAPPERS: Final = {
     "FullyShardedDataParallel": "is wrapped by FSDP, which keeps its weights in pieces",

@@ -13,7 +13,7 @@ import torch
 
 from registry.errors import UsageError
 from registry.pool import AdapterPool
-from registry.pool.gate import Guarded
+from registry.pool.call_gate import Guarded
 from tests.kit.shelf import Shelf
 from tests.pool.trees import Tree, bits
 

@@ -14,7 +14,7 @@ import torch
 
 from registry.errors import IntegrityError
 from registry.pool import AdapterPool
-from registry.pool.live import LiveWeights, Rounds, _Rows
+from registry.pool.live_weights import LiveWeights, Rounds, _Rows
 from registry.tensors.artifacts.merged import RoundedSlot
 from tests.kit.shelf import Shelf
 from tests.pool.trees import Tree, bits

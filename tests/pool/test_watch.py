@@ -12,9 +12,9 @@ from torch import nn
 from registry.errors import IntegrityError
 from registry.pool import AdapterPool
 from registry.pool.layout import LiveTensor
-from registry.pool.watch import SAMPLES, Watch
+from registry.pool.live_weights import SAMPLES, Watch
 from tests.kit.shelf import Shelf
-from tests.pool.siblings.nursery import Nursery, texts
+from tests.pool.parallel_training.nursery import Nursery, texts
 from tests.pool.trees import Tree, bits
 
 IDS = torch.tensor([[1, 2, 3]])

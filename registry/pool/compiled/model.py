@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from registry.errors import UsageError
-from registry.pool.beside.dispatch import Choices, Chosen, Dispatched
-from registry.pool.beside.forms import Form, form_of
-from registry.pool.beside.runner import BesidePaths
-from registry.pool.beside.selection import Active, ResidentPath
+from registry.pool.call_gate import own_method
 from registry.pool.compiled.table import SlotTable
-from registry.pool.gate import own_method
+from registry.pool.per_call.dispatch import Choices, Chosen, Dispatched
+from registry.pool.per_call.runner import BesidePaths
+from registry.pool.per_call.selection import Active, ResidentPath
+from registry.pool.weight_readers import Form, form_of
 
 
 class CompiledForward:

@@ -18,12 +18,11 @@ from torch.func import functional_call, vmap
 
 from registry.errors import UsageError
 from registry.figures import size
-from registry.pool.beside.dispatch import Chosen, Dispatch
-from registry.pool.beside.effects import ConvSum, Effect, Whole, twin
-from registry.pool.beside.forms import Form, form_of, is_by_row
-from registry.pool.beside.selection import ResidentPath, first
-from registry.pool.compiled.parts import tensors_of
-from registry.pool.compiled.slots import EmbeddingSlots, Lack, LinearSlots, ModuleSlots, SumSlots, fixed
+from registry.pool.compiled.slots import EmbeddingSlots, Lack, LinearSlots, ModuleSlots, SumSlots, fixed, tensors_of
+from registry.pool.per_call.dispatch import Chosen, Dispatch
+from registry.pool.per_call.effects import ConvSum, Effect, Whole, twin
+from registry.pool.per_call.selection import ResidentPath, first
+from registry.pool.weight_readers import Form, form_of, is_by_row
 
 
 class WholeSlots:

@@ -10,10 +10,10 @@ import torch
 from registry.errors import UsageError
 from registry.pool import AdapterPool
 from tests.kit.shelf import Shelf
-from tests.pool.beside.kinds import KINDS, Standing, away
-from tests.pool.beside.test_lists import MIXED
-from tests.pool.beside.test_values import ids_of, outputs
 from tests.pool.compiled.pools import graphs
+from tests.pool.per_call.kinds import KINDS, Standing, away
+from tests.pool.per_call.test_lists import MIXED
+from tests.pool.per_call.test_values import ids_of, outputs
 from tests.pool.trees import Tree
 
 CLOSE = 1e-5
