@@ -229,7 +229,7 @@ def check(checkpoint: Checkpoint) -> None:
 
 
 def test_every_reader_of_the_table_is_tried() -> None:
-    """A new storage format is a file, a row of the table, and a checkpoint here, which all checks below then hold for."""
+    """A new storage format is a file, a row of the table, and a checkpoint here, to which all checks below apply."""
     tried = {READERS[block["quant_method"]] for block, _ in CHECKPOINTS.values()}
     assert tried == set(READERS.values())
 

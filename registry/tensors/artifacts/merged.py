@@ -23,7 +23,7 @@ from registry.tensors.fidelity.meter import FidelityMeter, SlotMeter
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import NewTensor, Program
 from registry.tensors.path.slot_values import KeptFactors, RecentFactors, SlotValues
-from registry.tensors.path.steps import Place
+from registry.tensors.path.steps import PlacedRun
 from registry.tensors.quantised.decoding import DecodedTensor
 from registry.tensors.quantised.source import decoded_in
 
@@ -122,7 +122,7 @@ def merged_file(
     path: str,
     header: Header,
     base: BaseTensors,
-    changed: Mapping[str, Sequence[tuple[Place, Program]]],
+    changed: Mapping[str, Sequence[tuple[PlacedRun, Program]]],
     new: Sequence[NewTensor],
     dtype: str | None,
     kept: KeptFactors | None = None,
@@ -208,7 +208,7 @@ def _unchanged(base: BaseTensors, entry: TensorEntry, out: TensorEntry, first: i
 def _merge_region(
     base: BaseTensors,
     program: Program,
-    place: Place,
+    place: PlacedRun,
     out: TensorEntry,
     kept: KeptFactors,
     meter: FidelityMeter | None,
@@ -234,7 +234,7 @@ class RoundedSlot:
         row = slot.columns * self.dtype.itemsize
         return Region(start, start + slot.rows * row, self.values.rows_a_block * row, self.block_bytes)
 
-    def region_of(self, place: Place, start: int) -> Region:
+    def region_of(self, place: PlacedRun, start: int) -> Region:
         """One run of the slot as bytes of a file from ``start`` on, in pieces as long as blocks of the grid."""
         row = self.values.slot.columns * self.dtype.itemsize
         step = self.values.rows_a_block

@@ -83,7 +83,7 @@ def _nearest(name: str, modules: Collection[str]) -> str | None:
 
 
 @dataclass(frozen=True)
-class Place:
+class ParameterPlace:
     """A parameter of the running model."""
 
     parameter: str  # canonical runtime name: lm_head.weight; of a tied one that of its holder
@@ -93,7 +93,7 @@ class Place:
     tied: str | None = None  # the runtime name that was meant, where another parameter holds its value
 
 
-def find_place(module: str, parameter: str, table: TargetTable) -> Place | None:
+def find_place(module: str, parameter: str, table: TargetTable) -> ParameterPlace | None:
     """The parameter of the base that a checkpoint means, also where it is tied or one of several experts.
 
     Raises:
@@ -103,7 +103,7 @@ def find_place(module: str, parameter: str, table: TargetTable) -> Place | None:
     held = table.find_parameter(f"{module}.{parameter}")
     if held is not None:
         names = (f"{path}.{parameter}" for path in table_spellings(module, table))
-        return Place(
+        return ParameterPlace(
             held[0], held[1].shape, target, tied=next((one for one in names if table.holder(one) != one), None)
         )
     if target is None:
@@ -111,13 +111,13 @@ def find_place(module: str, parameter: str, table: TargetTable) -> Place | None:
     if parameter == "bias" and target.module == table.output_module and (other := unsaid(table)) is not None:
         raise retable_needed(f"{target.module!r} has no bias of its own, and not whether {other!r} is its")
     if parameter == target.weight and target.kept:
-        return Place(f"{target.module}.{parameter}", target.shape, target)
+        return ParameterPlace(f"{target.module}.{parameter}", target.shape, target)
     for fused in target.fused:
         if fused.name == parameter:
             sides = (
                 (fused.in_features, fused.out_features) if fused.transposed else (fused.out_features, fused.in_features)
             )
-            return Place(f"{target.module}.{parameter}", (fused.experts, *sides), target, fused)
+            return ParameterPlace(f"{target.module}.{parameter}", (fused.experts, *sides), target, fused)
     return None
 
 

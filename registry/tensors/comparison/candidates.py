@@ -101,9 +101,9 @@ class Region:
         return -(-self.slot.rows // self.rows_a_block)
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[BlockRange]:
         """All of its blocks."""
-        return [Place(self, index) for index in range(self.blocks)]
+        return [BlockRange(self, index) for index in range(self.blocks)]
 
     def grouped(self, candidates: tuple[int, ...]) -> Mapping[Program, list[int]]:
         """Candidates, given by number, by what they make of it; without those that lack it."""
@@ -127,7 +127,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Place:
+class BlockRange:
     """One block of a region, or some that follow one another."""
 
     region: Region
@@ -155,17 +155,17 @@ class Place:
         return self.rows * self.region.slot.columns
 
     @property
-    def each(self) -> list[Place]:
+    def each(self) -> list[BlockRange]:
         """Its blocks, one by one."""
-        return [Place(self.region, index) for index in self.indexes]
+        return [BlockRange(self.region, index) for index in self.indexes]
 
 
-def joined(places: Iterable[Place]) -> Iterator[Place]:
+def joined(places: Iterable[BlockRange]) -> Iterator[BlockRange]:
     """Single blocks, in order, as places of up to `JOINED` blocks that follow one another."""
-    last: Place | None = None
+    last: BlockRange | None = None
     for place in places:
         if last is not None and last.region is place.region and last.indexes.stop == place.index < last.index + JOINED:
-            last = Place(last.region, last.index, last.blocks + 1)
+            last = BlockRange(last.region, last.index, last.blocks + 1)
             continue
         if last is not None:
             yield last
@@ -222,7 +222,7 @@ def _left_alone(entry: TensorEntry, touched: Sequence[tuple[Run, int]]) -> Itera
         at = max(at, stop)
 
 
-def in_order_of_weight(region: Region, candidates: Sequence[int]) -> tuple[list[Place], list[Place]]:
+def in_order_of_weight(region: Region, candidates: Sequence[int]) -> tuple[list[BlockRange], list[BlockRange]]:
     """The blocks of a region: those to be read first (one, and all that have rows of tokens), and the others.
 
     ``candidates`` are the numbers of those that are to be told apart.
@@ -232,9 +232,11 @@ def in_order_of_weight(region: Region, candidates: Sequence[int]) -> tuple[list[
         strengths += _strength(step, region.slot)
     if not strengths.any():  # nothing to choose by: not the first rows, which may be special tokens
         middle = region.blocks // 2
-        return [Place(region, middle)], [Place(region, index) for index in range(region.blocks) if index != middle]
+        return [BlockRange(region, middle)], [
+            BlockRange(region, index) for index in range(region.blocks) if index != middle
+        ]
     order = sorted(range(region.blocks), key=lambda index: -_mean(strengths, region, index))
-    places = [Place(region, index) for index in order]
+    places = [BlockRange(region, index) for index in order]
     sure = sum(_mean(strengths, region, place.index) == torch.inf for place in places)
     return places[: max(1, sure)], places[max(1, sure) :]
 

@@ -17,7 +17,7 @@ import torch
 from registry.progress import SILENT, Progress
 from registry.schemas.parents import EQUAL
 from registry.tensors.arithmetic.threads import available_cores, in_order
-from registry.tensors.comparison.candidates import Candidate, Place, Region, in_order_of_weight, joined, regions
+from registry.tensors.comparison.candidates import BlockRange, Candidate, Region, in_order_of_weight, joined, regions
 from registry.tensors.comparison.quick import QuickComparison
 from registry.tensors.comparison.sample import Sample, Share, quick_sample, take_sample
 from registry.tensors.comparison.verdict import Limit, Standing, Verdict, lies_at_one
@@ -82,7 +82,7 @@ class _Evidence:
         if number not in self.worst or share.excess > self.worst[number][0]:
             self.worst[number] = (share.excess, tensor, share.row, share.column)
 
-    def _count(self, number: int, share: Share, place: Place) -> None:
+    def _count(self, number: int, share: Share, place: BlockRange) -> None:
         program = place.region.programs[number]
         changes = program is not None and bool(program.steps)
         counts = self.unlike if changes else self.others
@@ -204,7 +204,7 @@ def compare(
     if whole and evidence.of_one_path:  # there is nothing to choose between: a few blocks, then all
         work.first_of(parts[:_FOR_THE_NEAREST], in_limit)
         work.rest_of(parts, progress)
-        later, unseen = list[Place](), parts[:0]
+        later, unseen = list[BlockRange](), parts[:0]
     else:
         later, unseen = work.first_of(parts, in_limit)
     evidence.leave_equal_orders()
@@ -251,7 +251,7 @@ class _Work:
     quick: QuickComparison | None  # to measure only what is not, bit for bit, what candidates give; None: all
     alike: Callable[[str], bool] | None  # whether a tensor has the base's bytes; None: nobody knows that
 
-    def looked_at(self, place: Place, candidates: Sequence[int]) -> list[Sample]:
+    def looked_at(self, place: BlockRange, candidates: Sequence[int]) -> list[Sample]:
         """Look at some blocks, as one where nearly nothing of them has to be measured."""
         quick = None if self.quick is None else quick_sample(place, self.quick, self.found, candidates)
         if quick is not None:
@@ -260,12 +260,12 @@ class _Work:
             return [sample for one in place.each for sample in self.looked_at(one, candidates)]
         return [take_sample(place, self.base, self.found, candidates, bits=self.quick is not None)]
 
-    def first_of(self, parts: list[Region], in_limit: Callable[[], bool]) -> tuple[list[Place], list[Region]]:
+    def first_of(self, parts: list[Region], in_limit: Callable[[], bool]) -> tuple[list[BlockRange], list[Region]]:
         """Look at the first blocks of every region; their other blocks, and the regions that the limit left out."""
-        later: list[Place] = []
+        later: list[BlockRange] = []
         evidence = self.evidence
 
-        def look(part: Region) -> tuple[list[Sample], list[Place]]:
+        def look(part: Region) -> tuple[list[Sample], list[BlockRange]]:
             # where all is read in the end, blocks need not be chosen unless they tell candidates apart
             choose = self.quick is None or part.tells_apart(active)
             first, others = in_order_of_weight(part, active if choose else ())
@@ -310,18 +310,18 @@ class _Work:
 
     def samples(
         self,
-        places: Sequence[Place],
+        places: Sequence[BlockRange],
         go_on: Callable[[], bool],
         progress: Progress = SILENT,
         *,
         all_of_them: bool = False,
-    ) -> Sequence[Place]:
+    ) -> Sequence[BlockRange]:
         """Look at places, as long as it is worth it; those not looked at.
 
         ``all_of_them``: also those where the candidates that are left don't differ.
         """
 
-        def look(place: Place) -> list[Sample]:
+        def look(place: BlockRange) -> list[Sample]:
             return self.looked_at(place, active)
 
         active = tuple(self.evidence.fitting)

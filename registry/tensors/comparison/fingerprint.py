@@ -31,7 +31,7 @@ from registry.tensors.checkpoint.factors import read_rows
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, PathPrograms, Program
 from registry.tensors.path.slot_values import SlotValues
-from registry.tensors.path.steps import Place
+from registry.tensors.path.steps import PlacedRun
 
 _SAID_ELSEWHERE: Final = frozenset({"alpha", "names"})  # the scaling has it; other spellings of one name
 
@@ -284,7 +284,7 @@ def unpacked(kept: bytes, sample: BaseSample, base: torch.Tensor) -> torch.Tenso
 
 
 def _values(
-    chosen: TensorSample, before: torch.Tensor, base: BaseTensors, placed: Sequence[tuple[Place, Program]]
+    chosen: TensorSample, before: torch.Tensor, base: BaseTensors, placed: Sequence[tuple[PlacedRun, Program]]
 ) -> torch.Tensor:
     """What a path makes of the elements of one tensor, in float64; rows that no program changes stay as ``before``."""
     found = before.clone()
@@ -322,7 +322,7 @@ def added(programs: PathPrograms, base: BaseTensors, sample: BaseSample) -> Samp
     return SampledValues(found, dtypes)
 
 
-def _add(chosen: TensorSample, place: Place, values: SlotValues, found: torch.Tensor) -> None:
+def _add(chosen: TensorSample, place: PlacedRun, values: SlotValues, found: torch.Tensor) -> None:
     rows: dict[int, torch.Tensor] = {}
     for at, offset in enumerate(chosen.offsets):
         stored, column = divmod(offset, values.slot.columns)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from registry.tensors.arithmetic.kernel import add_product, round_into, scratch
-from registry.tensors.comparison.candidates import Place
+from registry.tensors.comparison.candidates import BlockRange
 from registry.tensors.comparison.roundings import SHORT, Way, links_of, ways, with_rounded_factors
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import Program
@@ -77,7 +77,7 @@ class QuickComparison:
             self._turned[key] = with_rounded_factors(program, dtype)
         return self._turned[key]
 
-    def at(self, place: Place, found: torch.Tensor) -> Rows:
+    def at(self, place: BlockRange, found: torch.Tensor) -> Rows:
         """Some blocks of a region; ``found`` are their rows, as they were found."""
         return Rows(self, place, found)
 
@@ -87,7 +87,7 @@ class Rows:
     """Some blocks of a region, whose rows of the base are read once."""
 
     of: QuickComparison
-    place: Place
+    place: BlockRange
     found: torch.Tensor
     _origins: dict[Slot, torch.Tensor] = field(default_factory=dict)
     _rooms: dict[tuple[str, torch.dtype, int], torch.Tensor] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from typing import Final
 
 import torch
 
-from registry.tensors.comparison.candidates import Place
+from registry.tensors.comparison.candidates import BlockRange
 from registry.tensors.comparison.quick import Look, QuickComparison, Rows
 from registry.tensors.comparison.roundings import (
     SHORT,
@@ -60,14 +60,16 @@ class Share:
 class Sample:
     """What a block shows."""
 
-    place: Place
+    place: BlockRange
     shares: tuple[Share, ...]
     products: torch.Tensor  # (shares, shares), of the residuals in units
     elements: int  # that were measured
     bytes: int  # that were read
 
 
-def quick_sample(place: Place, quick: QuickComparison, found: BaseTensors, candidates: Sequence[int]) -> Sample | None:
+def quick_sample(
+    place: BlockRange, quick: QuickComparison, found: BaseTensors, candidates: Sequence[int]
+) -> Sample | None:
     """Blocks of which only those elements are measured that are not, bit for bit, what the candidates give.
 
     None: these are too many.
@@ -102,7 +104,7 @@ def quick_sample(place: Place, quick: QuickComparison, found: BaseTensors, candi
 
 
 def take_sample(
-    place: Place, base: BaseTensors, found: BaseTensors, candidates: Sequence[int], *, bits: bool = True
+    place: BlockRange, base: BaseTensors, found: BaseTensors, candidates: Sequence[int], *, bits: bool = True
 ) -> Sample:
     """Read a block of the weights that were ``found`` (by the names of the base's files), and compare it.
 
@@ -132,7 +134,13 @@ def take_sample(
 
 
 def _block_of(
-    place: Place, base: BaseTensors, program: Program, own: torch.dtype, shorts: Iterable[torch.dtype], *, bounded: bool
+    place: BlockRange,
+    base: BaseTensors,
+    program: Program,
+    own: torch.dtype,
+    shorts: Iterable[torch.dtype],
+    *,
+    bounded: bool,
 ) -> tuple[RoundedBlock, torch.dtype]:
     """A block after a program, and the dtype that the base's own values of it came through."""
     values = base.values(program, torch.float64, merge_products=False, rows_a_block=place.region.rows_a_block)
@@ -206,7 +214,7 @@ class _Judged:
 
 
 def _sample(
-    place: Place, measured: Sequence[tuple[Share, torch.Tensor, torch.Tensor]], elements: int, read: int
+    place: BlockRange, measured: Sequence[tuple[Share, torch.Tensor, torch.Tensor]], elements: int, read: int
 ) -> Sample:
     """Of shares, what is left of the weights beside each, and units."""
     if not measured:  # a head that none of them has
@@ -216,7 +224,7 @@ def _sample(
     return Sample(place, tuple(share for share, _, _ in measured), rows @ rows.T, elements, read)
 
 
-def _share(numbers: Sequence[int], judged: _Judged, place: Place, elements: torch.Tensor) -> Share:
+def _share(numbers: Sequence[int], judged: _Judged, place: BlockRange, elements: torch.Tensor) -> Share:
     """``elements`` are their numbers in the place."""
     excess, columns = judged.excess, place.region.slot.columns
     at = int(excess.argmax())
@@ -240,7 +248,7 @@ def _nearest(values: torch.Tensor, renderings: Iterable[torch.Tensor], step: tor
     return min(left, key=lambda one: (one / step).square().sum().nan_to_num(torch.inf, torch.inf).item())
 
 
-def _found_rows(place: Place, found: BaseTensors) -> tuple[torch.Tensor, torch.dtype]:
+def _found_rows(place: BlockRange, found: BaseTensors) -> tuple[torch.Tensor, torch.dtype]:
     """The blocks as they were found, and their dtype."""
     slot = place.region.slot
     if any(run.tensor not in found.tensors for run in slot.places):  # a tied weight that only the other side holds

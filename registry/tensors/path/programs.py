@@ -15,7 +15,7 @@ from registry.errors import InvalidAdapterError
 from registry.files.source import ByteSource
 from registry.tensors.checkpoint.adapter import Checkpoint, LoraPair, NewValue
 from registry.tensors.checkpoint.factors import Ones, Plain, Turned
-from registry.tensors.path.steps import Add, BoundPair, Place, Replace, Rescale, SetRows, Step, places_of
+from registry.tensors.path.steps import Add, BoundPair, PlacedRun, Replace, Rescale, SetRows, Step, placed_runs
 from registry.tensors.table.parameters import FileParameter, FusedParameter, Piece
 from registry.tensors.table.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
@@ -80,12 +80,12 @@ class PathPrograms:
         """Programs of each tensor of the merged model, in the order of its rows."""
         return {tensor: [program for _, program in placed] for tensor, placed in self.placed().items()}
 
-    def placed(self) -> dict[str, list[tuple[Place, Program]]]:
+    def placed(self) -> dict[str, list[tuple[PlacedRun, Program]]]:
         """The same, with the rows of the tensor that each of them changes."""
-        found: dict[str, list[tuple[Place, Program]]] = {}
+        found: dict[str, list[tuple[PlacedRun, Program]]] = {}
         for slot, program in {**self.programs, **self.followers}.items():
             if slot.tensor in self.new or program.origin == slot:
-                for place in places_of(slot.places):
+                for place in placed_runs(slot.places):
                     found.setdefault(place.run.tensor, []).append((place, program))
         return {tensor: sorted(places, key=lambda held: held[0].run) for tensor, places in found.items()}
 

@@ -48,7 +48,7 @@ def whole_groups(run: Run, first: int, last: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Place:
+class PlacedRun:
     """One run of a slot, and which of the slot's rows is its first."""
 
     run: Run
@@ -63,11 +63,11 @@ class Place:
         return found[[self.run.meant(row) - around for row in range(start, stop)]]
 
 
-def places_of(runs: Sequence[Run]) -> list[Place]:
+def placed_runs(runs: Sequence[Run]) -> list[PlacedRun]:
     """The runs of a slot."""
     found, at = [], 0
     for run in runs:
-        found.append(Place(run, at))
+        found.append(PlacedRun(run, at))
         at += run.rows
     return found
 

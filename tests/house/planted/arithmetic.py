@@ -265,7 +265,7 @@ FACTORS: Final = (
     ),
     Mutant(
         "rows-scattered-as-gathered",
-        "Place.scattered",
+        "PlacedRun.scattered",
         "self.run.meant(row) - around",
         "self.run.stored(row) - around",
         "test_merged_runs.py",

@@ -22,7 +22,7 @@ from registry.tensors.checkpoint.adapter import NewValue, Twin
 from registry.tensors.checkpoint.coverage import sure_test
 from registry.tensors.checkpoint.field_rules import names
 from registry.tensors.checkpoint.fit import (
-    Place,
+    ParameterPlace,
     check_followed,
     check_kept,
     check_shape,
@@ -166,7 +166,7 @@ def _fold_parameter(draft: Draft, root: str, inside: Collection[str], module: st
     return value.parameter
 
 
-def _check_kept(module: str, place: Place) -> None:
+def _check_kept(module: str, place: ParameterPlace) -> None:
     if place.fused is not None and not place.fused.pieces:
         raise unsupported(
             module, f"has the parameter {shown(place.parameter)}, which the base's files store in a form that is not "
