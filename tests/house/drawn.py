@@ -32,7 +32,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from tests.house.mutant_copy import Copy, commit
+from tests.house.mutant_copy import Copy, commit, copies
 from tests.root import ROOT
 
 SIDE_BY_SIDE: Final = 2
@@ -288,12 +288,11 @@ def _dotted(file: Path) -> str:
 
 def _imports(text: str) -> set[str]:
     """Modules of the package that a file imports, anywhere in it; names that it takes of one may be modules too."""
-    found = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "registry":
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.partition(".")[0] == "registry"}
+    found = set(re.findall(r"^ *import (registry[\w.]*)", text, re.MULTILINE))
+    for module, several, names in re.findall(
+        r"^ *from (registry[\w.]*) import (?:\(([^)]*)\)|(.*))", text, re.MULTILINE
+    ):
+        found |= {module, *(f"{module}.{name}" for name in re.findall(r"\w+", several or names))}
     return found
 
 
@@ -310,7 +309,7 @@ def try_one(bug: Bug, copy: Copy, near: Near, until: float, longest: int = LONGE
 
     A file whose test fails without it, too (for a library that is not installed, say), is left out.
     """
-    path, files, begun = copy.package.root / bug.file, near.files(bug), time.monotonic()
+    path, files, begun = copy.folder / "registry" / bug.file, near.files(bug), time.monotonic()
     sound = path.read_text(encoding="utf-8")
     batches = [files[: FILES[0]], files[FILES[0] :]]
     while batches := [batch for batch in batches if batch]:
@@ -338,12 +337,12 @@ def try_one(bug: Bug, copy: Copy, near: Near, until: float, longest: int = LONGE
     return Outcome(bug, "survived", "all near it", time.monotonic() - begun)
 
 
-def try_all(bugs: Sequence[Bug], copies: Sequence[Copy], until: float, longest: int = LONGEST) -> list[Outcome]:
+def try_all(bugs: Sequence[Bug], ready: Sequence[Copy], until: float, longest: int = LONGEST) -> list[Outcome]:
     """Each copy takes the next one when it is free."""
     free: SimpleQueue[Copy] = SimpleQueue()
-    for copy in copies:
+    for copy in ready:
         free.put(copy)
-    near = Near(copies[0].folder)
+    near = Near(ready[0].folder)
 
     def tried(bug: Bug) -> Outcome:
         own = free.get()
@@ -356,7 +355,7 @@ def try_all(bugs: Sequence[Bug], copies: Sequence[Copy], until: float, longest: 
         finally:
             free.put(own)
 
-    with ThreadPoolExecutor(len(copies)) as pool:
+    with ThreadPoolExecutor(len(ready)) as pool:
         return list(pool.map(tried, bugs))
 
 
@@ -384,18 +383,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="begin none after that time")
     about.add_argument("--longest", type=int, default=LONGEST, metavar="S", help="seconds of processor time for one")
     asked = about.parse_args(arguments)
-    until = time.monotonic() + 60 * asked.minutes
     files = None if asked.all else changed(asked.since)
     package = ROOT / "registry"
     places = sorted(path.relative_to(package) for path in package.rglob("*.py"))
     looked = [file for file in places if file.as_posix().startswith(asked.within) and (not files or file in files)]
-    bugs = [bug for file in looked for bug in bugs_of(file, (package / file).read_text(encoding="utf-8"))]
     seed = commit() if asked.seed is None else asked.seed
+    if asked.sample is not None:  # files enough that most bugs are of one each
+        looked = random.Random(seed).sample(looked, min(len(looked), 3 * asked.sample))
+    bugs = [bug for file in looked for bug in bugs_of(file, (package / file).read_text(encoding="utf-8"))]
     chosen = draw(bugs, seed)[: asked.sample]
     print(f"Seed {seed}: {len(chosen)} of the {len(bugs)} bugs that {len(looked)} files could have", flush=True)
     with tempfile.TemporaryDirectory(prefix="drawn-") as scratch:
-        copies = [Copy(Path(scratch, str(number))) for number in range(SIDE_BY_SIDE)]
-        print(concluded(try_all(chosen, copies, until, asked.longest)))
+        ready = copies(Path(scratch), SIDE_BY_SIDE)
+        print(concluded(try_all(chosen, ready, time.monotonic() + 60 * asked.minutes, asked.longest)))
     return 0
 
 

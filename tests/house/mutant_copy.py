@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 
 from tests.house.planted import Mutant
@@ -72,6 +73,12 @@ class Ended:
     seconds: float
 
 
+def copies(scratch: Path, number: int) -> list[Copy]:
+    """So many, to try bugs side by side."""
+    first = Copy(scratch / "0")
+    return [first, *(Copy(scratch / str(other), like=first) for other in range(1, number))]
+
+
 def planted(mutant: Mutant, package: Index) -> tuple[Path, str]:
     """The file below the package that a bug stands in, and the text of the file with the bug.
 
@@ -100,18 +107,27 @@ def selection(tests: str, index: Index) -> str:
 
 
 class Copy:
-    """A copy in ``folder``; `package` and `tests` say where things are in it."""
+    """A copy in ``folder``; `package` and `tests` say where things are in it, as in the copy ``like`` it."""
 
-    def __init__(self, folder: Path, root: Path = ROOT) -> None:
+    def __init__(self, folder: Path, root: Path = ROOT, like: Copy | None = None) -> None:
         self.folder = folder
+        self._like = like
         for name in COPIED:
             source = root / name
             if source.is_dir():
                 shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("results"))
             elif source.exists():
                 shutil.copy(source, folder)
-        self.package = Index(folder / "registry")
-        self.tests = Index(folder / "tests")
+
+    @cached_property
+    def package(self) -> Index:
+        place = self.folder / "registry"
+        return Index(place) if self._like is None else self._like.package.below(place)
+
+    @cached_property
+    def tests(self) -> Index:
+        place = self.folder / "tests"
+        return Index(place) if self._like is None else self._like.tests.below(place)
 
     def try_each(self, tests: str, mutants: Sequence[Mutant], until: float = math.inf) -> Iterator[Trial]:
         """Whether the tests pass as things are, and fail with each bug; ``until`` is a time of `time.monotonic`.

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
-from tests.house.mutant_copy import Copy, Trial, Verdict, commit, planted, selection
+from tests.house.mutant_copy import Copy, Trial, Verdict, commit, copies, planted, selection
 from tests.house.planted import MUTANTS, Mutant
 from tests.house.symbols import SymbolError
 
@@ -46,10 +46,10 @@ def unfit(mutants: Sequence[Mutant], copy: Copy) -> list[str]:
     return found
 
 
-def try_all(mutants: Sequence[Mutant], copies: Sequence[Copy], until: float) -> list[Trial]:
+def try_all(mutants: Sequence[Mutant], ready: Sequence[Copy], until: float) -> list[Trial]:
     """Each copy tries those that name the same tests one after another, and says what came of each."""
     free: SimpleQueue[Copy] = SimpleQueue()
-    for copy in copies:
+    for copy in ready:
         free.put(copy)
     groups: dict[str, list[Mutant]] = defaultdict(list)
     for mutant in mutants:
@@ -65,7 +65,7 @@ def try_all(mutants: Sequence[Mutant], copies: Sequence[Copy], until: float) -> 
             free.put(own)
         return trials
 
-    with ThreadPoolExecutor(len(copies)) as pool:
+    with ThreadPoolExecutor(len(ready)) as pool:
         return [trial for trials in pool.map(try_group, groups) for trial in trials]
 
 
@@ -90,9 +90,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about.add_argument("names", nargs="*", metavar="NAME", help="only these; all when none is named")
     about.add_argument("--sample", type=int, metavar="N", help="only so many of them, drawn by the seed")
     about.add_argument("--seed", metavar="TEXT", help="what the sample is drawn by (default: the commit)")
-    about.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="begin none that would take longer")
+    about.add_argument(
+        "--minutes",
+        type=float,
+        default=math.inf,
+        metavar="M",
+        help="begin none that would take longer, from when copies are made",
+    )
     asked = about.parse_args(arguments)
-    until = time.monotonic() + 60 * asked.minutes
     if unknown := set(asked.names) - {mutant.name for mutant in MUTANTS}:
         about.error(f"no such mutant: {', '.join(sorted(unknown))}")
     chosen = [mutant for mutant in MUTANTS if not asked.names or mutant.name in asked.names]
@@ -101,11 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known, chosen = len(chosen), sample(chosen, asked.sample, seed)
         print(f"Seed {seed}, {len(chosen)} of {known}: {', '.join(mutant.name for mutant in chosen)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
-        copies = [Copy(Path(scratch, str(number))) for number in range(SIDE_BY_SIDE)]
-        if reasons := unfit(chosen, copies[0]):
+        ready = copies(Path(scratch), SIDE_BY_SIDE)
+        if reasons := unfit(chosen, ready[0]):
             print("\n".join(reasons))
             return 1
-        return concluded(try_all(chosen, copies, until))
+        return concluded(try_all(chosen, ready, time.monotonic() + 60 * asked.minutes))
 
 
 if __name__ == "__main__":

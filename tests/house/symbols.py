@@ -8,6 +8,7 @@ before it: `dora:fold`, `services:fetch`. Nothing else of where it stands is in 
 from __future__ import annotations
 
 import ast
+import copy
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,6 +49,12 @@ class Index:
             for name, node in _definitions(ast.parse(text).body, "", constants=True):
                 first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", ()))])
                 self._named[name].append(Definition(file, name, first, node.end_lineno or first))
+
+    def below(self, root: Path) -> Index:
+        """The same of a copy below ``root``, which is not read again."""
+        other = copy.copy(self)
+        other.root = root
+        return other
 
     def find(self, symbol: str) -> Definition:
         """The one definition that the symbol names.
