@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from registry.client.base_folders import BaseFolders
 from registry.client.calls import do, listed
+from registry.client.fetch import BaseFolders
 from registry.client.ranges import RangeReader, open_blob
 from registry.client.tensor_core import MakeArithmetic, needed
 from registry.client.transport import Transport

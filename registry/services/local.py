@@ -39,9 +39,9 @@ from registry.schemas.labels import Exported
 from registry.schemas.parents import Identified, Policy
 from registry.schemas.usage import Interface
 from registry.services.deployment import DATABASE, GRACE, Deployment
-from registry.services.exchange import Exchange
 from registry.services.handlers.handling import handler_of, lister_of
 from registry.services.loads import UseLog
+from registry.services.transfers import Transfers
 from registry.storage.blobs import BlobStore
 from registry.storage.filesystem import FilesystemDriver
 from registry.transfer.publishing import PublishingFolders
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
+class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
     """A registry whose catalogue and blobs this process reads and writes itself: see `registry.operations.registry`.
 
     Tensor code is imported by the methods that need it, so that browsing starts fast.

@@ -19,7 +19,6 @@ from pydantic import ValidationError
 from registry.digest import document_digest
 from registry.errors import InvalidAdapterError, NotFoundError, RegistryError, UsageError
 from registry.files.hashed import hash_file
-from registry.folders.hub.client import cached_commit
 from registry.folders.output import has_own_times, is_right
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECEIPT, Folder
@@ -29,6 +28,8 @@ from registry.schemas.parents import FolderCompared, Times
 from registry.schemas.transfer import GivenReceipt
 from registry.transfer.file_times import Around, times_of, weights_in
 
+_REPO_ID: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,95})/([A-Za-z0-9_][A-Za-z0-9._-]{0,95})")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 RECORD: Final = ".registry-trained-on.json"
 """Hidden, so that it belongs to no revision."""
 
@@ -97,6 +98,31 @@ def cached_parent(config: bytes, folder: TrainedFolder | None) -> str | None:
     """The only commit of the repository that ``base_model_name_or_path`` names in this machine's cache of the Hub."""
     name = trained_on(config)
     return None if folder is not None or not name else cached_commit(name)
+
+
+def cached_commit(repo_id: str) -> str | None:
+    """The only commit of a repository of which the Hub's cache holds files; None: there are several, or none.
+
+    PEFT writes the name of the model that an adapter was trained on, and no revision.
+    """
+    named = _REPO_ID.fullmatch(repo_id)
+    if named is None:
+        return None
+    snapshots = _cache_of_hub() / f"models--{named[1]}--{named[2]}" / "snapshots"
+    try:
+        found = [one.name for one in snapshots.iterdir() if _COMMIT.fullmatch(one.name) and any(one.iterdir())]
+    except OSError:
+        return None
+    return found[0] if len(found) == 1 else None
+
+
+def _cache_of_hub() -> Path:
+    """The cache, where the Hub's own client has it: by its environment variables."""
+    if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(cache).expanduser()
+    if home := os.environ.get("HF_HOME"):
+        return Path(home).expanduser() / "hub"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -53,7 +53,7 @@ def test_notes_of_another_user_are_done_without() -> None:
 FULL = """
 import resource, sys
 from pathlib import Path
-from registry.client.base_folders import BaseFolders
+from registry.client.fetch import BaseFolders
 folders = BaseFolders(Path(sys.argv[1]))
 folders.remember("sha256:1", Path("here"))
 resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))  # as on a disk that has no more space for it

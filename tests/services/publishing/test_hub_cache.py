@@ -11,9 +11,9 @@ from huggingface_hub import HfApi
 
 from registry.app import connect, service_app
 from registry.errors import ConflictError, RegistryError
-from registry.folders.hub.client import cached_commit
 from registry.schemas.parents import Policy
 from registry.services.local import LocalRegistry
+from registry.transfer.trained_on import cached_commit
 from tests.kit import plain_base, write_adapter
 from tests.kit.library import running
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from registry.operations.transfer import ClosableSource
 
 
-class Exchange:
+class Transfers:
     """Blobs, uploads, artifact plans and jobs, on this process's database and store."""
 
     def __init__(self, deployment: Deployment) -> None:
