@@ -160,6 +160,23 @@ def test_a_grace_begins_with_the_delete(place: Place, base: Base, tmp_path: Path
     assert_sound(place)
 
 
+def test_what_people_wrote_goes_with_the_last_revision(embedded: Place, base: Base, tmp_path: Path) -> None:
+    """Not with the first, as the card is the adapter's; and a later adapter of the name does not have it."""
+    registry = embedded.registry
+    registry.add_base("net", base.folder)
+    folders = [write_adapter(tmp_path / f"{seed}", base, list(base.modules)[:1], r=2, seed=seed) for seed in range(3)]
+    for folder in folders[:2]:
+        registry.publish(folder, "net/carded")
+    edited = registry.set_card("net/carded", "# Written by a person")
+    registry.delete("net/carded@1")
+    gc(embedded)
+    assert registry.card("net/carded") == edited
+    registry.delete("net/carded@2")
+    gc(embedded)
+    registry.publish(folders[2], "net/carded")
+    assert registry.card("net/carded").text == ""
+
+
 def test_a_dry_run_says_the_same_and_does_nothing(place: Place, base: Base, tmp_path: Path) -> None:
     fill(place.registry, base, tmp_path)
     place.registry.delete("net/two@1")
