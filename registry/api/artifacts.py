@@ -19,9 +19,9 @@ from registry.http.conditional import JsonAnswer, with_etag
 from registry.http.dependencies import RequestRegistry, service_of
 from registry.http.reads import ReadRoute
 from registry.schemas import Options
-from registry.schemas.bundles import ArtifactPlan
 from registry.schemas.protocol import API, NOT_A_USE, USE_HEADER
 from registry.schemas.requests import ReferenceRequest
+from registry.schemas.transfer import ArtifactPlan
 from registry.schemas.usage import OVER_HTTP, Interface
 from registry.services.artifacts.bundles import find_blob
 from registry.services.artifacts.opened import Asked, ask, described

@@ -19,9 +19,9 @@ from registry.http.reads import ReadRoute
 from registry.operations.operation import Item, Job, Listing, Operation
 from registry.operations.table import OPERATIONS
 from registry.schemas import Identity, Schema
-from registry.schemas.bundles import Bundle
 from registry.schemas.protocol import API, Page
 from registry.schemas.requests import MaterialiseRequest, NoRequest
+from registry.schemas.transfer import Bundle
 from registry.services import materialise
 from registry.services.handlers.handling import lister_of
 from registry.services.local import LocalRegistry

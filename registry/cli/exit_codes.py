@@ -12,7 +12,7 @@ from typing import Final
 
 import typer
 
-from registry.cli.elsewhere import instead
+from registry.cli.other_tools import instead
 from registry.cli.render.screen import stderr
 from registry.errors import (
     AccuracyError,

@@ -14,9 +14,9 @@ import typer
 from typer.main import get_command
 
 from registry.cli import completion
-from registry.cli.elsewhere import Group
 from registry.cli.exit_codes import INTERRUPTED, PIPE_CLOSED, report, wants_json
 from registry.cli.options import JSON_HELP, URL_HELP
+from registry.cli.other_tools import Group
 from registry.cli.table import COMMANDS, GROUPS, Commands, Places, without_types_of_flags
 from registry.distribution import installed
 from registry.version import __version__

@@ -175,9 +175,9 @@ COMMANDS: Final[Places] = {
         lines="render.details.show_lines",
         then="commands.browse.after_showing",
     ),
-    "diff": "analysis.diff",
-    "stats": "analysis.stats",
-    "check": "analysis.check",
+    "diff": "browse.diff",
+    "stats": "browse.stats",
+    "check": "browse.check",
     "resolve": FromRow(
         "RESOLVE",
         "resolve",
@@ -225,7 +225,7 @@ COMMANDS: Final[Places] = {
     "materialise": "storage.materialise",
     "delete": "delete.delete",
     "retract": "delete.retract",
-    "copy": "copy.copy",
+    "copy": "fetch.copy",
     "login": "access.login",
     "logout": "access.logout",
     "whoami": FromRow(

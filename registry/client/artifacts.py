@@ -20,8 +20,8 @@ from registry.files.header import Header, read_header
 from registry.files.source import read_range
 from registry.schemas import ArtifactKind, Fidelity, Materialisation, Options, Truncation, views
 from registry.schemas.artifacts import KINDS
-from registry.schemas.bundles import ArtifactFileEntry, ArtifactPlan, Bundle
 from registry.schemas.protocol import NOT_A_USE, Page
+from registry.schemas.transfer import ArtifactFileEntry, ArtifactPlan, Bundle
 from registry.transfer.publish_request import Head
 
 

@@ -31,9 +31,9 @@ from registry.folders.writer import Writable
 from registry.progress import SILENT, Progress
 from registry.schemas import Fetched, Options
 from registry.schemas.artifacts import KINDS, check_options
-from registry.schemas.bundles import BaseEntry, BlobEntry, Bundle
 from registry.schemas.form import MeasuredRows
 from registry.schemas.labels import old_name_notices
+from registry.schemas.transfer import BaseEntry, BlobEntry, Bundle
 from registry.transfer.fetched_folder import FetchSource, write_artifact
 from registry.transfer.receipt_check import receipt_of
 

@@ -24,9 +24,9 @@ from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference, meant_alone
 from registry.schemas import FolderCompared
-from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.parents import NarrowRequest, PathsLeft
 from registry.schemas.requests import BasesRequest, PathRequest
+from registry.schemas.transfer import BlobEntry, Bundle
 from registry.transfer.publish_request import PublishFolder
 from registry.transfer.trained_on import Beside, TrainedFolder, receipt_of_parent
 

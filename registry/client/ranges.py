@@ -28,8 +28,8 @@ from registry.digest import hex_of
 from registry.errors import IntegrityError, RegistryError, UnavailableError
 from registry.files.source import ByteSource, BytesSource, FileSource
 from registry.folders.local_files import telling_unwritable
-from registry.schemas.bundles import BlobEntry
 from registry.schemas.protocol import API
+from registry.schemas.transfer import BlobEntry
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _MOVED: Final = frozenset({302, 303, 307, 308})

@@ -28,11 +28,11 @@ from registry.folders.receipts import receipt_in
 from registry.folders.scan import EXACT
 from registry.folders.staging import FetchCache
 from registry.operations.arguments import Export, check_order
-from registry.operations.last_opened import LastOpened
 from registry.operations.methods.analysis import WeightChanges
 from registry.operations.methods.calls import Partner
 from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import FullModel, Publication
+from registry.operations.readable import LastOpened
 from registry.operations.registry import Registry
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
@@ -50,12 +50,12 @@ from registry.schemas import (
     Shown,
     Verified,
 )
-from registry.schemas.bundles import ArtifactPlan, BlobEntry
 from registry.schemas.form import MeasuredRows
 from registry.schemas.labels import Exported
 from registry.schemas.parents import Identified
 from registry.schemas.publishing import FullSize, ImportDocument
 from registry.schemas.receipt import rendering_digest
+from registry.schemas.transfer import ArtifactPlan, BlobEntry
 from registry.schemas.usage import Interface
 from registry.transfer.copy import copy
 from registry.transfer.fetched_folder import check_base, check_plan, verified

@@ -16,11 +16,11 @@ from registry.operations.registry import Registry
 from registry.operations.transfer import BundleSource, ClosableSource
 from registry.progress import Progress
 from registry.schemas import FolderCompared, Options, OutputFile
-from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.form import MeasuredRows
 from registry.schemas.parents import Identified
 from registry.schemas.publishing import FullSize, ImportDocument
 from registry.schemas.receipt import Receipt
+from registry.schemas.transfer import BlobEntry, Bundle
 from registry.transfer.fetched_folder import Comparison
 from registry.transfer.publish_request import PublishFolder
 from registry.transfer.publish_tree import Ground

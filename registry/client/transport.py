@@ -42,8 +42,8 @@ from registry.client.errors import (
 from registry.errors import RegistryError, UnavailableError, UsageError
 from registry.folders.local_files import reason
 from registry.schemas import Schema
-from registry.schemas.bundles import ArtifactPlan, Bundle
 from registry.schemas.protocol import AGENT, API, PROTOCOL, PROTOCOL_HEADER, USE_HEADER, hub_form
+from registry.schemas.transfer import ArtifactPlan, Bundle
 from registry.schemas.usage import Interface
 from registry.version import __version__
 

@@ -43,7 +43,6 @@ from registry.schemas import (
     Tree,
 )
 from registry.schemas.artifacts import EngineCheck
-from registry.schemas.bundles import Bundle
 from registry.schemas.difference import DeltaMatrix, Difference
 from registry.schemas.form import is_plain
 from registry.schemas.jobs import JOBS as SHOWN_JOBS
@@ -100,7 +99,15 @@ from registry.schemas.requests import (
 from registry.schemas.statistics import DenseStatistics, Statistics
 from registry.schemas.tags import Tags, TagsRequest, TagState
 from registry.schemas.team import Events, EventsRequest, Tokens
-from registry.schemas.transfer import BaseCommit, BasePlan, BaseRequest, PublishCommit, PublishPlan, PublishRequest
+from registry.schemas.transfer import (
+    BaseCommit,
+    BasePlan,
+    BaseRequest,
+    Bundle,
+    PublishCommit,
+    PublishPlan,
+    PublishRequest,
+)
 from registry.schemas.tree import Bases
 from registry.schemas.usage import Usage, UsageRequest
 

@@ -15,12 +15,13 @@ from registry.files.source import ByteSource
 from registry.progress import SILENT, Progress
 from registry.reference import Path
 from registry.schemas import BaseAdded, Published
-from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.parents import NarrowRequest, PathsLeft
 from registry.schemas.transfer import (
     BaseCommit,
     BasePlan,
     BaseRequest,
+    BlobEntry,
+    Bundle,
     PublishCommit,
     PublishPlan,
     PublishRequest,

@@ -36,7 +36,7 @@ class Scale:
         part = self.part(point)
         return None if part is None else min(SHADES - 1, int(part * SHADES))
 
-    def told(self, point: str) -> str | None:
+    def value_text(self, point: str) -> str | None:
         """The value of a point in words."""
         return self.word(self.values[point]) if point in self.values else None
 

@@ -18,7 +18,7 @@ from registry.folders.receipts import read_receipt
 from registry.operations.transfer import ClosableSource
 from registry.pool.layout import Layout, LiveTensor, OtherModelError, Place, lay_out
 from registry.schemas import BaseSummary, Fetched, Published, Resolved
-from registry.schemas.bundles import BlobEntry, Bundle
+from registry.schemas.transfer import BlobEntry, Bundle
 from registry.services.artifacts.inputs import open_source
 from registry.services.artifacts.materialised import KeptBlobs
 from registry.services.lineage import LoadedPath, read_document, target_table

@@ -97,7 +97,7 @@ _ITEMS: Final = 3  # of a list, if they are texts
 _TEXT: Final = 60  # characters
 
 
-def brief(model: BaseModel) -> str:
+def one_line(model: BaseModel) -> str:
     """``Tagged(path='llama/support', tag='prod', ...)``, without what is empty, a default, or not to be shown."""
     words: list[str] = []
     room = _MOST - len(type(model).__name__)
@@ -162,7 +162,7 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, serialize_by_alias=True)
 
     def __repr__(self) -> str:
-        return brief(self)
+        return one_line(self)
 
     def __str__(self) -> str:
         return repr(self)

@@ -18,10 +18,10 @@ from registry.catalogue.database.database import Database, sqlite_url
 from registry.errors import NotFoundError, UnavailableError
 from registry.folders.local_files import telling_unreadable
 from registry.operations.arguments import Export
-from registry.operations.last_opened import LastOpened
 from registry.operations.methods.calls import Partner
 from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import FullModel, Publication
+from registry.operations.readable import LastOpened
 from registry.operations.registry import Registry
 from registry.progress import SILENT, Progress
 from registry.rights import UNLIMITED, Principal

@@ -28,12 +28,11 @@ from registry.quantised.listing import decoding_digest
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import FolderCompared, Options, OutputFile
-from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.form import MeasuredRows
 from registry.schemas.parents import Identified, NarrowRequest, PathsLeft
 from registry.schemas.publishing import FullSize
 from registry.schemas.receipt import Receipt
-from registry.schemas.transfer import GivenReceipt
+from registry.schemas.transfer import BlobEntry, Bundle, GivenReceipt
 from registry.services.artifacts.build import build_artifact
 from registry.services.artifacts.load import described
 from registry.services.artifacts.materialised import KeptBlobs, OpenBlobOf, entries_of

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from registry.progress import SILENT, Progress
 from registry.schemas import Options
-from registry.schemas.bundles import ArtifactPlan, BlobEntry
 from registry.schemas.jobs import Operation
 from registry.schemas.transfer import (
+    ArtifactPlan,
+    BlobEntry,
     Upload,
     UploadRequest,
 )

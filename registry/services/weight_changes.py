@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack
 
 import torch
 
-from registry.operations.last_opened import LastOpened
+from registry.operations.readable import LastOpened
 from registry.reference import Reference
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs, exact_between

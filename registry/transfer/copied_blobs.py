@@ -17,9 +17,8 @@ from registry.files.source import read_range
 from registry.operations.transfer import Transfer
 from registry.progress import Progress
 from registry.schemas import Shown
-from registry.schemas.bundles import BlobEntry
 from registry.schemas.labels import Card, CardState
-from registry.schemas.transfer import FileClaim
+from registry.schemas.transfer import BlobEntry, FileClaim
 
 
 class CardSource(Protocol):

@@ -26,10 +26,12 @@ from registry.operations.transfer import Transfer, sent_and_committed
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import BaseSummary, Copied, CopiedRevision, LeftOut, Log, Retracted, RevisionSummary, Tagged
-from registry.schemas.bundles import BaseEntry, Bundle, LinkEntry
 from registry.schemas.transfer import (
     BaseCommit,
+    BaseEntry,
     BaseRequest,
+    Bundle,
+    LinkEntry,
     Origin,
     PublishCommit,
     PublishRequest,

@@ -18,8 +18,8 @@ from registry.folders.scan import README, RECEIPT
 from registry.reference import Reference
 from registry.schemas import Fidelity, OutputFile, TensorMismatch
 from registry.schemas.artifacts import KINDS
-from registry.schemas.bundles import ArtifactPlan
 from registry.schemas.receipt import README_FORMAT, Receipt, ReceiptLink, ReceiptVersions, rendering_digest
+from registry.schemas.transfer import ArtifactPlan
 
 
 def receipt_of(

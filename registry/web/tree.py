@@ -108,7 +108,7 @@ def drawing(tree: Branches, visit: Visit, query: Mapping[str, object], size: Sca
         path = node.label
         one = tree.revisions.get(path)
         told = path if one is None else f"{one.reference}, {figures.ranked(one.rank)}: {one.message}"
-        told += "".join(f"; {scale.name} {scale.told(path)}" for scale in (size, colour) if path in scale.values)
+        told += "".join(f"; {scale.name} {scale.value_text(path)}" for scale in (size, colour) if path in scale.values)
         return replace(
             node,
             label=path.removeprefix(f"{above}/"),

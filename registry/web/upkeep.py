@@ -26,7 +26,7 @@ from registry.schemas.usage import UsageRequest
 from registry.services.jobs import operation_of, submit
 from registry.services.upkeep.health import create_token
 from registry.web.frame.forms import request_of
-from registry.web.frame.rendering import told
+from registry.web.frame.rendering import as_text
 from registry.web.frame.visit import FormVisit, PageRoute, PageVisit, PostedForm, Visit
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -90,11 +90,11 @@ def _said(event: Event) -> Iterator[tuple[str, str]]:
     if "old" in detail:
         name = next((str(detail.pop(key)) for key in ("tag", "metric", "annotation") if key in detail), "")
         changed = [detail.pop("old"), detail.pop("new", None) or detail.pop("message", None)]
-        values = [told(one).removeprefix(event.subject if event.action.endswith("tag") else "") for one in changed]
+        values = [as_text(one).removeprefix(event.subject if event.action.endswith("tag") else "") for one in changed]
         yield name or "text", values[1] if changed[0] is None else " → ".join(values)
     if isinstance(seconds := detail.get("expires_in"), int):
         detail["expires_in"] = f"{seconds / 86400:.3g} days"
-    yield from ((name.replace("_", " "), told(value)) for name, value in sorted(detail.items()) if value)
+    yield from ((name.replace("_", " "), as_text(value)) for name, value in sorted(detail.items()) if value)
 
 
 _Id = Annotated[str, Path(max_length=64, pattern="^[A-Za-z0-9_-]+$")]

@@ -16,7 +16,6 @@ from registry.api.openapi import body_schema, describe, json_routes
 from registry.app import service_app
 from registry.schemas import (
     artifacts,
-    bundles,
     difference,
     jobs,
     labels,
@@ -33,7 +32,7 @@ from registry.schemas import (
 from tests.kit.library import Library
 
 MODULES = (
-    *(schemas, artifacts, bundles, difference, jobs, labels, parents, protocol, publishing, receipt, requests),
+    *(schemas, artifacts, transfer, difference, jobs, labels, parents, protocol, publishing, receipt, requests),
     *(statistics, tags, transfer, usage, routes_of_the_api),
 )
 OPEN = {"/healthz", "/readyz", "/metrics"}

@@ -12,7 +12,7 @@ from threading import Barrier
 
 import pytest
 
-from registry.operations.last_opened import LastOpened
+from registry.operations.readable import LastOpened
 from registry.operations.registry import Registry
 from registry.schemas import Published
 from tests.kit.serving import keep_waiting

@@ -119,7 +119,7 @@ def test_the_least_and_the_most_are_the_ends() -> None:
     scale = Scale("acc", {"a": 0.5, "b": 0.75, "c": 1.0}, number)
     assert [scale.part(point) for point in "abcd"] == [0.0, 0.5, 1.0, None]
     assert [scale.shade(point) for point in "abcd"] == [0, 4, 7, None]
-    assert [scale.told(point) for point in "abcd"] == ["0.5", "0.75", "1", None]
+    assert [scale.value_text(point) for point in "abcd"] == ["0.5", "0.75", "1", None]
     assert scale.measure == Measure("acc", "0.5", "1")
 
 

@@ -1,4 +1,7 @@
-"""Commands that read the catalogue: tree, log, and what show, resolve and search say after their answer."""
+"""Commands that read: tree, log, diff between two revisions, stats of a path, and check by an engine.
+
+Also what show, resolve and search say after their answer.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,224 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from registry.cli import completion
-from registry.cli.options import AdapterPath, Json, OldNames, Url
+from registry.cli.options import (
+    AdapterPath,
+    EngineChoice,
+    FloatType,
+    Json,
+    MaxLoraRank,
+    OldNames,
+    QuantizationChoice,
+    Ref,
+    Since,
+    Url,
+    check_file,
+    write_file,
+)
 from registry.cli.session import Session, session
+from registry.errors import InvalidAdapterError, UsageError
 from registry.schemas.labels import old_name_notices
 
 if TYPE_CHECKING:
+    from registry.plots.heat_map import HeatMap
     from registry.schemas import Resolved, SearchResult, Shown, Tree
+
+
+def stats(
+    ref: Ref,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="REF", help="Only the links after this ancestor.")
+    ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option("--plot", metavar="FILE", help="Write a heat map of the path by depth and module, as SVG."),
+    ] = None,
+    csv: Annotated[
+        str | None, typer.Option("--csv", metavar="FILE", help="Write the figures of every module, as CSV.")
+    ] = None,
+    fidelity: Annotated[
+        FloatType | None,
+        typer.Option("--fidelity", help="Estimate what a merge in this dtype keeps, from some rows of the base."),
+    ] = None,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Read the weights: whole changes, DoRA too, and intruders. Slow.")
+    ] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show what each link changed and the rank it needs.
+
+    The figures come from the factors alone: no weight of the base model is read, but for --fidelity. They are kept
+    with the revision. With --dense they are those of the whole path's changes to the weights, whatever the links do to
+    them.
+    """
+    from registry.cli.render.statistics import csv_text, statistics_lines
+    from registry.schemas.notebooks import path_map
+
+    for option, file in (("--plot", plot), ("--csv", csv)):
+        if file is not None:
+            check_file(option, file)
+    if dense:
+        if plot is not None:
+            raise UsageError("--plot shows the figures of factors; leave out --dense.")
+        if fidelity is not None:
+            raise UsageError("--fidelity reads a sample of the weights and --dense all: give one of them.")
+        _dense(ref, since, csv, url, as_json=as_json)
+        return
+    with session(url, as_json) as run:
+        answer = run.registry.stats(
+            ref, since=since, fidelity=fidelity.value if fidelity else None, progress=run.progress
+        )
+        if plot is not None:
+            write_file("--plot", plot, path_map(answer).svg())
+        if csv is not None:
+            write_file("--csv", csv, csv_text(answer))
+        run.answer(answer, lambda width: statistics_lines(answer, width))
+        if answer.path.modules and answer.path.relative_frobenius is None:
+            run.say(_unmeasured(answer.reference, answer.since, asked=since is not None))
+
+
+def _dense(ref: str, since: str | None, csv: str | None, url: str | None, *, as_json: bool) -> None:
+    from registry.cli.render.statistics import dense_csv, dense_lines
+
+    with session(url, as_json) as run:
+        answer = run.registry.dense_stats(ref, since=since, progress=run.progress)
+        if csv is not None:
+            write_file("--csv", csv, dense_csv(answer))
+        run.answer(answer, lambda width: dense_lines(answer, width))
+        if answer.matrices and answer.relative_frobenius is None:
+            run.say(_unmeasured(answer.reference, answer.since, asked=since is not None))
+
+
+def _unmeasured(reference: str, begins: str, *, asked: bool) -> str:
+    """Why figures are not relative to the weights; ``begins``: after what they begin, which somebody ``asked`` for."""
+    base = reference.partition("/")[0]
+    if begins == base:
+        return f"The norms of {base} are not known yet; `registry base measure {base}` reads its weights once."
+    if not asked:
+        return f"{begins} is an exact full fine-tune, whose norms are not kept: the figures are not relative to them."
+    return (
+        f"The figures are not relative to weights: the norms of {base} are not known (`registry base measure {base}` "
+        "reads its weights once), or the path has an exact full fine-tune, whose norms are not kept."
+    )
+
+
+def check(
+    ref: Ref,
+    engine: Annotated[EngineChoice, typer.Option("--engine", help="The engine that is to load it.")],
+    max_lora_rank: MaxLoraRank = None,
+    since: Since = None,
+    base_quantization: Annotated[
+        QuantizationChoice | None,
+        typer.Option("--base-quantization", help="How the base model is quantised that the engine serves it on."),
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Tell whether an engine loads the adapter of a reference.
+
+    Prints yes, or no with every reason and the command that writes what does load. Reads no weights. Exits with 4 if
+    the answer is no.
+    """
+    from registry.cli.render.statistics import check_lines
+
+    with session(url, as_json) as run:
+        answer = run.registry.check(
+            ref,
+            engine=engine.value,
+            max_lora_rank=max_lora_rank,
+            since=since,
+            base_quantization=base_quantization.value if base_quantization else None,
+        )
+        run.answer(answer, lambda width: check_lines(answer, width))
+        if not answer.loads:
+            raise InvalidAdapterError(
+                f"{engine.value} {answer.version} can't load {answer.reference}; instead: `{answer.would_do}`.",
+                code="engine_limits",
+            )
+
+
+def diff(
+    a: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="A",
+            help="A revision: PATH, PATH@3, PATH@tag or PATH@sha256:...",
+            autocompletion=completion.references,
+        ),
+    ] = None,
+    b: Annotated[
+        str | None,
+        typer.Argument(metavar="B", help="The revision to compare it with.", autocompletion=completion.references),
+    ] = None,
+    *,
+    deltas: Annotated[bool, typer.Option("--deltas", help="Compare what they learned too, from the factors.")] = False,
+    matrix: Annotated[
+        str | None,
+        typer.Option(
+            "--matrix",
+            metavar="PATH",
+            help="Compare the deltas of all children of this path.",
+            autocompletion=completion.paths,
+        ),
+    ] = None,
+    plot: Annotated[
+        str | None, typer.Option("--plot", metavar="FILE", help="Write a heat map of the cosines, as SVG.")
+    ] = None,
+    csv: Annotated[
+        str | None,
+        typer.Option("--csv", metavar="FILE", help="Write the figures of every module or pair, as CSV."),
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show what differs between two revisions.
+
+    Configuration, target modules, metrics, annotations, files and lineage; with --deltas, --plot or --csv also whether
+    what they learned agrees.
+    """
+    from registry.cli.render.difference import difference_lines, matrix_csv, matrix_lines, modules_csv
+    from registry.schemas.notebooks import children_map, modules_map
+    from registry.schemas.views import nothing_compared, nothing_paired
+
+    if a is not None and b is None and ".." in a:
+        raise UsageError(
+            f"Two revisions are compared as two words: registry diff {a.replace('...', '..').replace('..', ' ')}"
+        )
+    if (a is None or b is None) if matrix is None else (a is not None):
+        raise UsageError(
+            "Two revisions are compared, or all children of a path; give registry diff A B or registry diff --matrix "
+            "PATH."
+        )
+    for option, file in (("--plot", plot), ("--csv", csv)):
+        if file is not None:
+            check_file(option, file)
+
+    with session(url, as_json) as run:
+        if matrix is not None:
+            pairs = run.registry.diff_children(matrix, progress=run.progress)
+            _write(plot, children_map(pairs), csv, matrix_csv(pairs))
+            run.answer(pairs, lambda width: matrix_lines(pairs, width))
+            for sentence in nothing_paired(pairs):
+                run.say(sentence)
+            return
+        wanted = deltas or plot is not None or csv is not None
+        answer = run.registry.diff(a or "", b or "", deltas=wanted, progress=run.progress)
+        if answer.deltas is not None:
+            _write(plot, modules_map(answer.deltas), csv, modules_csv(answer.deltas))
+        run.answer(answer, lambda width: difference_lines(answer, width))
+        for sentence in nothing_compared(answer.deltas) if answer.deltas is not None else ():
+            run.say(sentence)
+        if not wanted and not answer.bases:
+            run.next(("registry", "diff", a, b, "--deltas"), "compares what they learned")
+
+
+def _write(plot: str | None, heat_map: HeatMap, csv: str | None, text: str) -> None:
+    if plot is not None:
+        write_file("--plot", plot, heat_map.svg())
+    if csv is not None:
+        write_file("--csv", csv, text)
+
 
 _CONDITION: Final = re.compile(r"\w\s*(<=|>=|<|>|=)\s*[0-9.]+\s*")
 

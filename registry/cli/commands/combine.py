@@ -12,7 +12,7 @@ import typer
 
 from registry.cli import completion
 from registry.cli.options import Json, Ref, Url, number_meant
-from registry.cli.render.fidelity import truncation_line
+from registry.cli.render.statistics import truncation_line
 from registry.cli.session import session
 from registry.errors import InvalidAdapterError, UsageError
 from registry.figures import command

@@ -9,9 +9,9 @@ import typer
 
 from registry.cli import completion
 from registry.cli.options import AdapterPath, Json, Kind, MaterialisedAs, Measured, RowsChoice, Url, parse_expiry
-from registry.cli.render.fidelity import figures
 from registry.cli.render.lists import listed_lines
 from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
+from registry.cli.render.statistics import figures
 from registry.cli.session import Session, session
 from registry.errors import IntegrityError, UnavailableError, UsageError
 from registry.figures import command, counted, moment, short_digest, size

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from registry.cli.render.fidelity import figures
 from registry.cli.render.lists import copied, tags_of
 from registry.cli.render.screen import (
     BEHIND,
@@ -21,6 +20,7 @@ from registry.cli.render.screen import (
     table,
     words,
 )
+from registry.cli.render.statistics import figures
 from registry.figures import amount, clean, counted, metrics, moment, numbers, percent, ranked, short_digest, size
 from registry.schemas.parents import in_short, level_of
 

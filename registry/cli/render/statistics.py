@@ -1,4 +1,7 @@
-"""Renders statistics, of factors and dense, and whether an engine loads an adapter; as CSV, too."""
+"""Renders figures: statistics of factors and dense ones, what rounding leaves of a change, what a truncation loses.
+
+Also whether an engine loads an adapter; statistics go out as CSV, too.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,77 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from registry.cli.render.fidelity import estimate_lines
 from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, Line, Row, Span, fields, phrase, table, words
-from registry.figures import counted, percent
+from registry.figures import counted, percent, size
+from registry.schemas import Truncation
+from registry.schemas.artifacts import Fidelity, FidelityFigures
 from registry.schemas.frames import csv_of
-from registry.schemas.statistics import COLUMNS, DENSE_COLUMNS
+from registry.schemas.statistics import COLUMNS, DENSE_COLUMNS, EstimatedFidelity, EstimatedFigure, PathFidelity
 
 if TYPE_CHECKING:
     from registry.schemas.artifacts import EngineCheck, EngineReason
     from registry.schemas.statistics import DeltaStatistics, DenseMatrix, DenseStatistics, GroupStatistics, Statistics
+
+
+def truncation_line(truncation: Truncation) -> str:
+    """One line: the error over all modules, and the uniform rank that is enough for each of some errors."""
+    if all(module.rank_after >= module.rank_before for module in truncation.modules):
+        largest = max((module.rank_before for module in truncation.modules), default=0)
+        return f"not truncated: its largest rank is {largest}"
+    total = truncation.total
+    kept = 100 * total.parameters_after / max(1, total.parameters_before)
+    error = total.relative_frobenius if total.written is None else total.written
+    enough = ", ".join(f"{float(bound):.0%} with --rank {rank}" for bound, rank in truncation.enough_for.items())
+    return f"truncated to {kept:.3g}% of the parameters with an error of {100 * error:.3g}%; at most {enough}"
+
+
+def fidelity_line(found: Fidelity) -> str:
+    """One line about a merged model."""
+    rows = "on every 16th row" if found.rows == "sample" else "on all rows"
+    if found.surviving_share is None:
+        return f"fidelity: nothing of the change could be measured, {left_out(found)}"
+    dtypes = ", ".join(sorted({one.dtype for one in found.tensors}))
+    named = f"; {left_out(found)}" if found.left_out else ""
+    return f"fidelity{f' in {dtypes}' if dtypes else ''}, {rows}: {figures(found)}{named}"
+
+
+def figures(found: FidelityFigures) -> str:
+    """The three figures in words."""
+    if found.relative_error is None or found.unchanged_share is None or found.surviving_share is None:
+        return "no change"
+    return (
+        f"{percent(found.surviving_share)} of the change survives, error {percent(found.relative_error)}, "
+        f"{percent(found.unchanged_share)} of the elements unchanged"
+    )
+
+
+def left_out(found: Fidelity) -> str:
+    """The tensors that no figure has."""
+    names = [one.tensor for one in found.left_out]
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return f"left out: {', '.join(names[:2])}{more}"
+
+
+def estimate_lines(found: PathFidelity, width: int | None) -> list[Line]:
+    """A row for each link and one for the path, each figure with half of its interval."""
+    rows = [_estimate_row(phrase(link.reference, REFERENCE), link) for link in found.links]
+    rows.append(_estimate_row(Span("the path"), found))
+    header = ("delta", "survives", "error", "unchanged", "")
+    title = f"Fidelity in {found.dtype}, estimated from {size(found.read)} of the base model's rows"
+    lines: list[Line] = [(Span(title, "bold"),), *table(rows, width, header=header, right=range(1, 4), indent=2)]
+    if found.left_out:
+        lines.append((Span(f"  left out: {len(found.left_out)} tensors whose values are replaced", QUIET),))
+    return lines
+
+
+def _estimate_row(name: Span, found: EstimatedFidelity) -> Row:
+    of = (found.surviving_share, found.relative_error, found.unchanged_share)
+    return [name, *(Span("-" if one is None else _with_error(one)) for one in of)], [words("")]
+
+
+def _with_error(one: EstimatedFigure) -> str:
+    half = (one.high - one.low) / 2
+    return percent(one.value) if not half else f"{percent(one.value)} +- {percent(half)}"
 
 
 def check_lines(found: EngineCheck, width: int | None) -> list[Line]:

@@ -11,10 +11,17 @@ from registry.operations.arguments import asked
 from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.progress import SILENT, Progress
 from registry.schemas import BaseAdded, Published
-from registry.schemas.bundles import Bundle
 from registry.schemas.parents import NarrowRequest, PathsLeft
 from registry.schemas.requests import ReferenceRequest, SubtreeRequest
-from registry.schemas.transfer import BaseCommit, BasePlan, BaseRequest, PublishCommit, PublishPlan, PublishRequest
+from registry.schemas.transfer import (
+    BaseCommit,
+    BasePlan,
+    BaseRequest,
+    Bundle,
+    PublishCommit,
+    PublishPlan,
+    PublishRequest,
+)
 
 
 class TableCalls(ABC):

@@ -15,7 +15,7 @@ from registry.digest import BlobRef, StoredFile, canonical_json
 from registry.errors import NotFoundError
 from registry.folders.base_files import is_tokenizer, of_exact
 from registry.reference import Path, Reference
-from registry.schemas.bundles import BaseEntry, BlobEntry, Bundle, LinkEntry
+from registry.schemas.transfer import BaseEntry, BlobEntry, Bundle, LinkEntry
 from registry.services.artifacts.load import path_in
 from registry.services.deployment import Deployment
 from registry.services.lineage import Link, LoadedPath

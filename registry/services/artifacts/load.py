@@ -18,8 +18,8 @@ from registry.catalogue.tree.links import LinkRow
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.digest import document_digest, hex_of
 from registry.reference import Reference
-from registry.schemas.bundles import ArtifactFileEntry, ArtifactPlan
 from registry.schemas.receipt import ReceiptLink, ReceiptPlan
+from registry.schemas.transfer import ArtifactFileEntry, ArtifactPlan
 from registry.services.deployment import Deployment
 from registry.services.lineage import Link, LoadedPath, PathBase, trained_in
 from registry.tensors.artifacts.artifact import Artifact, ArtifactFile

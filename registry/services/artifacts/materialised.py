@@ -9,7 +9,7 @@ from registry.files.hashed import HashedFile
 from registry.files.source import FileSource
 from registry.folders.local_files import telling_unreadable
 from registry.operations.transfer import ClosableSource
-from registry.schemas.bundles import BlobEntry, Bundle
+from registry.schemas.transfer import BlobEntry, Bundle
 
 OpenBlobOf = Callable[[str, BlobEntry], ClosableSource]
 

@@ -9,8 +9,8 @@ from registry.catalogue.tree import old_names
 from registry.reference import Reference
 from registry.schemas import Fidelity, Options
 from registry.schemas.artifacts import KINDS, is_full
-from registry.schemas.bundles import ArtifactPlan
 from registry.schemas.form import MeasuredRows
+from registry.schemas.transfer import ArtifactPlan
 from registry.services.artifacts.build import build_artifact, check_kept
 from registry.services.artifacts.commits import Kept, kept_for, open_kept, plain_plan
 from registry.services.artifacts.load import described, etag, path_in

@@ -22,7 +22,6 @@ from registry.operations import table
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import BaseAdded, BaseMeasured, Published, Retabled
-from registry.schemas.bundles import Bundle
 from registry.schemas.form import is_plain
 from registry.schemas.labels import MAX_CARD, Card, CardState, ExportCard, SetCardRequest
 from registry.schemas.parents import NarrowRequest, PathsLeft
@@ -34,7 +33,15 @@ from registry.schemas.requests import (
     RetableRequest,
     SubtreeRequest,
 )
-from registry.schemas.transfer import BaseCommit, BasePlan, BaseRequest, PublishCommit, PublishPlan, PublishRequest
+from registry.schemas.transfer import (
+    BaseCommit,
+    BasePlan,
+    BaseRequest,
+    Bundle,
+    PublishCommit,
+    PublishPlan,
+    PublishRequest,
+)
 from registry.services.artifacts.readme import front_matter
 from registry.services.artifacts.readme.exported import export_card
 from registry.services.deployment import Deployment

@@ -35,9 +35,9 @@ def ago(time: datetime | None, missing: str = "never") -> str:
     if time is None:
         return missing
     passed = figures.age(time, datetime.now(UTC))
-    told = passed if passed == "just now" else f"{passed} ago"
+    text = passed if passed == "just now" else f"{passed} ago"
     return Markup('<time datetime="{}" title="{} UTC" data-keep>{}</time>').format(
-        time.astimezone(UTC).isoformat(timespec="seconds"), figures.moment(time), told
+        time.astimezone(UTC).isoformat(timespec="seconds"), figures.moment(time), text
     )
 
 
@@ -46,10 +46,10 @@ def share(value: float) -> str:
     return f"{value * 100:.3g} %"
 
 
-def told(value: object) -> str:
+def as_text(value: object) -> str:
     """A value of a configuration, an annotation or an event, in short."""
     if isinstance(value, list | tuple) and value:
-        return ", ".join(map(told, value[:9])) + (f" and {len(value) - 9} more" if len(value) > 9 else "")
+        return ", ".join(map(as_text, value[:9])) + (f" and {len(value) - 9} more" if len(value) > 9 else "")
     if isinstance(value, float):
         return figures.number(value)
     text = value if isinstance(value, str) else json.dumps(value) if value else "none"
@@ -59,7 +59,7 @@ def told(value: object) -> str:
 
 _LONGEST: Final = 300  # characters of a value
 _FILTERS: Final = {
-    "told": told,
+    "as_text": as_text,
     "when": when,
     "ago": ago,
     "size": figures.size,

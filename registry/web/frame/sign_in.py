@@ -35,24 +35,24 @@ def is_for_people(scope: Scope) -> bool:
     return b"text/html" in accepted
 
 
-def error_page(scope: Scope, told: Problem, headers: Mapping[str, str]) -> Response:
+def error_page(scope: Scope, problem: Problem, headers: Mapping[str, str]) -> Response:
     """A problem as a page."""
     request = Request(scope)
-    signing_in = told.status == 401
-    comes_back = told.code == "busy" and request.method == "GET"
+    signing_in = problem.status == 401
+    comes_back = problem.code == "busy" and request.method == "GET"
     tokens, kept = FormTokens(request, ended=signing_in), kept_of(request)
     values = {
         **frame_values(request.app),
-        "told": told,
-        "title": "Sign in" if signing_in else told.title,
+        "problem": problem,
+        "title": "Sign in" if signing_in else problem.title,
         "form_token": tokens.value,
         "comes_back": comes_back,
         "kept": kept,
         "next": f"{request.url.path}?{request.url.query}".rstrip("?") if request.method == "GET" else "/",
     }
-    every = {**headers_of(told), **HEADERS, **({"Refresh": str(_COMES_BACK)} if comes_back else {}), **headers}
+    every = {**headers_of(problem), **HEADERS, **({"Refresh": str(_COMES_BACK)} if comes_back else {}), **headers}
     template = "sign_in.html" if signing_in else "error.html"
-    response = Response(rendered(template, values), status_code=told.status, headers=every, media_type=HTML)
+    response = Response(rendered(template, values), status_code=problem.status, headers=every, media_type=HTML)
     if signing_in and session_of(request) is not None:
         forget_session(request, response)
     # A page without a form sets no cookie: a page of another site must not end the forms that are open.
@@ -77,7 +77,7 @@ def sign_in_page(request: Request) -> Response:
     tokens = FormTokens(request)
     values = {
         **frame_values(request.app),
-        "told": None,
+        "problem": None,
         "kept": None,
         "title": "Sign in",
         "form_token": tokens.value,

@@ -15,7 +15,7 @@ from registry.schemas.difference import DELTA_COLUMNS, MATRIX_COLUMNS, Differenc
 from registry.schemas.notebooks import children_map, modules_map
 from registry.schemas.requests import DiffRequest, PathRequest, Ref
 from registry.web.frame.figures import Figure, figure
-from registry.web.frame.rendering import told
+from registry.web.frame.rendering import as_text
 from registry.web.frame.visit import PageRoute, PageVisit, Visit
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -107,13 +107,13 @@ def _sections(found: Difference) -> dict[str, list[_Row]]:
 
 
 def _value(one: ValueDifference) -> _Row:
-    return one.name, told(one.a) if one.in_a else None, told(one.b) if one.in_b else None
+    return one.name, as_text(one.a) if one.in_a else None, as_text(one.b) if one.in_b else None
 
 
 def _target_text(group: TargetGroup | None) -> str | None:
     if group is None:
         return None
-    return f"{group.modules} modules, rank {told(group.ranks)}, scaling {told(group.scalings)}"
+    return f"{group.modules} modules, rank {as_text(group.ranks)}, scaling {as_text(group.scalings)}"
 
 
 def _file(file: FileEntry | None) -> str | None:
