@@ -41,7 +41,7 @@ def ours(place: Path, full: Path, name: str) -> None:
     start = time.perf_counter()
     from registry.services.local import LocalRegistry
 
-    for module in ("registry.services.full.extract", "registry.services.publishing.publish"):
+    for module in ("registry.services.extraction", "registry.services.publishing.publish"):
         importlib.import_module(module)  # torch is no part of the work
     with closing(LocalRegistry.open(place)) as opened:
         measure = Measure(time.perf_counter() - start)

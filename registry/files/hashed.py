@@ -1,10 +1,9 @@
-"""Files whose digest was taken, and what shows later whether they still have the bytes that were hashed.
+"""Digests of files, and what shows later whether a file still has the bytes that were hashed.
 
-A file's *stamp* is its size, its times and its place on the disk. Times come in ticks, of milliseconds or of whole
-seconds: what is written within the tick of the change before leaves the stamp as it is. So a stamp alone is believed
-only where the file had been left alone for a while when hashing began; any other file has to be hashed again.
-
-The sha256 of a stream of bytes, in one pass: what every file, blob and upload is hashed with.
+The sha256 is taken in one pass. A file's *stamp* is its size, its times and its place on the disk. Times come in ticks,
+of milliseconds or of whole seconds: what is written within the tick of the change before leaves the stamp as it is. So
+a stamp alone is believed only where the file had been left alone for a while when hashing began; any other file has to
+be hashed again.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import httpx
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from registry.catalogue.tree import repo_ids
+from registry.catalogue.tree import repo_rows
 from registry.errors import NotAllowedError, RegistryError, UnavailableError
 from registry.http.bodies import OCTETS
 from registry.http.context import Receive, Scope, Send, context_of, source_of
@@ -122,10 +122,10 @@ async def _place_of(request: Request, asked: Wanted) -> Literal["here", "hidden"
 
     def look() -> Literal["here", "hidden", "elsewhere"]:
         with whole.read() as session:
-            if not repo_ids.is_private(session, asked.repo_id):
+            if not repo_rows.is_private(session, asked.repo_id):
                 return "elsewhere"
         with seen.read() as session:
-            return "here" if repo_ids.begins_with_a_base(session, asked.repo_id, seen=True) else "hidden"
+            return "here" if repo_rows.begins_with_a_base(session, asked.repo_id, seen=True) else "hidden"
 
     return await anyio.to_thread.run_sync(look)
 

@@ -1,6 +1,6 @@
-"""Deltas of revisions beside each other: of two of them since the last one that both have, and of a path's children.
+"""What differs between revisions: in the catalogue, and in their deltas.
 
-``diff``: what differs between two revisions, from the catalogue alone.
+Deltas of two revisions are compared since the last one that both have; those of a path's children, each with each.
 """
 
 from __future__ import annotations

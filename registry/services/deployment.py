@@ -1,20 +1,28 @@
-"""What the services work with: a catalogue, a blob store, and the principal."""
+"""What the services work with: a catalogue, a blob store, and the principal; and what background work left to show."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import pathlib
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.prepared import Reader
+from registry.catalogue.tree import browse, statistics
+from registry.catalogue.tree.links import links
+from registry.catalogue.tree.statistics import Key
 from registry.digest import BlobRef
+from registry.reference import Path, Reference
 from registry.rights import UNLIMITED, Principal, Rights
+from registry.schemas import DeletedRevision, RevisionSummary
 from registry.schemas.parents import Policy
+from registry.schemas.statistics import DeltaStatistics
 from registry.schemas.usage import Interface
 from registry.services.loads import UseLog
 from registry.storage.blobs import BlobStore
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
     from registry.memory import MemoryCache
     from registry.services.lineage import Blobs
     from registry.storage.reading import BlobReader
+
 
 T = TypeVar("T")
 DATABASE: Final = "registry.db"
@@ -43,7 +52,7 @@ class Deployment:
     gc_grace: float = GRACE  # seconds
     parents: Policy = "any"  # which parents of what is published are accepted
     memory: MemoryCache | None = None  # of a service: shared by its requests
-    folder: Path | None = None  # of an embedded registry
+    folder: pathlib.Path | None = None  # of an embedded registry
     uses: UseLog | None = None  # None: uses are not counted
     looks: bool = False  # whether what is published is looked at by a job afterwards: in a service
     interface: Interface = "fetch"  # through what weights are asked for, unless a request says so
@@ -107,3 +116,54 @@ class Deployment:
         from registry.storage.caching import CachingBlobs
 
         return CachingBlobs(self.blobs, self.memory)
+
+
+@dataclass(frozen=True)
+class Background:
+    """A revision and what is kept of its lineage.
+
+    Args:
+        lineage: the revisions of its path that the principal sees, root first, each with the statistics kept of it.
+        config: its ``adapter_config.json``.
+        link: statistics of its own delta; None: none are kept.
+        path: statistics of all deltas of its path; None: none are kept.
+    """
+
+    lineage: tuple[RevisionSummary, ...]
+    config: Mapping[str, Any]
+    link: DeltaStatistics | None
+    path: DeltaStatistics | None
+
+
+def background(deployment: Deployment, ref: str) -> Background:
+    """What is kept of a revision.
+
+    Raises:
+        NotFoundError: the reference names nothing.
+        UsageError: it names a base model.
+    """
+    with deployment.read() as session:
+        rows = [link.revision for link in links(session, Reference.parse(ref))]
+        tip = rows[-1]
+        link = Key(tip.id, "link")
+        path = link if len(rows) == 1 else Key(tip.id, "path")
+        kept = statistics.kept(session, {link, path}, relative=False)
+        seen = browse.summaries(session, [row.id for row in rows])
+        values = statistics.values_of(session, seen)
+    lineage = [seen[row.id].model_copy(update={"statistics": values.get(row.id, {})}) for row in rows if row.id in seen]
+    return Background(tuple(lineage), json.loads(tip.manifest).get("config", {}), kept.get(link), kept.get(path))
+
+
+def recent_metrics(deployment: Deployment, path: Path) -> dict[str, dict[int, float]]:
+    """See `registry.catalogue.tree.browse.recent_metrics`."""
+    with deployment.read() as session:
+        return browse.recent_metrics(session, path)
+
+
+def deleted_between(
+    deployment: Deployment, path: Path, *, above: int, before: int | None, limit: int
+) -> tuple[DeletedRevision, ...]:
+    """The deleted revisions of an adapter between two numbers, by falling numbers."""
+    grace = timedelta(seconds=deployment.gc_grace)
+    with deployment.read() as session:
+        return browse.deleted(session, path, datetime.now(UTC), grace, above=above, before=before, limit=limit)

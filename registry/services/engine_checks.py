@@ -1,6 +1,6 @@
-"""Whether an engine loads the composed adapter of a revision, from headers and configurations alone.
+"""Whether an artifact will do, before it is made: for an engine, and after rounding.
 
-What rounding would leave of the links of a path, estimated from a bounded sample of the base's rows.
+The first is decided by headers and configurations alone, the second estimated from a bounded sample of rows.
 """
 
 from __future__ import annotations

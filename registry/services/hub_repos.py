@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.tree import commits, repo_ids, repo_rows, revisions
+from registry.catalogue.tree import commits, repo_rows, revisions
 from registry.catalogue.tree.bases import BaseRow
 from registry.catalogue.tree.commits import MEANT
 from registry.catalogue.tree.links import links
@@ -99,7 +99,7 @@ class Commit:
 
 
 def find_repo(session: Session, view: ArtifactKind, repo_id: str) -> Repo:
-    """The repo of an id: of a path, or of a base model by another of its ids (`registry.catalogue.changes.repo_ids`).
+    """The repo of an id: of a path, or of a base model by another of its ids (`registry.catalogue.tree.repo_rows`).
 
     Raises:
         UsageError: the id is outside the grammar.
@@ -109,7 +109,7 @@ def find_repo(session: Session, view: ArtifactKind, repo_id: str) -> Repo:
         path = Path.of_repo_id(repo_id)
         row = repo_rows.repo(session, path)
     except (UsageError, NotFoundError):
-        base = repo_ids.base_answering(session, repo_id)
+        base = repo_rows.base_answering(session, repo_id)
         if base is None:
             raise
         path = Path(base)

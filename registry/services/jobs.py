@@ -1,9 +1,8 @@
-"""The job runner of a replica: claims jobs without a live lease, runs them, and releases them on shutdown.
+"""Jobs: requests that outlive their HTTP request, and the runner of a replica that performs them.
 
-The lease of a running job is renewed whether or not it makes progress. If it can't be renewed, another replica claims
-the job, and this one stops at its next progress report.
-
-Jobs: submitting, reading and performing the requests that outlive their HTTP request (commit, gc, fsck, ...).
+The runner claims jobs without a live lease, runs them, and releases them on shutdown. The lease of a running job is
+renewed whether or not it makes progress. If it can't be renewed, another replica claims the job, and this one stops at
+its next progress report.
 """
 
 from __future__ import annotations

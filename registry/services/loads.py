@@ -1,14 +1,12 @@
-"""Which revisions a token has loaded from the Hub views: what the parent of a push is inferred from, where its
-configuration names a repo and no revision.
+"""Uses of revisions, and which ones a token has loaded from the Hub views.
 
-Clients with a cache ask for no weights that it has: they send a HEAD for them, or, as transformers 5 does, ask only
-which commit a name means. So both are recorded, while the request is answered, since a push may come to another worker
-next: once a token, revision and hour. It is an inference, never a proof.
+Uses are noted in memory when weights are requested, and written in batches, never within a request: by a thread of a
+service, or when another process closes the registry. What can't be written never fails who requested the weights.
 
-Uses of revisions: noted in memory when weights are asked for, and written in batches, never within a request.
-
-A service writes from a thread of its own; another process writes when it closes the registry, or after a fetch, if it
-wrote nothing for a while. What can't be written never fails who asked for the weights.
+From loads the parent of a push is inferred, where its configuration names a repo and no revision. Clients with a cache
+request no weights that it has: they send a HEAD for them, or, as transformers 5 does, ask only which commit a name
+means. So both are recorded, while the request is answered, since a push may come to another worker next: once a token,
+revision and hour. It is an inference, never a proof.
 """
 
 from __future__ import annotations

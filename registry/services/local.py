@@ -178,8 +178,8 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
 
     @contextmanager
     def _extracted(self, publication: Publication, progress: Progress) -> Iterator[Publication]:
-        from registry.services.full.extract import write_full
-        from registry.services.full.parent import parent_here
+        from registry.services.extraction import write_full
+        from registry.services.publishing.publish import parent_here
         from registry.transfer.source import extracted
 
         def extract(folder: Path, asked: FullModel, out: Path) -> MadeOfFull:

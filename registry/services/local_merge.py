@@ -37,7 +37,7 @@ from registry.services.artifacts.build import build_artifact
 from registry.services.artifacts.load import described
 from registry.services.artifacts.materialised import KeptBlobs, OpenBlobOf, entries_of
 from registry.services.exact.figures import full_size
-from registry.services.full.extract import write_full
+from registry.services.extraction import write_full
 from registry.services.lineage import (
     Blobs,
     Link,

@@ -1,7 +1,4 @@
-"""Statistics of a path: what is kept, and what has to be computed, from the factors of its links alone.
-
-Dense statistics of a path: what is kept, or else computed from the base model's weights and the adapters.
-"""
+"""Statistics of a path: recorded ones, or computed from the factors of its links or the base model's weights."""
 
 from __future__ import annotations
 

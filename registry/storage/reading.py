@@ -1,6 +1,6 @@
-"""Reads blobs by range; no byte is returned before its block is verified. Damage is confirmed by reading otherwise.
+"""Reads blobs by range, and hashes whole objects; no byte is returned before its block is verified.
 
-Reads and hashes whole objects: stored blobs against the catalogue's digests, and bytes just taken from an upload.
+Damage is confirmed by a second, different way of reading.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import new_base, tags
+from registry.catalogue.changes import new_base, tagging
 from registry.catalogue.changes import publish as publishing
 from registry.catalogue.changes.details import annotate
 from registry.catalogue.store import blobs
@@ -104,6 +104,6 @@ class Writer:
         new = self.new(path, content, None if parent is None else parent.id, **other)
         row, _ = publishing.publish(session, new, principal)
         if tag is not None:
-            tags.set_tag(session, row.id, tag, principal)
+            tagging.set_tag(session, row.id, tag, principal)
         annotate(session, row.id, metrics=metrics, annotations=notes, principal=principal)
         return row

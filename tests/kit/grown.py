@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue.changes import new_base
 from registry.catalogue.changes import publish as publishing
 from registry.catalogue.changes.details import annotate
-from registry.catalogue.changes.tags import set_tag
+from registry.catalogue.changes.tagging import set_tag
 from registry.catalogue.database import tables
 from registry.catalogue.database.statistics_tables import StatisticValueRecord
 from registry.catalogue.database.tables import table_of

@@ -15,7 +15,7 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import materialise, protection, retention
+from registry.catalogue.changes import materialise, retention, tagging
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, Revision, RevisionFile, Tag
 from registry.catalogue.database.visibility import in_subtree
@@ -189,7 +189,7 @@ def _lock_tags(session: Session, revision_ids: Collection[int]) -> dict[int, tup
 def _check_tags(session: Session, tags: Mapping[Path, Iterable[str]], principal: Principal, *, with_tags: bool) -> None:
     named = [(path, tag) for path, names in tags.items() for tag in names]
     for path, tag in named:
-        protection.check_movable(session, path, tag, principal)
+        tagging.check_movable(session, path, tag, principal)
     if named and not with_tags:
         shown = ", ".join(f"{path}@{tag}" for path, tag in named[:_NAMED])
         more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""

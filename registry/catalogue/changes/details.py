@@ -1,8 +1,7 @@
-"""Metrics, annotations and message: what is said about a revision. Each change after publishing is kept as an event.
+"""What is said about revisions and counted of them: metrics, annotations, messages, cards, uses.
 
-Edits the card of an adapter. Each change is recorded as an event, by digests: the text itself is not kept twice.
-
-Adds uses of revisions to their counts, a row a day, and forgets old counts.
+Each change after publishing is kept as an event; of a card by digests, so that its text is not stored twice. Uses are
+counted in a row a day, and old counts are forgotten.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What paths make of some elements of their base model, and the revisions whose paths a folder may have.
+"""What is recorded of the deltas of paths, so that paths are compared without their weights.
 
-Sketches of deltas: those of the siblings of a revision, and what was noticed once a revision had its own.
+Fingerprints are elements that a path makes of its base model: by them the revisions are found whose path a folder may
+have. Sketches are projections of a delta, by which a revision is compared with its siblings.
 """
 
 from __future__ import annotations

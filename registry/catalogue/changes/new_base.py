@@ -1,10 +1,6 @@
-"""Adding a base model to the catalogue.
+"""Adding a base model, recording the norms of its weights, replacing its target table, and deleting it.
 
-Keeping the norms of a base model.
-
-The transaction that replaces the target table of a base model.
-
-Deletes base models, alone or with all adapters below; undo within the grace period.
+A base model is deleted alone or with all adapters below it, and can be restored within the grace period.
 """
 
 from __future__ import annotations
@@ -17,7 +13,7 @@ from typing import Final
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import deletion, protection, repo_ids, undeletion
+from registry.catalogue.changes import also_known_as, deletion, tagging, undeletion
 from registry.catalogue.database import events
 from registry.catalogue.database.statistics_tables import BaseNormsRecord
 from registry.catalogue.database.tables import Adapter, BaseFile, BaseModelRecord, Revision
@@ -111,7 +107,7 @@ def undo(session: Session, name: str, since: datetime, principal: Principal) -> 
 
 def _with_names(session: Session, found: DeletedTree) -> DeletedTree:
     """With the token scopes and protected patterns that name the base model: later ones of that name get them."""
-    patterns = tuple(one.pattern for one in protection.patterns(session, found.path))
+    patterns = tuple(one.pattern for one in tagging.patterns(session, found.path))
     return found.model_copy(update={"protected_tags": patterns, "scopes": _scopes(session, Path(found.path))})
 
 
@@ -263,7 +259,7 @@ def add(session: Session, new: NewBase, principal: Principal) -> tuple[BaseSumma
                 code="other_weights",
             )
         return bases.summary(session, new.name), False
-    repo_ids.check_free(session, new.name)
+    also_known_as.check_free(session, new.name)
     blobs.require(session, [*(file.digest for file in new.files), new.index_blob, new.table_blob], new.name)
     replaced = purge.release_name(session, new.name, principal)
     row = BaseModelRecord(

@@ -1,7 +1,4 @@
-"""What the weights of revisions show, as it is kept, and which other revisions have the same files.
-
-Whether engines load the composed adapters of revisions, as it is kept: answers of the rules that were used.
-"""
+"""What is recorded of revisions after they were published: notices about weights, and answers of engine rules."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The one short transaction that makes a revision visible: its number, its parent, its files.
-
-The summary of a revision that this transaction has made: from what it wrote, without reading that again.
-"""
+"""The one short transaction that makes a revision visible: its number, its parent, its files, and its summary."""
 
 from __future__ import annotations
 

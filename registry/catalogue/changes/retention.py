@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session, aliased
 
-from registry.catalogue.changes import protection
+from registry.catalogue.changes import tagging
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, Metric, Revision, RevisionSource, Tag
 from registry.catalogue.database.team_tables import MaterialisationRecord, RetentionRecord
@@ -136,7 +136,7 @@ def asked_about(session: Session, path: Path, adapter_id: int, metrics: Collecti
     tags: dict[int, list[str]] = defaultdict(list)
     for key, name in session.execute(select(Tag.revision_id, Tag.name).where(Tag.adapter_id == adapter_id)):
         tags[key].append(name)
-    protected = protection.protected(session, path.base, {name for names in tags.values() for name in names})
+    protected = tagging.protected(session, path.base, {name for names in tags.values() for name in names})
     values = _values(session, keys, metrics)
     children = _with_children(session, keys)
     combined, materialised = _combined(session, adapter_id), _materialised(session, adapter_id)

@@ -1,7 +1,4 @@
-"""Inserts the rows of a new revision: in one statement on PostgreSQL, to save round trips.
-
-Inserts the row of an adapter with its first revision.
-"""
+"""Inserts the rows of a new revision, and of its adapter if it is the first: one statement on PostgreSQL."""
 
 from __future__ import annotations
 

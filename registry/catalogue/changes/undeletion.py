@@ -14,7 +14,7 @@ from typing import Any, Final
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import protection
+from registry.catalogue.changes import tagging
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, BaseModelRecord, Revision, RevisionSource, Tag
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED, in_subtree, live
@@ -225,7 +225,7 @@ def _restore(session: Session, rows: Sequence[_Row], principal: Principal) -> tu
         held = set(session.scalars(taken))
         again = [tag for tag in tags if tag not in held]
         for tag in again:
-            protection.check_movable(session, Path.parse(row.path), tag, principal)
+            tagging.check_movable(session, Path.parse(row.path), tag, principal)
         values = {"deleted_at": None, "deleted_by": None, "deleted_tags": None}
         session.execute(update(Revision).where(Revision.id == row.id).values(values))
         # A tag that is set concurrently violates a unique key: `Database.change` retries.

@@ -1,9 +1,7 @@
-"""The schema's history: which migrations there are, and how Alembic is run on them.
+"""The schema's history: which migrations there are, whether a database fits this program, and how Alembic is run.
 
-The history stands here as a constant, so that opening a registry whose schema is current needs no Alembic
-(it takes as long to import as everything else together).
-
-Compatibility of a database's schema with this program, without Alembic.
+The history is a constant here, so that opening a registry whose schema is current needs no Alembic (it takes as long
+to import as everything else together).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""How transactions begin: by an explicit statement, which also checks that the connection is alive.
+"""How transactions begin, and how they are repeated when they lost a race.
 
-Conditions that are probed: a look into an index for each row that is asked about.
-
-Retries of transactions that lost a race, with backoff and jitter.
+An explicit statement begins each, which also checks that the connection is alive. Retries have backoff and jitter.
+What has to hold of each row of a list is looked up in an index, row by row.
 """
 
 from __future__ import annotations

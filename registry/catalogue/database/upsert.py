@@ -1,9 +1,7 @@
-"""Upserts: ``ON CONFLICT DO NOTHING`` and ``DO UPDATE``, for which SQLAlchemy has no common construct.
+"""Statements that SQLAlchemy has no common construct for: upserts, and rows of a second table as one value.
 
-Rows of a second table as one value of a row: a revision comes with its files in one query.
-
-The value is a JSON list with a list of each row's columns. Databases write floats into JSON as they like: columns are
-texts, integers and documents.
+``ON CONFLICT DO NOTHING`` and ``DO UPDATE``. A revision comes with its files in one query: as a JSON list with a list
+of each row's columns, which are texts, integers and documents, since databases write floats into JSON as they like.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Rows of stored blobs. A row is written after the bytes, and before anything that refers to it.
+"""Rows of stored blobs, and what combinations are made of.
 
-What combinations are made of, and what stands on a revision: children, combinations, and what stands on those.
+A row is written after the bytes, and before anything that refers to it. What stands on a revision: its children,
+combinations of it, and what stands on those.
 """
 
 from __future__ import annotations

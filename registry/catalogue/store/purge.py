@@ -1,11 +1,9 @@
 """Purges deleted revisions and base models: after their grace period, or because their name or digest is reused.
 
-Events remain, and numbers stay taken. Bytes are collected like any unreferenced ones.
-
-Tombstones: keys of orphaned objects that a collector removes, reserved so that no row can name them any more.
-
-A tombstone is a row under a digest that no bytes have; keys are unique, so a publisher that stored the object long ago
-and has not committed yet is refused instead of writing a dangling row. Tombstones outlive any publish by far.
+Events remain, and numbers stay taken. Bytes are collected like any unreferenced ones. A collector leaves tombstones:
+reserved keys of the orphaned objects that it removed. A tombstone is a row under a digest that no bytes have; keys are
+unique, so a publisher that stored the object long ago and has not committed yet is refused instead of writing a
+dangling row. Tombstones outlive any publish by far.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Open uploads: bytes that a client sends, until they are verified and become a blob.
+"""Uploads: bytes that a client sends, until they are verified and become a blob; and files pushed for a next revision.
 
-Files that were pushed for an adapter, and wait for the others of its next revision: by path, owner and name.
+Files that were pushed wait for the others of the revision, by path, owner and name.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """How many bytes revisions take in the store, counted as if what a session does not see were not stored.
 
 Files are read in the order of their digests, so that those who have a blob come together. Of each adapter and each
-revision two numbers are kept, and what is listed are those with the most bytes of their own.
-
-How the stored bytes grew, by the week in which they were stored.
+revision two numbers are returned; listed are those with the most bytes of their own. And how the stored bytes grew, by
+week.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Sessions of the web pages: who signed in with a token stays signed in until the session or the token ends.
+"""Processes and people at a service: sessions of the web pages, and the replicas that answer requests.
 
-The cookie has a random secret, of which the sha256 is kept here. A session has no rights of its own: the rights of its
-token are read at each request.
-
-Replicas: the processes that answer requests, each as it last wrote of itself.
+Who signed in with a token stays signed in until the session or the token ends. The cookie has a random secret, of which
+the sha256 is stored. A session has no rights of its own: those of its token are read at each request. A replica is as
+it last wrote of itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Base models: the frozen roots of the tree, known by the digest of their weights.
-
-Norms of base models, as they are kept: a document that the services write and read.
-"""
+"""Base models: the frozen roots of the tree, known by the digest of their weights; and the norms recorded of them."""
 
 from __future__ import annotations
 

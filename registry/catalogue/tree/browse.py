@@ -1,7 +1,4 @@
-"""Revisions for display, in a constant number of queries.
-
-The numbers of an adapter that deleted revisions hold: they are never reused.
-"""
+"""Revisions for display, in a constant number of queries; and the numbers of deleted ones, which are never reused."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Cards of adapters: edited texts, and which published README.md is the card where there is none.
+"""What people wrote about adapters and how much revisions were used (`registry.catalogue.changes.details` writes it).
 
-How much revisions were used; see `registry.catalogue.changes.details`.
+A card is the edited text, or else the published README.md.
 """
 
 from __future__ import annotations

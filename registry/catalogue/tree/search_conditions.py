@@ -1,9 +1,7 @@
-"""The conditions of a search: what holds of a revision, and the keys of those of which it may hold, by an index.
+"""The conditions of a search, and the keys of the revisions that may meet them, by an index.
 
-Revisions by a part of their texts: the condition, and the keys of those that may meet it, from an index of trigrams.
-
-SQLite's index is two tables of FTS5 that triggers keep right; PostgreSQL's are made of `pg_trgm`, where the role that
-upgraded the schema could create it. What an index finds is always looked at again by the condition itself.
+SQLite's index of texts is two tables of FTS5 that triggers keep right; PostgreSQL's are made of `pg_trgm`, where the
+role that upgraded the schema could create it. What an index finds is always checked by the condition itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What tags point at and pointed at over time, from events: those of an adapter, and a list of many.
-
-All revisions at and under a path, in the order of the tree, in pages.
-"""
+"""What tags point at and pointed at over time, from events; and all revisions at and under a path, in pages."""
 
 from __future__ import annotations
 

@@ -11,14 +11,14 @@ from registry.memory import MemoryCache
 from registry.schemas import ArtifactKind, Options
 from registry.schemas.artifacts import KINDS, check_options, check_ranks
 from registry.schemas.form import MeasuredRows
-from registry.services.artifacts.inputs import Inputs
-from registry.services.artifacts.plan import Builder, Order, links_of, make_plan
+from registry.services.artifacts.inputs import Inputs, stored_files
+from registry.services.artifacts.plan import Builder, Built, Order, links_of, make_plan
 from registry.services.lineage import Blobs, LoadedPath
 from registry.tensors.artifacts.artifact import Artifact
 from registry.tensors.artifacts.plan import Plan
 
 
-# Each is imported when it is wanted: stored bytes are handed out without torch.
+# The others are imported when they are wanted: stored bytes are handed out without torch.
 def _merged() -> Builder:
     from registry.services.artifacts.merged import MERGED
 
@@ -32,9 +32,10 @@ def _composed() -> Builder:
 
 
 def _published() -> Builder:
-    from registry.services.artifacts.published import PUBLISHED
-
-    return PUBLISHED
+    """The stored files of an adapter or a base model, byte for byte."""
+    return Builder(
+        lambda order: Built(order.plan, stored_files(order.inputs.blobs, order.path.tip_files, order.inputs.opened))
+    )
 
 
 BUILDERS: Final[Mapping[ArtifactKind, Callable[[], Builder]]] = {

@@ -1,6 +1,6 @@
 """The inputs of artifacts: the open blobs of a path, as base tensors and stored files. Needs no torch.
 
-The errors for what can't be done where an exact revision replaces tensors instead of adding to them.
+Also the errors where an exact revision, which replaces tensors instead of adding to them, can't be composed.
 """
 
 from __future__ import annotations

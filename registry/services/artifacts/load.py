@@ -1,7 +1,4 @@
-"""Loading the path of a reference from the catalogue: its base model and the links below it.
-
-Describing an artifact: what a client needs to fetch it and to write its receipt. Needs no database.
-"""
+"""Loads the path of a reference: its base model and the links below it; and describes its artifact for a client."""
 
 from __future__ import annotations
 

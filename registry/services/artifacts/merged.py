@@ -1,9 +1,7 @@
 """A whole model: the base model's files with the path folded into the weights.
 
-How the weights of a merged model are laid out: as the base's files, or what a quantised base becomes.
-
-A quantised base is written plain, with every weight decoded and rounded once; or mixed (``--dtype keep``), where what
-the path changes is dense and everything else is as it is stored.
+Its weights are laid out as the base's files. A quantised base is written plain, with every weight decoded and rounded
+once; or mixed (``--dtype keep``), where what the path changes is dense and everything else is as it is stored.
 """
 
 from __future__ import annotations

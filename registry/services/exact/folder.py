@@ -1,7 +1,4 @@
-"""Writing the publish folder of a full fine-tune: its exact file, and what belongs to the model beside it.
-
-What is known of a full fine-tune from its configuration and its index: whether it fits its base model.
-"""
+"""The publish folder of a full fine-tune: its exact file, what belongs to the model beside it, and whether it fits."""
 
 from __future__ import annotations
 

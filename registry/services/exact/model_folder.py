@@ -1,7 +1,4 @@
-"""The folder of a full model: its files and tensors, or the rule of base models that it breaks, told of that model.
-
-Checking the values of a full fine-tune that is published: every frame, finite, and not its parent once more.
-"""
+"""The folder of a full model and its values: read, and checked: every frame, finite, and not its parent once more."""
 
 from __future__ import annotations
 

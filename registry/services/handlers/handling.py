@@ -1,7 +1,4 @@
-"""Which function does an operation of a registry in process; the caller has checked the operation's right.
-
-The handlers of all operations: the table of operations, done in process.
-"""
+"""Which function does an operation of a registry in process; the caller has checked the operation's right."""
 
 from __future__ import annotations
 

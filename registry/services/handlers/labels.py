@@ -1,8 +1,4 @@
-"""Handlers of tags, metrics, annotations and messages.
-
-Tensor code is imported where it is needed, so that browsing starts fast.
-
-Handlers of other names.
+"""Handlers of tags, metrics, annotations, messages and names.
 
 Tensor code is imported where it is needed, so that browsing starts fast.
 """
@@ -13,8 +9,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from registry.catalogue.changes import also_known_as, rename, tagging
 from registry.catalogue.changes import details as labels
-from registry.catalogue.changes import protection, rename, repo_ids, tags
 from registry.catalogue.tree import browse, revisions, tag_moves
 from registry.catalogue.tree.tag_moves import TagOrder
 from registry.errors import UsageError
@@ -73,7 +69,7 @@ def _rename_base(deployment: Deployment, request: RenameBaseRequest, _progress: 
 @does(table.ALSO_KNOWN_AS)
 def _also_known_as(deployment: Deployment, request: AlsoKnownAsRequest, _progress: Progress) -> AlsoKnownAs:
     base = check_base_name(request.name)
-    change = repo_ids.take_away if request.remove else repo_ids.give
+    change = also_known_as.take_away if request.remove else also_known_as.give
     return deployment.change(lambda session: change(session, base, request.repo_id, deployment.principal))
 
 
@@ -93,7 +89,7 @@ def _tag(deployment: Deployment, request: TagRequest, _progress: Progress) -> Ta
 
     def work(session: Session) -> Tagged:
         found = revisions.find(session, reference).id
-        return tags.set_tag(session, found, request.tag, deployment.principal, expected=request.expected)
+        return tagging.set_tag(session, found, request.tag, deployment.principal, expected=request.expected)
 
     return deployment.change(work)
 
@@ -102,7 +98,7 @@ def _tag(deployment: Deployment, request: TagRequest, _progress: Progress) -> Ta
 def _undo_tag(deployment: Deployment, request: UndoTagRequest, _progress: Progress) -> Tagged:
     path, principal = Path.parse(request.path), deployment.principal
     return deployment.change(
-        lambda session: tags.undo(session, path, request.tag, principal, expected=request.expected)
+        lambda session: tagging.undo(session, path, request.tag, principal, expected=request.expected)
     )
 
 
@@ -110,7 +106,7 @@ def _undo_tag(deployment: Deployment, request: UndoTagRequest, _progress: Progre
 def _untag(deployment: Deployment, request: UntagRequest, _progress: Progress) -> Tagged:
     path, principal = Path.parse(request.path), deployment.principal
     return deployment.change(
-        lambda session: tags.remove_tag(session, path, request.tag, principal, expected=request.expected)
+        lambda session: tagging.remove_tag(session, path, request.tag, principal, expected=request.expected)
     )
 
 
@@ -135,7 +131,7 @@ def _protected_tags(
     deployment: Deployment, request: ProtectedTagsRequest, _progress: Progress
 ) -> tuple[ProtectedTag, ...]:
     with deployment.read() as session:
-        return protection.patterns(session, request.base)
+        return tagging.patterns(session, request.base)
 
 
 @does(table.PROTECT_TAG)
@@ -145,5 +141,5 @@ def _protect_tag(deployment: Deployment, request: ProtectRequest, _progress: Pro
         raise UsageError(
             f"{request.base} is the path of an adapter: tags are protected for a whole base model, {path.base}."
         )
-    change = protection.unprotect if request.remove else protection.protect
+    change = tagging.unprotect if request.remove else tagging.protect
     return deployment.change(lambda session: change(session, path.base, request.pattern, deployment.principal))

@@ -1,8 +1,6 @@
-"""Handlers of publishing, and of what another registry asks.
+"""Handlers of publishing, of what another registry asks, and of cards.
 
 Tensor code is imported where it is needed, so that browsing starts fast.
-
-Handlers of the cards of adapters.
 """
 
 from __future__ import annotations
@@ -154,14 +152,14 @@ def _rebase(deployment: Deployment, request: RebaseRequest, progress: Progress) 
 
 @does(table.COMBINE)
 def _combine(deployment: Deployment, request: CombineRequest, progress: Progress) -> Combined:
-    from registry.services.combining.replay import combine
+    from registry.services.combining.combine import combine
 
     return combine(deployment, request, progress)
 
 
 @does(table.REPLAY)
 def _replay(deployment: Deployment, request: ReplayRequest, progress: Progress) -> Replayed:
-    from registry.services.combining.replay import replay
+    from registry.services.combining.combine import replay
 
     return replay(deployment, request, progress)
 

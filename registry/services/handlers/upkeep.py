@@ -1,16 +1,4 @@
-"""Handlers of collecting and checking, and of what the service does.
-
-Tensor code is imported where it is needed, so that browsing starts fast.
-
-Handlers of artifacts that are kept.
-
-Tensor code is imported where it is needed, so that browsing starts fast.
-
-Handlers of who asks: rights and tokens.
-
-Tensor code is imported where it is needed, so that browsing starts fast.
-
-Handlers of deleting, also by retention rules, and of retracting.
+"""Handlers of what keeps a registry in order: deletion, retention, collecting, checking, tokens, materialisations.
 
 Tensor code is imported where it is needed, so that browsing starts fast.
 """

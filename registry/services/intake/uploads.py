@@ -1,7 +1,4 @@
-"""Uploads, by which clients send bytes in parts before these are checked: see `registry.services.intake.uploads`.
-
-The bytes that a commit wants: uploaded, stored already, or missing; and the end of its uploads.
-"""
+"""Uploads, by which clients send bytes in parts: what a commit needs is uploaded, stored already, or missing."""
 
 from __future__ import annotations
 

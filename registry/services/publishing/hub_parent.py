@@ -16,7 +16,7 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import tags
+from registry.catalogue.changes import tagging
 from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.tree import commits, old_names, revisions
 from registry.catalogue.tree.bases import BaseRow
@@ -234,7 +234,7 @@ def _by_name(session: Session, place: Place, told: TrainedOn) -> Proof | Doubt:
         return loaded
     named: Sequence[str] = ()
     if name not in _NEWEST:
-        named = tags.ever_named(session, told.path, name)
+        named = tagging.ever_named(session, told.path, name)
     if len(named) == 1 and (reference := Reference.parse(named[0])).number is not None:
         row = place.numbered(session, reference.number)
         return _unknown(place, told) if row is None else Proof(row, f"{told.words} says so, and it never moved")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import protection
+from registry.catalogue.changes import tagging
 from registry.catalogue.store import uploads as upload_rows
 from registry.catalogue.store.uploads import UploadRow
 from registry.catalogue.tree import bases, old_names, revisions
@@ -206,7 +206,7 @@ def look_up(
     """
     old_names.check_current(session, draft.path)
     for tag in draft.labels.tags:
-        protection.check_movable(session, draft.path, tag, principal)
+        tagging.check_movable(session, draft.path, tag, principal)
     told = _told(draft, config)
     parent = planned_parent(session, draft.path, told) if nesting and told.nested else None
     lineage = nesting.lineage if nesting and parent else None

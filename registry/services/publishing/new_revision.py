@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import details as annotation_rows
-from registry.catalogue.changes import notices, tags
+from registry.catalogue.changes import notices, tagging
 from registry.catalogue.changes import publish as publishing
 from registry.catalogue.changes.publish import NewRevision, SourcePin, new_summary
 from registry.catalogue.store import uploads as upload_rows
@@ -52,7 +52,9 @@ def make_visible(candidate: Candidate, new: NewRevision, intake: Intake, stored:
     def work(session: Session) -> _Made:
         row, created = publishing.publish(session, new, deployment.principal, intake.recorded)
         before = None if created else browse.summary(session, row.id)
-        tagged = tuple(tags.set_tag(session, row.id, tag, deployment.principal) for tag in dict.fromkeys(labels.tags))
+        tagged = tuple(
+            tagging.set_tag(session, row.id, tag, deployment.principal) for tag in dict.fromkeys(labels.tags)
+        )
         annotation_rows.annotate(
             session,
             row.id,

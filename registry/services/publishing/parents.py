@@ -19,7 +19,7 @@ from typing import Final
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.visibility import rights_of
-from registry.catalogue.tree import bases, old_names, repo_ids, revisions
+from registry.catalogue.tree import bases, old_names, repo_rows, revisions
 from registry.catalogue.tree.bases import BaseRow
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.errors import ConflictError, NotFoundError, UsageError
@@ -197,7 +197,7 @@ def _unsaid(session: Session, place: Place, told: Told, notices: tuple[str, ...]
     base, above = place.base, place.above
     named = None
     if told.compared is None:
-        named = names_source(told.name, base.source, repo_ids.given_to(session, base.id))
+        named = names_source(told.name, base.source, repo_rows.given_to(session, base.id))
     if named is False:
         notices = (
             *notices,

@@ -26,6 +26,7 @@ from registry.schemas.parents import accepted
 from registry.schemas.publishing import FullSize
 from registry.schemas.tags import MEASURED_CODES
 from registry.schemas.transfer import PublishCommit, PublishPlan, PublishRequest
+from registry.services.artifacts.load import path_to
 from registry.services.deployment import Deployment
 from registry.services.exact.figures import full_size
 from registry.services.exact.model_folder import check_exact
@@ -38,6 +39,7 @@ from registry.services.publishing.identify import Planned, search_trained, with_
 from registry.services.publishing.lineage_check import check_lineage, copies_tell
 from registry.services.publishing.lookup import Claims, Nesting
 from registry.services.publishing.new_revision import make_visible, new_revision
+from registry.services.publishing.parents import Told, find_parent
 from registry.services.publishing.port import Compared, InProcess
 from registry.services.publishing.weight_notices import (
     check_products,
@@ -57,7 +59,7 @@ from registry.transfer.publish_request import (
     preview,
     read_adapter,
 )
-from registry.transfer.trained_on import UNTIMED, TrainedFolder
+from registry.transfer.trained_on import UNTIMED, TrainedFolder, receipt_of_parent
 
 Take = Callable[[Intake, Candidate, Watch], Files]
 """Takes all bytes of a candidate into the intake; returns names, digests and sizes of its files.
@@ -321,3 +323,18 @@ class _Overlay:
         if blob.digest in self._files and not blob.key:
             return FileSource(self._files[blob.digest])
         return self._deployment.open_blob(blob)
+
+
+def parent_here(deployment: Deployment, publication: Publication) -> LoadedPath:
+    """The parent of a full model in a registry in process, before what it changed is computed.
+
+    Raises:
+        NotAllowedError: the principal may not publish at this path.
+        What `registry.services.publishing.parents.find_parent` raises.
+        RetractedError: the parent or one of its ancestors was retracted.
+    """
+    require_publishing(deployment, publication.path)
+    with deployment.read() as session:
+        told = Told(parent=publication.parent, receipt=receipt_of_parent(publication.receipt, None))
+        parent = find_parent(session, publication.path, told)
+        return path_to(session, parent.base, parent.row)

@@ -1,8 +1,4 @@
-"""How a service is: its replicas, its jobs, its store, as far as the database tells. Nothing is computed or guessed.
-
-Principals and tokens.
-
-Checking a store against its catalogue: every row has its blob, and every blob its bytes.
+"""The state of a service: who asks, its tokens, its replicas, and whether its store agrees with its catalogue.
 
 Rows and objects are merged in the order of their keys, so memory use does not grow with the store. Publishing and
 collecting go on meanwhile, so anything suspect is checked again before it is reported. ``unreadable`` blobs are

@@ -1,6 +1,6 @@
-"""Clients for an S3 store, configured by the standard AWS settings (environment, profiles, roles).
+"""Clients for an S3 store, by the standard AWS settings, and its answers as errors of this package.
 
-Maps answers of an S3 store to errors of this package. No message contains a credential or a signed URL.
+No message contains a credential or a signed URL.
 """
 
 from __future__ import annotations

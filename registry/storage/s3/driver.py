@@ -1,6 +1,6 @@
 """The driver for buckets of S3 and compatible stores.
 
-Uploads by clients into a bucket: one PUT to a staging key, or a multipart upload of the store, joined in place.
+Clients upload by one PUT to a staging key, or by a multipart upload of the store, which is joined in place.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Reads objects in a bucket by range: large reads by several requests, interrupted ones resumed.
+"""Reads objects in a bucket by range, and copies them.
 
-Copies within a bucket: by the store in one request, by the store in parts, or in parts through this process.
+Large reads take several requests, and interrupted ones are resumed. The store copies in one request or in parts; where
+it can't, the bytes go through this process.
 """
 
 from __future__ import annotations

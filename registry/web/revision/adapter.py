@@ -33,7 +33,7 @@ from registry.schemas.notebooks import delta_map, energy_chart
 from registry.schemas.requests import ReferenceRequest
 from registry.schemas.statistics import COLUMNS, DeltaStatistics, delta_rows
 from registry.services.artifacts.readme import front_matter
-from registry.services.background import Background, background
+from registry.services.deployment import Background, background
 from registry.web.frame.figures import Figure, figure
 from registry.web.frame.visit import Visit
 

@@ -7,8 +7,8 @@ from typing import Final, Literal
 from fastapi import APIRouter, Response
 from markupsafe import escape
 
-from registry.catalogue.changes import protection
-from registry.catalogue.changes.tags import NO_REVISION
+from registry.catalogue.changes import tagging
+from registry.catalogue.changes.tagging import NO_REVISION
 from registry.catalogue.tree import tag_moves
 from registry.errors import ConflictError, NotFoundError
 from registry.operations import table
@@ -72,7 +72,7 @@ def _edit_page(visit: Visit, reference: str, conflict: ConflictError | None = No
     path = Path.parse(subject.revision.path)
     with visit.registry.deployment.read() as session:
         tags = tag_moves.of_adapter(session, path)
-        guarded = protection.protected(session, path.base, [one.tag for one in tags])
+        guarded = tagging.protected(session, path.base, [one.tag for one in tags])
     return visit.page(
         "edit.html",
         title=f"Edit {subject.reference}",

@@ -17,7 +17,7 @@ from registry.schemas import DeletedRevision, RevisionSummary, Schema
 from registry.schemas.protocol import VIEWS
 from registry.schemas.requests import PathRequest
 from registry.services import hub_repos
-from registry.services.background import deleted_between, recent_metrics
+from registry.services.deployment import deleted_between, recent_metrics
 from registry.web.frame.figures import Figure, figure
 from registry.web.frame.visit import PageRoute, PageVisit, Visit
 from registry.web.revision.adapter import subject_of

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import deletion, materialise, new_base, protection, publish, tags, undeletion
+from registry.catalogue.changes import deletion, materialise, new_base, publish, tagging, undeletion
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.store import blobs, materialisations, purge, unreferenced
@@ -63,14 +63,14 @@ def fill(database: Database, writer: Writer, *, deleted: bool) -> None:
     """A registry; with or without what was there too, and was deleted."""
     with database.write() as session:
         writer.base(session, "llama")
-        protection.protect(session, "llama", "prod", TESTER)
+        tagging.protect(session, "llama", "prod", TESTER)
         support = writer.publish(session, "llama/support", "s1", tag="prod", metrics={"acc": 0.5})
         french = writer.publish(session, "llama/support/french", "f1", support, notes={"team": "Straße"}, rank=16)
         writer.publish(session, "llama/support/french/legal", "l1", french)
         writer.publish(session, "llama/support", "s2", metrics={"acc": 0.75})
         if deleted:
             writer.base(session, "bert")
-            protection.protect(session, "bert", "prod", TESTER)
+            tagging.protect(session, "bert", "prod", TESTER)
             writer.base(session, "gone")
             writer.publish(session, "bert/support", "b1", tag="prod")
             third = writer.publish(session, "llama/support", "s3 secret", tag="stage", metrics={"acc": 0.9}, rank=64)
@@ -185,13 +185,13 @@ def test_events_of_what_is_deleted_stay_readable(database: Database, writer: Wri
 def test_an_undo_gives_back_all_but_materialisations(filled: Database) -> None:
     with filled.write() as session:
         found = key(session, "llama/support@2")
-        tags.set_tag(session, found, "next", TESTER)
-        tags.set_tag(session, found, "stays", TESTER)
+        tagging.set_tag(session, found, "next", TESTER)
+        tagging.set_tag(session, found, "stays", TESTER)
         _materialise(session, found)
         before = browse.summary(session, found)
     deleted = delete(filled, "llama/support@2", with_tags=True)
     assert deleted.tags == ("llama/support@next", "llama/support@stays")
-    filled.change(lambda session: tags.set_tag(session, key(session, "llama/support@1"), "next", TESTER))
+    filled.change(lambda session: tagging.set_tag(session, key(session, "llama/support@1"), "next", TESTER))
     given = undo(filled, f"llama/support@{deleted.digest[:20]}")
     assert given == Deleted(
         reference="llama/support@2",
@@ -294,9 +294,9 @@ def test_an_undo_that_comes_too_late(filled: Database) -> None:
 
 
 def test_a_protected_tag_comes_back_by_admins_only(filled: Database) -> None:
-    filled.change(lambda session: tags.set_tag(session, key(session, "llama/code"), "prod", TESTER))
+    filled.change(lambda session: tagging.set_tag(session, key(session, "llama/code"), "prod", TESTER))
     delete(filled, "llama/code@1", with_tags=True)
-    filled.change(lambda session: protection.protect(session, "llama", "prod", BOB))
+    filled.change(lambda session: tagging.protect(session, "llama", "prod", BOB))
     with pytest.raises(NotAllowedError) as refused:
         undo(filled, "llama/code@1", who=WRITER)
     assert refused.value.code == "protected_tag"
@@ -380,7 +380,7 @@ def test_a_base_model_goes_alone_or_with_all_below_it(filled: Database, writer: 
     with pytest.raises(ConflictError, match=r"llama/support@1.* depend on it") as refused:
         delete_base(filled, "llama", recursive=False)
     assert refused.value.code == "has_children"
-    filled.change(lambda session: protection.protect(session, "llama", "rel-*", BOB))
+    filled.change(lambda session: tagging.protect(session, "llama", "rel-*", BOB))
     delete(filled, "llama/code@1")
     with filled.read() as session:
         before = nodes.tree(session)
@@ -392,7 +392,7 @@ def test_a_base_model_goes_alone_or_with_all_below_it(filled: Database, writer: 
         with pytest.raises(NotFoundError, match="no base model llama"):
             bases.get(session, "llama")
         with pytest.raises(NotFoundError, match="no base model llama"):
-            protection.patterns(session, "llama")
+            tagging.patterns(session, "llama")
     for reference in ("llama/code@1", "llama/support@1"):
         with pytest.raises(ConflictError, match="base delete llama --undo"):
             undo(filled, reference)
@@ -400,18 +400,18 @@ def test_a_base_model_goes_alone_or_with_all_below_it(filled: Database, writer: 
     assert (given.revisions, given.tags) == (gone.revisions, gone.tags)
     with filled.read() as session:
         assert nodes.tree(session) == before
-        assert [one.pattern for one in protection.patterns(session, "llama")] == ["rel-*"]
+        assert [one.pattern for one in tagging.patterns(session, "llama")] == ["rel-*"]
     assert undo(filled, "llama/code@1").undone  # deleted by itself, before
 
 
 def test_the_name_of_a_deleted_base_model_is_free(filled: Database, writer: Writer) -> None:
-    filled.change(lambda session: protection.protect(session, "llama", "rel-*", BOB))
+    filled.change(lambda session: tagging.protect(session, "llama", "rel-*", BOB))
     delete_base(filled, "llama")
     filled.change(lambda session: writer.base(session, "llama", "v"))
     with filled.read() as session:
         assert bases.get(session, "llama").digest == digest_of("v")
         assert bases.summary(session, "llama").adapters == 0
-        assert protection.patterns(session, "llama") == ()
+        assert tagging.patterns(session, "llama") == ()
         (base,) = session.execute(text("SELECT name FROM base_models")).scalars()
     assert base == "llama"
     assert rows(filled, "revisions") == 0
@@ -508,7 +508,7 @@ def test_what_something_is_being_published_on_is_not_deleted(filled: Database, w
 def test_no_tag_comes_to_name_what_is_being_deleted(filled: Database) -> None:
     with filled.read() as session:
         found = key(session, "llama/code@1")
-    late = beside(deleting(filled, "llama/code@1"), lambda s: tags.set_tag(s, found, "prod", BOB), filled)
+    late = beside(deleting(filled, "llama/code@1"), lambda s: tagging.set_tag(s, found, "prod", BOB), filled)
     assert isinstance(late.exception(), NotFoundError)
     assert rows(filled, "tags", f"revision_id = {found}") == 0
 
@@ -518,7 +518,7 @@ def test_what_is_being_tagged_is_not_deleted(filled: Database) -> None:
     with filled.read() as session:
         found = key(session, "llama/code@1")
     late = beside(
-        lambda session: tags.set_tag(session, found, "prod", BOB),
+        lambda session: tagging.set_tag(session, found, "prod", BOB),
         lambda session: deletion.delete(session, found, BOB),
         filled,
     )

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import deletion, protection, retraction, tags
+from registry.catalogue.changes import deletion, retraction, tagging
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.tree import bases, browse, nodes, revisions, search
@@ -68,10 +68,10 @@ def test_a_retraction_beside_a_delete(filled: Database, act: Callable[[Session, 
 
 @ON_POSTGRESQL
 def test_a_pattern_is_unprotected_once(filled: Database) -> None:
-    filled.change(lambda session: protection.protect(session, "llama", "prod", BOB))
+    filled.change(lambda session: tagging.protect(session, "llama", "prod", BOB))
 
     def undo(session: Session) -> object:
-        return protection.unprotect(session, "llama", "prod", BOB)
+        return tagging.unprotect(session, "llama", "prod", BOB)
 
     assert isinstance(beside(undo, undo, filled).exception(), NotFoundError)
 
@@ -83,7 +83,7 @@ def delete(database: Database, reference: str, who: Principal = BOB, *, with_tag
 def test_deleting_leaves_the_event_and_the_number(filled: Database, writer: Writer) -> None:
     with filled.write() as session:
         digest = revisions.find(session, Reference.parse("llama/support@2")).digest
-        tags.set_tag(session, key(session, "llama/support@2"), "next", TESTER)
+        tagging.set_tag(session, key(session, "llama/support@2"), "next", TESTER)
     deleted = delete(filled, "llama/support@2", with_tags=True)
     assert deleted == Deleted(reference="llama/support@2", digest=digest, tags=("llama/support@next",), use=Use())
     with filled.read() as session:
@@ -140,7 +140,7 @@ def test_an_adapter_without_revisions_is_not_there_but_its_numbers_are_taken(fil
 
 def test_retracting_shows_all_that_it_takes_down(filled: Database) -> None:
     with filled.write() as session:
-        tags.set_tag(session, key(session, "llama/support/french/legal"), "stage", TESTER)
+        tagging.set_tag(session, key(session, "llama/support/french/legal"), "stage", TESTER)
     answer = filled.change(lambda s: retraction.retract(s, key(s, "llama/support@1"), "made of bad data", BOB))
     assert answer == Retracted(
         reference="llama/support@1",
@@ -232,40 +232,40 @@ def test_what_is_gone_can_not_be_retracted(filled: Database) -> None:
 
 def test_protected_tags_are_moved_by_admins_only(filled: Database, writer: Writer) -> None:
     support = Path.parse("llama/support")
-    assert [one.pattern for one in filled.change(lambda s: protection.protect(s, "llama", "prod", BOB))] == ["prod"]
-    both = filled.change(lambda session: protection.protect(session, "llama", "release-*", BOB))
+    assert [one.pattern for one in filled.change(lambda s: tagging.protect(s, "llama", "prod", BOB))] == ["prod"]
+    both = filled.change(lambda session: tagging.protect(session, "llama", "release-*", BOB))
     assert [one.pattern for one in both] == ["prod", "release-*"]
     refused: list[Callable[[Session], object]] = [
-        lambda session: tags.set_tag(session, key(session, "llama/support@2"), "prod", WRITER),
-        lambda session: tags.set_tag(session, key(session, "llama/code"), "release-1.0", WRITER),
-        lambda session: tags.remove_tag(session, support, "prod", WRITER),
+        lambda session: tagging.set_tag(session, key(session, "llama/support@2"), "prod", WRITER),
+        lambda session: tagging.set_tag(session, key(session, "llama/code"), "release-1.0", WRITER),
+        lambda session: tagging.remove_tag(session, support, "prod", WRITER),
         lambda session: writer.publish(session, "llama/code", "c2", tag="prod", principal=WRITER),
     ]
     for act in refused:
         with pytest.raises(NotAllowedError, match=r"The tag \S+ of llama/\S+ is protected by the pattern") as caught:
             filled.change(act)
         assert caught.value.code == "protected_tag"
-    filled.change(lambda session: tags.set_tag(session, key(session, "llama/support@2"), "releases", WRITER))
-    filled.change(lambda session: tags.set_tag(session, key(session, "llama/support@2"), "prod", BOB))
+    filled.change(lambda session: tagging.set_tag(session, key(session, "llama/support@2"), "releases", WRITER))
+    filled.change(lambda session: tagging.set_tag(session, key(session, "llama/support@2"), "prod", BOB))
     with pytest.raises(NotAllowedError, match="protected"):
         delete(filled, "llama/support@2", WRITER)
     assert delete(filled, "llama/support@2", with_tags=True).tags == ("llama/support@prod", "llama/support@releases")
-    filled.change(lambda session: protection.unprotect(session, "llama", "prod", BOB))
-    filled.change(lambda session: tags.set_tag(session, key(session, "llama/support@1"), "prod", WRITER))
+    filled.change(lambda session: tagging.unprotect(session, "llama", "prod", BOB))
+    filled.change(lambda session: tagging.set_tag(session, key(session, "llama/support@1"), "prod", WRITER))
 
 
 def test_patterns_are_of_one_base_model(filled: Database, writer: Writer) -> None:
     with filled.write() as session:
         writer.base(session, "bert")
-        protection.protect(session, "bert", "prod", BOB)
-        protection.protect(session, "bert", "prod", BOB)
-        tags.set_tag(session, key(session, "llama/support@2"), "prod", WRITER)
-        assert protection.patterns(session, "llama") == ()
+        tagging.protect(session, "bert", "prod", BOB)
+        tagging.protect(session, "bert", "prod", BOB)
+        tagging.set_tag(session, key(session, "llama/support@2"), "prod", WRITER)
+        assert tagging.patterns(session, "llama") == ()
         assert [one.action for one in events.recent(session, 99)].count("protect tag") == 1
         with pytest.raises(NotFoundError, match="'prod' is not protected at llama: the protected patterns are none"):
-            protection.unprotect(session, "llama", "prod", BOB)
+            tagging.unprotect(session, "llama", "prod", BOB)
         with pytest.raises(NotFoundError, match="no base model lama"):
-            protection.protect(session, "lama", "prod", BOB)
+            tagging.protect(session, "lama", "prod", BOB)
         for bad in ("", "PROD", "a b", "x" * 65, "a/b"):
             with pytest.raises(UsageError, match="can't match a tag"):
-                protection.protect(session, "llama", bad, BOB)
+                tagging.protect(session, "llama", bad, BOB)

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import deletion, new_base, protection, rename, retraction, tags, undeletion
+from registry.catalogue.changes import deletion, new_base, rename, retraction, tagging, undeletion
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.tables import Adapter
@@ -212,15 +212,15 @@ def test_renamed_twice(filled: Database) -> None:
 
 def test_protected_tags_are_left_to_those_who_may_set_them(filled: Database, writer: Writer) -> None:
     with filled.write() as session:
-        protection.protect(session, "llama", "prod*", BOB)
-        tags.set_tag(session, key(session, "llama/support@2"), "nightly", TESTER)
+        tagging.protect(session, "llama", "prod*", BOB)
+        tagging.set_tag(session, key(session, "llama/support@2"), "nightly", TESTER)
     answer = to_help(filled)
     assert answer.tags_left == (ProtectedTagLeft(reference="llama/help@1", tag="prod"),)
     with filled.read() as session:
         assert [one.tags for one in browse.log(session, HELP).revisions] == [("nightly",), ()]
         assert [one.tags for one in browse.log(session, SUPPORT).revisions] == [("nightly",), ("prod",)]
     with filled.write() as session:  # labels of the two are their own
-        tags.set_tag(session, key(session, "llama/support@1"), "nightly", TESTER)
+        tagging.set_tag(session, key(session, "llama/support@1"), "nightly", TESTER)
         assert browse.log(session, HELP).revisions[0].tags == ("nightly",)
 
 
@@ -375,7 +375,7 @@ def test_a_publish_beside_a_rename(
 
 def test_a_base_model(filled: Database, writer: Writer) -> None:
     with filled.write() as session:
-        protection.protect(session, "llama", "prod", BOB)
+        tagging.protect(session, "llama", "prod", BOB)
     with filled.read() as session:
         before = {path: said(session, f"llama/{path}") for path in ("code", "support", "support/french")}
         old = bases.get(session, "llama")
@@ -398,7 +398,7 @@ def test_a_base_model(filled: Database, writer: Writer) -> None:
             ("llama", "llama-1b", 4),
             ("llama-1b", None, 4),
         ]
-        assert [one.pattern for one in protection.patterns(session, "llama-1b")] == ["prod"]
+        assert [one.pattern for one in tagging.patterns(session, "llama-1b")] == ["prod"]
         lineage = revisions.lineage(session, key(session, "llama-1b/support/french/legal"))
         assert lineage[0].path == "llama-1b/support"
         assert {row.base for row in lineage} == {"llama-1b"}

@@ -6,13 +6,13 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from registry.catalogue.changes import also_known_as as changes
 from registry.catalogue.changes import new_base, rename
-from registry.catalogue.changes import repo_ids as changes
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.tables import BaseModelRecord
 from registry.catalogue.store import purge
-from registry.catalogue.tree import bases, repo_ids
+from registry.catalogue.tree import bases, repo_rows
 from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.reference import Path
 from tests.catalogue.rows import BOB, TESTER, Writer, rights
@@ -26,7 +26,7 @@ def give(database: Database, name: str = "llama", repo_id: str = ID) -> tuple[st
 
 def found(database: Database, repo_id: str = ID, *scopes: str) -> str | None:
     with database.read(rights("reader", *scopes)) as session:
-        return repo_ids.base_answering(session, repo_id)
+        return repo_rows.base_answering(session, repo_id)
 
 
 def base(database: Database, name: str, source: str | None = None) -> None:
@@ -133,7 +133,7 @@ def test_it_is_gone_with_the_base_model(filled: Database) -> None:
     filled.change(lambda session: new_base.delete(session, "llama", TESTER, recursive=True))
     assert found(filled) is None
     with filled.read(rights("reader", "other")) as session:
-        assert repo_ids.is_private(session, ID)
+        assert repo_rows.is_private(session, ID)
     with pytest.raises(ConflictError, match="another base model already"):
         give(filled, "other")
     filled.change(lambda session: purge.purge_base(session, "llama", "because", TESTER))
@@ -147,6 +147,6 @@ def test_what_other_hubs_are_not_asked_about(filled: Database) -> None:
     base(filled, "there", f"hf:Public/Net@{'0' * 40}")
     with filled.read(rights("reader", "nothing")) as session:
         for repo_id in ("llama", "llama/x", "Llama/X", ID, ID.lower(), "Private/Net", "private/net", "here/_"):
-            assert repo_ids.is_private(session, repo_id), repo_id
+            assert repo_rows.is_private(session, repo_id), repo_id
         for repo_id in ("Public/Net", "llam/x", "llama2/x", "Private/Ne", "Private_Net"):
-            assert not repo_ids.is_private(session, repo_id), repo_id
+            assert not repo_rows.is_private(session, repo_id), repo_id

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import deletion, protection, retraction, tags, undeletion
+from registry.catalogue.changes import deletion, retraction, tagging, undeletion
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.tables import EventRecord, Revision, Tag
@@ -36,11 +36,11 @@ def key(session: Session, reference: str) -> int:
 
 
 def set_to(database: Database, number: int, *, tag: str = "prod", expected: str | None = None) -> Tagged:
-    return database.change(lambda s: tags.set_tag(s, key(s, f"{SUPPORT}@{number}"), tag, TESTER, expected=expected))
+    return database.change(lambda s: tagging.set_tag(s, key(s, f"{SUPPORT}@{number}"), tag, TESTER, expected=expected))
 
 
 def undo(database: Database, *, expected: str | None = None, principal: Principal = TESTER) -> Tagged:
-    return database.change(lambda s: tags.undo(s, SUPPORT, "prod", principal, expected=expected))
+    return database.change(lambda s: tagging.undo(s, SUPPORT, "prod", principal, expected=expected))
 
 
 def named(database: Database, tag: str = "prod") -> int | None:
@@ -123,7 +123,7 @@ def test_an_undo_undoes_the_last_change_and_the_undo(filled: Database) -> None:
         path="llama/support", tag="prod", reference="llama/support@1", previous="llama/support@2"
     )
     assert undo(filled).reference == "llama/support@2"
-    filled.change(lambda s: tags.remove_tag(s, SUPPORT, "prod", TESTER))
+    filled.change(lambda s: tagging.remove_tag(s, SUPPORT, "prod", TESTER))
     back = undo(filled)
     assert (back.reference, back.previous, named(filled)) == ("llama/support@2", None, 2)
 
@@ -155,13 +155,13 @@ def test_an_undo_is_what_a_list_of_states_says(filled: Database, steps: list[str
             before = now()
             assert before == states[-1]
             if step == "undo" and len(states) > 1:
-                tags.undo(session, SUPPORT, tag, TESTER)
+                tagging.undo(session, SUPPORT, tag, TESTER)
                 states.append(states[-2])
             elif step == "remove" and before is not None:
-                tags.remove_tag(session, SUPPORT, tag, TESTER)
+                tagging.remove_tag(session, SUPPORT, tag, TESTER)
                 states.append(None)
             elif step in {"1", "2"}:
-                tags.set_tag(session, key(session, f"{SUPPORT}@{step}"), tag, TESTER)
+                tagging.set_tag(session, key(session, f"{SUPPORT}@{step}"), tag, TESTER)
                 states += [int(step)] if before != int(step) else []
         assert now() == states[-1]
         session.rollback()
@@ -171,7 +171,7 @@ def test_an_undo_does_not_go_to_what_is_deleted(filled: Database) -> None:
     set_to(filled, 2)
     filled.change(lambda s: deletion.delete(s, key(s, "llama/code@1"), TESTER))
     with filled.write() as session:  # nothing was trained on @2
-        tags.set_tag(session, key(session, "llama/support@1"), "prod", TESTER)
+        tagging.set_tag(session, key(session, "llama/support@1"), "prod", TESTER)
         deletion.delete(session, key(session, "llama/support@2"), TESTER)
     with pytest.raises(NotFoundError, match="`registry delete llama/support@2 --undo`"):
         undo(filled)
@@ -213,7 +213,7 @@ def test_an_undo_does_not_go_to_what_is_retracted(filled: Database) -> None:
 
 def test_an_undo_needs_the_rights_of_a_move(filled: Database) -> None:
     set_to(filled, 2)
-    filled.change(lambda s: protection.protect(s, "llama", "prod", TESTER))
+    filled.change(lambda s: tagging.protect(s, "llama", "prod", TESTER))
     with pytest.raises(NotAllowedError) as refused:
         undo(filled, principal=WRITER)
     assert refused.value.code == "protected_tag"
@@ -229,16 +229,16 @@ def test_an_undo_only_from_where_it_is_expected(filled: Database) -> None:
 
 def test_a_tag_without_a_history(filled: Database) -> None:
     with pytest.raises(NotFoundError, match="llama/support has no tag prd"):
-        filled.change(lambda s: tags.undo(s, SUPPORT, "prd", TESTER))
+        filled.change(lambda s: tagging.undo(s, SUPPORT, "prd", TESTER))
 
 
 def test_a_tag_is_removed_from_where_it_is_expected(filled: Database) -> None:
     for wrong in ("@2", "none"):
         with pytest.raises(ConflictError) as refused:
-            filled.change(partial(tags.remove_tag, path=SUPPORT, tag="prod", principal=TESTER, expected=wrong))
+            filled.change(partial(tagging.remove_tag, path=SUPPORT, tag="prod", principal=TESTER, expected=wrong))
         assert refused.value.code == "tag_moved"
     assert named(filled) == 1
-    gone = filled.change(lambda s: tags.remove_tag(s, SUPPORT, "prod", TESTER, expected="@1"))
+    gone = filled.change(lambda s: tagging.remove_tag(s, SUPPORT, "prod", TESTER, expected="@1"))
     assert (gone.reference, gone.previous, named(filled)) == (None, "llama/support@1", None)
 
 
@@ -246,7 +246,7 @@ def test_the_tags_of_an_adapter(filled: Database, monkeypatch: pytest.MonkeyPatc
     for tag, number in (("alpha", 1), ("alpha", 2), ("beta", 1), ("gone", 2)):
         set_to(filled, number, tag=tag)
     for tag in ("gone", "beta"):
-        filled.change(partial(tags.remove_tag, path=SUPPORT, tag=tag, principal=TESTER))
+        filled.change(partial(tagging.remove_tag, path=SUPPORT, tag=tag, principal=TESTER))
     set_to(filled, 2, tag="beta")
 
     def listed() -> list[tuple[str, str | None, list[str | None]]]:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import insert, update
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import deletion, retraction, tags
+from registry.catalogue.changes import deletion, retraction, tagging
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.events import EventFilter, EventPosition
@@ -37,7 +37,7 @@ def eventful(filled: Database, writer: Writer) -> Database:
         for number, path in enumerate(("llama/support-2", "llama/support0", "llama/supportive", "llama/support-a")):
             writer.publish(session, path, f"n{number}", tag="prod", principal=BOB if number % 2 else TESTER)
         key = revisions.find(session, Reference.parse("llama/support@2")).id
-        tags.set_tag(session, key, "prod", BOB)
+        tagging.set_tag(session, key, "prod", BOB)
         retraction.retract(session, key, "bad", BOB)
         deletion.delete_tree(session, TreePath.parse("llama/support-2"), BOB, with_tags=True)
         tokens.create(session, TESTER, "reader")

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import deletion, details, publish, retraction, tags, undeletion
+from registry.catalogue.changes import deletion, details, publish, retraction, tagging, undeletion
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.events import EventFilter
@@ -159,7 +159,7 @@ HOT: Final[dict[str, Callable[[Session], Any]]] = {
     "log": lambda session: browse.log(session, TreePath.parse("llama/wide-7"), before=9, limit=2),
     "subtree": lambda session: subtree(session, TreePath.parse("llama/wide-7")),
     "part of the tree": lambda session: nodes.tree(session, Section(TreePath.parse("llama/wide-7"))),
-    "tag": lambda session: tags.set_tag(session, child(session), "next", TESTER),
+    "tag": lambda session: tagging.set_tag(session, child(session), "next", TESTER),
     "use blobs": use_blobs,
 }
 UNSCOPED: Final[dict[str, Callable[[Session], Any]]] = {
@@ -173,7 +173,7 @@ UNSCOPED: Final[dict[str, Callable[[Session], Any]]] = {
     "all of them": lambda session: events.page(
         session, 3, None, EventFilter(TreePath.parse("llama/wide-7"), datetime.now(UTC), "bob", "tag")
     ),
-    "undo of a tag": lambda session: tags.undo(session, TreePath.parse("llama/wide-7/child"), "prod", TESTER),
+    "undo of a tag": lambda session: tagging.undo(session, TreePath.parse("llama/wide-7/child"), "prod", TESTER),
     "retract": lambda session: retraction.retract(session, 1, "bad", TESTER),
     "count uses": count_uses,
     "authenticate": authenticate,

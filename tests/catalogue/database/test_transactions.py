@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event, func, select, text
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import new_base, tags
+from registry.catalogue.changes import new_base, tagging
 from registry.catalogue.database import transactions
 from registry.catalogue.database.database import Database, PoolUse
 from registry.catalogue.database.prepared import Prepared, reading
@@ -68,7 +68,7 @@ def test_a_serialisation_failure_is_not_seen(filled: Database) -> None:
         session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
         row = revisions.find(session, Reference.parse("llama/support@2"))
         if attempt == 1:
-            filled.change(lambda other: tags.set_tag(other, row.id, "prod", BOB))
+            filled.change(lambda other: tagging.set_tag(other, row.id, "prod", BOB))
         session.execute(text("UPDATE tags SET revision_id = 1 WHERE name = 'prod'"))
 
     attempt, made = attempts(work)
@@ -105,7 +105,7 @@ def test_a_deadlock_is_not_seen(filled: Database, url: str) -> None:
     meet = threading.Barrier(2)
     ids = {"prod": 1, "next": 2}
     with filled.write() as session:
-        tags.set_tag(session, revisions.find(session, Reference.parse("llama/support@2")).id, "next", TESTER)
+        tagging.set_tag(session, revisions.find(session, Reference.parse("llama/support@2")).id, "next", TESTER)
 
     def move(first: str, second: str) -> list[int]:
         def work(session: Session, attempt: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import deletion, details, protection, publish, retraction, tags
+from registry.catalogue.changes import deletion, details, publish, retraction, tagging
 from registry.catalogue.changes.details import annotate
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
@@ -41,10 +41,10 @@ def fill(database: Database, writer: Writer, *, hidden: bool) -> None:
     """A registry, with or without what lies outside of the scope ``llama/support``."""
     with database.write() as session:
         writer.base(session, "llama")
-        protection.protect(session, "llama", "prod", TESTER)
+        tagging.protect(session, "llama", "prod", TESTER)
         if hidden:
             writer.base(session, "bert")
-            protection.protect(session, "bert", "prod", TESTER)
+            tagging.protect(session, "bert", "prod", TESTER)
             writer.publish(session, "llama/code", "c1", tag="stage", metrics={"acc": 0.9}, notes={"team": "secret"})
             writer.publish(session, "llama/code/python", "p1", revisions.get(session, 1), tag="only-hidden")
             writer.publish(session, "llama/support-2", "t1", tag="prod")  # stands next to the scope in every order
@@ -214,17 +214,17 @@ def everything() -> dict[str, Callable[[Session], Any]]:
         "base": bases.summary,
         "base row": lambda session, where: replace(bases.get(session, where), id=0),
         "base entry": browse.base_entry,
-        "patterns": protection.patterns,
-        "untag": lambda session, where: tags.remove_tag(session, path(where), "prod", BOB),
-        "undo of a tag": lambda session, where: tags.undo(session, path(where), "prod", BOB),
-        "undo of none": lambda session, where: tags.undo(session, path(where), "only-hidden", BOB),
+        "patterns": tagging.patterns,
+        "untag": lambda session, where: tagging.remove_tag(session, path(where), "prod", BOB),
+        "undo of a tag": lambda session, where: tagging.undo(session, path(where), "prod", BOB),
+        "undo of none": lambda session, where: tagging.undo(session, path(where), "only-hidden", BOB),
         "events": lambda session, where: events.page(session, 1, None, EventFilter(path(where))).events,
-        "untag none": lambda session, where: tags.remove_tag(session, path(where), "stag", BOB),
+        "untag none": lambda session, where: tagging.remove_tag(session, path(where), "stag", BOB),
     }
     at_references: dict[str, Callable[[Session, str], Any]] = {
         "about": about,
-        "tag if": lambda session, ref: tags.set_tag(session, key(session, ref), "prod", BOB, expected="@1"),
-        "tag": lambda session, ref: tags.set_tag(session, key(session, ref), "new", BOB),
+        "tag if": lambda session, ref: tagging.set_tag(session, key(session, ref), "prod", BOB, expected="@1"),
+        "tag": lambda session, ref: tagging.set_tag(session, key(session, ref), "new", BOB),
         "annotate": lambda session, ref: annotate(
             session, key(session, ref), metrics={"acc": 1}, annotations={}, principal=BOB
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import deletion, tags, undeletion
+from registry.catalogue.changes import deletion, tagging, undeletion
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.tables import EventRecord, Tag
 from registry.catalogue.tree import nodes, revisions, tag_moves
@@ -20,7 +20,7 @@ def row(session: Session, reference: str) -> revisions.RevisionRow:
 
 
 def set_tag(database: Database, reference: str, tag: str) -> None:
-    database.change(lambda session: tags.set_tag(session, row(session, reference).id, tag, BOB))
+    database.change(lambda session: tagging.set_tag(session, row(session, reference).id, tag, BOB))
 
 
 def below(database: Database, reference: str, *scopes: str) -> list[tuple[str, int, str]]:
@@ -83,7 +83,7 @@ def test_the_history_of_tags_that_point_or_pointed_at_a_revision(filled: Databas
     prod = ("prod", two, [(one, two), (None, one)])
     assert moves(filled, one) == [prod]
     assert moves(filled, two) == [("only-two", two, [(None, two)]), prod]
-    filled.change(lambda session: tags.remove_tag(session, TreePath.parse("llama/support"), "prod", TESTER))
+    filled.change(lambda session: tagging.remove_tag(session, TreePath.parse("llama/support"), "prod", TESTER))
     assert moves(filled, one) == [("prod", None, [(two, None), (one, two), (None, one)])]
     assert moves(filled, one, "llama/support") == moves(filled, one)
 
@@ -110,7 +110,7 @@ def test_undoing_a_tag_that_came_back_with_others_removes_it(filled: Database) -
         assert [(move.old, move.new) for move in gone if move] == [(two, None)] * 3
         undeletion.undo(session, Reference.parse(two), session.get_one(EventRecord, 1).at, TESTER)
         for tag in names:
-            undone = tags.undo(session, path, tag, TESTER)
+            undone = tagging.undo(session, path, tag, TESTER)
             assert (undone.previous, undone.reference) == (two, None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from registry.catalogue.changes import tags
+from registry.catalogue.changes import tagging
 from registry.catalogue.database.database import Database
 from registry.catalogue.tree import browse, revisions
 from registry.errors import NotFoundError, UsageError
@@ -114,15 +114,15 @@ def test_revisions_of_an_adapter(filled: Database) -> None:
 def test_tags_move_and_go(filled: Database) -> None:
     with filled.write() as session:
         second = revisions.find(session, Reference.parse("llama/support@2"))
-        moved = tags.set_tag(session, second.id, "prod", BOB)
-        again = tags.set_tag(session, second.id, "prod", BOB)
+        moved = tagging.set_tag(session, second.id, "prod", BOB)
+        again = tagging.set_tag(session, second.id, "prod", BOB)
     assert (moved.previous, moved.reference) == ("llama/support@1", "llama/support@2")
     assert again.previous == "llama/support@2"
     assert found(filled, "llama/support@prod") == "llama/support@2"
     with filled.write() as session:
-        removed = tags.remove_tag(session, Path.parse("llama/support"), "prod", BOB)
+        removed = tagging.remove_tag(session, Path.parse("llama/support"), "prod", BOB)
     assert (removed.reference, removed.previous) == (None, "llama/support@2")
     with pytest.raises(NotFoundError, match="It has no tags"), filled.write() as session:
-        tags.remove_tag(session, Path.parse("llama/support"), "prod", BOB)
+        tagging.remove_tag(session, Path.parse("llama/support"), "prod", BOB)
     with pytest.raises(UsageError, match="Tag 'main'"), filled.write() as session:
-        tags.set_tag(session, second.id, "main", BOB)
+        tagging.set_tag(session, second.id, "main", BOB)

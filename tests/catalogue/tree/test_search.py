@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import tags
+from registry.catalogue.changes import tagging
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.statistics_tables import StatisticValueRecord
 from registry.catalogue.tree import browse, revisions
@@ -329,7 +329,7 @@ def test_a_page_is_a_few_statements(filled: Database, conditions: dict[str, Any]
 
 def test_a_moved_tag_is_found_at_its_new_place(filled: Database) -> None:
     with filled.write() as session:
-        tags.set_tag(session, revisions.get(session, 4).id, "prod", TESTER)
+        tagging.set_tag(session, revisions.get(session, 4).id, "prod", TESTER)
     assert found(filled, tag="prod") == ["llama/support@2"]
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from registry.app import service_app
-from registry.catalogue.changes import deletion, rename, retraction, tags, undeletion
+from registry.catalogue.changes import deletion, rename, retraction, tagging, undeletion
 from registry.catalogue.changes.details import annotate
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.tables import EventRecord, table_of
@@ -42,7 +42,7 @@ def row(session: Session, reference: str) -> revisions.RevisionRow:
 def point(database: Database, reference: str, *names: str) -> None:
     def work(session: Session) -> None:
         for name in names:
-            tags.set_tag(session, row(session, reference).id, name, BOB)
+            tagging.set_tag(session, row(session, reference).id, name, BOB)
 
     database.change(work)
 

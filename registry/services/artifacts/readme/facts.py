@@ -1,6 +1,4 @@
-"""What a model is for, from what can't change: the base model's files and the configuration of the last adapter.
-
-README.md of a composed or merged artifact, made of what can't change: digests, and files of the path.
+"""What an artifact's README.md says, from what can't change: digests, the base model's files, the last configuration.
 
 It is the same for every token and under every name that the revision has: revisions are digests.
 """

@@ -1,8 +1,7 @@
-"""Combining again: what a published combination says that it is made of has to give what is stored.
+"""Publishing the weighted sum of some revisions, and combining again what was published.
 
-Publishing the weighted sum of some revisions: made from their factors, and checked as any adapter is.
-
-The files of a combination, computed from its sources when they are read.
+The sum is made from the factors, when its files are read, and checked as any adapter is. What a published combination
+says that it is made of has to give what is stored.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from registry.schemas.publishing import Combined, CombinedSource, CombineRequest
 from registry.services.artifacts.bound import bind_link, bound_links
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.load import path_of
-from registry.services.combining.chosen import Chosen, choose, chosen_again
+from registry.services.combining.sources import Chosen, choose, chosen_again
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake
 from registry.services.lineage import Link, LoadedPath
@@ -135,7 +134,7 @@ def combine(deployment: Deployment, request: CombineRequest, progress: Progress)
     """Combine revisions; see `registry.operations.registry.Registry.combine`. The right to publish was checked before.
 
     Raises:
-        What `registry.services.combining.chosen.choose` and `registry.services.combining.replay.make` raise, and what
+        What `registry.services.combining.sources.choose` and `registry.services.combining.combine.make` raise, and what
         publishing the files raises.
     """
     check_ranks(request.rank, request.max_error)

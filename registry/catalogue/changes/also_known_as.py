@@ -1,4 +1,4 @@
-"""Giving base models other repo ids, and taking them away: see `registry.catalogue.tree.repo_ids`."""
+"""Giving base models other repo ids, and taking them away: see `registry.catalogue.tree.repo_rows`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import BaseModelRecord, BaseRepoId
 from registry.catalogue.database.upsert import insert_if_absent
-from registry.catalogue.tree import bases, old_names, repo_ids
+from registry.catalogue.tree import bases, old_names, repo_rows
 from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.reference import RESERVED, Path
 from registry.rights import Principal
@@ -32,7 +32,7 @@ def give(session: Session, name: str, repo_id: str, principal: Principal) -> Als
     _check_id(repo_id)
     row = _lock(session, name)
     old_names.check_current(session, Path(name))
-    if repo_ids.begins_with_a_base(session, repo_id):
+    if repo_rows.begins_with_a_base(session, repo_id):
         first = repo_id.partition("/")[0].lower()
         raise ConflictError(f"{repo_id} begins with {first}, which is a base model: its paths have such repo ids.")
     values = [{"repo_id": repo_id, "base_id": row.id}]
@@ -52,7 +52,7 @@ def take_away(session: Session, name: str, repo_id: str, principal: Principal) -
     row = _lock(session, name)
     gone = delete(BaseRepoId).where(BaseRepoId.repo_id == repo_id, BaseRepoId.base_id == row.id)
     if session.execute(gone.returning(BaseRepoId.repo_id)).first() is None:
-        given = ", ".join(repo_ids.given_to(session, row.id)) or "none"
+        given = ", ".join(repo_rows.given_to(session, row.id)) or "none"
         raise NotFoundError(f"{name} is not also known as {repo_id[:256]!r}: its other repo ids are {given}.")
     events.record(session, "base also-known-as", name, principal, {"removed": repo_id})
     return _answer(session, name, row)
@@ -98,4 +98,4 @@ def _taken(session: Session, repo_id: str) -> ConflictError:
 
 
 def _answer(session: Session, name: str, row: Row[int, str | None]) -> AlsoKnownAs:
-    return AlsoKnownAs(base=name, source=row.source, repo_ids=repo_ids.given_to(session, row.id))
+    return AlsoKnownAs(base=name, source=row.source, repo_ids=repo_rows.given_to(session, row.id))

@@ -365,7 +365,7 @@ def test_a_full_disk_is_named(
             self._file = io.BufferedWriter(Full(path, "w"), 1 << 20)
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("registry.services.full.extract.Scratch", FullScratch)
+    monkeypatch.setattr("registry.services.extraction.Scratch", FullScratch)
     told = shop.refused(shop.folder / "full", "net/no-space")
     assert (told.code, str(tmp_path) in str(told)) == ("disk_full", True)
 

@@ -167,7 +167,7 @@ def extract_full(
         The ranks and true errors.
 
     Raises:
-        What `registry.services.full.extract.open_full_model` raises.
+        What `registry.services.extraction.open_full_model` raises.
         InvalidAdapterError: ``no_change``, the model is its parent; ``non_finite``; ``unsupported_layout``,
             ``not_composable``, ``tied_partial``: no PEFT adapter can bring the change; a link of the parent is invalid.
         AccuracyError: the error can't be reached in fp32.
@@ -228,7 +228,7 @@ def write_full(
 
     Raises:
         What `registry.services.exact.model_folder.read_full_model` raises.
-        What `registry.services.full.extract.extract_full` raises, and for an exact one
+        What `registry.services.extraction.extract_full` raises, and for an exact one
         `registry.services.exact.folder.write_exact_folder`.
     """
     full = read_full_model(folder)

@@ -1,1 +1,0 @@
-"""Full fine-tunes: a whole model beside its parent, as an adapter."""
