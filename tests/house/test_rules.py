@@ -17,6 +17,18 @@ from tests.root import ROOT
 
 MOST_LINES = 600
 MOST_LINES_OF_NINE_IN_TEN = 350
+LEAST_LINES = 60
+SMALL = {
+    "__main__.py": "Python starts it by this name",
+    "version.py": "both distributions read it while they are built",
+    "distribution.py": "what is missing from the client is asked for before anything of it is imported",
+    "progress.py": "tensors, storage and commands all know it, and it knows none of them",
+    "services/artifacts/bound.py": "it loads the readers of checkpoints, which stored bytes are handed out without",
+    "tensors/arithmetic/dtypes.py": "every floor of the tensor core reads it",
+    "tensors/checkpoint/variants/table.py": "a new variant is a file, and a row here",
+    "training/axolotl.py": "axolotl's YAML names it",
+}
+"""Modules of fewer lines, with what keeps them apart."""
 # Folders of tests that are about more than one package; all others stand where the package does that they test.
 ACROSS = {"architectures", "clients", "fuzz", "house", "journeys", "kit", "trials", "unchanged"}
 VAGUE_NAMES = {"utils", "common", "helpers", "base", "core"}
@@ -79,6 +91,16 @@ def test_modules_fit_in_the_head() -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in modules()}
     assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES} == {}
     assert quantiles(lengths.values(), n=10)[-1] < MOST_LINES_OF_NINE_IN_TEN
+
+
+def test_a_small_module_says_what_keeps_it_apart() -> None:
+    package = ROOT / "registry"
+    lengths = {
+        str(path.relative_to(package)): len(path.read_text().splitlines())
+        for path in modules()
+        if path.stem != "__init__"
+    }
+    assert {name for name, lines in lengths.items() if lines < LEAST_LINES} == set(SMALL)
 
 
 def test_no_folder_holds_one_module() -> None:
