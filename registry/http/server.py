@@ -1,4 +1,4 @@
-"""The service process: checks who may reach it, listens, runs `uvicorn` with our connections, and stops gracefully."""
+"""The service process: checks who may reach it, listens, prints its address, runs `uvicorn`, and stops gracefully."""
 
 from __future__ import annotations
 

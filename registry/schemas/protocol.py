@@ -1,4 +1,4 @@
-"""The protocol between a client and a service: its version, its addresses, errors as it sends them, pages of lists."""
+"""The protocol between a client and a service: version, addresses, forms of a token, errors, pages of lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The database behind the catalogue: transactions, schema version, and error mapping.
+"""The database behind the catalogue: transactions, its upgrade under a lock, schema version, and error mapping.
 
 SQLite in a folder of its own, or PostgreSQL, with the same code and migrations. Services get a `Database` and use at
 most one write transaction a request, with no slow work inside.

@@ -1,9 +1,9 @@
-"""Which rows of a batch belong to which sibling, and how they are cut out of what a module is given.
+"""Which rows of a batch belong to which sibling, and the loss of each, with its labels counted.
 
 Rows are taken by slices and put together again by concatenation, never multiplied by masks: a NaN in the rows of one
 sibling must not reach those of another. Where each sibling's rows lie beside each other, the parts are views.
 
-The loss of each sibling: the model's own loss function on that one's rows, so that means are over these alone.
+The loss of a sibling is the model's own loss function on its rows, so that means are over these alone.
 
 A mean over the labels of a batch is no mean over those of several batches, where these have different numbers of them.
 So the labels of each loss are counted, as `transformers.Trainer` counts them, and its gradient weighs as much as they.

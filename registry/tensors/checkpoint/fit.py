@@ -1,4 +1,4 @@
-"""Whether the tensors of an adapter fit the modules of its base: names, kinds, oriented shapes.
+"""Whether an adapter fits its base: names, kinds, oriented shapes, and no weight that loading computes in unknown ways.
 
 The expected shape of a factor is known from the base alone: A is (rank, in_features) and B (out_features, rank), in
 the orientation that the target table gives. A square matrix that is read the wrong way would fit, so shapes check the
