@@ -1,8 +1,8 @@
 """Artifacts: how they are asked for, what fetching and verifying answer, and what was lost of ranks on the way.
 
 Their kinds are a row each, with all that is asked of one where no tensor is at hand. To add one, name it in
-`registry.schemas.form.ArtifactKind`, write its row here, its builder in a file of `registry.services.artifacts.kinds`
-with a line in the table there, and its member of `registry.cli.options.Kind`.
+`registry.schemas.form.ArtifactKind`, write its row here, its builder in a file of `registry.services.artifacts`
+with a line in the table of `build`, and its member of `registry.cli.options.Kind`.
 """
 
 from __future__ import annotations

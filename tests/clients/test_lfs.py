@@ -22,9 +22,7 @@ from tests.kit.servers_service import SERVE, ServiceProcess
 from tests.kit.shim import Shim
 
 pytestmark = pytest.mark.slow
-SMALL = (
-    "from registry.services.pushing import chosen; chosen.MOST_INLINE = 100; from registry.cli.main import main; main()"
-)
+SMALL = "from registry.services.pushing import repo; repo.MOST_INLINE = 100; from registry.cli.main import main; main()"
 """A service for which weights of a few hundred bytes are as 500 MB are."""
 
 

@@ -27,9 +27,7 @@ from tests.kit.servers_service import SERVE, ServiceProcess
 from tests.kit.shim import Shim
 
 TIMES = 5  # of each seed
-SMALL = (
-    "from registry.services.pushing import chosen; chosen.MOST_INLINE = 100; from registry.cli.main import main; main()"
-)
+SMALL = "from registry.services.pushing import repo; repo.MOST_INLINE = 100; from registry.cli.main import main; main()"
 """Weights of a few hundred bytes go by LFS, to the store."""
 WAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "within the commit": (SERVE, ("folder", "commit", "halves")),
