@@ -28,8 +28,8 @@ ONLY_TEST_all = $(PYTEST) -m 'not long and not image' $(ARGS)
 # A few of the bugs planted by hand, and a few drawn by the syntax in what changed, by the id of the commit: of the first
 # each must be caught, of the second those that no test sees are printed for a person. More are named than there is time
 # for; each bug has 60 seconds at most.
-ONLY_TEST_mutants = $(TEST_ENV) $(PY) -m tests.house.mutants --sample 16 --minutes 0.6 && \
-  $(TEST_ENV) $(PY) -m tests.house.drawn --sample 24 --minutes 0.6 $(ARGS)
+ONLY_TEST_mutants = $(TEST_ENV) $(PY) -m tests.house.mutants --sample 16 --minutes 1 && \
+  $(TEST_ENV) $(PY) -m tests.house.drawn --sample 24 --minutes 1.5 $(ARGS)
 # All that can be drawn in the files that changed (ARGS='--since main', '--all --sample 60').
 ONLY_LONG_mutants = $(TEST_ENV) $(PY) -m tests.house.drawn $(ARGS)
 # All that are planted by hand, one at a time in a copy, or those named in ARGS.
