@@ -1,4 +1,4 @@
-"""The registry over HTTP: `registry.operations.registry.Registry` and `registry.operations.transfer.Transfer`.
+"""The registry over HTTP: `Registry` and `Transfer` of `registry.operations`; nested publishing and verifying there.
 
 Plans and publishes one folder of a nested one over HTTP.
 

@@ -1,4 +1,4 @@
-"""Safetensors headers: a strict reader and a writer that gives the same bytes everywhere.
+"""Safetensors headers, read strictly and written the same everywhere; sizes of dtypes; the weight files of a model.
 
 Format: 8 bytes little-endian length of the header, the header as JSON (name -> dtype, shape, data_offsets; and
 ``__metadata__``), then the tensors' bytes. The reader accepts what the reference implementation accepts and refuses

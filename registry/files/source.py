@@ -1,4 +1,4 @@
-"""Bytes by range: the only way in which the tensor core reads files, wherever they are kept.
+"""Bytes by range, the only way in which the tensor core reads files; and memory that is used again for them.
 
 Memory for bytes that pass through, which is used again once nobody holds any of it.
 

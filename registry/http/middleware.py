@@ -1,4 +1,4 @@
-"""The outermost middleware: request id, response timeout, request log and metrics.
+"""The outermost middleware: request id, response timeout, metrics, and the request log as JSON lines.
 
 Pure ASGI, because it counts bytes as they pass and must not touch the body.
 

@@ -150,7 +150,13 @@ class Call:
 
 
 def call_of(route: APIRoute) -> Call:
-    """How the endpoint of a route is called."""
+    """How the endpoint of a route is called.
+
+    Raises:
+        AssertionError: the route, or a function that it needs, says something that would not be done here.
+    """
+    if route.dependencies:
+        raise AssertionError(f"{route.path_format} has dependencies beside its signature, which reads would not call")
     return _call(route.endpoint, frozenset(route.param_convertors))
 
 
@@ -161,6 +167,10 @@ def _call(function: Callable[..., Any], in_address: frozenset[str]) -> Call:
         kind, *notes = get_args(one.annotation) if get_origin(one.annotation) is Annotated else (one.annotation,)
         needed = next((note for note in notes if isinstance(note, params.Depends)), None)
         told = next((note for note in notes if isinstance(note, params.Param)), None)
+        if any(isinstance(note, _NOT_READ) for note in notes) or isinstance(one.default, _ANY_NOTE):
+            raise AssertionError(
+                f"{name} of {function}: in its annotation, and in the address or the query, is expected"
+            )
         if needed is not None:
             if needed.dependency is None:
                 raise AssertionError(f"{name} of {function} does not say on what it depends")
@@ -172,6 +182,10 @@ def _call(function: Callable[..., Any], in_address: frozenset[str]) -> Call:
             parameters.append(Parameter(name, alias, name in in_address, TypeAdapter(one.annotation), one.default))
     parameters.sort(key=lambda found: not found.in_address)
     return Call(function, tuple(needs), tuple(parameters), request)
+
+
+_NOT_READ: Final = (params.Header, params.Cookie, params.Body)
+_ANY_NOTE: Final = (params.Depends, params.Param, params.Body)
 
 
 class JsonBody(Generic[S]):

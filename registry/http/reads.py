@@ -36,24 +36,21 @@ class ReadRoute(APIRoute):
     def get_route_handler(self) -> Handle:
         if not self.reads:
             return super().get_route_handler()
+        call = call_of(self)
 
         async def handle(request: Request) -> Response:
-            return await service_of(request).readers.run(self._answer, request)
+            return await service_of(request).readers.run(self._answer, call, request)
 
         return handle
 
-    def _answer(self, request: Request) -> Response:
-        values, errors = self._call.values(request, {})
+    def _answer(self, call: Call, request: Request) -> Response:
+        values, errors = call.values(request, {})
         if errors:
             raise RequestValidationError(errors)
         answer = self.endpoint(**values)
         if isinstance(answer, Response):
             return answer
         return Response(self._schema.dump_json(answer), status_code=self.status_code or 200, media_type=JSON)
-
-    @cached_property
-    def _call(self) -> Call:
-        return call_of(self)
 
     @cached_property
     def _schema(self) -> TypeAdapter[Any]:

@@ -1,4 +1,4 @@
-"""The routes of the views: the same for each, below the path of the view.
+"""The routes of the views, the same for each: repos, their files, model info with cards, and what browsers find there.
 
 What a browser finds at the address of a repo, which on the Hub is its page: the way to the page of its path.
 

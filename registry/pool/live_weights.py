@@ -1,4 +1,4 @@
-"""The weights of a running model, and what is known of each: the base's, those after some steps, or half written.
+"""The weights of a running model: what each is now, who may write them, and whether something else changed them.
 
 Rounds of work on several threads: a round that was given up writes nothing once the next one has begun.
 

@@ -1,4 +1,4 @@
-"""The adapter of a full model, written as an ordinary folder, which is then published as any other.
+"""What is published of a full model: all of it, exactly, or the nearest adapter, written as an ordinary folder.
 
 It runs where the folder is: in the process of a client or of a registry. Nothing is stored meanwhile.
 

@@ -1,4 +1,4 @@
-"""One training run: which of its moments are published, and with which words.
+"""One training run: what a trainer knows of a moment, which moments are published, with which words, from which copies.
 
 Copies of what a trainer saved: the adapter without the trainer's own state.
 

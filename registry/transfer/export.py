@@ -1,4 +1,4 @@
-"""Exports: an artifact of a revision, with a card and a receipt, into a folder or a repository of a Hub.
+"""Exports: an artifact with a card and a receipt without names, into a folder or a repository of a Hub.
 
 The receipt of an export: the digests that prove what it is made of and, unless names go out, nothing else.
 

@@ -1,4 +1,4 @@
-"""The resolver: turns a reference requested from vLLM into a folder with the composed adapter.
+"""The resolver: turns a reference requested from vLLM into a folder that vLLM loads, or refuses it by its rules.
 
 vLLM asks once per name and keeps the answer until the name is unloaded; see ``docs/vllm.md``. Meanwhile it locks that
 name only and continues other requests, so the work runs on threads of our own.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import Cookie, Depends, FastAPI, Header, Query
+from fastapi.dependencies.models import Dependant
 
 from registry.app import service_app
+from registry.http.payloads import Call, call_of
 from registry.http.reads import ReadDispatch, ReadRoute
 from registry.schemas.protocol import API
 from tests.kit.library import Library
@@ -65,3 +68,64 @@ def test_the_dispatch_finds_what_the_routers_would(library: Library) -> None:
     assert found_by(app, "HEAD", "/hf/tiny/a.x/resolve/main/a/b\n.json") == (place, given)
     for method, path in (("HEAD", "/api/v1/resolve"), ("POST", "/api/v1/resolve"), ("GET", "/api/v1/no"), ("GET", "x")):
         assert found_by(app, method, path) == (None, {})
+
+
+def called_by_fastapi(dependant: Dependant) -> Iterator[tuple[object, ...]]:
+    """What FastAPI calls for a route, and with which parameters: an independent reading of the same signatures."""
+    for place, fields in (("address", dependant.path_params), ("query", dependant.query_params)):
+        yield from ((dependant.call, place, field.alias) for field in fields)
+    assert not dependant.header_params
+    assert not dependant.cookie_params
+    assert not dependant.body_params
+    yield dependant.call, "request", dependant.request_param_name
+    for needed in dependant.dependencies:
+        yield from called_by_fastapi(needed)
+
+
+def called_here(call: Call) -> Iterator[tuple[object, ...]]:
+    for one in call.parameters:
+        yield call.function, "address" if one.in_address else "query", one.alias
+    yield call.function, "request", call.request
+    for _, needed in call.needs:
+        yield from called_here(needed)
+
+
+def test_a_read_calls_what_fastapi_would(library: Library) -> None:
+    """A dependency that is left out may be the one that looks at rights."""
+    reads = [
+        route for route in service_app(library.registry).state.routes if isinstance(route, ReadRoute) and route.reads
+    ]
+    assert len(reads) > 40
+    for route in reads:
+        assert set(called_here(call_of(route))) == set(called_by_fastapi(route.dependant)), route.path_format
+
+
+def _guard() -> None:
+    pass
+
+
+def _by_header(x: Annotated[str, Header()]) -> str:
+    return x
+
+
+def _by_cookie(x: Annotated[str, Cookie()]) -> str:
+    return x
+
+
+def _by_default(x: str = Query("all")) -> str:
+    return x
+
+
+def _guarded_by_default(x: None = Depends(_guard)) -> str:
+    return str(x)
+
+
+@pytest.mark.parametrize("endpoint", [_by_header, _by_cookie, _by_default, _guarded_by_default])
+def test_a_read_that_says_what_would_not_be_done_is_refused(endpoint: Any) -> None:
+    with pytest.raises(AssertionError, match="in its annotation"):
+        call_of(ReadRoute("/x", endpoint, methods=["GET"]))
+
+
+def test_a_guard_beside_the_signature_is_refused_and_never_passed_over() -> None:
+    with pytest.raises(AssertionError, match="dependencies beside its signature"):
+        ReadRoute("/x", lambda: "x", methods=["GET"], dependencies=[Depends(_guard)])

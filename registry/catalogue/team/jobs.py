@@ -1,4 +1,4 @@
-"""Jobs: work that outlives its request and its process (``operations`` in the API and the schema).
+"""Jobs as rows: work that outlives its request and its process (``operations`` in the API), claimed, ended and listed.
 
 A runner holds a lease and renews it; when it expires, another process takes the job over and repeats the work, which
 has to be idempotent. Clock skew has to be small against the lease.

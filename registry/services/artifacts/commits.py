@@ -1,4 +1,4 @@
-"""Commit ids of the Hub-compatible views: 40 hex digits that always name the same bytes.
+"""Commit ids of the Hub-compatible views, which always name the same bytes; and materialised artifacts by their plan.
 
 The first 28 identify the meaning: the view, the repo, and the digests of the revision and the base model. They are
 found by an index (`registry.catalogue.tree.commits`). The other 12 identify how the bytes are rendered, so that a

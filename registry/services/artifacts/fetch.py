@@ -1,4 +1,4 @@
-"""Fetching: writing an artifact and its receipt into a folder that appears only when it is complete.
+"""Fetching an artifact in process: which rendering it has, by a remembered numerics fingerprint, and writing it.
 
 The numerics fingerprint of this machine, remembered from one process to the next, so that it needs no torch.
 

@@ -1,4 +1,4 @@
-"""The card of an export: README.md of a repository that leaves the team.
+"""The card of an export, README.md of a repository that leaves the team; and what Hub clients are told of a repo.
 
 Front matter has what a Hub reads of a model. A path is its customers' names, so without ``with_names`` the card is made
 of digests, figures and the base model's own files: nothing that a publisher wrote goes out but metrics, licence,
