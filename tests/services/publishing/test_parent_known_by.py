@@ -12,17 +12,20 @@ import pytest
 
 from registry.catalogue.tree import bases
 from registry.errors import ConflictError
+from registry.folders.receipts import read_receipt
 from registry.operations.methods.calls import Partner
 from registry.operations.registry import Registry
 from registry.progress import SILENT
 from registry.reference import Path as TreePath
 from registry.schemas import Fitting, FolderCompared, Published
 from registry.schemas.parents import Policy
-from registry.schemas.transfer import PublishRequest
+from registry.schemas.transfer import GivenReceipt, PublishRequest
 from registry.services.artifacts.commits import RepoNames
 from registry.services.local import LocalRegistry
+from registry.services.publishing.port import InProcess
 from registry.transfer.copy import copy
 from tests.kit import llama_base, write_adapter
+from tests.kit.acting import acting
 from tests.kit.sending import prepare, request_of
 from tests.kit.serving import ServedRegistry
 from tests.services.publishing.parent_house import SOURCE, House, opened
@@ -227,3 +230,15 @@ def test_whole_weights_that_an_adapter_keeps_can_show_its_parent(tmp_path: Path,
         local.publish(parent, "llama/one")
         child = write_adapter(tmp_path / "child", base, ["embed_tokens", "q_proj"], r=2, copies=[parent], seed=5)
         assert _known(local.publish(child, "llama/one/child")) == ("llama/one@1", word)
+
+
+def test_above_a_scope_a_receipt_makes_its_revision_a_candidate_and_no_other(tmp_path: Path) -> None:
+    """Who trained on a folder may compare with what it was made of, though the token does not see that revision."""
+    with closing(opened(tmp_path)) as local:
+        House(tmp_path, local, source=SOURCE)
+        local.fetch("net/support@1", tmp_path / "fetched", kind="merged")
+        given = GivenReceipt(receipt=read_receipt(tmp_path / "fetched" / "registry-receipt.json"), words="the receipt")
+        where = InProcess(acting(local, "writer", "net/support/deep").deployment)
+        path = TreePath.parse("net/support/deep")
+        assert [one.reference for one in where.candidates(path, None)] == ["net"]
+        assert [one.reference for one in where.candidates(path, given)] == ["net", "net/support@1"]
