@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from registry.schemas.usage import Interface
     from registry.services.local import LocalRegistry
     from registry.storage.staging import StagingDriver
-    from registry.transfer.publish_tree import Ground
+    from registry.transfer.publish_tree import BundleSource
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _CUT_SCHEME = re.compile(r"https?:", re.IGNORECASE)
@@ -174,7 +174,7 @@ def _arithmetic() -> Arithmetic:
     return LocalArithmetic()
 
 
-def _planned_import(registry: Registry, ground: Ground, source: str, progress: Progress) -> ImportDocument:
+def _planned_import(registry: Registry, ground: BundleSource, source: str, progress: Progress) -> ImportDocument:
     from registry.services.local import planned_import
 
     return planned_import(registry, ground, source, progress)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from registry.folders.base_files import WeightFile, check_digest, missing, other
 from registry.folders.local_files import unreadable
 from registry.folders.staging import FetchCache
 from registry.folders.writer import Writable
-from registry.progress import SILENT, Progress
+from registry.progress import Progress
 from registry.schemas import Fetched, Options
 from registry.schemas.artifacts import KINDS, check_options
 from registry.schemas.form import MeasuredRows
@@ -228,11 +228,6 @@ class Fetching:
         """Record that a local folder has a base model's files."""
         self._folders.remember(base_files, folder)
 
-    def base_files(self, bundle: Bundle) -> Mapping[str, HashedFile]:
-        """The base model's files that this machine is known to have, checked; none where it has none."""
-        found = None if self._folders.empty else self._folders.find(bundle.base, SILENT)
-        return {} if found is None else found[1]
-
     def say_use(self, ref: str) -> None:
         """Have the service count a use of weights that are read blob by blob."""
         self._transport.get("/bundles", Bundle, slow=True, use=self._transport.interface, ref=ref)
@@ -259,7 +254,7 @@ class Fetching:
             folder, files = found
         merged = needed(self._arithmetic, "merge on this machine").merge(
             bundle,
-            lambda blob: open_blob(self._transport, bundle.reference, blob, self._cache.folder),
+            lambda ref, blob: open_blob(self._transport, ref, blob, self._cache.folder),
             files,
             options,
             measured,

@@ -1,72 +1,106 @@
-"""Compares the folder that an adapter was trained on with the candidates for its parent, on this machine.
+"""Folders of this machine and a service: what they are compared with, planned for, and published to.
 
-The service trusts the client's result, since it has never seen the folder.
+It gives its paths as bundles; comparing is up to this machine's tensor core, if there is one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from registry.client.calls import do, listed
 from registry.client.fetch import BaseFolders
+from registry.client.publish import plan_publish, publish_folder
 from registry.client.ranges import RangeReader, open_blob
 from registry.client.tensor_core import MakeArithmetic, needed
 from registry.client.transport import Transport
 from registry.digest import hex_of
-from registry.errors import ConflictError, RetractedError, UsageError
+from registry.errors import ConflictError, NotFoundError, RetractedError, UsageError
 from registry.files.hashed import HashedFile
-from registry.folders.scan import ADAPTER_WEIGHTS
+from registry.folders.scan import ADAPTER_WEIGHTS, EXACT
 from registry.operations.publication import Publication
 from registry.operations.table import BASES, LOG, NARROW
 from registry.operations.transfer import ClosableSource
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference, meant_alone
-from registry.schemas import FolderCompared
+from registry.schemas import FolderCompared, Published, PublishPreview, Resolved
 from registry.schemas.parents import NarrowRequest, PathsLeft
 from registry.schemas.requests import BasesRequest, PathRequest
 from registry.schemas.transfer import BlobEntry, Bundle
-from registry.transfer.publish_request import PublishFolder
-from registry.transfer.trained_on import Beside, TrainedFolder, receipt_of_parent
+from registry.transfer.publish_request import PublishFolder, preview
+from registry.transfer.trained_on import receipt_of_parent
 
 
-class ParentFolders:
-    """What a client needs to compare folders."""
+@dataclass(frozen=True)
+class RemoteGround:
+    """A service, and what this machine can compare and check itself.
 
-    def __init__(self, transport: Transport, arithmetic: MakeArithmetic | None, room: Path) -> None:
-        self._transport = transport
-        self._arithmetic = arithmetic
-        self._room = room
+    Args:
+        transport: to the service.
+        arithmetic: loads this machine's tensor core, if it has one.
+        room: the folder of the cache, where base models are remembered, too.
+    """
 
-    def compared(self, folder: PublishFolder, progress: Progress) -> PublishFolder:
-        """The request with the result of comparing the folder, if there is one."""
+    transport: Transport
+    arithmetic: MakeArithmetic | None
+    room: Path
+
+    def plan(self, folder: PublishFolder, progress: Progress) -> PublishPreview:
+        # The weights of a parent that is only planned can't be read anywhere.
+        request, trained_on = folder.request, folder.trained_on
+        planned = request.nested and trained_on is not None and not self._is_there(request.parent)
+        if not planned:
+            folder = self.compare(folder, progress)
+        plan = plan_publish(self.transport, folder.request)
+        return preview(folder, plan, self.transport.url, self._unchecked(folder, progress, compared=not planned))
+
+    def _is_there(self, parent: str | None) -> bool:
+        try:
+            self.transport.get("/resolve", Resolved, ref=parent)
+        except NotFoundError:
+            return False
+        return True
+
+    def _unchecked(self, folder: PublishFolder, progress: Progress, *, compared: bool) -> Iterator[str]:
+        """The checks left to the service, which reads no weights before they are published."""
+        if folder.form is EXACT:
+            yield "whether its values are finite and not its parent's: the service checks that when it is published"
+            return
+        if self.arithmetic is None:
+            yield "whether all weights are finite: torch is not installed here"
+        else:
+            self.arithmetic().check_finite(folder.weights.file, progress)
+        if not compared:
+            yield "whether the folder that it was trained on is that of its parent, which is not published yet"
+        yield "notices about its weights: the service looks for them when they are published"
+        yield "whether its weights fit those of its lineage: the service checks that when they are published"
+
+    def publish(self, folder: PublishFolder, progress: Progress) -> Published:
+        return publish_folder(self.transport, self.compare(folder, progress), progress)
+
+    def compare(self, folder: PublishFolder, progress: Progress) -> PublishFolder:
+        """The service trusts what this machine finds, since it has never seen the folder that was trained on."""
         trained_on = folder.trained_on
         if trained_on is None or TreePath.parse(folder.request.path).parent is None:
             return folder
-        if self._arithmetic is None and not folder.request.find_parent:
+        if self.arithmetic is None and not folder.request.find_parent:
             reason = "torch is needed for that, and it is not installed here"
             return folder.with_request(compared=FolderCompared(words=trained_on.words, reason=reason))
-        return needed(self._arithmetic, "search for a parent").compare(self, folder, progress)
-
-    def searched(self, trained_on: TrainedFolder, beside: Beside, progress: Progress) -> FolderCompared:
-        """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
-        return needed(self._arithmetic, "search for a parent").search(self, trained_on, beside, progress)
+        return needed(self.arithmetic, "search for a parent").compare(self, folder, progress)
 
     def bases(self) -> Sequence[str]:
-        """The names of all base models."""
-        return [base.name for base in listed(self._transport, BASES, BasesRequest(), None)]
+        return [base.name for base in listed(self.transport, BASES, BasesRequest(), None)]
 
     def bundle(self, ref: str) -> Bundle:
-        """A path as digests."""
-        return self._transport.get("/bundles", Bundle, slow=True, ref=ref)
+        return self.transport.get("/bundles", Bundle, slow=True, ref=ref)
 
     def revisions(self, above: TreePath) -> list[Bundle]:
-        """The base model, and every revision of an adapter that is not retracted."""
         bundles = [self.bundle(above.base)]
         if above.is_base:
             return bundles
-        for revision in listed(self._transport, LOG, PathRequest(path=str(above)), None):
+        for revision in listed(self.transport, LOG, PathRequest(path=str(above)), None):
             if revision.retracted is None:
                 try:
                     bundles.append(self.bundle(revision.reference))
@@ -75,17 +109,20 @@ class ParentFolders:
         return bundles
 
     def base_files(self, bundle: Bundle, progress: Progress) -> Mapping[str, HashedFile]:
-        """The checked local weight files of its base, where this machine has them."""
-        remembered = BaseFolders(self._room).find(bundle.base, progress)
+        remembered = BaseFolders(self.room).find(bundle.base, progress)
         return {} if remembered is None else remembered[1]
 
     def narrow(self, request: NarrowRequest) -> PathsLeft:
-        """The paths that sampled weights may be those of."""
-        return do(self._transport, NARROW, request, SILENT)
+        return do(self.transport, NARROW, request, SILENT)
 
     def open_blob(self, ref: str, blob: BlobEntry) -> ClosableSource:
-        """Open a blob of a bundle."""
-        return self._open(ref, blob)
+        if not blob.path.endswith(".safetensors") or blob.path == ADAPTER_WEIGHTS:
+            return open_blob(self.transport, ref, blob, self.room)
+        # Base weights are large, and some rows of each tensor suffice, so these are not verified by digest.
+        params = {"ref": ref}
+        what = f"{blob.path} of {ref}"
+        etag = hex_of(blob.digest)
+        return RangeReader(self.transport, f"/blobs/{blob.digest}", params, size=blob.size, etag=etag, what=what)
 
     def parent_of_full(self, publication: Publication) -> Bundle:
         """The path to the parent of a full model; the service finds it again when the adapter is published.
@@ -109,7 +146,7 @@ class ParentFolders:
             return self._bundle_at(f"{path}@{given.receipt.tip}", above, given.words)
         if above.is_base:
             return self.bundle(str(above))
-        listing = listed(self._transport, LOG, PathRequest(path=str(above)), None)
+        listing = listed(self.transport, LOG, PathRequest(path=str(above)), None)
         found = [one.reference for one in listing if one.retracted is None]
         if len(found) > 1:
             more = ", ..." if len(found) > 4 else ""
@@ -128,32 +165,3 @@ class ParentFolders:
                 code="parent_mismatch",
             )
         return bundle
-
-    def _open(self, ref: str, blob: BlobEntry) -> ClosableSource:
-        if not blob.path.endswith(".safetensors") or blob.path == ADAPTER_WEIGHTS:
-            return open_blob(self._transport, ref, blob, self._room)
-        # Base weights are large, and some rows of each tensor suffice, so these are not verified by digest.
-        params = {"ref": ref}
-        what = f"{blob.path} of {ref}"
-        return _Ranges(
-            RangeReader(
-                self._transport, f"/blobs/{blob.digest}", params, size=blob.size, etag=hex_of(blob.digest), what=what
-            )
-        )
-
-
-class _Ranges:
-    """A remote file by range, as a closable source."""
-
-    def __init__(self, reader: RangeReader) -> None:
-        self._reader = reader
-
-    @property
-    def size(self) -> int:
-        return self._reader.size
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        self._reader.read_into(offset, buffer)
-
-    def close(self) -> None:
-        """Nothing to release."""

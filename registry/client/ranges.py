@@ -65,6 +65,9 @@ class RangeReader:
         while got < len(buffer):
             got += self._try(offset + got, buffer[got:], attempts)
 
+    def close(self) -> None:
+        """Nothing to release."""
+
     def _try(self, offset: int, buffer: memoryview, attempts: Attempts) -> int:
         """Read until the connection breaks; returns the number of bytes."""
         url = self._store_url

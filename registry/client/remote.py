@@ -1,6 +1,4 @@
-"""The registry over HTTP: `Registry` and `Transfer` of `registry.operations`; nested publishing and verifying there.
-
-Plans and publishes one folder of a nested one over HTTP.
+"""The registry over HTTP: `Registry` and `Transfer` of `registry.operations`; verifying there.
 
 Verifies a fetched folder against a service: byte by byte, or by tensor if the arithmetic differs.
 """
@@ -9,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
@@ -17,15 +14,14 @@ from registry.client.artifacts import RemoteArtifact, measured_by_service, plan_
 from registry.client.calls import do, listed
 from registry.client.errors import RetryPolicy
 from registry.client.fetch import Fetching
-from registry.client.parents import ParentFolders
-from registry.client.publish import Uploads, add_base_folder, plan_publish, publish_folder
+from registry.client.parents import RemoteGround
+from registry.client.publish import Uploads, add_base_folder
 from registry.client.ranges import RemoteBlob, open_blob
 from registry.client.tensor_core import MakeArithmetic, Planner, missing, needed
 from registry.client.transport import Transport
 from registry.errors import NotFoundError, UnavailableError, UsageError
 from registry.files.source import ByteSource
 from registry.folders.receipts import receipt_in
-from registry.folders.scan import EXACT
 from registry.folders.staging import FetchCache
 from registry.operations.arguments import Export, check_order
 from registry.operations.methods.analysis import WeightChanges
@@ -41,29 +37,25 @@ from registry.schemas import (
     BaseAdded,
     Copied,
     Fetched,
-    FolderCompared,
     Identity,
     Options,
     Published,
-    PublishPreview,
-    Resolved,
     Shown,
     Verified,
 )
 from registry.schemas.form import MeasuredRows
 from registry.schemas.labels import Exported
 from registry.schemas.parents import Identified
-from registry.schemas.publishing import FullSize, ImportDocument
+from registry.schemas.publishing import ImportDocument
 from registry.schemas.receipt import rendering_digest
 from registry.schemas.transfer import ArtifactPlan, BlobEntry
 from registry.schemas.usage import Interface
 from registry.transfer.copy import copy
 from registry.transfer.fetched_folder import check_base, check_plan, verified
-from registry.transfer.publish_request import PublishFolder, preview, read_adapter
+from registry.transfer.publish_request import read_adapter
 from registry.transfer.publishing import PublishingFolders
 from registry.transfer.receipt_check import Ours
 from registry.transfer.source import MadeOfFull, base_request, extracted
-from registry.transfer.trained_on import UNTIMED, TrainedFolder
 from registry.version import __version__
 
 
@@ -125,55 +117,6 @@ def _by_digest(reference: str, digest: str | None) -> str:
     return str(TreePath(path.base)) if digest is None else str(Reference(path, digest_prefix=digest))
 
 
-@dataclass(frozen=True)
-class RemoteGround:
-    """A service, and what this machine can check itself."""
-
-    transport: Transport
-    arithmetic: MakeArithmetic | None
-    folders: ParentFolders
-
-    def plan(self, folder: PublishFolder, progress: Progress) -> PublishPreview:
-        # The weights of a parent that is only planned can't be read anywhere.
-        request, trained_on = folder.request, folder.trained_on
-        planned = request.nested and trained_on is not None and not self._is_there(request.parent)
-        if not planned:
-            folder = self.folders.compared(folder, progress)
-        plan = plan_publish(self.transport, folder.request)
-        return preview(folder, plan, self.transport.url, self._unchecked(folder, progress, compared=not planned))
-
-    def _is_there(self, parent: str | None) -> bool:
-        try:
-            self.transport.get("/resolve", Resolved, ref=parent)
-        except NotFoundError:
-            return False
-        return True
-
-    def _unchecked(self, folder: PublishFolder, progress: Progress, *, compared: bool) -> Iterator[str]:
-        """The checks left to the service, which reads no weights before they are published."""
-        if folder.form is EXACT:
-            yield "whether its values are finite and not its parent's: the service checks that when it is published"
-            return
-        if self.arithmetic is None:
-            yield "whether all weights are finite: torch is not installed here"
-        else:
-            self.arithmetic().check_finite(folder.weights.file, progress)
-        if not compared:
-            yield "whether the folder that it was trained on is that of its parent, which is not published yet"
-        yield "notices about its weights: the service looks for them when they are published"
-        yield "whether its weights fit those of its lineage: the service checks that when they are published"
-
-    def publish(self, folder: PublishFolder, progress: Progress) -> Published:
-        return publish_folder(self.transport, self.folders.compared(folder, progress), progress)
-
-    def searched(self, folder: TrainedFolder, progress: Progress) -> FolderCompared:
-        return self.folders.searched(folder, UNTIMED, progress)
-
-    def full_size(self, base: str, folder: Path, far: float, progress: Progress) -> FullSize | None:
-        arithmetic = needed(self.arithmetic, "compare a full model with its base model")
-        return arithmetic.full_size(self.folders, base, folder, far, progress)
-
-
 Folder = str | PathLike[str]
 
 
@@ -222,16 +165,16 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
 
     def _publish(self, publication: Publication, progress: Progress) -> Published:
         made = read_adapter(publication, progress).with_digests(progress)
-        return publish_folder(self._transport, self._parents.compared(made, progress), progress)
+        return self._ground().publish(made, progress)
 
     @contextmanager
     def _extracted(self, publication: Publication, progress: Progress) -> Iterator[Publication]:
         arithmetic = needed(self._arithmetic, "compare a full model with its parent")
-        parents = self._parents
-        bundle = parents.parent_of_full(publication)
+        ground = self._ground()
+        bundle = ground.parent_of_full(publication)
 
         def extract(folder: Path, asked: FullModel, out: Path) -> MadeOfFull:
-            base = parents.base_files(bundle, progress)
+            base = ground.base_files(bundle, progress)
             # every element counts: what comes over the network is checked as a whole
             return arithmetic.write_full(bundle, self.open_blob, base, folder, asked, out, progress)
 
@@ -242,17 +185,13 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         needed(self._arithmetic, f"read {pickle}, a pickle").from_pickle(pickle, out)
 
     def _ground(self) -> RemoteGround:
-        return RemoteGround(self._transport, self._arithmetic, self._parents)
+        return RemoteGround(self._transport, self._arithmetic, self._cache.folder)
 
     def _plan_import(self, source: str, progress: Progress) -> ImportDocument:
         if self._planner is None:
             needed(None, "plan an import")
             raise AssertionError("without torch that is refused")
         return self._planner(self, self._ground(), source, progress)
-
-    @property
-    def _parents(self) -> ParentFolders:
-        return ParentFolders(self._transport, self._arithmetic, self._cache.folder)
 
     def _copy(self, ref: str, to: Registry, *, recursive: bool, progress: Progress) -> Copied:
         return copy(self, ref, to, recursive=recursive, progress=progress)
@@ -277,7 +216,7 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
 
         def opened() -> WeightChanges:
             self._fetching.say_use(bundle.reference)
-            return arithmetic.changes(bundle, ancestor, self.open_blob, self._fetching.base_files(bundle))
+            return arithmetic.changes(bundle, ancestor, self.open_blob, self._ground().base_files(bundle, SILENT))
 
         return self._last_changes.of((bundle, ancestor), opened)
 
@@ -297,7 +236,7 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         )
 
     def _identify(self, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
-        return needed(self._arithmetic, "identify a folder").identify(self._parents, folder, look_in, progress)
+        return needed(self._arithmetic, "identify a folder").identify(self._ground(), folder, look_in, progress)
 
     def _verify(self, folder: Folder, progress: Progress) -> Verified:
         room = self._cache.folder

@@ -13,23 +13,21 @@ from registry.folders.writer import Writable
 from registry.operations.methods.analysis import WeightChanges
 from registry.operations.publication import FullModel
 from registry.operations.registry import Registry
-from registry.operations.transfer import BundleSource, ClosableSource
+from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
-from registry.schemas import FolderCompared, Options, OutputFile
+from registry.schemas import Options, OutputFile
 from registry.schemas.form import MeasuredRows
 from registry.schemas.parents import Identified
-from registry.schemas.publishing import FullSize, ImportDocument
+from registry.schemas.publishing import ImportDocument
 from registry.schemas.receipt import Receipt
 from registry.schemas.transfer import BlobEntry, Bundle
 from registry.transfer.fetched_folder import Comparison
 from registry.transfer.publish_request import PublishFolder
-from registry.transfer.publish_tree import Ground
+from registry.transfer.publish_tree import BundleSource
 from registry.transfer.source import MadeOfFull
-from registry.transfer.trained_on import Beside, TrainedFolder
 
-OpenBlob = Callable[[BlobEntry], ClosableSource]
 OpenBlobOf = Callable[[str, BlobEntry], ClosableSource]
-"""The same for several bundles: takes the bundle's reference first."""
+"""Opens a blob of a bundle, whose reference comes first."""
 
 
 class MergedHere(Writable, Protocol):
@@ -68,7 +66,7 @@ class Arithmetic(Protocol):
     def merge(
         self,
         bundle: Bundle,
-        open_blob: OpenBlob,
+        open_blob: OpenBlobOf,
         base: Mapping[str, HashedFile],
         options: Options,
         measured: MeasuredRows = "sample",
@@ -76,16 +74,7 @@ class Arithmetic(Protocol):
         """Merge a path on local base weights: ``base`` has the checked file of each name; rows are ``measured``."""
 
     def compare(self, service: BundleSource, folder: PublishFolder, progress: Progress) -> PublishFolder:
-        """The folder, its request with what the weights are that the adapter was trained on: its parent's, or others.
-
-        Raises:
-            NotFoundError: the parent is to be searched among all revisions, and something of the service is gone.
-        """
-
-    def search(
-        self, service: BundleSource, folder: TrainedFolder, beside: Beside, progress: Progress
-    ) -> FolderCompared:
-        """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
+        """See `registry.transfer.publish_tree.Ground.compare`."""
 
     def identify(
         self, service: BundleSource, folder: Path, look_in: tuple[Path, ...], progress: Progress
@@ -107,11 +96,6 @@ class Arithmetic(Protocol):
         ``base`` has the checked local weight files of the base; others are read by range.
         """
 
-    def full_size(
-        self, service: BundleSource, base: str, folder: Path, far: float, progress: Progress
-    ) -> FullSize | None:
-        """What it takes to keep a model exactly on a base model; None: it is not nearer to that than ``far``."""
-
     def check_finite(self, weights: Path, progress: Progress) -> None:
         """Read an adapter's weights; raises `InvalidAdapterError` (``non_finite``)."""
 
@@ -129,7 +113,7 @@ MakeArithmetic = Callable[[], Arithmetic]
 """Loads the tensor core lazily: importing torch takes a second, and most commands of a client don't need it."""
 
 
-Planner = Callable[[Registry, Ground, str, Progress], ImportDocument]
+Planner = Callable[[Registry, BundleSource, str, Progress], ImportDocument]
 """Plans an import of a folder of this machine into a registry; the composition root passes it, like the tensor core."""
 
 

@@ -6,16 +6,13 @@ blob are uploaded under an id, in parts, resumable; a commit reads them back, ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol, TypeVar
 
 from registry.errors import UnavailableError
-from registry.files.hashed import HashedFile
 from registry.files.source import ByteSource
 from registry.progress import SILENT, Progress
-from registry.reference import Path
 from registry.schemas import BaseAdded, Published
-from registry.schemas.parents import NarrowRequest, PathsLeft
 from registry.schemas.transfer import (
     BaseCommit,
     BasePlan,
@@ -84,29 +81,3 @@ class Transfer(Protocol):
 
     def commit_base(self, commit: BaseCommit, *, progress: Progress = SILENT) -> BaseAdded:
         """Add a base model whose bytes are there or uploaded."""
-
-
-class BundleSource(Protocol):
-    """A service that gives paths as bundles, to whoever compares a folder of this machine with them."""
-
-    def bases(self) -> Sequence[str]:
-        """The names of all base models."""
-
-    def bundle(self, ref: str) -> Bundle:
-        """A path as digests."""
-
-    def revisions(self, above: Path) -> Sequence[Bundle]:
-        """The base model, and every revision of an adapter that is not retracted.
-
-        Raises:
-            NotFoundError: the service has none, or the token does not see them.
-        """
-
-    def base_files(self, bundle: Bundle, progress: Progress) -> Mapping[str, HashedFile]:
-        """The checked local weight files of its base, where this machine has them."""
-
-    def narrow(self, request: NarrowRequest) -> PathsLeft:
-        """The paths that sampled weights may be those of."""
-
-    def open_blob(self, ref: str, blob: BlobEntry) -> ClosableSource:
-        """Open a blob of a bundle."""

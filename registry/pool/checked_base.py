@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,9 +20,8 @@ from registry.pool.layout import Layout, LiveTensor, OtherModelError, Place, lay
 from registry.schemas import BaseSummary, Fetched, Published, Resolved
 from registry.schemas.transfer import BlobEntry, Bundle
 from registry.services.artifacts.inputs import open_source
-from registry.services.artifacts.materialised import KeptBlobs
+from registry.services.artifacts.received_bundles import Bundles
 from registry.services.lineage import LoadedPath, read_document, target_table
-from registry.services.local_merge import check_bundle, path_of
 from registry.tensors.arithmetic.dtypes import TORCH
 from registry.tensors.arithmetic.kernel import block_rows, round_into
 from registry.tensors.arithmetic.threads import in_order
@@ -67,7 +66,7 @@ class OpenBase:
     """A base model with its open files."""
 
     path: LoadedPath
-    blobs: KeptBlobs
+    blobs: Bundles
     table: TargetTable
     tensors: BaseTensors
     digests: dict[str, str]  # by tensor
@@ -85,10 +84,8 @@ def open_base(registry: PoolRegistry, name: str, opened: ExitStack) -> OpenBase:
         IntegrityError: the registry's description of it contradicts itself.
     """
     bundle = registry.bundle(name)
-    blobs = KeptBlobs([bundle], registry.open_blob, {})
-    opened.callback(blobs.close)
-    path = path_of(bundle)
-    check_bundle(bundle, path, blobs)
+    blobs = opened.enter_context(closing(Bundles(registry.open_blob)))
+    path = blobs.load(bundle, {})
     index = read_document(blobs, path.base.index)
     by_name = {file.path: file for file in path.base.files}
     sources = {file: open_source(blobs, by_name[file], opened) for file in weight_files(index)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 from registry.digest import BlobRef
@@ -13,10 +13,9 @@ from registry.pool.checked_base import OpenBase, PoolRegistry
 from registry.pool.layout import Layout, Place
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs
-from registry.services.artifacts.materialised import KeptBlobs
 from registry.services.artifacts.merged import check_ties_known
+from registry.services.artifacts.received_bundles import Bundles, check_bundle, path_of
 from registry.services.lineage import LoadedPath
-from registry.services.local_merge import check_bundle, path_of
 from registry.tensors.path.programs import PathPrograms, Program, path_programs
 
 Key = tuple[tuple[str, str], ...]
@@ -49,7 +48,7 @@ class _Blobs:
     """Blobs of a path: those of the base model are open already."""
 
     base: OpenBase
-    links: KeptBlobs
+    links: Bundles
 
     def open_blob(self, blob: BlobRef) -> ClosableSource:
         of_base = self.base.path.base
@@ -101,8 +100,8 @@ def wanted(registry: PoolRegistry, named: AskedPath, base: OpenBase, layout: Lay
     bundle = registry.bundle(named.pinned)
     path = path_of(bundle)
     with ExitStack() as opened:
-        links = KeptBlobs([bundle], registry.open_blob, {})
-        opened.callback(links.close)
+        links = opened.enter_context(closing(Bundles(registry.open_blob)))
+        links.take(bundle)
         blobs = _Blobs(base, links)
         check_bundle(bundle, path, blobs)
         inputs = Inputs(blobs, path, opened)

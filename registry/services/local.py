@@ -7,8 +7,9 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,10 +52,11 @@ if TYPE_CHECKING:
     from registry.memory import MemoryCache
     from registry.operations.methods.publishing import Folder
     from registry.schemas.publishing import ImportDocument
+    from registry.services.publishing.publish import InProcess
     from registry.services.weight_changes import WeightChanges
     from registry.storage.staging import StagingDriver
     from registry.tensors.artifacts.artifact import Artifact
-    from registry.transfer.publish_tree import Ground
+    from registry.transfer.publish_tree import BundleSource
     from registry.transfer.source import MadeOfFull
 
 log = logging.getLogger(__name__)
@@ -194,10 +196,10 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
 
         convert_pickle(pickle, out)
 
-    def _ground(self) -> Ground:
-        from registry.services.publishing.publish import Rehearsal
+    def _ground(self) -> InProcess:
+        from registry.services.publishing.publish import InProcess
 
-        return Rehearsal(self.deployment)
+        return InProcess(self.deployment)
 
     def _plan_import(self, source: str, progress: Progress) -> ImportDocument:
         return planned_import(self, self._ground(), source, progress)
@@ -264,9 +266,8 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
 
     def _identify(self, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
         from registry.services.publishing.identify import identify
-        from registry.services.publishing.port import InProcess
 
-        return identify(InProcess(self.deployment), folder, look_in, progress)
+        return identify(self._ground(), folder, look_in, progress)
 
     def _verify(self, folder: Folder, progress: Progress) -> Verified:
         from registry.services.artifacts.verify import verify
@@ -281,24 +282,31 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
         self.deployment.database.dispose()
 
 
-def planned_import(registry: Registry, ground: Ground, source: str, progress: Progress) -> ImportDocument:
+def planned_import(
+    registry: Registry, ground: InProcess | BundleSource, source: str, progress: Progress
+) -> ImportDocument:
     """A plan of an import into a registry, wherever that is: made in one of this process that is thrown away."""
     from registry.folders.archives import opened
     from registry.services.importing.placed import Side
     from registry.services.importing.plan import plan_import
-    from registry.services.publishing.port import Compared
-    from registry.services.publishing.publish import Rehearsal
+    from registry.services.publishing.port import Compared, over_http
+    from registry.services.publishing.publish import InProcess
     from registry.tensors.limited import convert_pickle
 
     compared = Compared()  # in all private registries: none has others' revisions under the same names
 
+    def side(registry: Registry, ground: InProcess | BundleSource) -> Side:
+        if isinstance(ground, InProcess):
+            return Side(registry, ground, lambda _: nullcontext(ground))
+        return Side(registry, ground, partial(over_http, ground))
+
     @contextmanager
     def private() -> Iterator[Side]:
         with _thrown_away() as empty:
-            yield Side(empty, Rehearsal(empty.deployment, compared))
+            yield side(empty, InProcess(empty.deployment, compared))
 
     with opened(convert_pickle, progress) as heap:
-        return heap.answer(plan_import(source, heap, Side(registry, ground), private, progress))
+        return heap.answer(plan_import(source, heap, side(registry, ground), private, progress))
 
 
 @contextmanager

@@ -24,19 +24,19 @@ class WeightChanges:
         blobs: where its files are.
         path: the path, root first.
         ancestor: None: the base model.
+        opened: what else is closed with it, or if it can't be made.
 
     Raises:
         UsageError: ``ancestor`` is none of the path.
         InvalidAdapterError: a link is invalid by the rules of this version.
     """
 
-    def __init__(self, blobs: Blobs, path: LoadedPath, ancestor: LoadedPath | None) -> None:
-        first = 0 if ancestor is None else len(path.links) - len(path.since(ancestor))
-        if path.exact is not None and first < path.dead:
-            raise exact_between(path, path.exact)
-        since = path.base.name if ancestor is None else ancestor.reference
-        self._opened = ExitStack()
-        with ExitStack() as opened:
+    def __init__(self, blobs: Blobs, path: LoadedPath, ancestor: LoadedPath | None, opened: ExitStack) -> None:
+        with opened:
+            first = 0 if ancestor is None else len(path.links) - len(path.since(ancestor))
+            if path.exact is not None and first < path.dead:
+                raise exact_between(path, path.exact)
+            since = path.base.name if ancestor is None else ancestor.reference
             inputs = Inputs(blobs, path, opened)
             self._changed = ChangedWeights(
                 bound_links(inputs, path.live),
@@ -75,7 +75,7 @@ def weight_changes(
         ancestor = None if since is None else path_in(session, Reference.parse(since))
 
     def opened() -> WeightChanges:
-        found = WeightChanges(deployment.artifact_blobs, path, ancestor)
+        found = WeightChanges(deployment.artifact_blobs, path, ancestor, ExitStack())
         deployment.note_use(path.reference)
         return found
 

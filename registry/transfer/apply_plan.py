@@ -340,10 +340,12 @@ class _Run:
             return made if entry.proof is not None else made.with_request(parent=parent)
         if (problem := self._model_problem(place)) is not None:
             raise problem
+        trained = TrainedFolder(folder, place)
         if place not in self.compared:
-            self.compared[place] = self.ground.searched(TrainedFolder(folder, place), self.progress)
-        around = None if self.source is None else Around(self.source)
-        beside = Beside.of(TrainedFolder(folder, place), made.saved, around)
+            found = self.ground.compare(replace(made, trained_on=trained, beside=None), self.progress)
+            assert found.request.compared is not None, "a search says what it came to"
+            self.compared[place] = found.request.compared
+        beside = Beside.of(trained, made.saved, None if self.source is None else Around(self.source))
         compared = self.compared[place].beside(place, beside.times, beside.recorded, covered=beside.covered)
         several = len({one.weights for one in compared.fitting}) > 1
         return replace(made, trained_on=None).with_request(compared=compared, parent=parent if several else None)

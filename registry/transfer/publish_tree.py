@@ -6,28 +6,32 @@ planned and published is up to the registry, in process or over HTTP (`Ground`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
 from registry.errors import RegistryError, UnavailableError
+from registry.files.hashed import HashedFile
 from registry.folders.archives import Opened
 from registry.folders.nested import Nesting, Node, nested_adapters
 from registry.operations.publication import Publication
+from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
-from registry.schemas import FolderCompared, FolderOutcome, FolderState, Published, PublishPreview
-from registry.schemas.publishing import FullSize
+from registry.reference import Path as TreePath
+from registry.schemas import FolderOutcome, FolderState, Published, PublishPreview
+from registry.schemas.parents import NarrowRequest, PathsLeft
 from registry.schemas.tags import NoticeCode
+from registry.schemas.transfer import BlobEntry, Bundle
 from registry.transfer.publish_request import PublishFolder, read_adapter
-from registry.transfer.trained_on import TrainedFolder, trained_on
+from registry.transfer.trained_on import trained_on
 
 Told = Callable[[FolderOutcome], None]
 _LISTED: Final = 10
 
 
 class Ground(Protocol):
-    """A registry that nested folders are published to."""
+    """A registry that folders are published to: what a client can do without a tensor core of its own, too."""
 
     def plan(self, folder: PublishFolder, progress: Progress) -> PublishPreview:
         """Check one folder as publishing does, without storing anything."""
@@ -35,15 +39,38 @@ class Ground(Protocol):
     def publish(self, folder: PublishFolder, progress: Progress) -> Published:
         """Publish a folder as its request says; one that is nested stands on what the folder above was published as."""
 
-    def searched(self, folder: TrainedFolder, progress: Progress) -> FolderCompared:
-        """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
-
-    def full_size(self, base: str, folder: Path, far: float, progress: Progress) -> FullSize | None:
-        """What it takes to keep a model exactly on a base model; None: it is not nearer to that than ``far``.
+    def compare(self, folder: PublishFolder, progress: Progress) -> PublishFolder:
+        """The folder, its request with what the weights are that the adapter was trained on: its parent's, or others.
 
         Raises:
-            InvalidAdapterError: it can't be kept exactly there; the code says why.
+            NotFoundError: the parent is to be searched among all revisions, and something of the registry is gone.
         """
+
+
+class BundleSource(Ground, Protocol):
+    """A service, which gives its paths as bundles, to whoever compares a folder of this machine with them."""
+
+    def bases(self) -> Sequence[str]:
+        """The names of all base models."""
+
+    def bundle(self, ref: str) -> Bundle:
+        """A path as digests."""
+
+    def revisions(self, above: TreePath) -> Sequence[Bundle]:
+        """The base model, and every revision of an adapter that is not retracted.
+
+        Raises:
+            NotFoundError: the service has none, or the token does not see them.
+        """
+
+    def base_files(self, bundle: Bundle, progress: Progress) -> Mapping[str, HashedFile]:
+        """The checked local weight files of its base, where this machine has them."""
+
+    def narrow(self, request: NarrowRequest) -> PathsLeft:
+        """The paths that sampled weights may be those of."""
+
+    def open_blob(self, ref: str, blob: BlobEntry) -> ClosableSource:
+        """Open a blob of a bundle."""
 
 
 def publish_folders(

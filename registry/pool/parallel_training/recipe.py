@@ -33,7 +33,7 @@ from registry.schemas import Dtype, Options
 from registry.schemas.receipt import Receipt
 from registry.services.artifacts.load import described
 from registry.services.artifacts.plan import make_plan
-from registry.services.local_merge import path_of
+from registry.services.artifacts.received_bundles import path_of
 from registry.tensors.artifacts.artifact import Artifact
 from registry.tensors.checkpoint.adapter import LoraAdapterConfig
 from registry.tensors.checkpoint.coverage import saved_names

@@ -11,7 +11,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,17 +24,19 @@ from registry.reference import Reference
 from registry.schemas import BaseSummary, FolderCompared, Published
 from registry.schemas.parents import RULE
 from registry.schemas.publishing import FullSize
-from registry.services.exact.figures import Apart, models_apart
+from registry.services.exact.figures import Apart, full_size, models_apart
 from registry.services.importing.reading import Adapter, Contents
+from registry.services.publishing.port import Port
 from registry.transfer.publish_tree import Ground
 
 
 @dataclass(frozen=True)
 class Side:
-    """A registry, and how folders are checked and published in it."""
+    """A registry, and how folders are compared, checked and published in it."""
 
     registry: Registry
     ground: Ground
+    port: Callable[[Progress], AbstractContextManager[Port]]  # what folders are compared with
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,8 @@ class FullModels:
     def _measured(self, side: Side, key: str, base: str) -> FullSize | RegistryError | None:
         try:
             part = Part(self.progress, f"Measuring {key} beside {base}")
-            return side.ground.full_size(base, self.contents.models[key].folder, FAR, part)
+            with side.port(part) as port:
+                return full_size(port, port.path(base), self.contents.models[key].folder, FAR, part)
         except UnavailableError:
             raise
         except RegistryError as problem:

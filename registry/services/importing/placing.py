@@ -36,7 +36,8 @@ from registry.services.importing.placed import (
     fits_itself,
 )
 from registry.services.importing.reading import Adapter, Contents
-from registry.transfer.trained_on import Beside, TrainedFolder
+from registry.services.publishing.identify import search_trained
+from registry.transfer.trained_on import UNTIMED, Beside, TrainedFolder
 
 _LISTED: Final = 10
 
@@ -216,7 +217,8 @@ class Settling:
     def _search(self, side: Side, key: str, count: str = "") -> FolderCompared:
         part = Part(self.progress, f"Comparing {key}{count}")
         part.begin("by samples", 0)
-        return side.ground.searched(TrainedFolder(self.contents.models[key].folder, key), part)
+        with side.port(part) as port:
+            return search_trained(port, TrainedFolder(self.contents.models[key].folder, key), UNTIMED, part)
 
     def _ask_target(self, pending: Sequence[str]) -> bool:
         """Search among what the registry has; what explains a model is copied into the private one."""

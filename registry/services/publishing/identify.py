@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from registry.digest import sha256_digest
-from registry.errors import InvalidAdapterError, NotFoundError, RetractedError
+from registry.errors import InvalidAdapterError, RetractedError
 from registry.files.hashed import hash_file
 from registry.files.header import TensorEntry, read_header
 from registry.files.source import ByteSource, FileSource
@@ -26,7 +26,7 @@ from registry.schemas import FolderCompared
 from registry.schemas.parents import RULE, Identified, MergedFrom, NearPath
 from registry.services.artifacts.bound import bind_link
 from registry.services.artifacts.inputs import base_weights, path_table
-from registry.services.lineage import Blobs, LoadedPath, with_ancestors
+from registry.services.lineage import LoadedPath
 from registry.services.publishing.narrowing import narrow_request
 from registry.services.publishing.parent_folder import NotComparableError, holds_adapter, look_into
 from registry.services.publishing.parent_search import (
@@ -97,7 +97,7 @@ def search_trained(
     nearest = found.near[0] if found.near and not same else None
     return FolderCompared(
         words=folder.words,
-        fitting=fittings(where.blobs, [path for path, _ in same]),
+        fitting=fittings(where, [path for path, _ in same]),
         nearest=None if nearest is None else nearest.reference,
         distance=0.0 if nearest is None else nearest.distance,
         searched=found.searched,
@@ -167,12 +167,12 @@ def _on_base(where: Port, root: LoadedPath, adapter: _Own, progress: Progress) -
     """Those on one base model. What only fits a vocabulary that has grown in a full fine-tune is known by its file."""
     same, retracted = [], []
     with ExitStack() as opened:
-        base = BaseTensors(base_weights(where.blobs, root, opened).tensors)
+        base = BaseTensors(base_weights(where, root, opened).tensors)
         sample = base_sample({name: entry for name, (_, entry) in base.tensors.items()})
-        table, digests = path_table(where.blobs, root), adapter.digests
+        table, digests = path_table(where, root), adapter.digests
         fitting = adapter.on(table)
         adds = sample_values(sample, {}) if fitting is None else added(path_programs([fitting], table), base, sample)
-        left = where.narrow(narrow_request(root.reference, adds, link=digests[1]), progress)
+        left = where.narrow(narrow_request(root.reference, adds, link=digests[1]), progress=progress)
         for name in left.left[:MOST]:
             try:
                 path = where.path(name)
@@ -182,8 +182,8 @@ def _on_base(where: Port, root: LoadedPath, adapter: _Own, progress: Progress) -
             link = path.links[-1]
             if digests == (link.file(ADAPTER_CONFIG).digest, link.file(ADAPTER_WEIGHTS).digest):
                 same.append((path, _FILES))
-            elif (own := adapter.on(path_table(where.blobs, path))) is not None and same_link(
-                own, bind_link(where.blobs, link, path, opened)
+            elif (own := adapter.on(path_table(where, path))) is not None and same_link(
+                own, bind_link(where, link, path, opened)
             ):
                 same.append((path, _NUMBERS))
     bases = (root.reference,) if fitting is not None or same else ()
@@ -302,17 +302,7 @@ def _links(path: LoadedPath) -> tuple[str, ...]:
     return tuple(link.reference for link in path.links[max(0, path.dead - 1) :])
 
 
-@dataclass(frozen=True)
-class Planned:
-    """In nested folders, the lineage of the folder above, which is not published yet, and where it is read from."""
-
-    lineage: LoadedPath
-    blobs: Blobs
-
-
-def with_compared(
-    where: Port, folder: PublishFolder, progress: Progress, planned: Planned | None = None
-) -> PublishFolder:
+def with_compared(where: Port, folder: PublishFolder, progress: Progress) -> PublishFolder:
     """The folder, its request with what the weights are that the adapter was trained on, if these are there.
 
     Args:
@@ -320,7 +310,6 @@ def with_compared(
         folder: the adapter's. Where its parent is to be found, that is searched among all revisions; else they are
             compared with the path's first.
         progress: of the comparison.
-        planned: a candidate that is not published yet.
 
     Raises:
         NotFoundError: the base model, or the adapter above, does not exist.
@@ -334,25 +323,11 @@ def with_compared(
 
     if folder.request.find_parent:
         return folder.with_request(compared=search())
-    path = TreePath.parse(folder.request.path)
-    if path.parent is None:  # which is refused elsewhere
+    if TreePath.parse(folder.request.path).parent is None:  # which is refused elsewhere
         return folder
     try:
-        found = where.candidates(path, folder.request.receipt)
+        found = where.candidates(folder.request)
     except NotComparableError as problem:
         return folder.with_request(compared=FolderCompared(words=trained_on.words, reason=str(problem)))
-    except NotFoundError:
-        if planned is None:
-            raise
-        found = ()
-    known = {one.tip for one in found}
-    above = () if planned is None else with_ancestors([planned.lineage])
-    candidates = [*found, *(_named(one) for one in above if one.tip not in known)]
-    blobs = where.blobs if planned is None else planned.blobs
-    compared = look_into(blobs, candidates, trained_on, beside, sampled=folder.sampled, progress=progress)
+    compared = look_into(where, found, trained_on, beside, sampled=folder.sampled, progress=progress)
     return folder.with_request(compared=or_elsewhere(compared, search))
-
-
-def _named(path: LoadedPath) -> LoadedPath:
-    """A path, referred to without a number where its last revision is only planned and has none."""
-    return replace(path, reference=path.links[-1].path) if path.links and not path.links[-1].number else path

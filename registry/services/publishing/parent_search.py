@@ -89,7 +89,7 @@ def search_parents(where: Port, folder: TrainedFolder, beside: Beside, progress:
     first = fits[0][0] if fits else found[0]
     return FolderCompared(
         words=folder.words,
-        fitting=fittings(where.blobs, [one.paths[name] for one, name in fits]),
+        fitting=fittings(where, [one.paths[name] for one, name in fits]),
         nearest=nearest.name,
         distance=nearest.distance,
         tensor=nearest.tensor,
@@ -134,16 +134,16 @@ def retracted_of(found: Sequence[OnBase]) -> tuple[str, ...]:
 
 def _on_base(where: Port, root: LoadedPath, folder: Path, held: Held, progress: Progress) -> OnBase:
     with ExitStack() as opened:
-        base = base_weights(where.blobs, root, opened).tensors
+        base = base_weights(where, root, opened).tensors
         named = comparable(base, held, grown=True)
         sample = base_sample({name: entry for name, (_, entry) in base.items()})
-        left = where.narrow(narrow_request(root.reference, sample_values(sample, named)), progress)
+        left = where.narrow(narrow_request(root.reference, sample_values(sample, named)), progress=progress)
         if len(left.left) > MOST:
             raise NotComparableError(f"{len(left.left)} revisions can't be told apart by samples")
         paths, unread = _paths(where, root, left.left)
         compared = list(paths.values()) or [root]
         verdict, orders = where.compared.once(
-            folder, compared, lambda: compare_whole(where.blobs, compared, held, opened, progress)
+            folder, compared, lambda: compare_whole(where, compared, held, opened, progress)
         )
         nearest = verdict.nearest if verdict.fitting else _nearest(where, left.near, verdict, folder, held)
         return OnBase(left, paths, verdict, nearest, orders, _dtype(named), unread)
@@ -158,9 +158,9 @@ def _nearest(where: Port, near: Sequence[NearPath], verdict: Verdict, folder: Pa
         try:
             with ExitStack() as opened:
                 path = where.path(first.reference)
-                known = where.compared.once(
-                    folder, [path], lambda: compare_whole(where.blobs, [path], held, opened, SILENT)
-                )[0].nearest
+                known = where.compared.once(folder, [path], lambda: compare_whole(where, [path], held, opened, SILENT))[
+                    0
+                ].nearest
         except (NotComparableError, RetractedError):
             known = replace(known, tensor="")
     return replace(known, name=first.reference, distance=first.distance)

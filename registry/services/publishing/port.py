@@ -1,27 +1,28 @@
 """A registry that a folder of this machine is compared with: in process here, or behind a service.
 
-What a folder is, and which revision an adapter was trained on, is found in one way for both.
+What a folder is, and which revision an adapter was trained on, is found in one way for both. In process it is
+`registry.services.publishing.publish.InProcess`, which is published to as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from registry.catalogue.tree import bases, revisions
+from registry.errors import NotFoundError
+from registry.files.hashed import HashedFile
 from registry.progress import Progress
 from registry.reference import Path as TreePath
-from registry.reference import Reference
 from registry.schemas.parents import NarrowRequest, PathsLeft
-from registry.schemas.transfer import GivenReceipt
-from registry.services.artifacts.load import path_to
-from registry.services.deployment import Deployment
+from registry.schemas.transfer import Bundle, PublishRequest
+from registry.services.artifacts.received_bundles import Bundles
 from registry.services.lineage import Blobs, LoadedPath, with_ancestors
-from registry.services.publishing.narrowing import narrow_paths
 from registry.services.publishing.parent_folder import NotComparableError
 from registry.tensors.comparison.verdict import Verdict
+from registry.transfer.publish_tree import BundleSource
 
 _Found = tuple[Verdict, Mapping[str, Sequence[str]]]
 
@@ -53,16 +54,12 @@ def _links(path: LoadedPath) -> list[str]:
     return [link.reference for link in path.links]
 
 
-class Port(Protocol):
-    """A registry that folders are compared with."""
+class Port(Blobs, Protocol):
+    """A registry that folders are compared with; the bytes of its paths are read from it, too."""
 
     @property
     def compared(self) -> Compared:
         """What it was compared with before."""
-
-    @property
-    def blobs(self) -> Blobs:
-        """Where paths are read from."""
 
     def bases(self) -> Sequence[str]:
         """The names of all base models."""
@@ -70,52 +67,57 @@ class Port(Protocol):
     def path(self, reference: str) -> LoadedPath:
         """The path to a revision, or a base model alone."""
 
-    def candidates(self, path: TreePath, receipt: GivenReceipt | None) -> Sequence[LoadedPath]:
-        """What an adapter at ``path`` may have been trained on: the base, the ancestors, all revisions of the parent.
+    def candidates(self, request: PublishRequest) -> Sequence[LoadedPath]:
+        """What an adapter may have been trained on: the base, the ancestors, all revisions of the parent.
 
         Raises:
             NotFoundError: the base model, or the adapter above, does not exist.
             NotComparableError: it is not given to this token.
         """
 
-    def narrow(self, request: NarrowRequest, progress: Progress) -> PathsLeft:
+    def narrow(self, request: NarrowRequest, *, progress: Progress) -> PathsLeft:
         """See `registry.services.publishing.narrowing.narrow_paths`."""
 
 
-@dataclass(frozen=True)
-class InProcess:
-    """A registry in process; retracted revisions are compared too, and refused when they are pinned."""
+class OverHttp(Bundles):
+    """A registry behind a service, which gives its paths as bundles."""
 
-    deployment: Deployment
-    compared: Compared = field(default_factory=Compared)
-
-    @property
-    def blobs(self) -> Blobs:
-        return self.deployment.artifact_blobs
+    def __init__(self, service: BundleSource, progress: Progress) -> None:
+        super().__init__(service.open_blob)
+        self._service, self._progress = service, progress
+        self._bases: dict[str, Mapping[str, HashedFile]] = {}  # by the digest of their files
+        self.compared = Compared()
 
     def bases(self) -> Sequence[str]:
-        with self.deployment.read() as session:
-            return [one.name for one in bases.summaries(session)]
+        return self._service.bases()
 
     def path(self, reference: str) -> LoadedPath:
-        parsed = Reference.parse(reference)
-        with self.deployment.read() as session:
-            row = None if parsed.path.is_base else revisions.find(session, parsed)
-            return path_to(session, bases.get(session, parsed.path.base), row, with_retracted=True)
+        return self._loaded(self._service.bundle(reference))
 
-    def candidates(self, path: TreePath, receipt: GivenReceipt | None) -> Sequence[LoadedPath]:
-        """They are given as far as they are visible, or proven by the receipt."""
-        with self.deployment.read() as session:
-            base = bases.get(session, path.base)
-            rows = {row.id: row for row in revisions.pinnable(session, path)}
-            if receipt is not None and receipt.receipt.tip is not None:
-                rows |= {row.id: row for row in revisions.pinnable(session, path, digest=receipt.receipt.tip)}
-            return with_ancestors(
-                [
-                    path_to(session, base, None),
-                    *(path_to(session, base, row, with_retracted=True) for row in rows.values()),
-                ]
-            )
+    def candidates(self, request: PublishRequest) -> Sequence[LoadedPath]:
+        """They are given as far as the token sees them and they are not retracted.
 
-    def narrow(self, request: NarrowRequest, progress: Progress) -> PathsLeft:
-        return narrow_paths(self.deployment, request, progress)
+        A receipt proves a revision that others can't see to the service alone.
+        """
+        above = TreePath.parse(request.path).parent
+        assert above is not None, "a base model has no candidates"
+        try:
+            bundles = self._service.revisions(above)
+        except NotFoundError as problem:
+            raise NotComparableError(f"this token does not see it ({problem})".rstrip(".")) from problem
+        return with_ancestors([self._loaded(bundle) for bundle in bundles])
+
+    def narrow(self, request: NarrowRequest, *, progress: Progress) -> PathsLeft:
+        del progress  # of the service's own work, which it does not report
+        return self._service.narrow(request)
+
+    def _loaded(self, bundle: Bundle) -> LoadedPath:
+        digest = bundle.base.files_digest
+        if digest not in self._bases:
+            self._bases[digest] = self._service.base_files(bundle, self._progress)
+        return self.load(bundle, self._bases[digest])
+
+
+def over_http(service: BundleSource, progress: Progress) -> closing[OverHttp]:
+    """The port to a service; its blobs are closed with the context."""
+    return closing(OverHttp(service, progress))

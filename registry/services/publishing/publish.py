@@ -7,13 +7,15 @@ folders the parents are not published either then, so their files are read from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from registry.catalogue.tree import bases as base_rows
+from registry.catalogue.tree import revisions
 from registry.digest import BlobRef, StoredFile
-from registry.errors import InvalidAdapterError
+from registry.errors import InvalidAdapterError, NotFoundError
 from registry.files.source import ByteSource, FileSource
 from registry.folders.scan import form_of
 from registry.operations.publication import Publication
@@ -21,26 +23,25 @@ from registry.operations.transfer import ClosableSource
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
-from registry.schemas import FolderCompared, Published, PublishPreview
-from registry.schemas.parents import accepted
-from registry.schemas.publishing import FullSize
+from registry.schemas import Published, PublishPreview
+from registry.schemas.parents import NarrowRequest, PathsLeft, accepted
 from registry.schemas.tags import MEASURED_CODES
-from registry.schemas.transfer import PublishCommit, PublishPlan, PublishRequest
+from registry.schemas.transfer import GivenReceipt, PublishCommit, PublishPlan, PublishRequest
 from registry.services.artifacts.load import path_to
 from registry.services.deployment import Deployment
-from registry.services.exact.figures import full_size
 from registry.services.exact.model_folder import check_exact
 from registry.services.intake.intake import Intake, retry_collected
 from registry.services.intake.uploads import dropped_when_refused, take
-from registry.services.lineage import Link, LoadedPath
+from registry.services.lineage import Link, LoadedPath, with_ancestors
 from registry.services.publishing.candidates import Candidate, check_draft, require_known, require_publishing
 from registry.services.publishing.draft import Draft, Files
-from registry.services.publishing.identify import Planned, search_trained, with_compared
+from registry.services.publishing.identify import with_compared
 from registry.services.publishing.lineage_check import check_lineage, copies_tell
 from registry.services.publishing.lookup import Claims, Nesting
+from registry.services.publishing.narrowing import narrow_paths
 from registry.services.publishing.new_revision import make_visible, new_revision
 from registry.services.publishing.parents import Told, find_parent
-from registry.services.publishing.port import Compared, InProcess
+from registry.services.publishing.port import Compared
 from registry.services.publishing.weight_notices import (
     check_products,
     kept_notices,
@@ -59,7 +60,7 @@ from registry.transfer.publish_request import (
     preview,
     read_adapter,
 )
-from registry.transfer.trained_on import UNTIMED, TrainedFolder, receipt_of_parent
+from registry.transfer.trained_on import receipt_of_parent
 
 Take = Callable[[Intake, Candidate, Watch], Files]
 """Takes all bytes of a candidate into the intake; returns names, digests and sizes of its files.
@@ -238,7 +239,7 @@ def with_copies(deployment: Deployment, candidate: Candidate, weights: ByteSourc
     """
     parent, path = candidate.parent, candidate.draft.path
     if not accepted(parent.known_by, "proven") and candidate.checkpoint.copies and path.parent is not None:
-        paths = InProcess(deployment).candidates(path, None)
+        paths = InProcess(deployment).published(path, None)
         others = [one for one in paths if one.reference != parent.reference]
         if copies_tell(deployment, others, candidate.checkpoint, weights):
             reason = f"{parent.reason}, and the whole weights that the adapter keeps are its"
@@ -248,33 +249,81 @@ def with_copies(deployment: Deployment, candidate: Candidate, weights: ByteSourc
 
 
 @dataclass
-class Rehearsal:
-    """Plans nested folders in a registry in process, parents first, and then publishes them."""
+class InProcess:
+    """A registry in process, that folders are compared with, planned for and published to.
+
+    Nested folders are planned parents first: what was planned counts as there for those below. Retracted revisions are
+    compared too, and refused when they are pinned.
+    """
 
     deployment: Deployment
-    compared: Compared = field(default_factory=Compared)  # what folders that were searched for were found to be
+    compared: Compared = field(default_factory=Compared)
     _files: dict[str, Path] = field(default_factory=dict)  # by digest: files of the planned folders
     _lineages: dict[str, LoadedPath] = field(default_factory=dict)  # by the digest of their last revision
 
-    def plan(self, folder: PublishFolder, progress: Progress) -> PublishPreview:
-        """Check a folder; see `registry.operations.registry.Registry.preview`."""
-        request = folder.request
-        path = TreePath.parse(request.path)
-        require_publishing(self.deployment, path)
+    def open_blob(self, blob: BlobRef) -> ClosableSource:
+        if blob.digest in self._files and not blob.key:
+            return FileSource(self._files[blob.digest])
+        return self.deployment.artifact_blobs.open_blob(blob)
+
+    def bases(self) -> Sequence[str]:
+        with self.deployment.read() as session:
+            return [one.name for one in base_rows.summaries(session)]
+
+    def path(self, reference: str) -> LoadedPath:
+        parsed = Reference.parse(reference)
+        with self.deployment.read() as session:
+            row = None if parsed.path.is_base else revisions.find(session, parsed)
+            return path_to(session, base_rows.get(session, parsed.path.base), row, with_retracted=True)
+
+    def candidates(self, request: PublishRequest) -> Sequence[LoadedPath]:
+        """They are given as far as they are visible, or proven by the receipt; what is planned only, as well."""
+        planned = self._planned(request)
+        try:
+            found = self.published(TreePath.parse(request.path), request.receipt)
+        except NotFoundError:
+            if planned is None:
+                raise
+            found = ()
+        known = {one.tip for one in found}
+        above = () if planned is None else with_ancestors([planned])
+        return [*found, *(_named(one) for one in above if one.tip not in known)]
+
+    def published(self, path: TreePath, receipt: GivenReceipt | None) -> Sequence[LoadedPath]:
+        """The candidates that are published."""
+        with self.deployment.read() as session:
+            base = base_rows.get(session, path.base)
+            rows = {row.id: row for row in revisions.pinnable(session, path)}
+            if receipt is not None and receipt.receipt.tip is not None:
+                rows |= {row.id: row for row in revisions.pinnable(session, path, digest=receipt.receipt.tip)}
+            return with_ancestors(
+                [
+                    path_to(session, base, None),
+                    *(path_to(session, base, row, with_retracted=True) for row in rows.values()),
+                ]
+            )
+
+    def _planned(self, request: PublishRequest) -> LoadedPath | None:
+        """Of a nested folder the lineage of the one above, if that was planned."""
         above = Reference.parse(request.parent).digest_prefix if request.nested and request.parent else None
-        lineage, blobs = self._lineages.get(above or ""), _Overlay(self.deployment, self._files)
-        planned = None if lineage is None else Planned(lineage, blobs)
-        request = with_compared(InProcess(self.deployment), folder, progress, planned).request
-        candidate, plan = planned_publish(self.deployment, request, lineage)
+        return self._lineages.get(above or "")
+
+    def narrow(self, request: NarrowRequest, *, progress: Progress) -> PathsLeft:
+        return narrow_paths(self.deployment, request, progress)
+
+    def plan(self, folder: PublishFolder, progress: Progress) -> PublishPreview:
+        require_publishing(self.deployment, TreePath.parse(folder.request.path))
+        request = with_compared(self, folder, progress).request
+        candidate, plan = planned_publish(self.deployment, request, self._planned(request))
         with FileSource(folder.weights.file) as source:
             if candidate.exact is not None:
                 progress.begin("Checking the model", candidate.exact.bytes_of_tensors)
-                check_exact(blobs, candidate.lineage, candidate.exact, source, progress.advance)
+                check_exact(self, candidate.lineage, candidate.exact, source, progress.advance)
             progress.begin("Checking the weights", source.size)
             finite = FiniteWatch(candidate.header.entries)
             directions = DirectionWatch(candidate.header, candidate.checkpoint)
             pass_by(source, watched_by(finite, directions), progress.advance)
-            check_lineage(blobs, candidate.lineage, candidate.checkpoint, source)
+            check_lineage(self, candidate.lineage, candidate.checkpoint, source)
             noticed = [one.notice for one in of_directions(directions.directions(source))]
             refuse_noticed(candidate.draft, noticed)
             plan = plan.model_copy(update={"notices": (*plan.notices, *map(str, noticed))})
@@ -290,18 +339,11 @@ class Rehearsal:
         return found
 
     def publish(self, folder: PublishFolder, progress: Progress) -> Published:
-        """Publish a folder as its request says; one that is nested stands on what the folder above was published as."""
         require_publishing(self.deployment, TreePath.parse(folder.request.path))
         return publish_folder(self.deployment, folder, progress)
 
-    def searched(self, folder: TrainedFolder, progress: Progress) -> FolderCompared:
-        """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
-        return search_trained(InProcess(self.deployment, self.compared), folder, UNTIMED, progress)
-
-    def full_size(self, base: str, folder: Path, far: float, progress: Progress) -> FullSize | None:
-        """See `registry.services.exact.figures.full_size`."""
-        where = InProcess(self.deployment)
-        return full_size(where.blobs, where.path(base), folder, far, progress)
+    def compare(self, folder: PublishFolder, progress: Progress) -> PublishFolder:
+        return with_compared(self, folder, progress)
 
 
 def _with_link(candidate: Candidate, found: PublishPreview) -> LoadedPath:
@@ -313,16 +355,9 @@ def _with_link(candidate: Candidate, found: PublishPreview) -> LoadedPath:
     return replace(lineage, reference=found.reference or found.path, links=(*lineage.links, link))
 
 
-class _Overlay:
-    """The blobs of a registry, overlaid by the files of planned folders."""
-
-    def __init__(self, deployment: Deployment, files: Mapping[str, Path]) -> None:
-        self._deployment, self._files = deployment, files
-
-    def open_blob(self, blob: BlobRef) -> ClosableSource:
-        if blob.digest in self._files and not blob.key:
-            return FileSource(self._files[blob.digest])
-        return self._deployment.open_blob(blob)
+def _named(path: LoadedPath) -> LoadedPath:
+    """A path, referred to without a number where its last revision is only planned and has none."""
+    return replace(path, reference=path.links[-1].path) if path.links and not path.links[-1].number else path
 
 
 def parent_here(deployment: Deployment, publication: Publication) -> LoadedPath:

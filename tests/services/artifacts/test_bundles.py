@@ -59,9 +59,9 @@ def test_merging_elsewhere_gives_the_same_bytes(local: LocalRegistry, base: Base
     bundle = local.bundle("net/one/two")
     opened: list[str] = []
 
-    def open_blob(entry: Any) -> Any:
+    def open_blob(ref: str, entry: Any) -> Any:
         opened.append(entry.path)
-        return local.open_blob(bundle.reference, entry)
+        return local.open_blob(ref, entry)
 
     files = {"model.safetensors": hash_file(base.folder / "model.safetensors", SILENT)}
     options = Options(kind="merged", dtype="bf16")
@@ -100,7 +100,7 @@ def test_a_bundle_that_contradicts_itself_is_not_merged(local: LocalRegistry, ba
         with pytest.raises((IntegrityError, NotFoundError)):
             LocalArithmetic().merge(
                 wrong,
-                lambda entry: local.open_blob("net/one/two", entry),
+                lambda _, entry: local.open_blob("net/one/two", entry),
                 {"model.safetensors": hash_file(base.folder / "model.safetensors", SILENT)},
                 Options(kind="merged"),
             )

@@ -15,7 +15,6 @@ import pytest
 
 from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.operations.registry import Registry
-from registry.progress import Progress
 from registry.schemas import FolderCompared, RevisionSummary
 from registry.schemas.publishing import ImportDocument, ImportEntry
 from registry.services.importing.names import says_copy
@@ -23,8 +22,9 @@ from registry.services.importing.placed import Settled
 from registry.services.importing.placing import Settling
 from registry.services.lineage import Blobs, LoadedPath
 from registry.services.local import LocalRegistry
+from registry.services.publishing.identify import search_trained
 from registry.services.publishing.parent_folder import Held, compare_whole
-from registry.services.publishing.publish import Rehearsal
+from registry.services.publishing.port import Port
 from registry.transfer.trained_on import TrainedFolder
 from tests.kit import plain_base
 from tests.kit.serving import ServedRegistry
@@ -564,19 +564,18 @@ def test_a_folder_is_compared_with_the_same_paths_once(
 ) -> None:
     """However often it is searched for, as more is published, and in whatever order models are tried as the first."""
     seen, whole, searched = list[tuple[object, ...]](), compare_whole, list[str]()
-    search = Rehearsal.searched
 
     def counted(blobs: Blobs, paths: Sequence[LoadedPath], held: Held, *more: Any) -> Any:
         folder = next(iter(held.values()))[0]
         seen.append((vars(folder)["_path"], *((one.reference, one.tip) for one in paths)))
         return whole(blobs, paths, held, *more)
 
-    def told(self: Rehearsal, folder: TrainedFolder, progress: Progress) -> FolderCompared:
+    def told(where: Port, folder: TrainedFolder, *more: Any) -> FolderCompared:
         searched.append(folder.words)
-        return search(self, folder, progress)
+        return search_trained(where, folder, *more)
 
     monkeypatch.setattr("registry.services.publishing.parent_search.compare_whole", counted)
-    monkeypatch.setattr(Rehearsal, "searched", told)
+    monkeypatch.setattr("registry.services.importing.placing.search_trained", told)
     heap.run("on-lost", heap.stepwise("lost", [heap.halves(heap.legal)[0]]), seed=82)
     heap.run("merged-twice", "acme/net", seed=83)
     assert planned(team.plan_import(heap.folder).entries)["./paris"][2] == "./french"

@@ -22,7 +22,7 @@ from registry.schemas.parents import Policy
 from registry.schemas.transfer import GivenReceipt, PublishRequest
 from registry.services.artifacts.commits import RepoNames
 from registry.services.local import LocalRegistry
-from registry.services.publishing.port import InProcess
+from registry.services.publishing.publish import InProcess
 from registry.transfer.copy import copy
 from tests.kit import llama_base, write_adapter
 from tests.kit.acting import acting
@@ -240,5 +240,5 @@ def test_above_a_scope_a_receipt_makes_its_revision_a_candidate_and_no_other(tmp
         given = GivenReceipt(receipt=read_receipt(tmp_path / "fetched" / "registry-receipt.json"), words="the receipt")
         where = InProcess(acting(local, "writer", "net/support/deep").deployment)
         path = TreePath.parse("net/support/deep")
-        assert [one.reference for one in where.candidates(path, None)] == ["net"]
-        assert [one.reference for one in where.candidates(path, given)] == ["net", "net/support@1"]
+        assert [one.reference for one in where.published(path, None)] == ["net"]
+        assert [one.reference for one in where.published(path, given)] == ["net", "net/support@1"]
