@@ -23,7 +23,6 @@ from registry.schemas.protocol import API, Page
 from registry.schemas.requests import MaterialiseRequest, NoRequest
 from registry.schemas.transfer import Bundle
 from registry.services import materialise
-from registry.services.handlers.handling import lister_of
 from registry.services.local import LocalRegistry
 from registry.version import __version__
 
@@ -66,8 +65,8 @@ def _lister(listing: Listing[Any, Item]) -> Callable[..., Page[Item]]:
         limit: int = LIMIT,
     ) -> Page[Item]:
         del http
-        listing.right.require(registry.deployment.rights, request)
-        found = lister_of(listing)(registry.deployment, request, position_of(listing, cursor), limit)
+        listing.right.require(registry.deployment.rights, request)  # before the cursor is read
+        found = registry.deployment.page(listing, request, position_of(listing, cursor), limit)
         return Page(items=found.items, next=None if found.next is None else cursor_to(found.next))
 
     return page

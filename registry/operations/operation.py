@@ -67,6 +67,8 @@ class Operation(Generic[R, A]):
     """Below the address of the API; ``{field}`` is a field of the request."""
     request: type[R]
     answer: type[A]
+    does: str
+    """The function below `registry.services` that does it; its module is loaded when it is needed."""
     right: Right
     about: str
     """One line of help."""
@@ -122,6 +124,11 @@ class Part(Generic[Item]):
 
     items: tuple[Item, ...]
     next: object | None = None
+
+
+def one_more(limit: int | None) -> int | None:
+    """How many items to read, so as to know whether the list goes on."""
+    return None if limit is None else limit + 1
 
 
 def part(found: tuple[Item, ...], limit: int | None, key: Callable[[Item], object]) -> Part[Item]:

@@ -1,8 +1,8 @@
 """The table of operations: what a registry can do, a row each.
 
-`registry.operations.methods` has a typed method for each row, `registry.services.handlers` does what it says,
-`registry.api.operations` makes its route, and docs/http.md lists it. What carries bytes (artifacts, blobs, uploads) is
-written by hand. The keys by which a listing goes on are here, too: what no page gave raises ValueError.
+`registry.operations.methods` has a typed method for each row, ``does`` names the function of `registry.services` that
+does it, `registry.api.operations` makes its route, and docs/http.md lists it. What carries bytes (artifacts, blobs,
+uploads) is written by hand. The keys by which a listing goes on are here, too: what no page gave raises ValueError.
 """
 
 from __future__ import annotations
@@ -186,162 +186,170 @@ job_key: Final = keys(_moment, text_key)
 # Browsing
 
 WHOAMI: Final = Operation(
-    name="whoami", method="GET", address="/whoami", request=NoRequest, answer=Identity, right=READER, group="browse",
-    about="Who the caller is, with which rights.",
+    name="whoami", method="GET", address="/whoami", request=NoRequest, answer=Identity, does="upkeep.health.whoami",
+    right=READER, group="browse", about="Who the caller is, with which rights.",
 )  # fmt: skip
 BASES: Final = Listing(
     name="list_bases", method="GET", address="/bases", request=BasesRequest, answer=tuple[BaseSummary, ...],
-    item=BaseSummary, key=text_key, described=Bases.described, right=READER, group="browse", refusals=(400,),
-    about="Base models, by name.",
+    does="handlers.browsing.list_bases", item=BaseSummary, key=text_key, described=Bases.described, right=READER,
+    group="browse", refusals=(400,), about="Base models, by name.",
 )  # fmt: skip
 TREE: Final = Operation(
-    name="tree", method="GET", address="/tree", request=TreeRequest, answer=Tree, right=READER, group="browse",
-    refusals=(404,), about="Adapters as a tree, each with its newest revision.",
+    name="tree", method="GET", address="/tree", request=TreeRequest, answer=Tree, does="handlers.browsing.tree",
+    right=READER, group="browse", refusals=(404,), about="Adapters as a tree, each with its newest revision.",
 )  # fmt: skip
 LOG: Final = Listing(
     name="log", method="GET", address="/log", request=PathRequest, answer=tuple[RevisionSummary, ...],
-    item=RevisionSummary, key=number_key, right=READER, group="browse", refusals=(404,),
+    does="handlers.browsing.log", item=RevisionSummary, key=number_key, right=READER, group="browse", refusals=(404,),
     about="Revisions of an adapter, newest first.",
 )  # fmt: skip
 DELETED: Final = Listing(
     name="deleted_revisions", method="GET", address="/log/deleted", request=PathRequest,
-    answer=tuple[DeletedRevision, ...], item=DeletedRevision, key=number_key, right=READER, group="browse",
-    refusals=(404,), about="Deleted revisions of an adapter, highest number first, which is never reused.",
+    answer=tuple[DeletedRevision, ...], does="handlers.browsing.deleted_revisions", item=DeletedRevision,
+    key=number_key, right=READER, group="browse", refusals=(404,),
+    about="Deleted revisions of an adapter, highest number first, which is never reused.",
 )  # fmt: skip
 SHOW: Final = Operation(
-    name="show", method="GET", address="/revisions", request=ReferenceRequest, answer=Shown, right=READER,
-    group="browse", refusals=(404,), about="Everything about a revision.",
+    name="show", method="GET", address="/revisions", request=ReferenceRequest, answer=Shown,
+    does="handlers.browsing.show", right=READER, group="browse", refusals=(404,), about="Everything about a revision.",
 )  # fmt: skip
 DIFF: Final = Operation(
-    name="diff", method="GET", address="/diff", request=DiffRequest, answer=Difference, right=READER, group="browse",
-    refusals=(404,), slow=True, about="What differs between two revisions; if requested, also how their deltas agree.",
+    name="diff", method="GET", address="/diff", request=DiffRequest, answer=Difference, does="handlers.browsing.diff",
+    right=READER, group="browse", refusals=(404,), slow=True,
+    about="What differs between two revisions; if requested, also how their deltas agree.",
 )  # fmt: skip
 DIFF_CHILDREN: Final = Operation(
     name="diff_children", method="GET", address="/diff/children", request=PathRequest, answer=DeltaMatrix,
-    right=READER, group="browse", refusals=(404,), slow=True,
+    does="deltas.children_deltas", right=READER, group="browse", refusals=(404,), slow=True,
     about="How the deltas of all pairs of children of a path agree, from the factors alone.",
 )  # fmt: skip
 STATS: Final = Operation(
-    name="stats", method="GET", address="/statistics", request=StatisticsRequest, answer=Statistics, right=READER,
-    group="browse", refusals=(404,), slow=True,
+    name="stats", method="GET", address="/statistics", request=StatisticsRequest, answer=Statistics,
+    does="statistics.statistics", right=READER, group="browse", refusals=(404,), slow=True,
     about="What each link of a path changed: norms and ranks of the deltas, from the factors alone.",
 )  # fmt: skip
 DENSE_STATS: Final = Job(
     name="dense_stats", method="POST", address="/statistics/dense", request=DenseStatisticsRequest,
-    answer=DenseStatistics, right=Right("writer", "path", "have its weights analysed", "ref"), group="browse",
-    refusals=(404,), kind="dense", result="dense", reads=True,
+    answer=DenseStatistics, does="statistics.dense_statistics",
+    right=Right("writer", "path", "have its weights analysed", "ref"), group="browse", refusals=(404,), kind="dense",
+    result="dense", reads=True,
     about="What a path changed of the base model's weights, which are read: also what is no product of factors.",
 )  # fmt: skip
 CHECK: Final = Operation(
-    name="check", method="GET", address="/checks", request=CheckRequest, answer=EngineCheck, right=READER,
-    group="browse", refusals=(404, 410), slow=True,
+    name="check", method="GET", address="/checks", request=CheckRequest, answer=EngineCheck, does="engine_checks.check",
+    right=READER, group="browse", refusals=(404, 410), slow=True,
     about="Whether an inference engine loads the composed adapter of a revision, or every reason why not.",
 )  # fmt: skip
 RESOLVE: Final = Operation(
-    name="resolve", method="GET", address="/resolve", request=ReferenceRequest, answer=Resolved, right=READER,
-    group="browse", refusals=(404,), about="Which revision a reference resolves to now, and its lineage.",
+    name="resolve", method="GET", address="/resolve", request=ReferenceRequest, answer=Resolved,
+    does="browse.resolved", right=READER, group="browse", refusals=(404,),
+    about="Which revision a reference resolves to now, and its lineage.",
 )  # fmt: skip
 SEARCH: Final = Listing(
     name="search", method="GET", address="/search", request=SearchRequest, answer=tuple[RevisionSummary, ...],
-    item=RevisionSummary, key=search_key, right=READER, group="browse", refusals=(404,),
-    about="Matching revisions, of each adapter the newest or all, by path or by a metric.",
+    does="handlers.browsing.search", item=RevisionSummary, key=search_key, right=READER, group="browse",
+    refusals=(404,), about="Matching revisions, of each adapter the newest or all, by path or by a metric.",
 )  # fmt: skip
 EVENTS: Final = Listing(
-    name="events", method="GET", address="/events", request=EventsRequest, answer=tuple[Event, ...], item=Event,
-    key=event_key, described=Events.described, right=READER, group="browse", refusals=(404,),
+    name="events", method="GET", address="/events", request=EventsRequest, answer=tuple[Event, ...],
+    does="handlers.browsing.list_events", item=Event, key=event_key, described=Events.described, right=READER,
+    group="browse", refusals=(404,),
     about="Changes made to the registry, newest first: all, or those of a path, an actor, a kind, or since a time.",
 )  # fmt: skip
 
 # Labels
 
 TAGS: Final = Listing(
-    name="list_tags", method="GET", address="/tags", request=TagsRequest, answer=tuple[TagState, ...], item=TagState,
-    key=keys(value_key, text_key, text_key), described=Tags.described, page="Tags", right=READER, group="labels",
-    refusals=(404,), slow=True,
+    name="list_tags", method="GET", address="/tags", request=TagsRequest, answer=tuple[TagState, ...],
+    does="handlers.labels.list_tags", item=TagState, key=keys(value_key, text_key, text_key), described=Tags.described,
+    page="Tags", right=READER, group="labels", refusals=(404,), slow=True,
     about="Tags with what they name, since when, what they named before, and how its metrics differ.",
 )  # fmt: skip
 TAG: Final = Operation(
-    name="tag", method="PUT", address="/tags", request=TagRequest, answer=Tagged,
+    name="tag", method="PUT", address="/tags", request=TagRequest, answer=Tagged, does="handlers.labels.tag",
     right=Right("writer", "path", "tag", "ref"), group="labels", refusals=(404, 409),
     idempotent=lambda request: request.expected is None,  # once moved, it does not point at what was expected
     about="Point a tag at a revision, if requested only if it points at the expected one.",
 )  # fmt: skip
 UNDO_TAG: Final = Operation(
     name="undo_tag", method="POST", address="/tags/undo", request=UndoTagRequest, answer=Tagged,
-    right=Right("writer", "path", "tag", "path"), group="labels", refusals=(404, 409, 410),
+    does="handlers.labels.undo_tag", right=Right("writer", "path", "tag", "path"), group="labels",
+    refusals=(404, 409, 410),
     idempotent=lambda _: False,  # once more would undo the undo
     about="Undo the last change of a tag.",
 )  # fmt: skip
 UNTAG: Final = Operation(
-    name="untag", method="DELETE", address="/tags", request=UntagRequest, answer=Tagged,
+    name="untag", method="DELETE", address="/tags", request=UntagRequest, answer=Tagged, does="handlers.labels.untag",
     right=Right("writer", "path", "remove tags", "path"), group="labels", refusals=(404, 409),
     idempotent=lambda _: False, about="Remove a tag, if requested only if it points at the expected revision.",
 )  # fmt: skip
 ANNOTATE: Final = Operation(
     name="annotate", method="POST", address="/annotations", request=AnnotateRequest, answer=RevisionSummary,
-    right=Right("writer", "path", "annotate", "ref"), group="labels", refusals=(404,),
+    does="handlers.labels.annotate", right=Right("writer", "path", "annotate", "ref"), group="labels", refusals=(404,),
     idempotent=lambda request: not request.unset,  # what was unset can't be unset again
     about="Add or replace metrics and annotations.",
 )  # fmt: skip
 PROTECTED_TAGS: Final = Operation(
     name="list_protected_tags", method="GET", address="/protected-tags", request=ProtectedTagsRequest,
-    answer=tuple[ProtectedTag, ...], right=READER, group="labels", refusals=(404,),
-    about="The tags of a base model's adapters that only admins can move.",
+    answer=tuple[ProtectedTag, ...], does="handlers.labels.list_protected_tags", right=READER, group="labels",
+    refusals=(404,), about="The tags of a base model's adapters that only admins can move.",
 )  # fmt: skip
 PROTECT_TAG: Final = Operation(
     name="protect_tag", method="PUT", address="/protected-tags", request=ProtectRequest,
-    answer=tuple[ProtectedTag, ...], right=Right("admin", "path", "protect tags", "base"), group="labels",
-    refusals=(404,), about="Protect or unprotect tags by a pattern; returns all patterns that are protected now.",
+    answer=tuple[ProtectedTag, ...], does="handlers.labels.protect_tag",
+    right=Right("admin", "path", "protect tags", "base"), group="labels", refusals=(404,),
+    about="Protect or unprotect tags by a pattern; returns all patterns that are protected now.",
 )  # fmt: skip
 CARD: Final = Operation(
-    name="card", method="GET", address="/cards", request=ReferenceRequest, answer=Card, right=READER, group="labels",
-    refusals=(404,), about="The card of an adapter, or the README.md of a revision.",
+    name="card", method="GET", address="/cards", request=ReferenceRequest, answer=Card, does="handlers.labels.card",
+    right=READER, group="labels", refusals=(404,), about="The card of an adapter, or the README.md of a revision.",
 )  # fmt: skip
 SET_CARD: Final = Operation(
     name="set_card", method="PUT", address="/cards", request=SetCardRequest, answer=Card,
-    right=Right("writer", "path", "edit the card", "path"), group="labels", refusals=(404, 409),
-    about="Edit the card of an adapter, or go back to the published README.md.",
+    does="handlers.labels.set_card", right=Right("writer", "path", "edit the card", "path"), group="labels",
+    refusals=(404, 409), about="Edit the card of an adapter, or go back to the published README.md.",
 )  # fmt: skip
 
 EXPORT_CARD: Final = Operation(
     name="export_card", method="GET", address="/cards/export", request=ExportCardRequest, answer=ExportCard,
-    right=READER, group="labels", refusals=(404, 410), about="The card of an export of a revision.",
+    does="artifacts.readme.exported.export_card", right=READER, group="labels", refusals=(404, 410),
+    about="The card of an export of a revision.",
 )  # fmt: skip
 
 # Names
 
 RENAME: Final = Operation(
     name="rename", method="POST", address="/renames", request=RenameRequest, answer=Renamed,
-    right=Right("writer", "path", "rename", "path"), group="names", refusals=(404, 409),
-    about="Give an adapter and everything under it another last name; the old names go on.",
+    does="handlers.labels.rename_adapter", right=Right("writer", "path", "rename", "path"), group="names",
+    refusals=(404, 409), about="Give an adapter and everything under it another last name; the old names go on.",
 )  # fmt: skip
 RENAME_BASE: Final = Operation(
     name="rename_base", method="POST", address="/bases/rename", request=RenameBaseRequest, answer=Renamed,
-    right=Right("admin", "path", "rename a base model", "name"), group="names", refusals=(404, 409),
-    about="Give a base model and all its adapters another name; the old names go on.",
+    does="handlers.labels.rename_base", right=Right("admin", "path", "rename a base model", "name"), group="names",
+    refusals=(404, 409), about="Give a base model and all its adapters another name; the old names go on.",
 )  # fmt: skip
 ALSO_KNOWN_AS: Final = Operation(
     name="also_known_as", method="PUT", address="/bases/also-known-as", request=AlsoKnownAsRequest, answer=AlsoKnownAs,
-    right=Right("admin", "path", "give it another repo id", "name"), group="names", refusals=(404, 409),
+    does="handlers.labels.set_also_known_as", right=Right("admin", "path", "give it another repo id", "name"),
+    group="names", refusals=(404, 409),
     about="Let a base model answer under another repo id in the Hub views, or no longer.",
 )  # fmt: skip
 
 # Tokens
 
 TOKENS: Final = Listing(
-    name="list_tokens", method="GET", address="/tokens", request=NoRequest, answer=tuple[Token, ...], item=Token,
-    key=text_key, described=Tokens.described, right=Right("admin", "all", "list tokens"), group="tokens",
-    refusals=(400,),
-    about="All tokens, newest first.",
+    name="list_tokens", method="GET", address="/tokens", request=NoRequest, answer=tuple[Token, ...],
+    does="handlers.upkeep.list_tokens", item=Token, key=text_key, described=Tokens.described,
+    right=Right("admin", "all", "list tokens"), group="tokens", refusals=(400,), about="All tokens, newest first.",
 )  # fmt: skip
 CREATE_TOKEN: Final = Operation(
     name="create_token", method="POST", address="/tokens", request=TokenRequest, answer=TokenCreated,
-    right=Right("admin", "all", "create tokens"), group="tokens", refusals=(404,), status=201,
-    idempotent=lambda _: False, about="Create a token; its secret is only in this response.",
+    does="upkeep.health.create_token", right=Right("admin", "all", "create tokens"), group="tokens", refusals=(404,),
+    status=201, idempotent=lambda _: False, about="Create a token; its secret is only in this response.",
 )  # fmt: skip
 REVOKE_TOKEN: Final = Operation(
     name="revoke_token", method="DELETE", address="/tokens/{id}", request=RevokeRequest, answer=Token,
-    right=Right("admin", "all", "revoke tokens"), group="tokens", refusals=(404,),
+    does="handlers.upkeep.revoke_token", right=Right("admin", "all", "revoke tokens"), group="tokens", refusals=(404,),
     about="Revoke a token immediately.",
 )  # fmt: skip
 
@@ -349,86 +357,91 @@ REVOKE_TOKEN: Final = Operation(
 
 PLAN_PUBLISH: Final = Operation(
     name="plan_publish", method="POST", address="/publishes/plan", request=PublishRequest, answer=PublishPlan,
-    right=Right("writer", "path", "publish", "path"), group="publish", refusals=(404, 409, 410), slow=True,
+    does="publishing.publish.plan_publish", right=Right("writer", "path", "publish", "path"), group="publish",
+    refusals=(404, 409, 410), slow=True,
     about="Check everything except the weights, and report which bytes are missing.",
 )  # fmt: skip
 COMMIT_PUBLISH: Final = Job(
     name="commit_publish", method="POST", address="/publishes", request=PublishCommit, answer=Published,
-    right=Right("writer", "path", "publish", "request.path"), group="publish", refusals=(404, 409, 410),
-    kind="publish", result="published", creates=True,
+    does="publishing.publish.commit_publish", right=Right("writer", "path", "publish", "request.path"), group="publish",
+    refusals=(404, 409, 410), kind="publish", result="published", creates=True,
     about="Read back what was uploaded, check it, and publish.",
 )  # fmt: skip
 REBASE: Final = Operation(
     name="rebase", method="POST", address="/rebases", request=RebaseRequest, answer=Rebased,
-    right=Right("writer", "path", "rebase", "ref"), group="publish", refusals=(404, 409, 410), slow=True,
+    does="publishing.rebase.rebase", right=Right("writer", "path", "rebase", "ref"), group="publish",
+    refusals=(404, 409, 410), slow=True,
     about="Put a revision on another revision of its parent, with the same files, as a new revision.",
 )  # fmt: skip
 COMBINE: Final = Job(
     name="combine", method="POST", address="/combinations", request=CombineRequest, answer=Combined,
-    right=Right("writer", "path", "publish", "path"), group="publish", refusals=(404, 409, 410),
-    kind="combine", result="combined", creates=True,
+    does="combining.combine.combine", right=Right("writer", "path", "publish", "path"), group="publish",
+    refusals=(404, 409, 410), kind="combine", result="combined", creates=True,
     about="Publish the weighted sum of the deltas of some revisions over their lowest common ancestor.",
 )  # fmt: skip
 REPLAY: Final = Operation(
-    name="replay", method="GET", address="/combinations", request=ReplayRequest, answer=Replayed, right=READER,
-    group="browse", refusals=(404, 410), slow=True,
+    name="replay", method="GET", address="/combinations", request=ReplayRequest, answer=Replayed,
+    does="combining.combine.replay", right=READER, group="browse", refusals=(404, 410), slow=True,
     about="Combine the sources of the combinations in a path again, and compare with what is stored.",
 )  # fmt: skip
 PLAN_BASE: Final = Operation(
     name="plan_base", method="POST", address="/bases/plan", request=BaseRequest, answer=BasePlan,
-    right=Right("writer", "path", "add a base model", "name"), group="publish", refusals=(404, 409), slow=True,
-    takes_process=True, about="Check everything except the weights, and report which bytes are missing.",
+    does="bases.add_remote.plan_base", right=Right("writer", "path", "add a base model", "name"), group="publish",
+    refusals=(404, 409), slow=True, takes_process=True,
+    about="Check everything except the weights, and report which bytes are missing.",
 )  # fmt: skip
 COMMIT_BASE: Final = Job(
     name="commit_base", method="POST", address="/bases", request=BaseCommit, answer=BaseAdded,
-    right=Right("writer", "path", "add a base model", "request.name"), group="publish", refusals=(404, 409),
-    kind="base", result="base_added", creates=True,
+    does="bases.add_remote.commit_base", right=Right("writer", "path", "add a base model", "request.name"),
+    group="publish", refusals=(404, 409), kind="base", result="base_added", creates=True,
     about="Read back what was uploaded, check it, and add the base model.",
 )  # fmt: skip
 RETABLE: Final = Job(
     name="retable", method="POST", address="/bases/retable", request=RetableRequest, answer=Retabled,
-    right=Right("admin", "path", "rebuild its target table", "base"), group="publish", refusals=(404, 409),
-    kind="retable", result="retabled",
+    does="bases.retable.retable", right=Right("admin", "path", "rebuild its target table", "base"), group="publish",
+    refusals=(404, 409), kind="retable", result="retabled",
     about="Rebuild the target table of a base model, which changes the plans and commit ids of its paths.",
 )  # fmt: skip
 MEASURE_BASE: Final = Job(
     name="measure_base", method="POST", address="/bases/measure", request=MeasureBaseRequest, answer=BaseMeasured,
-    right=Right("writer", "path", "measure its weights", "base"), group="publish", refusals=(404,),
-    kind="measure", result="measured",
+    does="bases.norms.measure", right=Right("writer", "path", "measure its weights", "base"), group="publish",
+    refusals=(404,), kind="measure", result="measured",
     about="Take the norms of a base model's weights, where it was added without them or its target table was rebuilt.",
 )  # fmt: skip
 BUNDLE: Final = Operation(
-    name="bundle", method="GET", address="/bundles", request=ReferenceRequest, answer=Bundle, right=READER,
-    group="transfer", refusals=(404, 410), tagged=True, slow=True,
+    name="bundle", method="GET", address="/bundles", request=ReferenceRequest, answer=Bundle,
+    does="artifacts.bundles.bundle", right=READER, group="transfer", refusals=(404, 410), tagged=True, slow=True,
     about="A path as digests, with everything needed to compose or copy it.",
 )  # fmt: skip
 NARROW: Final = Operation(
-    name="narrow", method="POST", address="/parents", request=NarrowRequest, answer=PathsLeft, right=READER,
-    group="transfer", refusals=(404,), slow=True,
+    name="narrow", method="POST", address="/parents", request=NarrowRequest, answer=PathsLeft,
+    does="publishing.narrowing.narrow_paths", right=READER, group="transfer", refusals=(404,), slow=True,
     about="Which paths on a base model some weights may be those of, by samples of them.",
 )  # fmt: skip
 SUBTREE: Final = Operation(
-    name="subtree", method="GET", address="/subtree", request=SubtreeRequest, answer=tuple[str, ...], right=READER,
-    group="transfer", refusals=(404,), about="References of all revisions at and under a path, parents first.",
+    name="subtree", method="GET", address="/subtree", request=SubtreeRequest, answer=tuple[str, ...],
+    does="handlers.browsing.list_subtree", right=READER, group="transfer", refusals=(404,),
+    about="References of all revisions at and under a path, parents first.",
 )  # fmt: skip
 
 # Artifacts that are kept
 
 MATERIALISATIONS: Final = Listing(
     name="list_materialisations", method="GET", address="/materialisations", request=MaterialisationsRequest,
-    answer=tuple[Materialisation, ...], item=Materialisation, key=creation_key, right=READER, group="artifacts",
-    refusals=(404,), about="Materialised artifacts, by path and number.",
+    answer=tuple[Materialisation, ...], does="handlers.upkeep.list_materialisations", item=Materialisation,
+    key=creation_key, right=READER, group="artifacts", refusals=(404,),
+    about="Materialised artifacts, by path and number.",
 )  # fmt: skip
 MATERIALISE: Final = Job(
     name="materialise", method="POST", address="/materialisations", request=MaterialiseRequest, answer=Materialised,
-    right=Right("writer", "path", "materialise", "ref"), group="artifacts", refusals=(404, 410),
-    kind="materialise", result="materialised", creates=True,
+    does="materialise.materialise", right=Right("writer", "path", "materialise", "ref"), group="artifacts",
+    refusals=(404, 410), kind="materialise", result="materialised", creates=True,
     about="Precompute an artifact and keep it in the store, or extend the time it is kept.",
 )  # fmt: skip
 DROP_MATERIALISATION: Final = Operation(
     name="drop_materialisation", method="DELETE", address="/materialisations", request=DropRequest,
-    answer=tuple[Materialisation, ...], right=Right("writer", what="drop materialisations"), group="artifacts",
-    refusals=(404,), idempotent=lambda _: False,
+    answer=tuple[Materialisation, ...], does="materialise.drop", right=Right("writer", what="drop materialisations"),
+    group="artifacts", refusals=(404,), idempotent=lambda _: False,
     about="Drop one materialisation, or all of a revision; returns what was dropped.",
 )  # fmt: skip
 
@@ -436,58 +449,60 @@ DROP_MATERIALISATION: Final = Operation(
 
 DELETE: Final = Operation(
     name="delete", method="DELETE", address="/revisions", request=DeleteRequest, answer=Deleted,
-    right=Right("writer", "path", "delete", "ref"), group="deletions", refusals=(404, 409),
-    idempotent=lambda request: request.dry_run,
+    does="upkeep.deletion.delete", right=Right("writer", "path", "delete", "ref"), group="deletions",
+    refusals=(404, 409), idempotent=lambda request: request.dry_run,
     about="Delete a revision that nothing was trained on, named by its number or digest.",
 )  # fmt: skip
 UNDELETE: Final = Operation(
     name="undelete", method="POST", address="/revisions/undelete", request=UndeleteRequest, answer=Deleted,
-    right=Right("writer", "path", "delete", "ref"), group="deletions", refusals=(404, 409),
-    about="Restore a deleted revision, within the grace period.",
+    does="upkeep.deletion.undelete", right=Right("writer", "path", "delete", "ref"), group="deletions",
+    refusals=(404, 409), about="Restore a deleted revision, within the grace period.",
 )  # fmt: skip
 DELETE_TREE: Final = Operation(
     name="delete_tree", method="DELETE", address="/tree", request=DeleteTreeRequest, answer=DeletedTree,
-    right=Right("writer", "path", "delete", "path"), group="deletions", refusals=(404, 409),
-    idempotent=lambda request: request.dry_run, about="Delete an adapter and everything under it.",
+    does="upkeep.deletion.delete_tree", right=Right("writer", "path", "delete", "path"), group="deletions",
+    refusals=(404, 409), idempotent=lambda request: request.dry_run, about="Delete an adapter and everything under it.",
 )  # fmt: skip
 UNDELETE_TREE: Final = Operation(
     name="undelete_tree", method="POST", address="/tree/undelete", request=UndeleteRequest, answer=DeletedTree,
-    right=Right("writer", "path", "delete", "ref"), group="deletions", refusals=(404, 409),
+    does="upkeep.deletion.undelete_tree", right=Right("writer", "path", "delete", "ref"), group="deletions",
+    refusals=(404, 409),
     idempotent=lambda _: False,  # once more would give back the deletion before that one
     about="Restore what the last deletion at and under a path removed, within the grace period.",
 )  # fmt: skip
 DELETE_BASE: Final = Operation(
     name="delete_base", method="DELETE", address="/bases", request=DeleteBaseRequest, answer=DeletedTree,
-    right=Right("admin", "path", "delete a base model", "name"), group="deletions", refusals=(404, 409),
-    idempotent=lambda request: request.dry_run,
+    does="upkeep.deletion.delete_base", right=Right("admin", "path", "delete a base model", "name"), group="deletions",
+    refusals=(404, 409), idempotent=lambda request: request.dry_run,
     about="Delete a base model without adapters, or together with all its adapters.",
 )  # fmt: skip
 UNDELETE_BASE: Final = Operation(
     name="undelete_base", method="POST", address="/bases/undelete", request=UndeleteRequest, answer=DeletedTree,
-    right=Right("admin", "path", "delete a base model", "ref"), group="deletions", refusals=(404,),
-    about="Restore a deleted base model and what was deleted with it, within the grace period.",
+    does="upkeep.deletion.undelete_base", right=Right("admin", "path", "delete a base model", "ref"), group="deletions",
+    refusals=(404,), about="Restore a deleted base model and what was deleted with it, within the grace period.",
 )  # fmt: skip
 
 # Retention: deletion by rules
 
 RETENTION: Final = Operation(
-    name="retention", method="GET", address="/retention", request=RetentionRequest, answer=Retention, right=READER,
-    group="deletions", refusals=(404,),
+    name="retention", method="GET", address="/retention", request=RetentionRequest, answer=Retention,
+    does="upkeep.retention.show", right=READER, group="deletions", refusals=(404,),
     about="The retention rule of an adapter, and what a run would delete by it now.",
 )  # fmt: skip
 SET_RETENTION: Final = Operation(
     name="set_retention", method="PUT", address="/retention", request=SetRetentionRequest, answer=Retention,
-    right=Right("writer", "path", "set a retention rule", "path"), group="deletions", refusals=(404, 409),
+    does="upkeep.retention.set_rule", right=Right("writer", "path", "set a retention rule", "path"), group="deletions",
+    refusals=(404, 409),
     about="Set which revisions of an adapter are kept; tells what a run would delete, and deletes nothing.",
 )  # fmt: skip
 CLEAR_RETENTION: Final = Operation(
     name="clear_retention", method="DELETE", address="/retention", request=RetentionRequest, answer=RetentionRule,
-    right=Right("writer", "path", "remove a retention rule", "path"), group="deletions", refusals=(404,),
-    idempotent=lambda _: False, about="Remove the retention rule of an adapter; returns it.",
+    does="upkeep.retention.clear", right=Right("writer", "path", "remove a retention rule", "path"), group="deletions",
+    refusals=(404,), idempotent=lambda _: False, about="Remove the retention rule of an adapter; returns it.",
 )  # fmt: skip
 RUN_RETENTION: Final = Job(
     name="run_retention", method="POST", address="/retention/run", request=RunRetentionRequest, answer=Retention,
-    right=Right("writer", "path", "delete", "path"), group="deletions", refusals=(404,),
+    does="upkeep.retention.run", right=Right("writer", "path", "delete", "path"), group="deletions", refusals=(404,),
     kind="retention", result="retained",
     about="Delete the revisions that the retention rule of an adapter does not keep.",
 )  # fmt: skip
@@ -496,34 +511,34 @@ RUN_RETENTION: Final = Job(
 
 RETRACT: Final = Operation(
     name="retract", method="POST", address="/retractions", request=RetractRequest, answer=Retracted,
-    right=Right("writer", "path", "retract", "ref"), group="keeping", refusals=(404, 409),
-    about="Make a revision and everything that contains it unavailable, or undo that.",
+    does="handlers.upkeep.retract", right=Right("writer", "path", "retract", "ref"), group="keeping",
+    refusals=(404, 409), about="Make a revision and everything that contains it unavailable, or undo that.",
 )  # fmt: skip
 GC: Final = Job(
-    name="gc", method="POST", address="/gc", request=GcRequest, answer=Collected,
+    name="gc", method="POST", address="/gc", request=GcRequest, answer=Collected, does="handlers.upkeep.gc",
     right=Right("admin", "all", "collect garbage"), group="keeping", kind="gc", result="collected",
     idempotent=lambda request: request.dry_run, about="Delete the blobs that nothing needs any more.",
 )  # fmt: skip
 FSCK: Final = Job(
-    name="fsck", method="POST", address="/fsck", request=FsckRequest, answer=Checked,
+    name="fsck", method="POST", address="/fsck", request=FsckRequest, answer=Checked, does="handlers.upkeep.fsck",
     right=Right("admin", "all", "check the registry"), group="keeping", kind="fsck", result="checked", reads=True,
     about="Check that every row has its blob and, if requested, that every blob has its bytes.",
 )  # fmt: skip
 
 DU: Final = Operation(
-    name="du", method="GET", address="/usage", request=UsageRequest, answer=Usage, right=READER, group="keeping",
-    refusals=(404,), slow=True,
+    name="du", method="GET", address="/usage", request=UsageRequest, answer=Usage, does="handlers.browsing.du",
+    right=READER, group="keeping", refusals=(404,), slow=True,
     about="How much storage adapters and revisions use, and how much as many full checkpoints would use.",
 )  # fmt: skip
 
 LIST_JOBS: Final = Listing(
     name="list_jobs", method="GET", address="/operations", request=JobsRequest, answer=tuple[JobSummary, ...],
-    item=JobSummary, key=job_key, described=SHOWN_JOBS, right=READER, group="keeping",
+    does="handlers.upkeep.list_jobs", item=JobSummary, key=job_key, described=SHOWN_JOBS, right=READER, group="keeping",
     about="Long operations, newest first: those of the token, or everyone's for an admin without scopes.",
 )  # fmt: skip
 
 HEALTH: Final = Operation(
-    name="health", method="GET", address="/health", request=NoRequest, answer=Health,
+    name="health", method="GET", address="/health", request=NoRequest, answer=Health, does="upkeep.health.health",
     right=Right("admin", "all", "see how the service is"), group="keeping",
     about="Replicas, long operations, storage, and when it was last collected and checked.",
 )  # fmt: skip
@@ -531,8 +546,8 @@ HEALTH: Final = Operation(
 # What a service asks itself for: no route leads there.
 
 NOTICE: Final = Job(
-    name="notice", method="POST", address="", request=ReferenceRequest, answer=Looked, right=READER, group="keeping",
-    kind="notice", result="looked",
+    name="notice", method="POST", address="", request=ReferenceRequest, answer=Looked, does="handlers.browsing.notice",
+    right=READER, group="keeping", kind="notice", result="looked",
     about="Run the retention rule of its path, compute its statistics, and keep notices about it: after each publish.",
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ from registry.folders.scan import EXACT_WEIGHTS
 from registry.reference import MAIN, Reference
 from registry.schemas import FileEntry, Resolved, RevisionSummary, Shown
 from registry.schemas.artifacts import EngineAnswer
+from registry.schemas.requests import ReferenceRequest
 from registry.services.deployment import Deployment
 
 
@@ -91,13 +92,14 @@ def _weights(files: Iterable[FileEntry]) -> int:
     return sum(file.size for file in files if file.path.endswith((".safetensors", EXACT_WEIGHTS)))
 
 
-def resolved(deployment: Deployment, reference: Reference) -> Resolved:
+def resolved(deployment: Deployment, request: ReferenceRequest) -> Resolved:
     """The revision or base model that a reference means now.
 
     Raises:
         NotFoundError: naming what is missing and offering the nearest.
         UsageError: a digest prefix that several revisions share.
     """
+    reference = Reference.parse(request.ref)
     while (found := deployment.ask(lambda reader: resolution.resolve(reader, reference))) is None:
         with deployment.read() as session:  # raises, unless it has come to be meanwhile
             if reference.path.is_base:

@@ -32,6 +32,7 @@ from registry.schemas.difference import (
     TargetDifference,
     ValueDifference,
 )
+from registry.schemas.requests import PathRequest
 from registry.services.artifacts.load import path_of
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath
@@ -170,14 +171,14 @@ def deltas(deployment: Deployment, a: str, b: str, progress: Progress) -> Deltas
         return compare_deltas(*sides, links.table(first), undone_of=undone_of, progress=progress)
 
 
-def children_deltas(deployment: Deployment, path: str, progress: Progress) -> DeltaMatrix:
+def children_deltas(deployment: Deployment, request: PathRequest, progress: Progress) -> DeltaMatrix:
     """The own links of the newest revisions of a path's children, compared all with all.
 
     Only children that the principal sees are compared.
 
     Args:
         deployment: the registry.
-        path: an adapter or a base model.
+        request: names an adapter or a base model.
         progress: of the matrices that they change.
 
     Raises:
@@ -185,7 +186,7 @@ def children_deltas(deployment: Deployment, path: str, progress: Progress) -> De
         UsageError: it has more than `MOST_CHILDREN` children.
         InvalidAdapterError: a link is invalid by the rules of this version, or a delta is not finite.
     """
-    parent = Path.parse(path)
+    parent = Path.parse(path := request.path)
     with deployment.read() as session:
         found = nodes.tree(session, Section(parent, depth=1, limit=MOST_CHILDREN + 2)).roots[0].children
         if len(found) > MOST_CHILDREN:

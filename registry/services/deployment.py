@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from registry.catalogue.tree import browse, statistics
 from registry.catalogue.tree.links import links
 from registry.catalogue.tree.statistics import Key
 from registry.digest import BlobRef
+from registry.operations.operation import A, Item, Listing, Operation, Part, R
+from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.rights import UNLIMITED, Principal, Rights
 from registry.schemas import DeletedRevision, RevisionSummary
@@ -66,6 +69,23 @@ class Deployment:
     def rights(self) -> Rights:
         """The principal's rights."""
         return self.principal.rights
+
+    def do(self, operation: Operation[R, A], request: R, progress: Progress) -> A:
+        """Do an operation by the function that its row names, which takes as many of the three as it needs.
+
+        Raises:
+            NotAllowedError: the principal's rights don't allow it.
+        """
+        operation.right.require(self.rights, request)
+        does = _function(operation)
+        answer: A = does(*(self, request, progress)[: does.__code__.co_argcount])
+        return answer
+
+    def page(self, listing: Listing[R, Item], request: R, after: object | None, limit: int | None) -> Part[Item]:
+        """The items of a listing that come after a key, ``limit`` at most; raises what `do` does."""
+        listing.right.require(self.rights, request)
+        found: Part[Item] = _function(listing)(self, request, after, limit)
+        return found
 
     def read(self) -> AbstractContextManager[Session]:
         """A read transaction with the principal's visibility filter."""
@@ -116,6 +136,12 @@ class Deployment:
         from registry.storage.caching import CachingBlobs
 
         return CachingBlobs(self.blobs, self.memory)
+
+
+def _function(operation: Operation[Any, Any]) -> Callable[..., Any]:
+    module, _, name = operation.does.rpartition(".")
+    found: Callable[..., Any] = getattr(importlib.import_module(f"registry.services.{module}"), name)
+    return found
 
 
 @dataclass(frozen=True)

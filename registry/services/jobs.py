@@ -37,7 +37,6 @@ from registry.schemas.requests import MaterialiseRequest
 from registry.schemas.tags import MEASURED_CODES
 from registry.schemas.transfer import PublishCommit
 from registry.services.deployment import Deployment
-from registry.services.handlers.handling import handler_of
 from registry.version import __version__
 
 T = TypeVar("T", bound=Schema)
@@ -95,8 +94,7 @@ def bytes_to_read(request: Schema) -> int | None:
 
 def perform(deployment: Deployment, job: Job[Any, Any], request: Schema, progress: Progress) -> OperationResult:
     """Run a job's request; idempotent, also after a partial run."""
-    job.right.require(deployment.rights, request)
-    return OperationResult(**{job.result: handler_of(job)(deployment, request, progress)})
+    return OperationResult(**{job.result: deployment.do(job, request, progress)})
 
 
 def job_of(row: JobRow) -> Job[Any, Any]:

@@ -40,7 +40,6 @@ from registry.schemas.labels import Exported
 from registry.schemas.parents import Identified, Policy
 from registry.schemas.usage import Interface
 from registry.services.deployment import DATABASE, GRACE, Deployment
-from registry.services.handlers.handling import handler_of, lister_of
 from registry.services.loads import UseLog
 from registry.services.transfers import Transfers
 from registry.storage.blobs import BlobStore
@@ -149,10 +148,10 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
 
     def do(self, operation: Operation[R, A], request: R, progress: Progress = SILENT) -> A:
         """Do an operation of the table; raises `NotAllowedError` where the principal's rights don't allow it."""
-        operation.right.require(self.deployment.rights, request)
         if operation.writes(request):
+            operation.right.require(self.deployment.rights, request)  # nothing is upgraded for who may not write
             self._before_writing()
-        return handler_of(operation)(self.deployment, request, progress)
+        return self.deployment.do(operation, request, progress)
 
     _do = do
 
@@ -165,8 +164,7 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
         self._before_writing()
 
     def _list(self, listing: Listing[R, Item], request: R, limit: int | None = None) -> tuple[Item, ...]:
-        listing.right.require(self.deployment.rights, request)
-        return lister_of(listing)(self.deployment, request, None, limit).items
+        return self.deployment.page(listing, request, None, limit).items
 
     def _add_base(self, name: str, folder: Folder, *, link: bool, progress: Progress) -> BaseAdded:
         from registry.services.bases.add import add_base

@@ -23,7 +23,7 @@ from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import ArtifactKind, Materialisation, Materialised, Options
 from registry.schemas.artifacts import KINDS, is_full
-from registry.schemas.requests import MaterialiseRequest
+from registry.schemas.requests import DropRequest, MaterialiseRequest
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
 
@@ -101,20 +101,20 @@ def listed(
         return tuple(row.shown for row in found)
 
 
-def drop(deployment: Deployment, which: str, kind: ArtifactKind | None) -> tuple[Materialisation, ...]:
+def drop(deployment: Deployment, request: DropRequest) -> tuple[Materialisation, ...]:
     """Drop one, or all of a revision; see `registry.operations.registry.Registry.drop_materialisation`.
 
     Raises:
         NotAllowedError: the principal may not write there.
         NotFoundError: there is none.
     """
-    principal = deployment.principal
+    principal, which = deployment.principal, request.which
     by_id = "/" not in which  # adapter paths contain a slash, ids don't
     if not by_id:  # ids outside of the token's scopes are hidden anyway
         deployment.rights.require_on("writer", Reference.parse(which).path, "drop materialisations")
 
     def work(session: Session) -> tuple[Materialisation, ...]:
-        found = (rows.get(session, which),) if by_id else _of_revision(session, which, kind)
+        found = (rows.get(session, which),) if by_id else _of_revision(session, which, request.kind)
         changes.drop(session, found, principal)
         return tuple(row.shown for row in found)
 

@@ -21,9 +21,8 @@ from registry.errors import InvalidAdapterError, NotFoundError, UnavailableError
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas.artifacts import FourBits
-from registry.schemas.form import Dtype
 from registry.schemas.jobs import Looked
-from registry.schemas.requests import CheckRequest
+from registry.schemas.requests import CheckRequest, DenseStatisticsRequest, ReferenceRequest, StatisticsRequest
 from registry.schemas.statistics import DeltaStatistics, DenseStatistics, LinkStatistics, ModuleStatistics, Statistics
 from registry.services.artifacts.inputs import exact_between, exact_link
 from registry.services.artifacts.load import path_in, path_of
@@ -41,26 +40,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def statistics(
-    deployment: Deployment, ref: str, since: str | None, progress: Progress, fidelity: Dtype | None = None
-) -> Statistics:
+def statistics(deployment: Deployment, request: StatisticsRequest, progress: Progress) -> Statistics:
     """What each link of a path added, and all of them together; kept with the revisions once it is computed.
 
     Links that the principal does not see are in the path's figures, and have none of their own.
 
     Args:
         deployment: the registry.
-        ref: a revision.
-        since: an ancestor: only the links after it. None: all.
+        request: ``fidelity`` asks for an estimate of what rounding would leave, which reads some rows of the base.
         progress: of what has to be computed.
-        fidelity: also estimate what rounding to this dtype would leave, which reads some rows of the base.
 
     Raises:
         NotFoundError: a reference names nothing.
         UsageError: ``ref`` is a base model, or ``since`` is no ancestor of it.
         InvalidAdapterError: a link is invalid by the rules of this version, or its delta is not finite.
     """
-    path, ids, first = loaded(deployment, ref, since)
+    path, ids, first = loaded(deployment, request.ref, request.since)
     seen = [n for n in range(first, len(ids)) if deployment.rights.sees(Path.parse(path.links[n].path))]
     wanted = {Key(ids[n], "link"): (n, n + 1) for n in seen}
     whole = Key(ids[-1], "path") if first == 0 else None
@@ -78,6 +73,7 @@ def statistics(
         keep(deployment, {key: found[key] for key in missing}, relative=relative)
     if whole is not None and seen[-1:] == [len(ids) - 1]:
         _unless_read_only(lambda: _look_once(deployment, path, ids, found[Key(ids[-1], "link")], relative=relative))
+    fidelity = request.fidelity
     estimated = None if fidelity is None else path_fidelity(deployment, path, fidelity, first)
     if estimated is not None and fidelity == "bf16" and seen[-1:] == [len(ids) - 1]:
         from registry.services.notices import look_at_fidelity
@@ -114,10 +110,10 @@ def looked(deployment: Deployment, ref: str, progress: Progress) -> Looked:
     """
     reference = Reference.parse(ref)
     try:
-        renamed_to = resolved(deployment, reference).renamed_to
+        renamed_to = resolved(deployment, ReferenceRequest(ref=ref)).renamed_to
         if renamed_to is not None:
             reference = replace(reference, path=Path.parse(renamed_to))
-        found = statistics(deployment, str(reference), None, progress)
+        found = statistics(deployment, StatisticsRequest(ref=str(reference)), progress)
         with deployment.read() as session:
             sketch = fingerprints.kept_sketch(session, revisions.find(session, reference).id)
     except NotFoundError:
@@ -270,7 +266,7 @@ def _error(asked: _Quantised) -> float:
     return asked.measure()
 
 
-def dense_statistics(deployment: Deployment, ref: str, since: str | None, progress: Progress) -> DenseStatistics:
+def dense_statistics(deployment: Deployment, request: DenseStatisticsRequest, progress: Progress) -> DenseStatistics:
     """What the links of a path changed together; kept with the revision where it is the whole path.
 
     Raises:
@@ -278,7 +274,7 @@ def dense_statistics(deployment: Deployment, ref: str, since: str | None, progre
         UsageError: ``ref`` is a base model, or ``since`` is no ancestor of it.
         InvalidAdapterError: a link is invalid by the rules of this version, or a change is not finite.
     """
-    path, ids, first = loaded(deployment, ref, since)
+    path, ids, first = loaded(deployment, request.ref, request.since)
     norms = slot_norms(deployment, path.base) if path.exact is None else None
     since = path.links[first - 1].reference if first else path.base.name
     if first == 0:

@@ -18,12 +18,11 @@ from typing import Any, Final
 from unittest.mock import patch
 
 import registry
-from registry.api import operations
 from registry.api.openapi import describe
 from registry.app import service_app
 from registry.operations.operation import Listing, Operation
 from registry.schemas import Schema
-from registry.services.handlers import handling
+from registry.services.deployment import Deployment
 from registry.services.local import LocalRegistry
 from tests.kit import serving
 from tests.operations.documented import with_examples
@@ -110,28 +109,25 @@ def recording(found: dict[str, Any]) -> Iterator[None]:
         if isinstance(answer, Schema):
             found.setdefault(type(answer).__name__, []).append(answer.model_dump(mode="json"))
 
-    def do(local: LocalRegistry, operation: Operation[Any, Any], request: Any) -> Any:
-        answer = done(local, operation, request)
+    def do(deployment: Deployment, operation: Operation[Any, Any], request: Any, progress: Any) -> Any:
+        answer = done(deployment, operation, request, progress)
         if operation.method in {"POST", "PUT"}:
             keep(request)
         for one in answer if isinstance(answer, tuple) else (answer,):
             keep(one)
         return answer
 
-    def lister_of(listing: Listing[Any, Any]) -> Any:
-        def lister(*given: Any) -> Any:
-            part = listed(listing)(*given)
-            for one in part.items:
-                keep(one)
-            return part
+    def page(deployment: Deployment, listing: Listing[Any, Any], *given: Any) -> Any:
+        part = listed(deployment, listing, *given)
+        for one in part.items:
+            keep(one)
+        return part
 
-        return lister
-
-    done, listed = LocalRegistry.do, handling.lister_of
+    done, listed = Deployment.do, Deployment.page
     with (
         patch.object(serving, "service_app", made),
-        patch.object(LocalRegistry, "do", do),
-        patch.object(operations, "lister_of", lister_of),
+        patch.object(Deployment, "do", do),
+        patch.object(Deployment, "page", page),
     ):
         yield
 

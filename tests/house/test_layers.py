@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import pytest
 
+from registry.operations.operation import Listing, Operation
+from registry.operations.table import NOTICE, OPERATIONS
+from registry.schemas.requests import NoRequest
 from tests.root import ROOT
 
 
@@ -82,3 +88,27 @@ def test_an_indirect_import_is_caught(copy: Path) -> None:
     done = lint_imports(copy)
     assert done.returncode != 0
     assert "The tensor core is pure BROKEN" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("operation", [*OPERATIONS, NOTICE], ids=lambda operation: operation.name)
+def test_the_function_that_a_row_names_takes_its_request_and_gives_its_answer(operation: Operation[Any, Any]) -> None:
+    module, _, name = operation.does.rpartition(".")
+    does = inspect.signature(getattr(importlib.import_module(f"registry.services.{module}"), name))
+    places = [one for one in does.parameters.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
+    wanted = ["Deployment", operation.request.__name__, "Progress"]
+    answer = getattr(operation.answer, "__name__", "")
+    if isinstance(operation, Listing):
+        assert len(places) == 4
+        answer, places = f"Part[{operation.item.__name__}]", places[:2]
+    elif get_origin(operation.answer) is tuple:
+        answer = f"tuple[{get_args(operation.answer)[0].__name__}, ...]"
+    assert [one.annotation for one in places] == wanted[: len(places)]
+    assert places[1:] or operation.request is NoRequest
+    assert does.return_annotation == answer
+
+
+def test_what_a_row_names_is_loaded_when_it_is_needed() -> None:
+    code = "import sys, registry.services.local; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    named = {f"registry.services.{operation.does.rpartition('.')[0]}" for operation in OPERATIONS}
+    assert named.isdisjoint(loaded)

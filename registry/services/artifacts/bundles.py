@@ -15,6 +15,7 @@ from registry.digest import BlobRef, StoredFile, canonical_json
 from registry.errors import NotFoundError
 from registry.folders.base_files import is_tokenizer, of_exact
 from registry.reference import Path, Reference
+from registry.schemas.requests import ReferenceRequest
 from registry.schemas.transfer import BaseEntry, BlobEntry, Bundle, LinkEntry
 from registry.services.artifacts.load import path_in
 from registry.services.deployment import Deployment
@@ -22,14 +23,14 @@ from registry.services.lineage import Link, LoadedPath
 from registry.storage.reading import BlobReader
 
 
-def bundle(deployment: Deployment, ref: str) -> Bundle:
+def bundle(deployment: Deployment, request: ReferenceRequest) -> Bundle:
     """A path as digests; see `registry.operations.transfer.Transfer.bundle`.
 
     Raises:
         NotFoundError: the reference names nothing.
         RetractedError: it contains a retracted revision.
     """
-    reference = Reference.parse(ref)
+    reference = Reference.parse(request.ref)
     with deployment.read() as session:
         path = path_in(session, reference)
         rows = revisions.lineage(session, revisions.find(session, _pinned(path)).id) if path.links else ()

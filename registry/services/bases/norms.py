@@ -23,6 +23,7 @@ from registry.files.strict_json import shown
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import BaseMeasured
+from registry.schemas.requests import MeasureBaseRequest
 from registry.services.artifacts.load import load_path
 from registry.services.bases.decoded import decoded
 from registry.services.deployment import Deployment
@@ -37,7 +38,7 @@ NORMS_FORMAT: Final = 1
 """What documents look like, and how norms are computed: those of another format are measured again."""
 
 
-def measure(deployment: Deployment, name: str, progress: Progress) -> BaseMeasured:
+def measure(deployment: Deployment, request: MeasureBaseRequest, progress: Progress) -> BaseMeasured:
     """Take the norms of a base model that has none; see `registry.operations.registry.Registry.measure_base`.
 
     Raises:
@@ -45,9 +46,9 @@ def measure(deployment: Deployment, name: str, progress: Progress) -> BaseMeasur
         UsageError: the name is the path of an adapter.
         What `take_norms` raises.
     """
-    path = Path.parse(name)
+    path = Path.parse(request.base)
     if not path.is_base:
-        raise UsageError(f"{name} is the path of an adapter: only base models are measured, here {path.base}.")
+        raise UsageError(f"{request.base} is the path of an adapter: only base models are measured, here {path.base}.")
     base = load_path(deployment, Reference(path)).base
     there = slot_norms(deployment, base)
     norms = take_norms(deployment, base, progress) if there is None else there

@@ -29,6 +29,7 @@ from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, EXACT, EXACT_
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import Retabled
+from registry.schemas.requests import RetableRequest
 from registry.services.artifacts.inputs import table_on
 from registry.services.artifacts.load import load_path
 from registry.services.bases.add import understood
@@ -54,7 +55,7 @@ class _MeanwhileError(UnavailableError):
     """Something below was published or deleted, or the table was replaced, while it was remade (``busy``)."""
 
 
-def retable(deployment: Deployment, name: str, progress: Progress) -> Retabled:
+def retable(deployment: Deployment, request: RetableRequest, progress: Progress) -> Retabled:
     """Remake the target table of a base model; see `registry.operations.registry.Registry.retable`.
 
     Raises:
@@ -64,7 +65,7 @@ def retable(deployment: Deployment, name: str, progress: Progress) -> Retabled:
         ConflictError: ``retable_refused``, a revision below would change its meaning or become unreadable.
         UnavailableError: ``busy``, the tree below changed meanwhile, in each of several tries.
     """
-    path = Path.parse(name)
+    path = Path.parse(name := request.base)
     if not path.is_base:
         raise UsageError(f"{name} is the path of an adapter: only base models have a target table, here {path.base}.")
     for _ in range(_TRIES - 1):

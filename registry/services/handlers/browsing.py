@@ -13,34 +13,29 @@ from registry.catalogue.database.events import EventFilter, EventPosition
 from registry.catalogue.tree import bases, browse, nodes
 from registry.catalogue.tree.nodes import Section
 from registry.errors import NotFoundError
-from registry.operations import table
-from registry.operations.operation import Part, part
+from registry.operations.operation import Part, one_more, part
 from registry.progress import Progress
 from registry.reference import Path, Reference
-from registry.schemas import BaseSummary, DeletedRevision, Event, Resolved, RevisionSummary, Shown, Tree
-from registry.schemas.artifacts import EngineCheck
-from registry.schemas.difference import DeltaMatrix, Difference
+from registry.schemas import BaseSummary, DeletedRevision, Event, RevisionSummary, Shown, Tree
+from registry.schemas.difference import Difference
 from registry.schemas.jobs import Looked
 from registry.schemas.requests import (
     BasesRequest,
-    CheckRequest,
-    DenseStatisticsRequest,
     DiffRequest,
     PathRequest,
     ReferenceRequest,
     SearchRequest,
-    StatisticsRequest,
+    SubtreeRequest,
     TreeRequest,
 )
-from registry.schemas.statistics import DenseStatistics, Statistics
 from registry.schemas.team import EventsRequest
 from registry.schemas.usage import Usage, UsageRequest
 from registry.services.deployment import Deployment
-from registry.services.handlers.handling import does, lists, one_more
 
 
-@lists(table.BASES)
-def _bases(deployment: Deployment, request: BasesRequest, after: str | None, limit: int | None) -> Part[BaseSummary]:
+def list_bases(
+    deployment: Deployment, request: BasesRequest, after: str | None, limit: int | None
+) -> Part[BaseSummary]:
     with deployment.read() as session:
         found = bases.summaries(
             session,
@@ -52,8 +47,7 @@ def _bases(deployment: Deployment, request: BasesRequest, after: str | None, lim
     return part(found, limit, lambda one: one.name)
 
 
-@does(table.TREE)
-def _tree(deployment: Deployment, request: TreeRequest, _progress: Progress) -> Tree:
+def tree(deployment: Deployment, request: TreeRequest) -> Tree:
     with deployment.read() as session:
         path = None if request.path is None else Path.parse(request.path)
         after = None if request.after is None else Path.parse(request.after)
@@ -61,15 +55,13 @@ def _tree(deployment: Deployment, request: TreeRequest, _progress: Progress) -> 
         return nodes.tree(session, section, with_old_names=request.old_names)
 
 
-@lists(table.LOG)
-def _log(deployment: Deployment, request: PathRequest, before: int | None, limit: int | None) -> Part[RevisionSummary]:
+def log(deployment: Deployment, request: PathRequest, before: int | None, limit: int | None) -> Part[RevisionSummary]:
     with deployment.read() as session:
         found = browse.log(session, Path.parse(request.path), before=before, limit=one_more(limit))
     return part(found.revisions, limit, lambda one: one.number)
 
 
-@lists(table.DELETED)
-def _deleted(
+def deleted_revisions(
     deployment: Deployment, request: PathRequest, before: int | None, limit: int | None
 ) -> Part[DeletedRevision]:
     from registry.catalogue.tree.browse import deleted
@@ -81,16 +73,14 @@ def _deleted(
     return part(found, limit, lambda one: one.number)
 
 
-@does(table.SHOW)
-def _show(deployment: Deployment, request: ReferenceRequest, _progress: Progress) -> Shown:
+def show(deployment: Deployment, request: ReferenceRequest) -> Shown:
     from registry.services.browse import shown
 
     with deployment.read() as session:
         return shown(session, Reference.parse(request.ref))
 
 
-@does(table.DIFF)
-def _diff(deployment: Deployment, request: DiffRequest, progress: Progress) -> Difference:
+def diff(deployment: Deployment, request: DiffRequest, progress: Progress) -> Difference:
     from registry.services.deltas import compared
 
     with deployment.read() as session:
@@ -102,29 +92,7 @@ def _diff(deployment: Deployment, request: DiffRequest, progress: Progress) -> D
     return found.model_copy(update={"deltas": deltas(deployment, found.a.reference, found.b.reference, progress)})
 
 
-@does(table.DIFF_CHILDREN)
-def _diff_children(deployment: Deployment, request: PathRequest, progress: Progress) -> DeltaMatrix:
-    from registry.services.deltas import children_deltas
-
-    return children_deltas(deployment, request.path, progress)
-
-
-@does(table.STATS)
-def _stats(deployment: Deployment, request: StatisticsRequest, progress: Progress) -> Statistics:
-    from registry.services.statistics import statistics
-
-    return statistics(deployment, request.ref, request.since, progress, request.fidelity)
-
-
-@does(table.DENSE_STATS)
-def _dense_stats(deployment: Deployment, request: DenseStatisticsRequest, progress: Progress) -> DenseStatistics:
-    from registry.services.statistics import dense_statistics
-
-    return dense_statistics(deployment, request.ref, request.since, progress)
-
-
-@does(table.NOTICE)
-def _notice(deployment: Deployment, request: ReferenceRequest, progress: Progress) -> Looked:
+def notice(deployment: Deployment, request: ReferenceRequest, progress: Progress) -> Looked:
     from registry.services.publishing.narrowing import sample_revision
     from registry.services.statistics import looked
     from registry.services.upkeep.retention import run_if_set
@@ -136,22 +104,7 @@ def _notice(deployment: Deployment, request: ReferenceRequest, progress: Progres
     return found
 
 
-@does(table.CHECK)
-def _check(deployment: Deployment, request: CheckRequest, _progress: Progress) -> EngineCheck:
-    from registry.services.engine_checks import check
-
-    return check(deployment, request)
-
-
-@does(table.RESOLVE)
-def _resolve(deployment: Deployment, request: ReferenceRequest, _progress: Progress) -> Resolved:
-    from registry.services.browse import resolved
-
-    return resolved(deployment, Reference.parse(request.ref))
-
-
-@lists(table.SEARCH)
-def _search(
+def search(
     deployment: Deployment,
     request: SearchRequest,
     after: tuple[str, int | None, float | None] | None,
@@ -173,8 +126,7 @@ def _search(
     return part(found, limit, position)
 
 
-@lists(table.EVENTS)
-def _events(
+def list_events(
     deployment: Deployment, request: EventsRequest, before: tuple[datetime, int] | None, limit: int | None
 ) -> Part[Event]:
     path = None if request.path is None else Path.parse(request.path)
@@ -187,8 +139,7 @@ def _events(
     return Part(found.events, None if found.next is None else [found.next.at.isoformat(), found.next.place])
 
 
-@does(table.DU)
-def _du(deployment: Deployment, request: UsageRequest, _progress: Progress) -> Usage:
+def du(deployment: Deployment, request: UsageRequest) -> Usage:
     from registry.catalogue.store.usage import usage
 
     path = None if request.path is None else Path.parse(request.path)
@@ -196,3 +147,11 @@ def _du(deployment: Deployment, request: UsageRequest, _progress: Progress) -> U
         if path is not None:
             browse.check_there(session, path)
         return usage(session, path)
+
+
+def list_subtree(deployment: Deployment, request: SubtreeRequest) -> tuple[str, ...]:
+    from registry.catalogue.tree.tag_moves import subtree
+
+    after = None if request.after is None else Reference.parse(request.after)
+    with deployment.read() as session:
+        return subtree(session, Path.parse(request.path), after=after, limit=request.limit)

@@ -17,14 +17,15 @@ from registry.catalogue.tree import revisions
 from registry.errors import ConflictError, UsageError
 from registry.reference import Path, Reference, check_base_name
 from registry.schemas import Deleted, DeletedTree
+from registry.schemas.requests import DeleteBaseRequest, DeleteRequest, DeleteTreeRequest, UndeleteRequest
 from registry.services.deployment import Deployment
 
 _NAMING: Final = ("name", "path", "ref", "base", "which")
 """Fields of requests that name what the request is about."""
 
 
-def delete(deployment: Deployment, ref: str, *, with_tags: bool, dry_run: bool = False) -> Deleted:
-    """Delete one revision; ``with_tags``: even if tags name it; ``dry_run``: only check and tell.
+def delete(deployment: Deployment, request: DeleteRequest) -> Deleted:
+    """Delete one revision.
 
     Raises:
         UsageError: the reference names no revision by its number or digest.
@@ -32,8 +33,8 @@ def delete(deployment: Deployment, ref: str, *, with_tags: bool, dry_run: bool =
         ConflictError: ``has_children``, naming the revisions trained on it; ``tagged``.
         NotAllowedError: a protected tag names the revision.
     """
-    reference = _revision(ref, undo=False)
-    if dry_run:
+    reference, with_tags = _revision(request.ref, undo=False), request.with_tags
+    if request.dry_run:
         with deployment.read() as session:
             row = revisions.find(session, reference)
             return deletions.preview(session, row.id, deployment.principal, with_tags=with_tags)
@@ -46,7 +47,7 @@ def delete(deployment: Deployment, ref: str, *, with_tags: bool, dry_run: bool =
     return deployment.change(work)
 
 
-def undelete(deployment: Deployment, ref: str) -> Deleted:
+def undelete(deployment: Deployment, request: UndeleteRequest) -> Deleted:
     """Restore a deleted revision.
 
     Raises:
@@ -55,14 +56,14 @@ def undelete(deployment: Deployment, ref: str) -> Deleted:
         ConflictError: ``parent_deleted``.
         NotAllowedError: a protected tag named the revision.
     """
-    reference = _revision(ref, undo=True)
+    reference = _revision(request.ref, undo=True)
     return deployment.change(
         lambda session: undeletion.undo(session, reference, _since(deployment), deployment.principal)
     )
 
 
-def delete_tree(deployment: Deployment, path: str, *, with_tags: bool, dry_run: bool) -> DeletedTree:
-    """Delete every revision at and under an adapter; ``dry_run``: only list them.
+def delete_tree(deployment: Deployment, request: DeleteTreeRequest) -> DeletedTree:
+    """Delete every revision at and under an adapter.
 
     Raises:
         UsageError: the path is a base model, or names one revision.
@@ -70,55 +71,55 @@ def delete_tree(deployment: Deployment, path: str, *, with_tags: bool, dry_run: 
         ConflictError: ``tagged``.
         NotAllowedError: a protected tag names a revision.
     """
-    at = _adapter(path, undo=False)
-    if dry_run:
+    at = _adapter(request.path, undo=False)
+    if request.dry_run:
         with deployment.read() as session:
             return deletions.listing(session, at)
 
     def work(session: Session) -> DeletedTree:
-        gone = deletions.delete_tree(session, at, deployment.principal, with_tags=with_tags)
+        gone = deletions.delete_tree(session, at, deployment.principal, with_tags=request.with_tags)
         return gone.model_copy(update={"until": _until(deployment)})
 
     return deployment.change(work)
 
 
-def undelete_tree(deployment: Deployment, path: str) -> DeletedTree:
+def undelete_tree(deployment: Deployment, request: UndeleteRequest) -> DeletedTree:
     """Restore what the last deletion at and under a path deleted; raises what `undelete` raises."""
-    at = _adapter(path, undo=True)
+    at = _adapter(request.ref, undo=True)
     return deployment.change(
         lambda session: undeletion.undo_tree(session, at, _since(deployment), deployment.principal)
     )
 
 
-def delete_base(deployment: Deployment, name: str, *, recursive: bool, dry_run: bool) -> DeletedTree:
-    """Delete a base model, ``recursive`` with every revision of its adapters; ``dry_run``: only list them.
+def delete_base(deployment: Deployment, request: DeleteBaseRequest) -> DeletedTree:
+    """Delete a base model.
 
     Raises:
         UsageError: ``bad_name``.
         NotFoundError: there is none of this name.
         ConflictError: ``has_children`` or ``in_use``.
     """
-    check_base_name(name)
-    if dry_run:
+    name = check_base_name(request.name)
+    if request.dry_run:
         with deployment.read() as session:
             return new_base.listing(session, name)
 
     def work(session: Session) -> DeletedTree:
         _check_unused(session, name)
-        gone = new_base.delete(session, name, deployment.principal, recursive=recursive)
+        gone = new_base.delete(session, name, deployment.principal, recursive=request.recursive)
         return gone.model_copy(update={"until": _until(deployment)})
 
     return deployment.change(work)
 
 
-def undelete_base(deployment: Deployment, name: str) -> DeletedTree:
+def undelete_base(deployment: Deployment, request: UndeleteRequest) -> DeletedTree:
     """Restore a base model with what was deleted together with it.
 
     Raises:
         UsageError: ``bad_name``.
         NotFoundError: there is none of this name, or its grace period is over.
     """
-    check_base_name(name)
+    name = check_base_name(request.ref)
     return deployment.change(lambda session: new_base.undo(session, name, _since(deployment), deployment.principal))
 
 

@@ -23,7 +23,7 @@ from registry.catalogue.changes.retention import KeptRevision
 from registry.catalogue.tree.cards import uses
 from registry.progress import Progress
 from registry.reference import Path
-from registry.schemas.requests import Best, RunRetentionRequest, SetRetentionRequest, check_rule
+from registry.schemas.requests import Best, RetentionRequest, RunRetentionRequest, SetRetentionRequest, check_rule
 from registry.schemas.team import KeepReason, KeptFor, Retention, RetentionRule
 from registry.services.deployment import Deployment
 
@@ -105,15 +105,16 @@ def set_rule(deployment: Deployment, request: SetRetentionRequest) -> Retention:
     check_rule(request.path, request.keep_last, request.keep_every, request.keep_best)
     path = Path.parse(request.path)
     deployment.change(lambda session: rules.set_rule(session, path, request, deployment.principal))
-    return show(deployment, path)
+    return show(deployment, RetentionRequest(path=request.path))
 
 
-def show(deployment: Deployment, path: Path) -> Retention:
+def show(deployment: Deployment, request: RetentionRequest) -> Retention:
     """The rule of an adapter, and what a run would delete now.
 
     Raises:
         NotFoundError: there is no such adapter, or it has no rule.
     """
+    path = Path.parse(request.path)
     with deployment.read() as session:
         choice = _choice(session, *rules.get(session, path))
         used = uses(session, [one.id for one in choice.going]).together
@@ -121,12 +122,13 @@ def show(deployment: Deployment, path: Path) -> Retention:
     return _told(choice, going).model_copy(update={"use": used})
 
 
-def clear(deployment: Deployment, path: Path) -> RetentionRule:
+def clear(deployment: Deployment, request: RetentionRequest) -> RetentionRule:
     """Remove the rule of an adapter.
 
     Raises:
         NotFoundError: there is no such adapter, or it has no rule.
     """
+    path = Path.parse(request.path)
     return deployment.change(lambda session: rules.clear(session, path, deployment.principal))
 
 
@@ -138,7 +140,7 @@ def run(deployment: Deployment, request: RunRetentionRequest, progress: Progress
     """
     path = Path.parse(request.path)
     if request.dry_run:
-        return show(deployment, path)
+        return show(deployment, RetentionRequest(path=request.path))
     with deployment.read() as session:
         choice = _choice(session, *rules.get(session, path))
     gone = _delete_by_parts(deployment, choice, progress)

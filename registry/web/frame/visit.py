@@ -28,7 +28,6 @@ from registry.reference import Path
 from registry.rights import Principal, Role
 from registry.schemas import Schema
 from registry.schemas.protocol import API
-from registry.services.handlers.handling import lister_of
 from registry.services.local import LocalRegistry
 from registry.web.frame.forms import FormTokens, form_fields, keep, read_fields, require_own_form, session_of
 from registry.web.frame.rendering import rendered
@@ -154,8 +153,7 @@ class Visit:
 
     def listed(self, listing: Listing[R, Item], request: R, after: object | None = None, limit: int = 50) -> Part[Item]:
         """A page of a listing, as the API would answer it."""
-        listing.right.require(self.registry.deployment.rights, request)
-        return lister_of(listing)(self.registry.deployment, request, after, limit)
+        return self.registry.deployment.page(listing, request, after, limit)
 
     def asked(self, schema: type[S]) -> S:
         """What the page is asked for in its query; raises `MalformedError`."""
