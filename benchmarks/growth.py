@@ -44,6 +44,7 @@ from registry.digest import sha256_digest
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import UNLIMITED, Rights
+from registry.schemas.requests import SearchRequest
 from registry.services import browse as showing
 from registry.services import hub_repos
 from tests.kit import grown
@@ -65,7 +66,7 @@ def _find(reference: str) -> Step:
 
 
 def _search(words: str | None = None, **conditions: Any) -> Step:
-    return lambda session: search(session, words, limit=PAGE, **conditions)
+    return lambda session: search(session, SearchRequest(text=words, **conditions), limit=PAGE)
 
 
 def _refs(session: Session) -> None:

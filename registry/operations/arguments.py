@@ -6,7 +6,7 @@ Times may be given as a duration before now, a date, or a time.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,18 +51,22 @@ def _read(text: str) -> datetime:
 S = TypeVar("S", bound=Schema)
 
 
-def asked(schema: type[S], **given: object) -> S:
-    """The schema of these arguments.
+def asked(schema: type[S], given: Mapping[str, object] | None = None, /, **more: object) -> S:
+    """The schema of these arguments: all of ``more``, and of ``given``, a method's ``locals()``, every other field.
+
+    So a long signature is told once, by the method: where it lacks a field, that is a `KeyError`.
 
     Raises:
         UsageError: naming the first that has another type or value.
     """
+    if given is not None:
+        more = {name: given[name] for name in schema.model_fields if name not in more} | more
     try:
-        return schema.model_validate(given, strict=True)  # True is no rank, and "3" none either
+        return schema.model_validate(more, strict=True)  # True is no rank, and "3" none either
     except ValidationError as problem:
         first = problem.errors()[0]
         name = str(first["loc"][0])
-        raise UsageError(f"{name} is {given[name]!r}: {first['msg'].lower()}.") from None
+        raise UsageError(f"{name} is {more[name]!r}: {first['msg'].lower()}.") from None
 
 
 _DTYPES: Final = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from registry.errors import UsageError
+from registry.operations.arguments import check_order
 from registry.reference import Path, check_tag
 from registry.schemas.artifacts import Extraction, FourBits, Svd
 from registry.schemas.form import LeftOut, check_annotations, check_metrics, check_text
@@ -92,6 +93,45 @@ class Publication:
     left_out: tuple[LeftOut, ...] = ()  # files of the full model's folder that did not become part of this one
     opened: Opened | None = None  # unpacks archives and reads pickles; None: these are refused
     nested: bool = False  # ``parent`` was given by no one: it is what stands for the folder above
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Publication:
+        """What the arguments of `registry.operations.registry.Registry.publish` ask for.
+
+        Raises:
+            UsageError, NotFoundError: one of them is malformed, or two contradict each other.
+        """
+        labels = Labels.checked(given["message"], given["metrics"], given["tags"], given["annotations"])
+        strict, folder, path = strict_codes(given["strict"]), given["folder"], given["path"]
+        check_order(folder, path, Path.parse, "registry publish {folder} {name}", "the folder")
+        places = tuple(FilePath(place) for place in given["look_in"])
+        find_parent, skips, sampled = given["find_parent"], given["skip_parent_check"], given["sampled"]
+        if find_parent and skips:
+            raise UsageError("--find-parent proves the parent, and --skip-parent-check trusts it: give one of them.")
+        if places and not find_parent:
+            raise UsageError("--look-in says where --find-parent looks: give --find-parent too.")
+        if sampled and (find_parent or skips):
+            what = "--find-parent" if find_parent else "--skip-parent-check"
+            raise UsageError(
+                f"--sampled compares samples of what it was trained on, and {what} does not: give one of them."
+            )
+        receipt = None if given["receipt"] is None else FilePath(given["receipt"])
+        how = None if given["trained_quantised"] is None else FourBits.parse(given["trained_quantised"])
+        made = cls(
+            folder, Path.parse(path), labels, given["parent"], receipt, skips, strict, find_parent, places, sampled, how
+        )
+        rank, max_error, svd = given["rank"], given["max_error"], given["svd"]
+        if not given["full"]:
+            if rank is not None or max_error is not None or svd != "randomised":
+                raise UsageError("--rank, --max-error and --svd are for a full model: give --full too.")
+            return made
+        of_adapters = ("find_parent", "skip_parent_check", "sampled", "trained_quantised")
+        if wrong := next((name for name in of_adapters if getattr(made, name)), None):
+            raise UsageError(
+                f"--{wrong.replace('_', '-')} is about the folder that an adapter was trained on, and a full model "
+                "names none: give its parent with --parent REF or --receipt FILE."
+            )
+        return replace(made, full=FullModel.checked(rank, max_error, svd))
 
 
 def strict_codes(strict: bool | Iterable[str]) -> tuple[NoticeCode, ...]:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.tree import search
+from registry.schemas.requests import SearchRequest
 from registry.services.local import LocalRegistry
 from tests.kit import (
     FORMATS,
@@ -247,7 +248,9 @@ def rows(url: str, how: object) -> dict[str, list[tuple[object, ...]]]:
     with database.read() as session:
         found = grown.rows_of(session)
         found["searched"] = [
-            (one.reference,) for text in ("low", "deep/l1", "OPS-") for one in search.search(session, text)
+            (one.reference,)
+            for text in ("low", "deep/l1", "OPS-")
+            for one in search.search(session, SearchRequest(text=text))
         ]
     database.dispose()
     return found

@@ -25,6 +25,7 @@ from registry.catalogue.tree.search_values import METRICS, STATISTICS, Compariso
 from registry.errors import UsageError
 from registry.reference import Path
 from registry.schemas import RevisionSummary
+from registry.schemas.requests import SearchRequest
 
 FEW: Final = 10_000
 """Revisions that an index may give to be put in order."""
@@ -42,44 +43,13 @@ class SearchPosition:
 
 
 def search(
-    session: Session,
-    text: str | None = None,
-    *,
-    base: str | None = None,
-    path: str | None = None,
-    depth: int | None = None,
-    tag: str | None = None,
-    author: str | None = None,
-    parent_known_by: str | None = None,
-    rank: str | None = None,
-    metric: str | None = None,
-    stat: str | None = None,
-    target: str | None = None,
-    sort: str | None = None,
-    all_revisions: bool = False,
-    old_names: bool = False,
-    after: SearchPosition | None = None,
-    limit: int | None = None,
+    session: Session, request: SearchRequest, *, after: SearchPosition | None = None, limit: int | None = None
 ) -> tuple[RevisionSummary, ...]:
     """Revisions that meet every given condition: of each adapter the newest, or all, newest first; by path.
 
     Args:
         session: an open transaction.
-        text: part of the path, the message, or a key or value of an annotation, whatever its case.
-        base: name of the base model.
-        path: of what is searched: an adapter and everything under it.
-        depth: only so many levels below ``path``, or below the base models.
-        tag: the revision that this tag names.
-        author: the name it was published under.
-        parent_known_by: how its parent is known, by a word, or by a level of them: see `registry.schemas.parents`.
-        rank: ``16``, ``<=16``, ``>8``: the largest rank of the revision's own pairs.
-        metric: ``acc>0.8``, ``loss<=0.2``, or ``acc``: has it.
-        stat: ``rank95<8,stable_rank>2``: statistics of the revision's own delta, where they were computed.
-        target: leaf name of a target module, ``q_proj``.
-        sort: ``max:acc``, ``min:loss`` or ``min:stat:rank95``: best value of this metric or statistic first, and only
-            revisions that have it.
-        all_revisions: every matching revision, not only the newest of each adapter.
-        old_names: adapters that were renamed too, under their old names; of a ``base`` that was, always.
+        request: the conditions; of a ``base`` that was renamed, adapters are found under their old names, too.
         after: only what comes after this one; one of a search with the same conditions.
         limit: at most so many.
 
@@ -89,29 +59,31 @@ def search(
         NotFoundError: there is no such base model, or nothing at ``path``; offers the nearest.
     """
     plan_for_values(session)
-    sorting = None if sort is None else Sorting.parse(sort)
-    compared = [] if metric is None else [Comparison.parse(METRICS, metric)]
-    compared += [] if stat is None else [Comparison.parse(STATISTICS, one) for one in stat.split(",")]
+    sorting = None if request.sort is None else Sorting.parse(request.sort)
+    compared = [] if request.metric is None else [Comparison.parse(METRICS, request.metric)]
+    compared += [] if request.stat is None else [Comparison.parse(STATISTICS, one) for one in request.stat.split(",")]
     compared += [] if sorting is None else [sorting.is_there]
-    _check_position(after, numbered=all_revisions or sorting is not None, valued=sorting is not None)
+    _check_position(after, numbered=request.all_revisions or sorting is not None, valued=sorting is not None)
     conditions = [
-        None if base is None else search_conditions.base(session, base),
-        None if path is None else search_conditions.path(session, Path.parse(path)),
-        None if depth is None else search_conditions.depth(None if path is None else Path.parse(path), depth),
-        None if tag is None else search_conditions.tag(tag),
-        None if author is None else search_conditions.author(author),
-        None if parent_known_by is None else search_conditions.parent_known_by(parent_known_by),
-        None if rank is None else search_conditions.rank(rank),
+        None if request.base is None else search_conditions.base(session, request.base),
+        None if request.path is None else search_conditions.path(session, Path.parse(request.path)),
+        None if request.depth is None else search_conditions.depth(request.path, request.depth),
+        None if request.tag is None else search_conditions.tag(request.tag),
+        None if request.author is None else search_conditions.author(request.author),
+        None if request.parent_known_by is None else search_conditions.parent_known_by(request.parent_known_by),
+        None if request.rank is None else search_conditions.rank(request.rank),
         *map(search_conditions.number, compared),
-        None if target is None else search_conditions.target(target),
+        None if request.target is None else search_conditions.target(request.target),
         search_conditions.scopes(session),
-        search_conditions.text(session, text) if text else None,  # last, as it takes the longest to look at
+        # Last, as it takes the longest to look at.
+        search_conditions.text(session, request.text) if request.text else None,
     ]
-    for name in (base, path):
+    old_names = request.old_names
+    for name in (request.base, request.path):
         old_names = old_names or (name is not None and new_name(session, Path.parse(name)) is not None)
     if not old_names:
         conditions.insert(0, Condition(adapter_is_listed(session), None, of_adapter=True))
-    query = _Query([one for one in conditions if one is not None], sorting, all_revisions, after, limit)
+    query = _Query([one for one in conditions if one is not None], sorting, request.all_revisions, after, limit)
     keys = query.keys(session)
     figures = [one.name for one in compared if one.values is STATISTICS]
     found: dict[int, RevisionSummary] = {}

@@ -196,7 +196,7 @@ def path(session: Session, at: Path) -> Condition:
     return Condition(within(at), _revisions_of(in_subtree(at, _ADAPTERS.c.path)), of_adapter=True)
 
 
-def depth(at: Path | None, levels: int) -> Condition:
+def depth(path: str | None, levels: int) -> Condition:
     """Adapters at most so many levels below a path, or below the base models.
 
     Raises:
@@ -204,7 +204,8 @@ def depth(at: Path | None, levels: int) -> Condition:
     """
     if levels < 0:
         raise UsageError(f"The depth of a search is {levels}: 0 or more is expected.")
-    return Condition(level(Adapter.path) <= levels + (0 if at is None else str(at).count("/")), None, of_adapter=True)
+    above = 0 if path is None else str(Path.parse(path)).count("/")
+    return Condition(level(Adapter.path) <= levels + above, None, of_adapter=True)
 
 
 def author(name: str) -> Condition:

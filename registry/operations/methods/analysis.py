@@ -200,12 +200,5 @@ class Analysis(TableCalls):
             >>> found.would_do
             'registry fetch llama/support/french@1 --for vllm --max-lora-rank 8'
         """
-        request = asked(
-            CheckRequest,
-            ref=ref,
-            engine=engine,
-            max_lora_rank=max_lora_rank,
-            since=since,
-            base_quantization=base_quantization,
-        )
+        request = asked(CheckRequest, locals())
         return self._do(table.CHECK, request)

@@ -104,18 +104,7 @@ class Artifacts(TableCalls):
             >>> tensors["model.layers.0.self_attn.q_proj.weight"].shape
             torch.Size([16, 16])
         """
-        options = asked(
-            Options,
-            kind=kind,
-            since=since,
-            rank=rank,
-            max_error=max_error,
-            uniform=uniform,
-            dtype=dtype_name(dtype),
-            onto=onto,
-            min_fidelity=min_fidelity,
-        )
-        return self._artifact(ref, options)
+        return self._artifact(ref, asked(Options, locals(), dtype=dtype_name(dtype)))
 
     def fetch(
         self,
@@ -170,17 +159,7 @@ class Artifacts(TableCalls):
             >>> team.fetch("llama/support@prod", "./support-r2", rank=2).truncation.total.relative_frobenius < 1
             True
         """
-        options = asked(
-            Options,
-            kind=kind,
-            since=since,
-            rank=rank,
-            max_error=max_error,
-            uniform=uniform,
-            dtype=dtype_name(dtype),
-            onto=onto,
-            min_fidelity=min_fidelity,
-        )
+        options = asked(Options, locals(), dtype=dtype_name(dtype))
         if engine is not None:
             ref, options = self._for_engine(ref, options, engine, max_lora_rank)
         elif max_lora_rank is not None:

@@ -89,7 +89,7 @@ class Browsing(TableCalls):
         """
         if behind and (limit is not None or after is not None):
             raise UsageError("--behind needs the whole tree: leave --limit and --after out.")
-        request = asked(TreeRequest, path=path, old_names=old_names, depth=depth, limit=limit, after=after)
+        request = asked(TreeRequest, locals())
         tree = self._do(table.TREE, request)
         return tree.behind() if behind else tree
 
@@ -262,23 +262,7 @@ class Browsing(TableCalls):
             >>> team.search(metric="acc>0.8", sort="max:acc")
             <SearchResult: 2 revisions, llama/support/french@1, llama/support@2>
         """
-        request = asked(
-            SearchRequest,
-            text=text,
-            base=base,
-            path=path,
-            depth=depth,
-            tag=tag,
-            author=author,
-            parent_known_by=parent_known_by,
-            rank=rank,
-            metric=metric,
-            stat=stat,
-            target=target,
-            sort=sort,
-            all_revisions=all_revisions,
-            old_names=old_names,
-        )
+        request = asked(SearchRequest, locals())
         found = self._list(table.SEARCH, request, check_limit(limit))
         return SearchResult(revisions=found, notices=tuple(self._left_out(request, found)))
 

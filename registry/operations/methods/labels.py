@@ -146,17 +146,7 @@ class Labels(TableCalls):
             >>> [(one.previous, one.newest, one.changes) for one in team.tags(outdated=True)]
             [('llama/support@2', 'llama/support@2', {'acc': ...})]
         """
-        since = None if after is None else start_of(after)
-        request = asked(
-            TagsRequest,
-            path=path,
-            tag=tag,
-            actor=actor,
-            after=since,
-            outdated=outdated,
-            sort=sort,
-            old_names=old_names,
-        )
+        request = asked(TagsRequest, locals(), after=None if after is None else start_of(after))
         return Tags(self._list(table.TAGS, request, check_limit(limit)))
 
     def tag(self, ref: str, tag: str, *, expected: str | None = None, undo: bool = False) -> Tagged:
@@ -231,10 +221,9 @@ class Labels(TableCalls):
         """
         request = asked(
             AnnotateRequest,
-            ref=ref,
+            locals(),
             metrics=check_metrics(metrics),
             annotations=check_annotations(annotations),
-            message=message,
             unset=tuple(unset),
         )
         return self._do(table.ANNOTATE, request)

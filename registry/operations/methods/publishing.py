@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING
 from registry.bars import progress_sink
 from registry.errors import UsageError
 from registry.operations import table
-from registry.operations.arguments import asked, check_order
+from registry.operations.arguments import asked
 from registry.operations.methods.calls import TableCalls
-from registry.operations.publication import FullModel, Labels, Publication, strict_codes
+from registry.operations.publication import Labels, Publication, strict_codes
 from registry.progress import Progress
-from registry.reference import Path
 from registry.schemas import BaseAdded, FolderOutcome, Published, PublishPreview
-from registry.schemas.artifacts import FourBits
 from registry.schemas.parents import Identified
 from registry.schemas.publishing import Combined, CombineRequest, Rebased, RebaseRequest, Replayed, ReplayRequest
 from registry.schemas.tags import NoticeCode
@@ -89,17 +87,7 @@ class Combining(TableCalls):
         if len(weighed) > MOST_SOURCES:  # before `asked`, whose sentence would list them all
             raise UsageError(f"{len(weighed)} sources are given: a combination has at most {MOST_SOURCES}.")
         labels = Labels.checked(message, {}, tags, {})
-        request = asked(
-            CombineRequest,
-            sources=tuple(weighed),
-            path=path,
-            over=over,
-            rank=rank,
-            max_error=max_error,
-            message=labels.message,
-            tags=labels.tags,
-            dry_run=dry_run,
-        )
+        request = asked(CombineRequest, locals(), sources=tuple(weighed), message=labels.message, tags=labels.tags)
         with progress_sink(progress) as sink:
             return self._do(table.COMBINE, request, sink)
 
@@ -280,21 +268,7 @@ class Publishing(TableCalls):
             >>> published.revision.reference
             'llama/legal@1'
         """
-        labels = Labels.checked(message, metrics, tags, annotations)
-        asked_for = _publication(
-            folder,
-            path,
-            parent,
-            receipt,
-            skip_parent_check,
-            labels,
-            strict_codes(strict),
-            find_parent,
-            look_in,
-            sampled,
-            trained_quantised,
-        )
-        asked_for = _of_full(asked_for, full, rank, max_error, svd)
+        asked_for = Publication.of(locals())
         self._before_writing()
         with progress_sink(progress) as sink, self._adapter(asked_for, sink) as publication:
             answer = self._publish(publication, sink)
@@ -333,21 +307,7 @@ class Publishing(TableCalls):
             >>> preview.parent, preview.rank
             ('llama', 4)
         """
-        labels = Labels.checked(message, metrics, tags, annotations)
-        asked_for = _publication(
-            folder,
-            path,
-            parent,
-            receipt,
-            skip_parent_check,
-            labels,
-            strict_codes(strict),
-            find_parent,
-            look_in,
-            sampled,
-            trained_quantised,
-        )
-        asked_for = _of_full(asked_for, full, rank, max_error, svd)
+        asked_for = Publication.of(locals())
         with progress_sink(progress) as sink, self._adapter(asked_for, sink) as publication:
             return self._preview(publication, sink)
 
@@ -518,54 +478,3 @@ class Publishing(TableCalls):
                 told=told,
                 progress=sink,
             )
-
-
-def _publication(
-    folder: Folder,
-    path: str,
-    parent: str | None,
-    receipt: Folder | None,
-    skip_parent_check: bool,
-    labels: Labels,
-    strict: tuple[NoticeCode, ...],
-    find_parent: bool,
-    look_in: Iterable[Folder],
-    sampled: bool,
-    trained_quantised: str | None,
-) -> Publication:
-    check_order(folder, path, Path.parse, "registry publish {folder} {name}", "the folder")
-    places = tuple(FilePath(place) for place in look_in)
-    if find_parent and skip_parent_check:
-        raise UsageError("--find-parent proves the parent, and --skip-parent-check trusts it: give one of them.")
-    if places and not find_parent:
-        raise UsageError("--look-in says where --find-parent looks: give --find-parent too.")
-    if sampled and (find_parent or skip_parent_check):
-        what = "--find-parent" if find_parent else "--skip-parent-check"
-        raise UsageError(
-            f"--sampled compares samples of what it was trained on, and {what} does not: give one of them."
-        )
-    shown_by = None if receipt is None else FilePath(receipt)
-    how = None if trained_quantised is None else FourBits.parse(trained_quantised)
-    return Publication(
-        folder, Path.parse(path), labels, parent, shown_by, skip_parent_check, strict, find_parent, places, sampled, how
-    )
-
-
-def _of_full(publication: Publication, full: bool, rank: int | None, max_error: float | None, svd: str) -> Publication:
-    """The publication with what is asked of a full model."""
-    if not full:
-        if rank is not None or max_error is not None or svd != "randomised":
-            raise UsageError("--rank, --max-error and --svd are for a full model: give --full too.")
-        return publication
-    about = {
-        "--find-parent": publication.find_parent,
-        "--skip-parent-check": publication.skip_parent_check,
-        "--sampled": publication.sampled,
-        "--trained-quantised": publication.trained_quantised,
-    }
-    if what := next((option for option, given in about.items() if given), None):
-        raise UsageError(
-            f"{what} is about the folder that an adapter was trained on, and a full model names none: give its parent "
-            "with --parent REF or --receipt FILE."
-        )
-    return replace(publication, full=FullModel.checked(rank, max_error, svd))

@@ -164,14 +164,7 @@ class Retaining(TableCalls):
             ()
         """
         best = tuple(keep_best)
-        request = asked(
-            SetRetentionRequest,
-            path=path,
-            keep_last=keep_last,
-            keep_every=keep_every,
-            keep_best=best,
-            keep_tagged=keep_tagged,
-        )
+        request = asked(SetRetentionRequest, locals(), keep_best=best)
         check_rule(path, keep_last, keep_every, best)
         return self._do(table.SET_RETENTION, request)
 

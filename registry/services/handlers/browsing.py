@@ -122,7 +122,7 @@ def search(
         return [one.path, one.number, None if sorting is None else sorting.of(one)]
 
     with deployment.read() as session:
-        found = search(session, **request.model_dump(), after=last, limit=one_more(limit))
+        found = search(session, request, after=last, limit=one_more(limit))
     return part(found, limit, position)
 
 

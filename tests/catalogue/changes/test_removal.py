@@ -19,6 +19,7 @@ from registry.errors import ConflictError, NotAllowedError, NotFoundError, Retra
 from registry.reference import Path, Reference
 from registry.rights import Principal
 from registry.schemas import Deleted, Retracted
+from registry.schemas.requests import SearchRequest
 from registry.schemas.usage import Use
 from tests.catalogue.rows import BOB, ON_POSTGRESQL, TESTER, Writer, rights
 
@@ -132,7 +133,7 @@ def test_an_adapter_without_revisions_is_not_there_but_its_numbers_are_taken(fil
             assert str(caught.value) == f"There is no adapter {path}. Did you mean llama/support?"
         with pytest.raises(NotFoundError, match=r"There is no adapter llama/support/french\."):
             browse.log(session, Path.parse("llama/support/french/legal"))
-        assert search.search(session, "french") == ()
+        assert search.search(session, SearchRequest(text="french")) == ()
     with pytest.raises(NotFoundError, match=r"There is no adapter llama/code\."):
         filled.change(lambda session: writer.publish(session, "llama/code/x", "x"))
     assert filled.change(lambda session: writer.publish(session, "llama/code", "c2")).number == 2

@@ -22,6 +22,7 @@ from registry.reference import Path, Reference
 from registry.rights import Principal
 from registry.schemas import Tree
 from registry.schemas.labels import ProtectedTagLeft, Renamed
+from registry.schemas.requests import SearchRequest
 from tests.catalogue.changes.test_removal import beside, key
 from tests.catalogue.rows import BOB, ON_POSTGRESQL, TESTER, Writer, rights
 
@@ -111,8 +112,8 @@ def test_lists_leave_old_names_out(filled: Database) -> None:
         assert names(nodes.tree(session)) == names(nodes.tree(session, Section(Path("llama")))) == new
         assert names(nodes.tree(session, with_old_names=True)) == [*new, *old]
         assert names(nodes.tree(session, Section(SUPPORT))) == old  # asked for by its name
-        assert [one.path for one in search.search(session)] == new[1:]
-        assert [one.path for one in search.search(session, old_names=True)] == [*new[1:], *old]
+        assert [one.path for one in search.search(session, SearchRequest())] == new[1:]
+        assert [one.path for one in search.search(session, SearchRequest(old_names=True))] == [*new[1:], *old]
         assert subtree(session, Path("llama")) == (
             "llama/code@1",
             "llama/help@1",
@@ -120,11 +121,11 @@ def test_lists_leave_old_names_out(filled: Database) -> None:
             "llama/help/french@1",
             "llama/help/french/legal@1",
         )
-        assert [one.path for one in search.search(session, path="llama/support")] == old
-        assert [one.path for one in search.search(session, base="llama", path="llama/support")] == old
+        assert [one.path for one in search.search(session, SearchRequest(path="llama/support"))] == old
+        assert [one.path for one in search.search(session, SearchRequest(base="llama", path="llama/support"))] == old
         assert len(subtree(session, SUPPORT)) == 4
         assert bases.summary(session, "llama").adapters == 4
-        told = {one.path: one.renamed_to for one in search.search(session, old_names=True)}
+        told = {one.path: one.renamed_to for one in search.search(session, SearchRequest(old_names=True))}
         assert told == dict.fromkeys(new[1:]) | {path: path.replace("support", "help") for path in old}
 
 
@@ -403,7 +404,7 @@ def test_a_base_model(filled: Database, writer: Writer) -> None:
         assert lineage[0].path == "llama-1b/support"
         assert {row.base for row in lineage} == {"llama-1b"}
         assert names(nodes.tree(session))[0] == "llama-1b"
-        assert search.search(session, base="llama")[0].path == "llama/code"
+        assert search.search(session, SearchRequest(base="llama"))[0].path == "llama/code"
         with pytest.raises(ConflictError, match="publish to llama-1b/new instead"):
             writer.publish(session, "llama/new", "x")
         with pytest.raises(ConflictError, match="publish to llama-1b/code instead"):
@@ -448,12 +449,12 @@ HIDING = Principal("hid", rights("writer", "llama/support"))
 def test_a_token_of_the_old_path_keeps_what_it_had(filled: Database, writer: Writer) -> None:
     limited = HIDING.rights
     with filled.read(limited) as session:
-        before = names(nodes.tree(session)), search.search(session), bases.summaries(session)
+        before = names(nodes.tree(session)), search.search(session, SearchRequest()), bases.summaries(session)
         told = [(one.action, one.subject, one.detail) for one in events.recent(session, 99)]
     to_help(filled)
     filled.change(lambda session: rename.rename_base(session, Path("llama"), Path("llama-1b"), BOB))
     with filled.read(limited) as session:
-        assert (names(nodes.tree(session)), search.search(session), bases.summaries(session)) == before
+        assert (names(nodes.tree(session)), search.search(session, SearchRequest()), bases.summaries(session)) == before
         now = [(one.action, one.subject, one.detail) for one in events.recent(session, 99)]
         assert now[2:] == told
         assert now[:2] == [("base rename", "llama", {"revisions": 5}), ("rename", "llama/support", {"revisions": 4})]

@@ -27,6 +27,7 @@ from registry.digest import sha256_digest
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import UNLIMITED, Rights
+from registry.schemas.requests import SearchRequest
 from tests.catalogue.database.test_query_plans import SENT, read_whole
 from tests.catalogue.rows import rights
 from tests.kit import grown
@@ -45,7 +46,7 @@ BIG: Final = TreePath.parse(grown.BIG)
 
 
 def searching(words: str | None = None, **conditions: Any) -> Callable[[Session], Any]:
-    return lambda session: search(session, words, limit=PAGE, **conditions)
+    return lambda session: search(session, SearchRequest(text=words, **conditions), limit=PAGE)
 
 
 HOT: Final[dict[str, Callable[[Session], Any]]] = {

@@ -19,6 +19,7 @@ from registry.catalogue.team import tokens
 from registry.catalogue.tree import bases, browse, repo_rows, revisions, search
 from registry.errors import NotFoundError, RegistryError, UnavailableError, UsageError
 from registry.reference import Path, Reference
+from registry.schemas.requests import SearchRequest
 from tests.catalogue.rows import BOB, ON_POSTGRESQL, ON_SQLITE, TESTER, Writer
 
 SUPPORT = Path.parse("llama/support")
@@ -390,7 +391,7 @@ def test_lists_are_planned_for_the_values_in_them(filled: Database) -> None:
             session.scalar(select(Revision.id).where(Revision.number == 1).limit(1))
         assert len(session.execute(kept).all()) == 1
         for _ in range(8):
-            search.search(session, "message", base="llama", limit=5)
+            search.search(session, SearchRequest(text="message", base="llama"), limit=5)
             repo_rows.adapters_listed(session, after="", limit=5)
         told = [one for (one,) in session.execute(kept) if "walked" in one or "page" in one or "count" in one]
     assert told == []

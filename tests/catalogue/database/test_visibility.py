@@ -30,6 +30,7 @@ from registry.errors import NotFoundError, RegistryError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import UNLIMITED, Rights
+from registry.schemas.requests import SearchRequest
 from registry.schemas.usage import Counted, UseKey
 from tests.catalogue.rows import BOB, TESTER, Writer, digest_of, rights
 
@@ -234,7 +235,9 @@ def everything() -> dict[str, Callable[[Session], Any]]:
             f"{name} {one}": partial(_with, question, one) for name, question in questions.items() for one in about_what
         }
     for conditions in SEARCHES:
-        asked[f"search {conditions}"] = partial(search, **conditions)
+        page = {name: value for name, value in conditions.items() if name in {"after", "limit"}}
+        request = SearchRequest(**{name: value for name, value in conditions.items() if name not in page})
+        asked[f"search {conditions}"] = partial(search, request=request, **page)
     return asked
 
 
@@ -281,7 +284,7 @@ def test_a_scope_inside_the_tree_shows_the_lineage_above_and_no_more(whole: Data
         ]
         assert bases.summary(session, "llama").adapters == 2
         assert subtree(session, path("llama")) == ("llama/support/french@1", "llama/support/french/legal@1")
-        assert [one.path for one in search(session, metric="acc")] == []
+        assert [one.path for one in search(session, SearchRequest(metric="acc"))] == []
         for hidden in ("llama/support", "llama/support@1", "llama/support/none"):
             with pytest.raises(NotFoundError, match=r"There is no adapter llama/support\."):
                 revisions.find(session, Reference.parse(hidden))

@@ -22,6 +22,7 @@ from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import RevisionSummary, TargetGroup, TreeNode
+from registry.schemas.requests import SearchRequest
 from tests.catalogue.rows import BOB, Writer
 from tests.kit.statements import READS, statements
 
@@ -233,7 +234,7 @@ def test_the_number_of_queries_does_not_grow_with_the_tree(filled: Database, wri
             grow(session, writer, width)
         with filled.read() as session, statements(*READS) as sent:
             nodes.tree(session)
-            search(session, "wide", tag="prod")
+            search(session, SearchRequest(text="wide", tag="prod"))
             browse.log(session, TreePath.parse("llama/support"))
         counted.append(len(sent))
     assert counted[0] == counted[1] < 25

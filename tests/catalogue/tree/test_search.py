@@ -20,14 +20,16 @@ from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import RevisionSummary, TargetGroup
 from registry.schemas.parents import level_of
+from registry.schemas.requests import SearchRequest
 from tests.catalogue.database.test_query_plans import SENT
 from tests.catalogue.rows import TESTER, Writer
 from tests.kit.statements import statements
 
 
-def found(database: Database, text: str | None = None, **conditions: Any) -> list[str]:
+def found(database: Database, text: str | None = None, **given: Any) -> list[str]:
+    page = {name: given.pop(name) for name in ("after", "limit") if name in given}
     with database.read() as session:
-        return [one.reference for one in search(session, text, **conditions)]
+        return [one.reference for one in search(session, SearchRequest(text=text, **given), **page)]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,7 @@ def test_search_is_what_a_plain_filter_finds(
             ordered = in_order(list(shown), wanted["sort"])
             conditions = wanted | {name: spelt(wanted[name]) for name in ("rank", "metric", "sort")}
             conditions["stat"] = ",".join(str(spelt(one)) for one in wanted["stat"]) or None
-            assert list(search(session, **conditions)) == ordered
+            assert list(search(session, SearchRequest(**conditions))) == ordered
             assert paged(session, conditions, 2) == ordered
         session.rollback()
 
@@ -291,7 +293,7 @@ def paged(session: Session, conditions: dict[str, Any], size: int) -> list[Revis
     found: list[RevisionSummary] = []
     sort, numbered = conditions.get("sort"), conditions.get("all_revisions") or conditions.get("sort")
     after = None
-    while page := search(session, **conditions, after=after, limit=size):
+    while page := search(session, SearchRequest(**conditions), after=after, limit=size):
         assert len(page) <= size
         assert len(found) < 100  # else pages lead back
         found += page
@@ -320,7 +322,7 @@ def test_a_page_is_a_few_statements(filled: Database, conditions: dict[str, Any]
     with filled.write() as session:
         session.add(StatisticValueRecord(revision_id=1, name="rank95", value=2))
     with filled.read() as session, statements(*SENT) as sent:
-        assert search(session, limit=100, **conditions)
+        assert search(session, SearchRequest(**conditions), limit=100)
     # What the database has for texts, whether the text is common, how many meet each condition; the page (by a metric:
     # of each part its bound and how many it has, too); then the revisions with their tags, metrics, annotations and
     # ancestors.
@@ -340,7 +342,7 @@ def test_pages_together_are_the_whole(filled: Database, writer: Writer) -> None:
             parent = revisions.find(session, Reference.parse("llama/support@1")) if "/" in name else None
             writer.publish(session, f"llama/{name}", name, parent)
     with filled.read() as session:
-        whole = search(session)
+        whole = search(session, SearchRequest())
         assert [one.path for one in whole] == sorted((one.path for one in whole), key=lambda path: path.split("/"))
         assert len(whole) == 9
         for size in (1, 2, 4):
@@ -393,7 +395,7 @@ def test_pages_by_a_metric_together_are_the_whole(
             writer.publish(session, f"llama/{'abc'[count % 3]}", f"score {count}", None, metrics={"score": score})
     conditions: dict[str, Any] = {"sort": sort, "all_revisions": all_revisions}
     with filled.read() as session:
-        whole = search(session, **conditions)
+        whole = search(session, SearchRequest(**conditions))
         values = [one.metrics["score"] for one in whole]
         assert values == sorted(scores if all_revisions else scores[4:], reverse=sort == "max:score")
         for size in (1, 2, 4):

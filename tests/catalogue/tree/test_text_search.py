@@ -21,6 +21,7 @@ from registry.catalogue.tree import revisions, search
 from registry.catalogue.tree.search_conditions import keys_with_text, trigrams
 from registry.reference import Path, Reference
 from registry.rights import UNLIMITED
+from registry.schemas.requests import SearchRequest
 from tests.catalogue.rows import ON_POSTGRESQL, ON_SQLITE, TESTER, Writer, rights
 
 LETTERS = (
@@ -122,8 +123,10 @@ def test_the_index_follows_every_change(filled: Database, writer: Writer) -> Non
         session.execute(text("UPDATE revisions SET message = 'by an older program' WHERE id = 1"))
         session.execute(text("INSERT INTO annotations (revision_id, key, value) VALUES (1, 'old', 'program')"))
         check(session)
-        assert "llama/help@1" not in [one.reference for one in search.search(session, "older program")]
-        found = search.search(session, "older program", old_names=True, all_revisions=True)
+        assert "llama/help@1" not in [
+            one.reference for one in search.search(session, SearchRequest(text="older program"))
+        ]
+        found = search.search(session, SearchRequest(text="older program", old_names=True, all_revisions=True))
         assert [one.reference for one in found] == ["llama/support@1"]
 
 
@@ -151,7 +154,7 @@ def test_a_role_that_may_not_create_the_extension(empty_url: str, writer: Writer
         writer.base(session, "llama")
         writer.publish(session, "llama/x", "one")
         assert keys_with_text(session, "message") is None
-        assert [one.reference for one in search.search(session, "MESSAGE OF")] == ["llama/x@1"]
+        assert [one.reference for one in search.search(session, SearchRequest(text="MESSAGE OF"))] == ["llama/x@1"]
     database.dispose()
 
 
