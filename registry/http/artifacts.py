@@ -26,9 +26,9 @@ from registry.reference import Reference
 from registry.schemas.artifacts import KINDS
 from registry.services.artifacts.build import check_kept
 from registry.services.artifacts.opened import Asked, etag, open_asked
-from registry.services.artifacts.plan import make_plan
 from registry.tensors.arithmetic.summary import Summary, Values, summarised, values_of
 from registry.tensors.artifacts.artifact import SharedPieces
+from registry.tensors.lineage.plan import make_plan
 
 if TYPE_CHECKING:
     from registry.digest import StoredFile

@@ -19,12 +19,12 @@ from registry.operations.transfer import ClosableSource
 from registry.pool.layout import Layout, LiveTensor, OtherModelError, Place, lay_out
 from registry.schemas import BaseSummary, Fetched, Published, Resolved
 from registry.schemas.transfer import BlobEntry, Bundle
-from registry.services.artifacts.inputs import open_source
-from registry.services.artifacts.received_bundles import Bundles
-from registry.services.lineage import LoadedPath, read_document, target_table
 from registry.tensors.arithmetic.dtypes import TORCH
 from registry.tensors.arithmetic.kernel import block_rows, round_into
 from registry.tensors.arithmetic.threads import in_order
+from registry.tensors.lineage.inputs import open_source
+from registry.tensors.lineage.paths import LoadedPath, read_document, target_table
+from registry.tensors.lineage.received_bundles import Bundles
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.quantised.source import plain_weights
 from registry.tensors.table.targets import TargetTable

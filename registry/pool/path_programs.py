@@ -11,11 +11,10 @@ from registry.errors import IntegrityError, UsageError
 from registry.operations.transfer import ClosableSource
 from registry.pool.checked_base import OpenBase, PoolRegistry
 from registry.pool.layout import Layout, Place
-from registry.services.artifacts.bound import bound_links
-from registry.services.artifacts.inputs import Inputs
-from registry.services.artifacts.merged import check_ties_known
-from registry.services.artifacts.received_bundles import Bundles, check_bundle, path_of
-from registry.services.lineage import LoadedPath
+from registry.tensors.lineage.bound import bound_links, check_ties_known
+from registry.tensors.lineage.inputs import Inputs
+from registry.tensors.lineage.paths import LoadedPath
+from registry.tensors.lineage.received_bundles import Bundles, check_bundle, path_of
 from registry.tensors.path.programs import PathPrograms, Program, path_programs
 
 Key = tuple[tuple[str, str], ...]

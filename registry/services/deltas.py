@@ -35,7 +35,7 @@ from registry.schemas.difference import (
 from registry.schemas.requests import PathRequest
 from registry.services.artifacts.load import path_of
 from registry.services.deployment import Deployment
-from registry.services.lineage import LoadedPath
+from registry.tensors.lineage.paths import LoadedPath
 
 if TYPE_CHECKING:
     from registry.tensors.analysis.deltas import SinceLink
@@ -237,7 +237,7 @@ class _OpenLinks:
 
     def table(self, path: LoadedPath) -> TargetTable:
         """The target table of a path's base model."""
-        from registry.services.artifacts.inputs import Inputs
+        from registry.tensors.lineage.inputs import Inputs
 
         return Inputs(self._blobs, path, self._opened).table
 
@@ -247,9 +247,9 @@ class _OpenLinks:
         Raises:
             InvalidAdapterError: a link is invalid by the rules of this version.
         """
-        from registry.services.artifacts.bound import bound_links
-        from registry.services.artifacts.inputs import Inputs
         from registry.tensors.analysis.deltas import SinceLink
+        from registry.tensors.lineage.bound import bound_links
+        from registry.tensors.lineage.inputs import Inputs
 
         inputs = Inputs(self._blobs, path, self._opened)
         for link in path.links:

@@ -32,8 +32,8 @@ from registry.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
     from registry.memory import MemoryCache
-    from registry.services.lineage import Blobs
     from registry.storage.reading import BlobReader
+    from registry.tensors.lineage.paths import Blobs
 
 
 T = TypeVar("T")

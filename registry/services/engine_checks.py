@@ -26,11 +26,11 @@ from registry.schemas.artifacts import EngineCheck, Options
 from registry.schemas.form import Dtype
 from registry.schemas.requests import CheckRequest
 from registry.schemas.statistics import EstimatedFigure, LinkFidelity, PathFidelity
-from registry.services.artifacts.inputs import Inputs, exact_between
 from registry.services.artifacts.load import load_path
 from registry.services.artifacts.opened import ask, open_asked
 from registry.services.deployment import Deployment
-from registry.services.lineage import LoadedPath, read_blob
+from registry.tensors.lineage.inputs import Inputs, exact_between
+from registry.tensors.lineage.paths import LoadedPath, read_blob
 from registry.transfer.model_files import CONFIG
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def path_fidelity(deployment: Deployment, path: LoadedPath, dtype: Dtype, since:
 
 def _estimated(deployment: Deployment, path: LoadedPath, dtype: Dtype, since: int) -> EstimatedPath:
     # What is kept of statistics is answered without torch.
-    from registry.services.artifacts.bound import bound_links
+    from registry.tensors.lineage.bound import bound_links
 
     if not path.links:
         raise UsageError(f"{path.reference} is a base model, which no link has changed yet: name an adapter.")

@@ -24,11 +24,8 @@ from registry.folders.scan import MODEL_CONFIG
 from registry.operations.publication import FullModel
 from registry.progress import Progress
 from registry.schemas.artifacts import ExtractedModule, Extraction
-from registry.services.artifacts.bound import bound_links
-from registry.services.artifacts.inputs import Inputs
 from registry.services.exact.folder import write_exact_folder
 from registry.services.exact.model_folder import FullFolder, no_change, open_tensors, read_full_model
-from registry.services.lineage import Blobs, LoadedPath
 from registry.services.publishing.parent_folder import Held, by_names_of
 from registry.tensors.arithmetic.dtypes import FLOATS
 from registry.tensors.artifacts.artifact import ArtifactFile
@@ -36,6 +33,9 @@ from registry.tensors.extraction import extract as core
 from registry.tensors.extraction.best_pair import Wanted
 from registry.tensors.extraction.changed import Changes, changes_of
 from registry.tensors.extraction.extract import Scratch
+from registry.tensors.lineage.bound import bound_links
+from registry.tensors.lineage.inputs import Inputs
+from registry.tensors.lineage.paths import Blobs, LoadedPath
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import path_programs
 from registry.tensors.table.slots import slot_of_target

@@ -24,9 +24,9 @@ from registry.schemas.artifacts import KINDS
 from registry.services.artifacts.commits import RepoNames, is_commit, kept_for, plain_plan
 from registry.services.artifacts.load import path_in, path_of
 from registry.services.artifacts.opened import Asked
-from registry.services.artifacts.plan import make_plan
-from registry.services.lineage import LoadedPath
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, fingerprint
+from registry.tensors.lineage.paths import LoadedPath
+from registry.tensors.lineage.plan import make_plan
 
 _AT_COMMIT: Final = re.compile(r"hf:[^@]+@([0-9a-f]{40})(?: at .*)?")
 MOST_REFS: Final = 10_000

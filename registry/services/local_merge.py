@@ -26,10 +26,7 @@ from registry.schemas.parents import Identified
 from registry.schemas.receipt import Receipt
 from registry.schemas.transfer import Bundle
 from registry.services.artifacts.build import build_artifact
-from registry.services.artifacts.load import described
-from registry.services.artifacts.received_bundles import Bundles, OpenBlobOf
 from registry.services.extraction import write_full
-from registry.services.lineage import LoadedPath
 from registry.services.publishing.identify import identify, with_compared
 from registry.services.publishing.port import over_http
 from registry.services.weight_changes import WeightChanges
@@ -38,6 +35,9 @@ from registry.tensors.arithmetic.streamed import check_finite
 from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
 from registry.tensors.artifacts.numerics import TensorComparison
 from registry.tensors.limited import convert_pickle
+from registry.tensors.lineage.paths import LoadedPath
+from registry.tensors.lineage.plan import described
+from registry.tensors.lineage.received_bundles import Bundles, OpenBlobOf
 from registry.transfer.publish_request import PublishFolder
 from registry.transfer.publish_tree import BundleSource
 from registry.transfer.receipt_check import receipt_of

@@ -30,9 +30,9 @@ from registry.services.intake.intake import Intake, retry_collected
 if TYPE_CHECKING:
     from registry.digest import BlobRef
     from registry.services.artifacts.opened import Asked
-    from registry.services.lineage import LoadedPath
     from registry.storage.blobs import StoredBlob
     from registry.tensors.artifacts.artifact import Artifact
+    from registry.tensors.lineage.paths import LoadedPath
 
 LIFETIME: Final = 30 * 86400
 """Seconds; the default."""

@@ -24,13 +24,13 @@ from registry.rights import UNLIMITED, Principal
 from registry.schemas.difference import ComparedDelta
 from registry.schemas.statistics import DeltaStatistics, LinkFidelity
 from registry.schemas.tags import COMPARED_CODES, NoticeCode, notice
-from registry.services.artifacts.bound import bound_links
-from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.load import path_of
 from registry.services.deployment import Deployment
-from registry.services.lineage import LoadedPath
 from registry.tensors.analysis.deltas import SinceLink, compare_deltas
 from registry.tensors.analysis.inner_products import likeness, sketch, undone_share
+from registry.tensors.lineage.bound import bound_links
+from registry.tensors.lineage.inputs import Inputs
+from registry.tensors.lineage.paths import LoadedPath
 from registry.tensors.path.programs import BoundLink
 from registry.tensors.table.targets import TargetTable
 

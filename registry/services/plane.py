@@ -14,7 +14,7 @@ from registry.plots.charts import Axis
 from registry.plots.scatter import Dot, Reference, Scatter
 from registry.services.artifacts.load import path_of
 from registry.services.deployment import Deployment
-from registry.services.lineage import target_table
+from registry.tensors.lineage.paths import target_table
 from registry.tensors.table.targets import TargetTable
 
 MOST: Final = 20_000

@@ -24,17 +24,17 @@ from registry.schemas.artifacts import FourBits
 from registry.schemas.jobs import Looked
 from registry.schemas.requests import CheckRequest, DenseStatisticsRequest, ReferenceRequest, StatisticsRequest
 from registry.schemas.statistics import DeltaStatistics, DenseStatistics, LinkStatistics, ModuleStatistics, Statistics
-from registry.services.artifacts.inputs import exact_between, exact_link
 from registry.services.artifacts.load import path_in, path_of
 from registry.services.bases.norms import slot_norms
 from registry.services.browse import resolved
 from registry.services.deployment import Deployment
 from registry.services.engine_checks import path_fidelity
-from registry.services.lineage import LoadedPath
+from registry.tensors.lineage.inputs import exact_between, exact_link
+from registry.tensors.lineage.paths import LoadedPath
 from registry.tensors.table.slots import Slot
 
 if TYPE_CHECKING:
-    from registry.services.artifacts.inputs import Inputs
+    from registry.tensors.lineage.inputs import Inputs
 
 
 log = logging.getLogger(__name__)
@@ -202,9 +202,9 @@ def _computed(
     if not spans:
         return {}
     # What is kept already is answered without torch.
-    from registry.services.artifacts.bound import bound_links
-    from registry.services.artifacts.inputs import Inputs
     from registry.tensors.analysis.statistics import delta_statistics
+    from registry.tensors.lineage.bound import bound_links
+    from registry.tensors.lineage.inputs import Inputs
 
     progress.begin("Computing statistics", len(spans))
     made: dict[tuple[int, int], DeltaStatistics] = {}
@@ -283,10 +283,10 @@ def dense_statistics(deployment: Deployment, request: DenseStatisticsRequest, pr
         if kept is not None:
             return kept.model_copy(update={"reference": path.reference, "since": since})  # it may have been renamed
     # What is kept already is answered without torch.
-    from registry.services.artifacts.bound import bound_links
-    from registry.services.artifacts.inputs import Inputs
     from registry.tensors.analysis import dense
     from registry.tensors.analysis.dense import ChangedWeights
+    from registry.tensors.lineage.bound import bound_links
+    from registry.tensors.lineage.inputs import Inputs
     from registry.tensors.path.origins import BaseTensors
 
     with ExitStack() as opened:

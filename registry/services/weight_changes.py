@@ -8,12 +8,12 @@ import torch
 
 from registry.operations.readable import LastOpened
 from registry.reference import Reference
-from registry.services.artifacts.bound import bound_links
-from registry.services.artifacts.inputs import Inputs, exact_between
 from registry.services.artifacts.load import path_in
 from registry.services.deployment import Deployment
-from registry.services.lineage import Blobs, LoadedPath
 from registry.tensors.analysis.dense import ChangedWeights, Factors
+from registry.tensors.lineage.bound import bound_links
+from registry.tensors.lineage.inputs import Inputs, exact_between
+from registry.tensors.lineage.paths import Blobs, LoadedPath
 from registry.tensors.path.origins import BaseTensors
 
 

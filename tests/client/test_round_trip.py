@@ -14,10 +14,10 @@ from registry.errors import ConflictError, NotAllowedError, RetractedError
 from registry.folders.receipts import read_receipt
 from registry.reference import Reference
 from registry.schemas import ArtifactKind
-from registry.services.artifacts import merged as merged_kind
 from registry.services.artifacts.load import load_path
 from registry.services.bases import norms
 from registry.services.local import LocalRegistry
+from registry.tensors.lineage import bound
 from registry.version import __version__
 from tests.client.conftest import MakeTeam, Team
 from tests.kit import Base, add_tokenizer, plain_base, read_model, write_adapter
@@ -70,7 +70,7 @@ def test_a_table_is_made_anew_from_afar(team: Team, tmp_path: Path, monkeypatch:
     for materialised in (False, True):  # the second as an older version left it
         if materialised:
             with monkeypatch.context() as patch:
-                patch.setattr(merged_kind, "unsaid", lambda _: None)
+                patch.setattr(bound, "unsaid", lambda _: None)
                 team.local.materialise("bert/head", kind="merged")
         with pytest.raises(ConflictError, match="registry base retable bert") as refused:
             client.fetch("bert/head", tmp_path / "refused", kind="merged")

@@ -31,14 +31,13 @@ from registry.pool.checked_base import PoolRegistry
 from registry.pool.weight_readers import is_conv1d, rows_elsewhere
 from registry.schemas import Dtype, Options
 from registry.schemas.receipt import Receipt
-from registry.services.artifacts.load import described
-from registry.services.artifacts.plan import make_plan
-from registry.services.artifacts.received_bundles import path_of
 from registry.tensors.artifacts.artifact import Artifact
 from registry.tensors.checkpoint.adapter import LoraAdapterConfig
 from registry.tensors.checkpoint.coverage import saved_names
 from registry.tensors.checkpoint.field_rules import says_something
 from registry.tensors.checkpoint.reading import parse_config
+from registry.tensors.lineage.plan import described, make_plan
+from registry.tensors.lineage.received_bundles import path_of
 from registry.transfer.receipt_check import receipt_of
 
 

@@ -11,11 +11,11 @@ from registry.memory import MemoryCache
 from registry.schemas import ArtifactKind, Options
 from registry.schemas.artifacts import KINDS, check_options, check_ranks
 from registry.schemas.form import MeasuredRows
-from registry.services.artifacts.inputs import Inputs, stored_files
-from registry.services.artifacts.plan import Builder, Built, Order, links_of, make_plan
-from registry.services.lineage import Blobs, LoadedPath
 from registry.tensors.artifacts.artifact import Artifact
 from registry.tensors.artifacts.plan import Plan
+from registry.tensors.lineage.inputs import Inputs, stored_files
+from registry.tensors.lineage.paths import Blobs, LoadedPath
+from registry.tensors.lineage.plan import Builder, Built, Order, links_of, make_plan
 
 
 # The others are imported when they are wanted: stored bytes are handed out without torch.

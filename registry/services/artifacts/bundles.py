@@ -19,8 +19,8 @@ from registry.schemas.requests import ReferenceRequest
 from registry.schemas.transfer import BaseEntry, BlobEntry, Bundle, LinkEntry
 from registry.services.artifacts.load import path_in
 from registry.services.deployment import Deployment
-from registry.services.lineage import Link, LoadedPath
 from registry.storage.reading import BlobReader
+from registry.tensors.lineage.paths import Link, LoadedPath
 
 
 def bundle(deployment: Deployment, request: ReferenceRequest) -> Bundle:

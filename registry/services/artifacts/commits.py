@@ -29,11 +29,11 @@ from registry.errors import IntegrityError
 from registry.reference import Path
 from registry.schemas import ArtifactKind, Fidelity, Options
 from registry.schemas.artifacts import BASE_KIND, KINDS, TRAINED_ON
-from registry.services.artifacts.inputs import stored_files
-from registry.services.artifacts.plan import make_plan
-from registry.services.lineage import Blobs, LoadedPath
 from registry.tensors.artifacts.artifact import Artifact, Measured
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, PLAN_FORMAT, Plan, fingerprint
+from registry.tensors.lineage.inputs import stored_files
+from registry.tensors.lineage.paths import Blobs, LoadedPath
+from registry.tensors.lineage.plan import make_plan
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.commits import commit_below
-from registry.services.artifacts.inputs import exact_as_lora
-from registry.services.artifacts.plan import Builder, Built, Order, below
 from registry.services.artifacts.readme.facts import readme_file
 from registry.tensors.arithmetic.dtypes import OPTION_DTYPES
 from registry.tensors.composed.composition import Composition
 from registry.tensors.composed.forms import BaseRepo
+from registry.tensors.lineage.bound import bound_links
+from registry.tensors.lineage.inputs import exact_as_lora
+from registry.tensors.lineage.plan import Builder, Built, Order, below
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
 

@@ -37,10 +37,10 @@ from registry.schemas.form import MeasuredRows
 from registry.schemas.labels import old_name_notices
 from registry.services.artifacts.build import check_asked
 from registry.services.artifacts.opened import Asked, ask, described, open_asked
-from registry.services.artifacts.plan import make_plan
 from registry.services.deployment import Deployment
 from registry.tensors.artifacts.artifact import Artifact
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, fingerprint, rendering_of
+from registry.tensors.lineage.plan import make_plan
 from registry.transfer.fetched_folder import FetchSource, fetched_before, place_of, write_artifact
 from registry.transfer.receipt_check import receipt_of
 from registry.version import __version__

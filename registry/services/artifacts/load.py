@@ -1,9 +1,8 @@
-"""Loads the path of a reference: its base model and the links below it; and describes its artifact for a client."""
+"""Loads the path of a reference: its base model and the links below it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from sqlalchemy.orm import Session
 
@@ -13,59 +12,9 @@ from registry.catalogue.tree import links
 from registry.catalogue.tree.bases import BaseRow
 from registry.catalogue.tree.links import LinkRow
 from registry.catalogue.tree.revisions import RevisionRow
-from registry.digest import document_digest, hex_of
 from registry.reference import Reference
-from registry.schemas.receipt import ReceiptLink, ReceiptPlan
-from registry.schemas.transfer import ArtifactFileEntry, ArtifactPlan
 from registry.services.deployment import Deployment
-from registry.services.lineage import Link, LoadedPath, PathBase, trained_in
-from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
-from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
-from registry.version import __version__
-
-
-def described(
-    path: LoadedPath, ancestor: LoadedPath | None, artifact: Artifact, *, with_files: bool = False
-) -> ArtifactPlan:
-    """The description of an artifact; ``with_files`` adds its files with their headers."""
-    plan = artifact.plan
-    return ArtifactPlan(
-        reference=path.reference,
-        kind=plan.kind,
-        base=path.base.name,
-        since=ancestor.reference if ancestor else None,
-        plan=ReceiptPlan.model_validate(plan.document()),
-        plan_digest=plan.digest,
-        rendering=artifact.rendering,
-        numerics=artifact.numerics,
-        lineage=tuple(
-            ReceiptLink(
-                reference=link.reference,
-                number=link.number,
-                digest=link.digest,
-                rank=link.rank,
-                scalings=link.scalings,
-            )
-            for link in path.links
-        ),
-        notices=artifact.notices,
-        truncation=artifact.truncation,
-        torch=version("torch"),
-        version=__version__,
-        artifact_format=ARTIFACT_FORMAT,
-        files=tuple(_entry(artifact, file) for file in artifact.files.values()) if with_files else (),
-    )
-
-
-def _entry(artifact: Artifact, file: ArtifactFile) -> ArtifactFileEntry:
-    head = None if file.header is None else file.read(0, file.header.size)
-    tag = etag(artifact.rendering, file.path)
-    return ArtifactFileEntry(path=file.path, size=file.size, etag=tag, header=head, digest=file.digest)
-
-
-def etag(rendering: str, path: str) -> str:
-    """The ETag, without quotes, of an artifact's file; it identifies the bytes, also once they are materialised."""
-    return hex_of(document_digest({"rendering": rendering, "file": path}))
+from registry.tensors.lineage.paths import Link, LoadedPath, PathBase, trained_in
 
 
 def load_path(deployment: Deployment, reference: Reference) -> LoadedPath:

@@ -26,11 +26,7 @@ from registry.quantised.listing import (
     plain_dtype,
     skipping,
 )
-from registry.services.artifacts.bound import bound_links
-from registry.services.artifacts.inputs import Inputs
-from registry.services.artifacts.plan import Builder, Built, Order
 from registry.services.artifacts.readme.facts import readme_file
-from registry.services.lineage import LoadedPath, read_blob
 from registry.tensors.arithmetic.dtypes import CONFIG_NAMES, OPTION_DTYPES
 from registry.tensors.artifacts.artifact import ArtifactFile, Measured, Meter, generated_file, source_file
 from registry.tensors.artifacts.merged import (
@@ -45,12 +41,16 @@ from registry.tensors.artifacts.merged import (
 )
 from registry.tensors.artifacts.requantised import Requantised, check_arrives, requantised
 from registry.tensors.fidelity.meter import FidelityMeter
+from registry.tensors.lineage.bound import bound_links, check_ties_known
+from registry.tensors.lineage.inputs import Inputs
+from registry.tensors.lineage.paths import read_blob
+from registry.tensors.lineage.plan import Builder, Built, Order
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import NewTensor, PathPrograms, path_programs
 from registry.tensors.path.slot_values import SharedFactors
 from registry.tensors.quantised.source import mixed_weights
 from registry.tensors.table.targets import TargetKind, TargetTable
-from registry.tensors.table.ties import retable_needed, unsaid
+from registry.tensors.table.ties import unsaid
 from registry.transfer.model_files import CONFIG, HF_QUANT, INDEX
 
 KEEP: Final = "keep"
@@ -279,14 +279,6 @@ _NO_INDEX: Final[Mapping[str, Any]] = {"metadata": {"total_size": 0}, "weight_ma
 def _check_kept(inputs: Inputs) -> None:
     if unsaid(inputs.table) is not None:
         check_ties_known(path_programs(bound_links(inputs, inputs.path.live), inputs.table), inputs.table, inputs.path)
-
-
-def check_ties_known(programs: PathPrograms, table: TargetTable, path: LoadedPath) -> None:
-    """If this path unties head and embedding, the table has to know all other ties; raises ``retable_needed``."""
-    if programs.untied and (tied := unsaid(table)) is not None:
-        raise retable_needed(
-            f"{' and '.join(map(repr, programs.untied))} are tied, and not whether {tied!r} is too", path.base.name
-        )
 
 
 def _by_file(new: Iterable[NewTensor], headers: Mapping[str, Header]) -> dict[str, list[NewTensor]]:

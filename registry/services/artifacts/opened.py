@@ -13,11 +13,12 @@ from registry.schemas.form import MeasuredRows
 from registry.schemas.transfer import ArtifactPlan
 from registry.services.artifacts.build import build_artifact, check_kept
 from registry.services.artifacts.commits import Kept, kept_for, open_kept, plain_plan
-from registry.services.artifacts.load import described, etag, path_in
+from registry.services.artifacts.load import path_in
 from registry.services.deployment import Deployment
-from registry.services.lineage import LoadedPath
 from registry.tensors.artifacts.artifact import Artifact
 from registry.tensors.artifacts.plan import Plan
+from registry.tensors.lineage.paths import LoadedPath
+from registry.tensors.lineage.plan import described, etag
 
 __all__ = ["Asked", "artifact_plan", "ask", "described", "etag", "open_artifact", "open_asked"]
 

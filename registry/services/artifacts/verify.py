@@ -13,10 +13,11 @@ from registry.reference import Reference
 from registry.schemas import Verified
 from registry.schemas.receipt import Receipt
 from registry.services.artifacts.build import build_artifact
-from registry.services.artifacts.load import described, load_path
+from registry.services.artifacts.load import load_path
 from registry.services.deployment import Deployment
-from registry.services.lineage import LoadedPath
 from registry.tensors.artifacts.numerics import TensorComparison
+from registry.tensors.lineage.paths import LoadedPath
+from registry.tensors.lineage.plan import described
 from registry.transfer.fetched_folder import check_base, check_plan, verified
 from registry.transfer.receipt_check import Ours
 

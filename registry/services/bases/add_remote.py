@@ -39,8 +39,8 @@ from registry.services.bases.norms import energies_of, norms_row, not_finite, wa
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
 from registry.services.intake.uploads import drop_taken, dropped_when_refused, take, wanted_bytes
-from registry.services.lineage import read_document
 from registry.storage.reading import Watch
+from registry.tensors.lineage.paths import read_document
 from registry.tensors.table.conversions import run_problem
 from registry.tensors.table.parameters import FusedParameter
 from registry.tensors.table.targets import FORMAT, Target, TargetTable

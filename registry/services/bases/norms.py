@@ -27,8 +27,8 @@ from registry.schemas.requests import MeasureBaseRequest
 from registry.services.artifacts.load import load_path
 from registry.services.bases.decoded import decoded
 from registry.services.deployment import Deployment
-from registry.services.lineage import PathBase, read_document, target_table
 from registry.tensors.arithmetic.streamed import EnergyWatch, RowEnergies, pass_by
+from registry.tensors.lineage.paths import PathBase, read_document, target_table
 from registry.tensors.table.parameters import Run
 from registry.tensors.table.slots import Slot, norms_of_slots
 from registry.tensors.table.targets import TargetTable

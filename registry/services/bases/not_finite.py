@@ -14,8 +14,8 @@ from typing import Any
 
 from registry.errors import InvalidAdapterError
 from registry.files.strict_json import shown
-from registry.services.artifacts.inputs import replaced_tensors
-from registry.services.lineage import Blobs, LoadedPath, read_document
+from registry.tensors.lineage.inputs import replaced_tensors
+from registry.tensors.lineage.paths import Blobs, LoadedPath, read_document
 from registry.tensors.path.programs import PathPrograms
 from registry.tensors.table.slots import Slot
 

@@ -30,15 +30,15 @@ from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import Retabled
 from registry.schemas.requests import RetableRequest
-from registry.services.artifacts.inputs import table_on
 from registry.services.artifacts.load import load_path
 from registry.services.bases.add import understood
 from registry.services.bases.norms import not_finite_notices
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
-from registry.services.lineage import PathBase, read_blob, read_document, target_table
 from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
+from registry.tensors.lineage.inputs import table_on
+from registry.tensors.lineage.paths import PathBase, read_blob, read_document, target_table
 from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.table.declaration import guesses
 from registry.tensors.table.targets import Target, TargetTable

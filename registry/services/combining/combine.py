@@ -25,13 +25,10 @@ from registry.reference import Path, Reference
 from registry.schemas import Truncation
 from registry.schemas.artifacts import ReplayedCombination, check_ranks
 from registry.schemas.publishing import Combined, CombinedSource, CombineRequest, Replayed, ReplayRequest
-from registry.services.artifacts.bound import bind_link, bound_links
-from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.load import path_of
 from registry.services.combining.sources import Chosen, choose, chosen_again
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake
-from registry.services.lineage import Link, LoadedPath
 from registry.services.publishing.candidates import Candidate, check_draft
 from registry.services.publishing.draft import Draft, Files, Said
 from registry.services.publishing.publish import publish_draft
@@ -40,6 +37,9 @@ from registry.tensors.arithmetic.streamed import Watch
 from registry.tensors.artifacts.artifact import ArtifactFile
 from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from registry.tensors.composed.combined import WeighedPath, combined
+from registry.tensors.lineage.bound import bind_link, bound_links
+from registry.tensors.lineage.inputs import Inputs
+from registry.tensors.lineage.paths import Link, LoadedPath
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink
 from registry.tensors.table.targets import TargetTable

@@ -17,8 +17,8 @@ from registry.errors import ConflictError, InvalidAdapterError, UsageError
 from registry.reference import Path, Reference
 from registry.schemas.publishing import CombineRequest, SourceWeight
 from registry.services.artifacts.load import path_of
-from registry.services.lineage import LoadedPath
 from registry.services.publishing.draft import Combination, PinnedSource
+from registry.tensors.lineage.paths import LoadedPath
 
 _LEAST: Final = 1e-9
 _MOST: Final = 1e9

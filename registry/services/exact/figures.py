@@ -14,10 +14,10 @@ from registry.progress import Progress
 from registry.schemas.publishing import FullSize
 from registry.services.exact.folder import open_beside
 from registry.services.exact.model_folder import check_values, open_tensors, read_full_model
-from registry.services.lineage import Blobs, LoadedPath
 from registry.tensors.arithmetic.dtypes import FLOATS
 from registry.tensors.comparison.fingerprint import base_sample, sample_values
 from registry.tensors.exact.contents import estimated_size
+from registry.tensors.lineage.paths import Blobs, LoadedPath
 
 
 def full_size(blobs: Blobs, base: LoadedPath, folder: Path, far: float, progress: Progress) -> FullSize | None:

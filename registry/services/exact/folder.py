@@ -18,13 +18,13 @@ from registry.folders.local_files import ErrorMapping, telling_unreadable, unwri
 from registry.folders.scan import ADAPTER_CONFIG, EXACT_WEIGHTS, MODEL_CONFIG, FoundFile
 from registry.progress import Progress
 from registry.schemas import LeftOut
-from registry.services.artifacts.inputs import base_weights
 from registry.services.exact.model_folder import FullFolder, check_values, no_change, open_tensors
-from registry.services.lineage import Blobs, LoadedPath, read_document, target_table
 from registry.tensors.checkpoint.adapter import Checkpoint, LoraAdapterConfig
 from registry.tensors.exact.contents import Changed, changed_tensors, estimated_size, write_exact
 from registry.tensors.exact.file_format import ExactIndex, read_index
 from registry.tensors.exact.fit import check_fit, shapes_in
+from registry.tensors.lineage.inputs import base_weights
+from registry.tensors.lineage.paths import Blobs, LoadedPath, read_document, target_table
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.index import plain_of
 

@@ -14,12 +14,12 @@ from registry.folders.local_files import telling_unreadable
 from registry.folders.scan import FoundFile
 from registry.schemas import LeftOut, Options
 from registry.services.artifacts.build import build_artifact
-from registry.services.artifacts.inputs import base_weights
-from registry.services.lineage import Blobs, LoadedPath
 from registry.tensors.arithmetic.streamed import FiniteWatch
 from registry.tensors.artifacts.artifact import Artifact
 from registry.tensors.exact.contents import with_exact_tensors
 from registry.tensors.exact.file_format import FRAME, ExactIndex
+from registry.tensors.lineage.inputs import base_weights
+from registry.tensors.lineage.paths import Blobs, LoadedPath
 from registry.transfer.model_files import INDEX, ModelFiles, read_model_files, unquantised
 
 

@@ -45,7 +45,7 @@ from registry.schemas.requests import (
 from registry.schemas.tags import TagsRequest, TagState
 from registry.services.artifacts.readme import front_matter
 from registry.services.deployment import Deployment
-from registry.services.lineage import read_blob
+from registry.tensors.lineage.paths import read_blob
 
 
 def rename_adapter(deployment: Deployment, request: RenameRequest) -> Renamed:

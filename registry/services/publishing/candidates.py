@@ -13,10 +13,8 @@ from registry.folders.scan import ADAPTER_WEIGHTS, EXACT
 from registry.reference import Path as TreePath
 from registry.schemas.artifacts import Extraction
 from registry.schemas.parents import level_of
-from registry.services.artifacts.inputs import path_table
 from registry.services.deployment import Deployment
 from registry.services.exact.folder import as_checkpoint, exact_config, fitting_index
-from registry.services.lineage import LoadedPath
 from registry.services.publishing.draft import Draft
 from registry.services.publishing.lookup import Claims, Lookup, Nesting, look_up, named
 from registry.services.publishing.parent_weights import not_found
@@ -24,6 +22,8 @@ from registry.services.publishing.parents import Parent, require_accepted
 from registry.tensors.checkpoint.adapter import Checkpoint, LoraAdapterConfig
 from registry.tensors.checkpoint.reading import parse_config, read_checkpoint, refuse_untargeted
 from registry.tensors.exact.file_format import ExactIndex
+from registry.tensors.lineage.inputs import path_table
+from registry.tensors.lineage.paths import LoadedPath
 from registry.tensors.table.targets import TargetKind, TargetTable
 
 _OF_ANOTHER_BASE: Final = ("shape_mismatch", "unknown_target")

@@ -22,9 +22,9 @@ from registry.schemas.artifacts import Extraction, FourBits
 from registry.schemas.tags import NoticeCode
 from registry.schemas.transfer import GivenReceipt, Origin, PublishRequest, SourceClaim, Truncated
 from registry.schemas.usage import NOTHING, Loads
-from registry.services.lineage import TRAINED
 from registry.services.publishing.parents import Parent
 from registry.tensors.checkpoint.adapter import LoraAdapterConfig
+from registry.tensors.lineage.paths import TRAINED
 from registry.transfer.publish_request import Head, check_derivation
 
 

@@ -24,9 +24,6 @@ from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.schemas import FolderCompared
 from registry.schemas.parents import RULE, Identified, MergedFrom, NearPath
-from registry.services.artifacts.bound import bind_link
-from registry.services.artifacts.inputs import base_weights, path_table
-from registry.services.lineage import LoadedPath
 from registry.services.publishing.narrowing import narrow_request
 from registry.services.publishing.parent_folder import NotComparableError, holds_adapter, look_into
 from registry.services.publishing.parent_search import (
@@ -43,6 +40,9 @@ from registry.tensors.checkpoint.adapter import LoraAdapterConfig
 from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
 from registry.tensors.comparison.fingerprint import added, base_sample, same_link, sample_values
 from registry.tensors.comparison.narrowing import LISTED
+from registry.tensors.lineage.bound import bind_link
+from registry.tensors.lineage.inputs import base_weights, path_table
+from registry.tensors.lineage.paths import LoadedPath
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.table.targets import TargetTable

@@ -23,16 +23,16 @@ from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource, read_range
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from registry.services.artifacts.bound import bind_link
-from registry.services.artifacts.inputs import base_weights, path_table
 from registry.services.bases.not_finite import check_changed_rows
-from registry.services.lineage import Blobs, Link, LoadedPath, read_document
 from registry.tensors.arithmetic.dtypes import FLOATS, WHOLE_NUMBERS
 from registry.tensors.arithmetic.threads import in_order
 from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.tensors.checkpoint.coverage import check_twins
 from registry.tensors.checkpoint.factors import read_rows
 from registry.tensors.comparison.roundings import coarser, links_of, rounded_block
+from registry.tensors.lineage.bound import bind_link
+from registry.tensors.lineage.inputs import base_weights, path_table
+from registry.tensors.lineage.paths import Blobs, Link, LoadedPath, read_document
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, Program, origin_of, path_programs
 from registry.tensors.table.slots import slot_of_target

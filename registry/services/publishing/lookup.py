@@ -29,7 +29,6 @@ from registry.schemas.transfer import FileClaim
 from registry.services.artifacts.commits import RepoNames, is_commit
 from registry.services.artifacts.load import path_in, path_to
 from registry.services.intake.uploads import Wanted, wanted_bytes
-from registry.services.lineage import LoadedPath
 from registry.services.publishing.draft import Combination, Draft, PinnedSource, revision_digest
 from registry.services.publishing.hub_parent import Doubt, Place, Proof, TrainedOn, candidates_for, read_view
 from registry.services.publishing.parent_weights import of_planned
@@ -44,6 +43,7 @@ from registry.services.publishing.parents import (
     find_parent,
 )
 from registry.tensors.checkpoint.adapter import LoraAdapterConfig
+from registry.tensors.lineage.paths import LoadedPath
 
 
 def named(session: Session, told: DerivedFrom | None) -> DerivedFrom | None:

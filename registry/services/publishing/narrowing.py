@@ -24,10 +24,8 @@ from registry.errors import InvalidAdapterError, NotFoundError, UsageError
 from registry.progress import SILENT, Progress
 from registry.reference import Reference
 from registry.schemas.parents import NarrowRequest, NearPath, PathsLeft, WeightedLink
-from registry.services.artifacts.inputs import base_weights, replaced_tensors
 from registry.services.artifacts.load import path_to
 from registry.services.deployment import Deployment
-from registry.services.lineage import LoadedPath
 from registry.services.publishing.parent_folder import candidates_of
 from registry.tensors.arithmetic.dtypes import FLOATS
 from registry.tensors.arithmetic.threads import run_alone
@@ -43,6 +41,8 @@ from registry.tensors.comparison.fingerprint import (
     unpacked,
 )
 from registry.tensors.comparison.narrowing import Chain, Narrowed, narrow, narrow_links
+from registry.tensors.lineage.inputs import base_weights, replaced_tensors
+from registry.tensors.lineage.paths import LoadedPath
 from registry.tensors.path.origins import BaseTensors
 
 _AT_ONCE: Final = 32  # fingerprints that are kept at a time

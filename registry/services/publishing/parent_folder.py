@@ -24,13 +24,13 @@ from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.progress import SILENT, Progress
 from registry.schemas import Fitting, FolderCompared
 from registry.schemas.parents import RULE
-from registry.services.artifacts.bound import bind_link
-from registry.services.artifacts.inputs import base_weights, path_table, replaced_tensors
-from registry.services.lineage import Blobs, Link, LoadedPath, read_document
 from registry.tensors.arithmetic.dtypes import FLOATS
 from registry.tensors.comparison.candidates import Candidate, other_orders
 from registry.tensors.comparison.compare import compare
 from registry.tensors.comparison.verdict import Limit, Verdict, surely_at_one
+from registry.tensors.lineage.bound import bind_link
+from registry.tensors.lineage.inputs import base_weights, path_table, replaced_tensors
+from registry.tensors.lineage.paths import Blobs, Link, LoadedPath, read_document
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.quantised.source import is_decoded, plain_weights, rounded_tensors
@@ -186,7 +186,7 @@ def candidates_of(blobs: Blobs, paths: Sequence[LoadedPath], opened: ExitStack) 
     """What some paths make of the one model that their live links go on.
 
     Raises:
-        What `registry.services.artifacts.bound.bind_link` and `registry.tensors.path.programs.path_programs` raise.
+        What `registry.tensors.lineage.bound.bind_link` and `registry.tensors.path.programs.path_programs` raise.
     """
     table = path_table(blobs, paths[0])
     bound: dict[str, BoundLink] = {}

@@ -18,9 +18,6 @@ from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, EXACT_WEIGHTS
 from registry.progress import SILENT, Progress
 from registry.schemas import Fitting, FolderCompared
 from registry.schemas.parents import NearPath, PathsLeft
-from registry.services.artifacts.bound import bind_link
-from registry.services.artifacts.inputs import base_weights
-from registry.services.lineage import Blobs, Link, LoadedPath
 from registry.services.publishing.narrowing import narrow_request
 from registry.services.publishing.parent_folder import (
     Held,
@@ -35,6 +32,9 @@ from registry.tensors.arithmetic.dtypes import FLOATS, OPTION_DTYPES
 from registry.tensors.comparison.fingerprint import adds_nothing, base_sample, same_link, sample_values
 from registry.tensors.comparison.narrowing import LISTED
 from registry.tensors.comparison.verdict import Standing, Verdict
+from registry.tensors.lineage.bound import bind_link
+from registry.tensors.lineage.inputs import base_weights
+from registry.tensors.lineage.paths import Blobs, Link, LoadedPath
 from registry.tensors.path.programs import BoundLink
 from registry.transfer.trained_on import Beside, TrainedFolder
 

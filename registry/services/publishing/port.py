@@ -18,10 +18,10 @@ from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.schemas.parents import NarrowRequest, PathsLeft
 from registry.schemas.transfer import Bundle, PublishRequest
-from registry.services.artifacts.received_bundles import Bundles
-from registry.services.lineage import Blobs, LoadedPath, with_ancestors
 from registry.services.publishing.parent_folder import NotComparableError
 from registry.tensors.comparison.verdict import Verdict
+from registry.tensors.lineage.paths import Blobs, LoadedPath, with_ancestors
+from registry.tensors.lineage.received_bundles import Bundles
 from registry.transfer.publish_tree import BundleSource
 
 _Found = tuple[Verdict, Mapping[str, Sequence[str]]]

@@ -32,7 +32,6 @@ from registry.services.deployment import Deployment
 from registry.services.exact.model_folder import check_exact
 from registry.services.intake.intake import Intake, retry_collected
 from registry.services.intake.uploads import dropped_when_refused, take
-from registry.services.lineage import Link, LoadedPath, with_ancestors
 from registry.services.publishing.candidates import Candidate, check_draft, require_known, require_publishing
 from registry.services.publishing.draft import Draft, Files
 from registry.services.publishing.identify import with_compared
@@ -52,6 +51,7 @@ from registry.services.publishing.weight_notices import (
 )
 from registry.tensors.analysis.directions import DirectionWatch
 from registry.tensors.arithmetic.streamed import FiniteWatch, Watch, pass_by, watched_by
+from registry.tensors.lineage.paths import Link, LoadedPath, with_ancestors
 from registry.transfer.publish_request import (
     PublishFolder,
     SameHead,

@@ -25,12 +25,9 @@ from registry.schemas import DerivedFrom, RevisionSummary
 from registry.schemas.publishing import Rebased, RebasedValue, RebaseRequest
 from registry.schemas.statistics import DeltaStatistics
 from registry.schemas.transfer import FileClaim
-from registry.services.artifacts.bound import bound_links
-from registry.services.artifacts.inputs import Inputs, exact_link, open_source
 from registry.services.artifacts.load import path_of
 from registry.services.bases.norms import slot_norms
 from registry.services.deployment import Deployment
-from registry.services.lineage import LoadedPath, read_blob
 from registry.services.publishing.candidates import Candidate, check_draft
 from registry.services.publishing.draft import Draft, Said
 from registry.services.publishing.lineage_check import check_lineage
@@ -38,6 +35,9 @@ from registry.services.publishing.lookup import Claims
 from registry.services.publishing.publish import publish_draft
 from registry.tensors.analysis.statistics import delta_statistics
 from registry.tensors.checkpoint.adapter import Checkpoint
+from registry.tensors.lineage.bound import bound_links
+from registry.tensors.lineage.inputs import Inputs, exact_link, open_source
+from registry.tensors.lineage.paths import LoadedPath, read_blob
 
 _ANOTHER: Final = ", and what a revision was trained on can't be replaced by another adapter"
 

@@ -19,11 +19,9 @@ from registry.files.strict_json import shown
 from registry.folders.scan import form_of
 from registry.reference import Reference
 from registry.schemas.tags import MEASURED_CODES, Notice
-from registry.services.artifacts.inputs import path_table
 from registry.services.bases.norms import slot_norms
 from registry.services.deployment import Deployment
 from registry.services.engine_checks import new_link_fidelity
-from registry.services.lineage import read_document
 from registry.services.notices import LinkAtHand, look, of_fidelity, of_modules
 from registry.services.publishing.candidates import Candidate
 from registry.services.publishing.draft import Draft
@@ -35,6 +33,8 @@ from registry.tensors.analysis.statistics import delta_statistics
 from registry.tensors.arithmetic.dtypes import FLOATS
 from registry.tensors.arithmetic.kernel import holding, limit_of
 from registry.tensors.checkpoint.adapter import LoraPair
+from registry.tensors.lineage.inputs import path_table
+from registry.tensors.lineage.paths import read_document
 from registry.tensors.path.programs import BoundLink
 
 _ROOM: Final = 2

@@ -60,7 +60,7 @@ QUANTISED: Final = (
     ),
     Mutant(
         "two-trainings-in-one-path",
-        "artifacts:trained_on",
+        "lineage:trained_on",
         "if said[one] != said[first]",
         "if said[one] is None",
         "test_a_path_goes_onto_what_its_links_say",

@@ -13,8 +13,8 @@ import torch
 from registry.errors import ConflictError, InvalidAdapterError
 from registry.reference import Reference
 from registry.services.artifacts.load import load_path
-from registry.services.lineage import target_table
 from registry.services.local import LocalRegistry
+from registry.tensors.lineage.paths import target_table
 from registry.tensors.table.targets import TargetTable
 from tests.kit import RawTensor, read_tensors, write_tensors
 from tests.kit.old_tables import of_before

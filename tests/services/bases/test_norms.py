@@ -17,12 +17,12 @@ from registry.catalogue.database.tables import BaseModelRecord
 from registry.errors import NotAllowedError, NotFoundError, UnavailableError, UsageError
 from registry.progress import SILENT
 from registry.reference import Reference
-from registry.services.artifacts.bound import bind_link
 from registry.services.artifacts.load import load_path
 from registry.services.bases import norms
-from registry.services.lineage import PathBase, target_table
 from registry.services.local import LocalRegistry
 from registry.services.upkeep.collect import collect
+from registry.tensors.lineage.bound import bind_link
+from registry.tensors.lineage.paths import PathBase, target_table
 from registry.tensors.path.programs import origin_of, path_programs
 from registry.tensors.table.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.table.targets import TargetTable

@@ -14,8 +14,8 @@ from registry.catalogue.tree import bases
 from registry.errors import IntegrityError, InvalidAdapterError, InvalidBaseError
 from registry.progress import SILENT
 from registry.schemas.transfer import BaseCommit
-from registry.services.lineage import read_document
 from registry.services.local import LocalRegistry
+from registry.tensors.lineage.paths import read_document
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.source import base_request
 from tests.kit.adapters import write_adapter

@@ -14,10 +14,10 @@ import pytest
 from registry.catalogue.store import blobs
 from registry.errors import ConflictError, IntegrityError, NotAllowedError, NotFoundError, UsageError
 from registry.progress import SILENT
-from registry.services.artifacts import merged as merged_kind
 from registry.services.bases import add, retable
 from registry.services.local import LocalRegistry
 from registry.services.upkeep.collect import collect
+from registry.tensors.lineage import bound
 from registry.tensors.table.targets import TargetKind, TargetTable
 from tests.kit import read_model, write_adapter
 from tests.kit.acting import acting
@@ -57,7 +57,7 @@ def test_what_an_older_version_materialised_is_refused_too(
     old: LocalRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(merged_kind, "unsaid", lambda _: None)
+        patch.setattr(bound, "unsaid", lambda _: None)
         old.materialise("bert/query/head", kind="merged")
         old.materialise("bert/query", kind="merged")
     with pytest.raises(ConflictError, match="retable bert"):

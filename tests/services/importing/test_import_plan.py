@@ -20,11 +20,11 @@ from registry.schemas.publishing import ImportDocument, ImportEntry
 from registry.services.importing.names import says_copy
 from registry.services.importing.placed import Settled
 from registry.services.importing.placing import Settling
-from registry.services.lineage import Blobs, LoadedPath
 from registry.services.local import LocalRegistry
 from registry.services.publishing.identify import search_trained
 from registry.services.publishing.parent_folder import Held, compare_whole
 from registry.services.publishing.port import Port
+from registry.tensors.lineage.paths import Blobs, LoadedPath
 from registry.transfer.trained_on import TrainedFolder
 from tests.kit import plain_base
 from tests.kit.serving import ServedRegistry

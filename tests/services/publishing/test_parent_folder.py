@@ -24,9 +24,9 @@ from registry.operations.registry import Registry
 from registry.progress import SILENT
 from registry.reference import Reference
 from registry.services.artifacts.load import load_path
-from registry.services.lineage import LoadedPath
 from registry.services.publishing.parent_folder import compare_folder, of_models
 from registry.tensors.comparison.verdict import Limit, Standing, Verdict
+from registry.tensors.lineage.paths import LoadedPath
 from tests.kit import Base, RawTensor, plain_base, read_model, read_tensors, write_adapter, write_model, write_tensors
 from tests.kit.floats import round_once
 from tests.kit.masked import BIAS, EMBEDDING, HEAD, QUERY, masked_base

@@ -182,8 +182,8 @@ def test_experts_count_together(tmp_path: Path, planted: str) -> None:
 def _of_folder(root: Path, base: Path, adapter: Path) -> Directions:
     from registry.reference import Reference
     from registry.services.artifacts.load import load_path
-    from registry.services.lineage import target_table
     from registry.services.local import LocalRegistry
+    from registry.tensors.lineage.paths import target_table
 
     registry = LocalRegistry.open(root / "registry", create=True)
     try:

@@ -16,11 +16,11 @@ import torch
 from registry.errors import InvalidAdapterError
 from registry.reference import Reference
 from registry.schemas import Dtype
-from registry.services.artifacts.bound import bound_links
-from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.load import load_path
 from registry.tensors.arithmetic.dtypes import FLOATS
 from registry.tensors.fidelity.estimate import LIMIT, Estimated, EstimatedPath, _quantile, estimate, ratio, strata
+from registry.tensors.lineage.bound import bound_links
+from registry.tensors.lineage.inputs import Inputs
 from registry.tensors.path.origins import BaseTensors
 from tests.kit import Base, plain_base, round_once, write_adapter
 from tests.kit.floats import Array

@@ -29,9 +29,7 @@ from registry.schemas import ArtifactKind, Options, RevisionSummary
 from registry.schemas.artifacts import KINDS
 from registry.schemas.labels import ExportCard
 from registry.schemas.requests import ExportCardRequest
-from registry.services.artifacts.inputs import exact_link
 from registry.services.artifacts.load import path_in
-from registry.services.artifacts.plan import make_plan
 from registry.services.artifacts.readme import front_matter
 from registry.services.artifacts.readme.facts import (
     LICENCE,
@@ -49,7 +47,9 @@ from registry.services.artifacts.readme.facts import (
     text_of,
 )
 from registry.services.deployment import Deployment
-from registry.services.lineage import Blobs, LoadedPath
+from registry.tensors.lineage.inputs import exact_link
+from registry.tensors.lineage.paths import Blobs, LoadedPath
+from registry.tensors.lineage.plan import make_plan
 from registry.transfer.export_contents import Hidden
 
 _UNSAFE: Final = frozenset({"self", "ignore_metadata_errors", "eval_results"})

@@ -17,9 +17,9 @@ from registry.folders.scan import README
 from registry.schemas import ArtifactKind
 from registry.schemas.artifacts import KINDS
 from registry.services.artifacts.readme import front_matter
-from registry.services.lineage import Blobs, Link, LoadedPath, read_blob
 from registry.tensors.artifacts.artifact import ArtifactFile, generated_file
 from registry.tensors.artifacts.plan import Plan
+from registry.tensors.lineage.paths import Blobs, Link, LoadedPath, read_blob
 from registry.transfer.model_files import CONFIG
 
 MOST_README: Final = 256 << 10  # bytes of a README.md that are read

@@ -8,10 +8,12 @@ from contextlib import ExitStack
 from registry.errors import InvalidAdapterError
 from registry.files.header import read_header
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from registry.services.artifacts.inputs import Inputs, exact_link, open_source, path_table
-from registry.services.lineage import Blobs, Link, LoadedPath, read_blob
 from registry.tensors.checkpoint.reading import parse_config, read_checkpoint
-from registry.tensors.path.programs import BoundLink
+from registry.tensors.lineage.inputs import Inputs, exact_link, open_source, path_table
+from registry.tensors.lineage.paths import Blobs, Link, LoadedPath, read_blob
+from registry.tensors.path.programs import BoundLink, PathPrograms
+from registry.tensors.table.targets import TargetTable
+from registry.tensors.table.ties import retable_needed, unsaid
 
 
 def bound_links(inputs: Inputs, links: Iterable[Link]) -> list[BoundLink]:
@@ -45,3 +47,11 @@ def bind_link(blobs: Blobs, link: Link, path: LoadedPath, open_blobs: ExitStack)
     source = open_source(blobs, link.file(ADAPTER_WEIGHTS), open_blobs)
     header = read_header(source, what=ADAPTER_WEIGHTS, error=InvalidAdapterError)
     return BoundLink(read_checkpoint(config, header.entries, path_table(blobs, path)), source)
+
+
+def check_ties_known(programs: PathPrograms, table: TargetTable, path: LoadedPath) -> None:
+    """If this path unties head and embedding, the table has to know all other ties; raises ``retable_needed``."""
+    if programs.untied and (tied := unsaid(table)) is not None:
+        raise retable_needed(
+            f"{' and '.join(map(repr, programs.untied))} are tied, and not whether {tied!r} is too", path.base.name
+        )

@@ -17,7 +17,7 @@ from registry.operations.transfer import ClosableSource
 from registry.quantised.listing import decoding_digest
 from registry.reference import Reference
 from registry.schemas.transfer import BlobEntry, Bundle
-from registry.services.lineage import Blobs, Link, LoadedPath, PathBase, read_document, target_table, trained_in
+from registry.tensors.lineage.paths import Blobs, Link, LoadedPath, PathBase, read_document, target_table, trained_in
 from registry.transfer.index import files_digest, plain_of, weights_digest
 
 OpenBlobOf = Callable[[str, BlobEntry], ClosableSource]

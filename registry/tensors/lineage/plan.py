@@ -1,4 +1,4 @@
-"""What an artifact is to be: its plan, and the interface by which a kind makes its files of a path.
+"""What an artifact is to be: its plan, the interface by which a kind makes its files of a path, and its description.
 
 What a kind is without tensors stands in `registry.schemas.artifacts`.
 """
@@ -7,17 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 
+from registry.digest import document_digest, hex_of
 from registry.errors import UsageError
 from registry.memory import MemoryCache
 from registry.reference import Path
 from registry.schemas import Options, Truncation
 from registry.schemas.artifacts import KINDS, FourBits
 from registry.schemas.form import MeasuredRows
-from registry.services.artifacts.inputs import Inputs
-from registry.services.lineage import Link, LoadedPath
-from registry.tensors.artifacts.artifact import ArtifactFile, Meter
-from registry.tensors.artifacts.plan import Plan, PlanLink
+from registry.schemas.receipt import ReceiptLink, ReceiptPlan
+from registry.schemas.transfer import ArtifactFileEntry, ArtifactPlan
+from registry.tensors.artifacts.artifact import Artifact, ArtifactFile, Meter
+from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, Plan, PlanLink
+from registry.tensors.lineage.inputs import Inputs
+from registry.tensors.lineage.paths import Link, LoadedPath
+from registry.version import __version__
 
 
 @dataclass(frozen=True)
@@ -123,3 +128,47 @@ def _base_model(path: LoadedPath, ancestor: LoadedPath | None) -> str:
 def below(path: LoadedPath, ancestor: LoadedPath | None) -> Path:
     """The path of the model that a composed adapter applies to: the ancestor, or else the base model."""
     return Path.parse(ancestor.links[-1].path if ancestor and ancestor.links else path.base.name)
+
+
+def described(
+    path: LoadedPath, ancestor: LoadedPath | None, artifact: Artifact, *, with_files: bool = False
+) -> ArtifactPlan:
+    """The description of an artifact; ``with_files`` adds its files with their headers."""
+    plan = artifact.plan
+    return ArtifactPlan(
+        reference=path.reference,
+        kind=plan.kind,
+        base=path.base.name,
+        since=ancestor.reference if ancestor else None,
+        plan=ReceiptPlan.model_validate(plan.document()),
+        plan_digest=plan.digest,
+        rendering=artifact.rendering,
+        numerics=artifact.numerics,
+        lineage=tuple(
+            ReceiptLink(
+                reference=link.reference,
+                number=link.number,
+                digest=link.digest,
+                rank=link.rank,
+                scalings=link.scalings,
+            )
+            for link in path.links
+        ),
+        notices=artifact.notices,
+        truncation=artifact.truncation,
+        torch=version("torch"),
+        version=__version__,
+        artifact_format=ARTIFACT_FORMAT,
+        files=tuple(_entry(artifact, file) for file in artifact.files.values()) if with_files else (),
+    )
+
+
+def _entry(artifact: Artifact, file: ArtifactFile) -> ArtifactFileEntry:
+    head = None if file.header is None else file.read(0, file.header.size)
+    tag = etag(artifact.rendering, file.path)
+    return ArtifactFileEntry(path=file.path, size=file.size, etag=tag, header=head, digest=file.digest)
+
+
+def etag(rendering: str, path: str) -> str:
+    """The ETag, without quotes, of an artifact's file; it identifies the bytes, also once they are materialised."""
+    return hex_of(document_digest({"rendering": rendering, "file": path}))

@@ -17,8 +17,8 @@ from registry.files.source import ByteSource
 from registry.folders.scan import EXACT_WEIGHTS
 from registry.quantised.listing import PlainListing
 from registry.schemas.artifacts import FourBits
-from registry.services.lineage import Blobs, Link, LoadedPath, PathBase, read_document, target_table
 from registry.tensors.artifacts.artifact import ArtifactFile, source_file
+from registry.tensors.lineage.paths import Blobs, Link, LoadedPath, PathBase, read_document, target_table
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.index import plain_of, weight_files
 

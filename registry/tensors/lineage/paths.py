@@ -1,7 +1,7 @@
 """What a path is made of, as digests: the base model and the links below it.
 
 It is loaded from the catalogue (`registry.services.artifacts.load`) or from a bundle that another registry sent
-(`registry.services.artifacts.bundles`). Composing works on either and needs no database.
+(`registry.tensors.lineage.received_bundles`). Composing works on either and needs no database.
 """
 
 from __future__ import annotations
