@@ -89,6 +89,11 @@ def test_other_bytes_than_were_asked_for_are_refused(answer: bytes, words: str) 
         read(lambda _request: answer, 10, 20)
 
 
+def test_a_move_to_nowhere_is_an_answer_that_says_nothing() -> None:
+    with pytest.raises(UnavailableError, match="answers HTTP 307 and does not say why"):
+        read(lambda _request: response("307 Moved", b"", ETAG), 10, 20)
+
+
 def test_a_body_that_breaks_goes_on_where_it_broke() -> None:
     asked: list[str] = []
 

@@ -17,6 +17,7 @@ from fastapi import Depends, FastAPI, Request
 from starlette.middleware import Middleware
 
 from registry.errors import CODES, RegistryError, UnavailableError
+from registry.http.context import RequestContext
 from registry.http.errors import MalformedError, install
 from registry.http.limits import BoundsMiddleware, Limits
 from registry.http.metrics import Metrics
@@ -388,3 +389,13 @@ def test_requests_are_counted_by_route_and_status(log: Lines) -> None:
     assert 'registry_requests_total{method="GET",route="none",status="404"} 1.0' in text
     assert 'registry_requests_total{method="other",route="none",status="404"} 1.0' in text
     assert f'registry_request_seconds_count{{route="{API}/echo/{{name}}"}} 2.0' in text
+
+
+def test_bytes_are_counted_in_both_directions() -> None:
+    metrics = Metrics(dict)
+    metrics.note("PUT", "/parts", RequestContext("one", received=7, sent=3, status=204, kind="part"))
+    metrics.note("POST", "/publishes", RequestContext("two", received=9, status=201))  # JSON is not counted
+    counted = re.findall(
+        r'^registry_body_bytes_total{direction="(.*)",kind="part"} (.*)$', metrics.text().decode(), re.MULTILINE
+    )
+    assert counted == [("in", "7.0"), ("out", "3.0")]

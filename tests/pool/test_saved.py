@@ -12,7 +12,7 @@ import torch
 
 from registry.errors import ConflictError, RetractedError, UsageError
 from registry.pool import AdapterPool
-from tests.kit import llama_base, read_model
+from tests.kit import llama_base, read_model, write_adapter
 from tests.kit.peers import load_model, wrap
 from tests.kit.serving import ServedRegistry, open_http
 from tests.kit.shelf import Shelf
@@ -67,8 +67,9 @@ def _classifier(folder: Path, labels: int) -> Any:
 
 def test_heads_that_the_base_lacks(shelf: Shelf, tmp_path: Path) -> None:
     base = shelf.base("classified", llama_base, seed=9)
+    write_adapter(tmp_path / "first", base, ["q_proj"])  # so that the head is the last that the path brings
     wrap(tmp_path / "adapter", _classifier(base.folder, 3), target_modules=["q_proj"], task_type="SEQ_CLS")
-    reference = shelf.path("classified", [tmp_path / "adapter"])
+    reference = shelf.path("classified", [tmp_path / "first", tmp_path / "adapter"])
     out = shelf.folder()
     shelf.registry.fetch(reference, out, kind="merged")
     model = _classifier(base.folder, 3)
