@@ -160,9 +160,9 @@ def test_python_and_the_command_line_see_the_same_registry(tiny: Run, adapter: A
     assert Tree.model_validate_json(ok(tiny("tree", "--json", "--url", "registry"))) == expected
 
 
-@pytest.mark.parametrize(
-    "delay", [pytest.param(0, marks=pytest.mark.slow), 0.2, 0.7, pytest.param(1.5, marks=pytest.mark.slow)]
-)
+@pytest.mark.long_on("0", "0.7")
+@pytest.mark.slow_on("1.5")
+@pytest.mark.parametrize("delay", [0, 0.2, 0.7, 1.5])
 def test_ctrl_c_in_a_publish_is_quiet_and_leaves_a_registry_that_works(
     delay: float, tiny: Run, adapter: Adapter
 ) -> None:

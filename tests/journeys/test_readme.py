@@ -147,10 +147,10 @@ def test_with_the_tools_you_have(after_the_demo: Path, start_service: Callable[.
 
 
 @pytest.mark.slow
-def test_in_python(workshop: Path) -> None:
+def test_in_python(workshop: Path, forked: str) -> None:
     program = workshop / "program.py"
     program.write_text(_block("import registry", "python").replace("    ...", "    print(name, tuple(tensor.shape))"))
-    out = _shell(f"'{sys.executable}' program.py", workshop)
+    out = _shell("python program.py", workshop, forked)
     assert "model.layers.0.self_attn.q_proj.weight (16, 16)" in out
     assert (workshop / "support-merged/registry-receipt.json").is_file()
 

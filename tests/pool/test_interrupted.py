@@ -159,7 +159,7 @@ def heard() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("heard")
-@pytest.mark.parametrize("count", [6, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [6, pytest.param(100, marks=pytest.mark.long)])
 def test_real_interrupts(tree: Tree, count: int) -> None:
     """Ctrl-C at some moment of a merge; the moments go through its whole length."""
     before, after = tree.references[1:]

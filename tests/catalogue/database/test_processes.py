@@ -88,6 +88,7 @@ def test_sixteen_processes_prepare_an_empty_database(empty_url: str) -> None:
     assert workers.returncode == 0
 
 
+@pytest.mark.long_but("inside", "sqlite")
 @pytest.mark.parametrize(("moment", "left"), [("inside", 0), ("after", 1)])
 def test_a_killed_writer_leaves_all_or_nothing(
     database: Database, url: str, writer: Writer, moment: str, left: int

@@ -257,7 +257,7 @@ def check_generation(model: Any, tree: Tree, how: str) -> None:
     [
         {"num_beams": 2, "num_return_sequences": 2},
         {},
-        {"num_beams": 3},
+        pytest.param({"num_beams": 3}, marks=pytest.mark.long),
     ],
     ids=str,
 )
