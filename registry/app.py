@@ -174,10 +174,10 @@ def _arithmetic() -> Arithmetic:
     return LocalArithmetic()
 
 
-def _planned_import(registry: Registry, ground: BundleSource, source: str, progress: Progress) -> ImportDocument:
+def _planned_import(registry: Registry, target: BundleSource, source: str, progress: Progress) -> ImportDocument:
     from registry.services.local import planned_import
 
-    return planned_import(registry, ground, source, progress)
+    return planned_import(registry, target, source, progress)
 
 
 def _credentials() -> Credentials:

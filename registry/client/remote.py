@@ -6,7 +6,7 @@ Verifies a fetched folder against a service: byte by byte, or by tensor if the a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from os import PathLike
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from registry.client.artifacts import RemoteArtifact, measured_by_service, plan_
 from registry.client.calls import do, listed
 from registry.client.errors import RetryPolicy
 from registry.client.fetch import Fetching
-from registry.client.parents import RemoteGround
 from registry.client.publish import Uploads, add_base_folder
+from registry.client.publish_target import RemoteTarget
 from registry.client.ranges import RemoteBlob, open_blob
 from registry.client.tensor_core import MakeArithmetic, Planner, missing, needed
 from registry.client.transport import Transport
@@ -27,7 +27,7 @@ from registry.operations.arguments import Export, check_order
 from registry.operations.methods.analysis import WeightChanges
 from registry.operations.methods.calls import Partner
 from registry.operations.operation import A, Item, Listing, Operation, R
-from registry.operations.publication import FullModel, Publication
+from registry.operations.publication import Publication
 from registry.operations.readable import LastOpened
 from registry.operations.registry import Registry
 from registry.progress import SILENT, Progress
@@ -39,7 +39,6 @@ from registry.schemas import (
     Fetched,
     Identity,
     Options,
-    Published,
     Shown,
     Verified,
 )
@@ -52,10 +51,9 @@ from registry.schemas.transfer import ArtifactPlan, BlobEntry
 from registry.schemas.usage import Interface
 from registry.transfer.copy import copy
 from registry.transfer.fetched_folder import check_base, check_plan, verified
-from registry.transfer.publish_request import read_adapter
 from registry.transfer.publishing import PublishingFolders
 from registry.transfer.receipt_check import Ours
-from registry.transfer.source import MadeOfFull, base_request, extracted
+from registry.transfer.source import Extract, base_request
 from registry.version import __version__
 
 
@@ -163,35 +161,25 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         self._fetching.remember(self.bundle(name).base.files_digest, made.folder)
         return added
 
-    def _publish(self, publication: Publication, progress: Progress) -> Published:
-        made = read_adapter(publication, progress).with_digests(progress)
-        return self._ground().publish(made, progress)
-
-    @contextmanager
-    def _extracted(self, publication: Publication, progress: Progress) -> Iterator[Publication]:
-        arithmetic = needed(self._arithmetic, "compare a full model with its parent")
-        ground = self._ground()
-        bundle = ground.parent_of_full(publication)
-
-        def extract(folder: Path, asked: FullModel, out: Path) -> MadeOfFull:
-            base = ground.base_files(bundle, progress)
-            # every element counts: what comes over the network is checked as a whole
-            return arithmetic.write_full(bundle, self.open_blob, base, folder, asked, out, progress)
-
-        with extracted(publication, extract, progress) as made:
-            yield made
+    def _extract(self, publication: Publication, progress: Progress) -> Extract:
+        arithmetic, target = needed(self._arithmetic, "compare a full model with its parent"), self._target()
+        parent = target.parent_of_full(publication)
+        # every element counts: what comes over the network is checked as a whole
+        return lambda folder, asked, out: arithmetic.write_full(
+            parent, self.open_blob, target.base_files(parent, progress), folder, asked, out, progress
+        )
 
     def _from_pickle(self, pickle: Path, out: Path) -> None:
         needed(self._arithmetic, f"read {pickle}, a pickle").from_pickle(pickle, out)
 
-    def _ground(self) -> RemoteGround:
-        return RemoteGround(self._transport, self._arithmetic, self._cache.folder)
+    def _target(self) -> RemoteTarget:
+        return RemoteTarget(self._transport, self._arithmetic, self._cache.folder)
 
     def _plan_import(self, source: str, progress: Progress) -> ImportDocument:
         if self._planner is None:
             needed(None, "plan an import")
             raise AssertionError("without torch that is refused")
-        return self._planner(self, self._ground(), source, progress)
+        return self._planner(self, self._target(), source, progress)
 
     def _copy(self, ref: str, to: Registry, *, recursive: bool, progress: Progress) -> Copied:
         return copy(self, ref, to, recursive=recursive, progress=progress)
@@ -216,7 +204,7 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
 
         def opened() -> WeightChanges:
             self._fetching.say_use(bundle.reference)
-            return arithmetic.changes(bundle, ancestor, self.open_blob, self._ground().base_files(bundle, SILENT))
+            return arithmetic.changes(bundle, ancestor, self.open_blob, self._target().base_files(bundle, SILENT))
 
         return self._last_changes.of((bundle, ancestor), opened)
 
@@ -236,7 +224,7 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         )
 
     def _identify(self, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
-        return needed(self._arithmetic, "identify a folder").identify(self._ground(), folder, look_in, progress)
+        return needed(self._arithmetic, "identify a folder").identify(self._target(), folder, look_in, progress)
 
     def _verify(self, folder: Folder, progress: Progress) -> Verified:
         room = self._cache.folder

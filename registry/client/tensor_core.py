@@ -74,7 +74,7 @@ class Arithmetic(Protocol):
         """Merge a path on local base weights: ``base`` has the checked file of each name; rows are ``measured``."""
 
     def compare(self, service: BundleSource, folder: PublishFolder, progress: Progress) -> PublishFolder:
-        """See `registry.transfer.publish_tree.Ground.compare`."""
+        """See `registry.transfer.publish_tree.PublishTarget.compare`."""
 
     def identify(
         self, service: BundleSource, folder: Path, look_in: tuple[Path, ...], progress: Progress

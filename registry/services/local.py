@@ -21,7 +21,7 @@ from registry.folders.local_files import telling_unreadable
 from registry.operations.arguments import Export
 from registry.operations.methods.calls import Partner
 from registry.operations.operation import A, Item, Listing, Operation, R
-from registry.operations.publication import FullModel, Publication
+from registry.operations.publication import Publication
 from registry.operations.readable import LastOpened
 from registry.operations.registry import Registry
 from registry.progress import SILENT, Progress
@@ -31,7 +31,6 @@ from registry.schemas import (
     Copied,
     Fetched,
     Options,
-    Published,
     Verified,
 )
 from registry.schemas.artifacts import KINDS
@@ -56,7 +55,7 @@ if TYPE_CHECKING:
     from registry.storage.staging import StagingDriver
     from registry.tensors.artifacts.artifact import Artifact
     from registry.transfer.publish_tree import BundleSource
-    from registry.transfer.source import MadeOfFull
+    from registry.transfer.source import Extract
 
 log = logging.getLogger(__name__)
 
@@ -171,36 +170,25 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
 
         return add_base(self.deployment, name, folder, link=link, progress=progress)
 
-    def _publish(self, publication: Publication, progress: Progress) -> Published:
-        from registry.services.publishing.publish import publish
-
-        return publish(self.deployment, publication, progress)
-
-    @contextmanager
-    def _extracted(self, publication: Publication, progress: Progress) -> Iterator[Publication]:
+    def _extract(self, publication: Publication, progress: Progress) -> Extract:
         from registry.services.extraction import write_full
         from registry.services.publishing.publish import parent_here
-        from registry.transfer.source import extracted
 
-        def extract(folder: Path, asked: FullModel, out: Path) -> MadeOfFull:
-            return write_full(self.deployment.artifact_blobs, parent, folder, asked, out, progress)
-
-        parent = parent_here(self.deployment, publication)
-        with extracted(publication, extract, progress) as made:
-            yield made
+        blobs, parent = self.deployment.artifact_blobs, parent_here(self.deployment, publication)
+        return lambda folder, asked, out: write_full(blobs, parent, folder, asked, out, progress)
 
     def _from_pickle(self, pickle: Path, out: Path) -> None:
         from registry.tensors.limited import convert_pickle
 
         convert_pickle(pickle, out)
 
-    def _ground(self) -> InProcess:
+    def _target(self) -> InProcess:
         from registry.services.publishing.publish import InProcess
 
         return InProcess(self.deployment)
 
     def _plan_import(self, source: str, progress: Progress) -> ImportDocument:
-        return planned_import(self, self._ground(), source, progress)
+        return planned_import(self, self._target(), source, progress)
 
     def _copy(self, ref: str, to: Registry, *, recursive: bool, progress: Progress) -> Copied:
         from registry.transfer.copy import copy
@@ -265,7 +253,7 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
     def _identify(self, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
         from registry.services.publishing.identify import identify
 
-        return identify(self._ground(), folder, look_in, progress)
+        return identify(self._target(), folder, look_in, progress)
 
     def _verify(self, folder: Folder, progress: Progress) -> Verified:
         from registry.services.artifacts.verify import verify
@@ -281,7 +269,7 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
 
 
 def planned_import(
-    registry: Registry, ground: InProcess | BundleSource, source: str, progress: Progress
+    registry: Registry, target: InProcess | BundleSource, source: str, progress: Progress
 ) -> ImportDocument:
     """A plan of an import into a registry, wherever that is: made in one of this process that is thrown away."""
     from registry.folders.archives import opened
@@ -293,10 +281,10 @@ def planned_import(
 
     compared = Compared()  # in all private registries: none has others' revisions under the same names
 
-    def side(registry: Registry, ground: InProcess | BundleSource) -> Side:
-        if isinstance(ground, InProcess):
-            return Side(registry, ground, lambda _: nullcontext(ground))
-        return Side(registry, ground, partial(over_http, ground))
+    def side(registry: Registry, target: InProcess | BundleSource) -> Side:
+        if isinstance(target, InProcess):
+            return Side(registry, target, lambda _: nullcontext(target))
+        return Side(registry, target, partial(over_http, target))
 
     @contextmanager
     def private() -> Iterator[Side]:
@@ -304,7 +292,7 @@ def planned_import(
             yield side(empty, InProcess(empty.deployment, compared))
 
     with opened(convert_pickle, progress) as heap:
-        return heap.answer(plan_import(source, heap, side(registry, ground), private, progress))
+        return heap.answer(plan_import(source, heap, side(registry, target), private, progress))
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from registry.schemas.labels import AlsoKnownAs
 from registry.schemas.publishing import ImportDocument, ImportEntry
 from registry.transfer.file_times import Around
 from registry.transfer.publish_request import PublishFolder, read_adapter
-from registry.transfer.publish_tree import Ground
+from registry.transfer.publish_tree import PublishTarget
 from registry.transfer.source import given_base
 from registry.transfer.trained_on import Beside, TrainedFolder
 
@@ -72,7 +72,7 @@ class Receiving(Protocol):
 
 
 def apply_plan(
-    registry: Receiving, ground: Ground, document: ImportDocument, opened: Opened, told: Told, progress: Progress
+    registry: Receiving, target: PublishTarget, document: ImportDocument, opened: Opened, told: Told, progress: Progress
 ) -> tuple[FolderOutcome, ...]:
     """Do what a plan says; see `registry.operations.registry.Registry.apply_import`.
 
@@ -87,7 +87,7 @@ def apply_plan(
     if source is not None and not (source.is_dir() or archive_of(source) == source):
         raise NotFoundError(f"There is no folder {document.source!r}, which the plan was made of.", code="missing_file")
     asked = {place: one.repo_id for one in document.questions if one.base for place in one.folders}
-    run = _Run(registry, ground, source, {one.folder: one for one in document.entries}, asked, opened, told, progress)
+    run = _Run(registry, target, source, {one.folder: one for one in document.entries}, asked, opened, told, progress)
     for number, entry in enumerate(ordered, 1):
         run.apply(entry, f"{number} of {len(ordered)}")
     return tuple(run.outcomes)
@@ -201,7 +201,7 @@ def _is_exact(entry: ImportEntry) -> bool:
 @dataclass
 class _Run:
     registry: Receiving
-    ground: Ground
+    target: PublishTarget
     source: Path | None  # None: repositories of a Hub
     entries: Mapping[str, ImportEntry]
     asked: Mapping[str, str]  # repositories' names whose base model the plan says, by the folder of an adapter
@@ -300,7 +300,7 @@ class _Run:
             return FolderOutcome(folder=entry.folder, path=str(path), state="existing")
         made = self._with_parent(made, entry, parent)
         try:
-            answer = self.ground.publish(made, SILENT)
+            answer = self.target.publish(made, SILENT)
         except ConflictError as problem:
             raise _with_a_way(entry, problem) from problem
         self.references[entry.folder] = answer.revision.reference
@@ -342,7 +342,7 @@ class _Run:
             raise problem
         trained = TrainedFolder(folder, place)
         if place not in self.compared:
-            found = self.ground.compare(replace(made, trained_on=trained, beside=None), self.progress)
+            found = self.target.compare(replace(made, trained_on=trained, beside=None), self.progress)
             assert found.request.compared is not None, "a search says what it came to"
             self.compared[place] = found.request.compared
         beside = Beside.of(trained, made.saved, None if self.source is None else Around(self.source))

@@ -1,7 +1,7 @@
 """Publishing nested folders: all are checked before the first is published.
 
 Publishing is idempotent, so an interrupted run can be repeated. Needs neither torch nor a database: how one folder is
-planned and published is up to the registry, in process or over HTTP (`Ground`).
+planned and published is up to the registry, in process or over HTTP (`PublishTarget`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Told = Callable[[FolderOutcome], None]
 _LISTED: Final = 10
 
 
-class Ground(Protocol):
+class PublishTarget(Protocol):
     """A registry that folders are published to: what a client can do without a tensor core of its own, too."""
 
     def plan(self, folder: PublishFolder, progress: Progress) -> PublishPreview:
@@ -47,7 +47,7 @@ class Ground(Protocol):
         """
 
 
-class BundleSource(Ground, Protocol):
+class BundleSource(PublishTarget, Protocol):
     """A service, which gives its paths as bundles, to whoever compares a folder of this machine with them."""
 
     def bases(self) -> Sequence[str]:
@@ -74,7 +74,7 @@ class BundleSource(Ground, Protocol):
 
 
 def publish_folders(
-    ground: Ground,
+    target: PublishTarget,
     folder: Path,
     base: str,
     *,
@@ -88,7 +88,7 @@ def publish_folders(
 ) -> tuple[FolderOutcome, ...]:
     """Publish every adapter in a nested folder; see `registry.operations.registry.Registry.publish_folders`."""
     nesting = nested_adapters(folder, base, rename)
-    run = _Run(ground, folder, nesting, strict, opened, told, progress)
+    run = _Run(target, folder, nesting, strict, opened, told, progress)
     run.check()
     if dry_run:
         run.tell_plans()
@@ -103,7 +103,7 @@ def publish_folders(
 
 @dataclass
 class _Run:
-    ground: Ground
+    target: PublishTarget
     folder: Path
     nesting: Nesting
     strict: tuple[NoticeCode, ...]
@@ -132,7 +132,7 @@ class _Run:
             elif (made := self._read(node)) is not None:
                 self.models[node.place] = trained_on(made.request.config)
                 try:
-                    self.previews[node.place] = self.ground.plan(made, self.progress)
+                    self.previews[node.place] = self.target.plan(made, self.progress)
                     self.read[node.place] = made
                 except UnavailableError:  # not this folder's fault
                     raise
@@ -192,7 +192,7 @@ class _Run:
             parent = f"{above.path}@{above.digest}" if above else None
             folder = self.read[node.place].with_request(parent=parent)
             try:
-                answer = self.ground.publish(folder, self.progress)
+                answer = self.target.publish(folder, self.progress)
             except UnavailableError:
                 raise
             except RegistryError as problem:  # found only in the bytes themselves

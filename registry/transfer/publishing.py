@@ -17,13 +17,14 @@ from registry.operations.arguments import check_order
 from registry.operations.publication import Publication
 from registry.progress import Progress
 from registry.reference import check_base_name
-from registry.schemas import FolderOutcome, PublishPreview
+from registry.schemas import FolderOutcome, Published, PublishPreview
 from registry.schemas.tags import NoticeCode
 
 if TYPE_CHECKING:
     from registry.folders.archives import Opened
     from registry.schemas.publishing import ImportDocument
-    from registry.transfer.publish_tree import Ground
+    from registry.transfer.publish_tree import PublishTarget
+    from registry.transfer.source import Extract
 
 Folder = str | PathLike[str]
 
@@ -32,8 +33,12 @@ class PublishingFolders(ABC):
     """The mixin; see `registry.operations.registry`."""
 
     @abstractmethod
-    def _ground(self) -> Ground:
+    def _target(self) -> PublishTarget:
         """Where the folders are checked and published."""
+
+    @abstractmethod
+    def _extract(self, publication: Publication, progress: Progress) -> Extract:
+        """What writes what is published of a full model, whose parent is looked up now."""
 
     @abstractmethod
     def _from_pickle(self, pickle: Path, out: Path) -> None:
@@ -44,10 +49,20 @@ class PublishingFolders(ABC):
 
         return opened(self._from_pickle, progress)
 
+    def _publish(self, publication: Publication, progress: Progress) -> Published:
+        from registry.transfer.publish_request import read_adapter
+
+        return self._target().publish(read_adapter(publication, progress), progress)
+
+    def _extracted(self, publication: Publication, progress: Progress) -> AbstractContextManager[Publication]:
+        from registry.transfer.source import extracted
+
+        return extracted(publication, self._extract(publication, progress), progress)
+
     def _preview(self, publication: Publication, progress: Progress) -> PublishPreview:
         from registry.transfer.publish_request import read_adapter
 
-        return self._ground().plan(read_adapter(publication, progress).with_digests(progress), progress)
+        return self._target().plan(read_adapter(publication, progress).with_digests(progress), progress)
 
     def _apply_import(
         self, document: ImportDocument, told: Callable[[FolderOutcome], None], progress: Progress
@@ -55,7 +70,7 @@ class PublishingFolders(ABC):
         from registry.transfer.apply_plan import apply_plan
 
         with self._opened(progress) as opened:
-            return apply_plan(self, self._ground(), document, opened, told, progress)  # type: ignore[arg-type]
+            return apply_plan(self, self._target(), document, opened, told, progress)  # type: ignore[arg-type]
 
     def _publish_folders(
         self,
@@ -75,7 +90,7 @@ class PublishingFolders(ABC):
         check_order(folder, base, check_base_name, "registry publish -r {folder} {name}", "the folder")
         with self._opened(progress) as opened:
             return publish_folders(
-                self._ground(),
+                self._target(),
                 opened.folder(own_folder(folder, "publish -r")),
                 base,
                 rename=rename,

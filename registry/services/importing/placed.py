@@ -27,7 +27,7 @@ from registry.schemas.publishing import FullSize
 from registry.services.exact.figures import Apart, full_size, models_apart
 from registry.services.importing.reading import Adapter, Contents
 from registry.services.publishing.port import Port
-from registry.transfer.publish_tree import Ground
+from registry.transfer.publish_tree import PublishTarget
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Side:
     """A registry, and how folders are compared, checked and published in it."""
 
     registry: Registry
-    ground: Ground
+    folders: PublishTarget
     port: Callable[[Progress], AbstractContextManager[Port]]  # what folders are compared with
 
 

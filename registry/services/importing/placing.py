@@ -300,7 +300,7 @@ class Settling:
             path = TreePath(above.base, (*above.names, target.name))
             word = {"parent": str(above), "skip_parent_check": True, "find_parent": False} if given else {}
             made = replace(one.made, trained_on=None).with_request(path=str(path), compared=compared, **word)
-            answer = self.private.ground.publish(made, SILENT)
+            answer = self.private.folders.publish(made, SILENT)
         except UnavailableError:
             raise
         except RegistryError as problem:
@@ -396,7 +396,7 @@ class Settling:
         for name in sorted(set(self.there.bases.values()) - set(self.done.bases.values())):
             made = one.made.with_request(path=str(free_path(TreePath(name), "probe", self.there.taken)))
             try:
-                self.target.ground.plan(made, SILENT)
+                self.target.folders.plan(made, SILENT)
             except UnavailableError:
                 raise
             except RegistryError:

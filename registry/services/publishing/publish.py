@@ -58,7 +58,6 @@ from registry.transfer.publish_request import (
     check_claims,
     check_document,
     preview,
-    read_adapter,
 )
 from registry.transfer.trained_on import receipt_of_parent
 
@@ -69,52 +68,19 @@ The watch has to see the bytes of the weights.
 """
 
 
-def publish(deployment: Deployment, publication: Publication, progress: Progress) -> Published:
-    """Publish an adapter; see `registry.operations.registry.Registry.publish`.
-
-    Raises:
-        NotAllowedError: the principal may not publish at this path.
-        UsageError, NotFoundError, ConflictError: the path or the parent; see `registry.services.publishing.parents`.
-        InvalidAdapterError: the adapter can't be composed exactly; the code says which rule it breaks.
-        What `registry.folders.hub.repository.bring` raises, if the folder is a repository of a Hub.
-    """
-    require_publishing(deployment, publication.path)
-    return publish_folder(deployment, read_adapter(publication, progress), progress)
-
-
-def publish_folder(deployment: Deployment, folder: PublishFolder, progress: Progress) -> Published:
-    """Publish a folder that was read, after the check of rights; raises what `publish` raises."""
-    folder = with_compared(InProcess(deployment), folder, progress)
-
-    def take_files(intake: Intake, _candidate: Candidate, watch: Watch) -> Files:
-        progress.begin("Publishing", folder.size)
-        files = {
-            one.path: intake.file(one.file, watch if one.path == folder.form.weights else None) for one in folder.files
-        }
-        folder.check(files)
-        return files
-
-    draft = Draft.of_request(folder.request, folder.form, folder.weights.size)
-    return publish_draft(deployment, draft, take_files, progress)
-
-
 def plan_publish(deployment: Deployment, request: PublishRequest) -> PublishPlan:
     """Check a request; see `registry.operations.transfer.Transfer.plan_publish`.
 
     Raises:
-        What `publish` raises.
+        What `InProcess.publish` raises.
     """
-    return planned_publish(deployment, request)[1]
+    return _planned(deployment, request, None)[1]
 
 
-def planned_publish(
-    deployment: Deployment, request: PublishRequest, lineage: LoadedPath | None = None
+def _planned(
+    deployment: Deployment, request: PublishRequest, lineage: LoadedPath | None
 ) -> tuple[Candidate, PublishPlan]:
-    """Like `plan_publish`, and also returns the candidate; ``lineage``: of a parent that is only planned, if known.
-
-    Raises:
-        What `publish` raises.
-    """
+    """Also the candidate; ``lineage``: of a parent that is only planned, if known."""
     draft, claims = _announced(request, {})
     candidate = check_draft(deployment, draft, claims, nesting=Nesting(lineage))
     found = candidate.found
@@ -141,7 +107,7 @@ def commit_publish(deployment: Deployment, commit: PublishCommit, progress: Prog
     """Publish an adapter that was planned and uploaded; see `registry.operations.transfer.Transfer.commit_publish`.
 
     Raises:
-        What `publish` raises, and
+        What `InProcess.publish` raises, and
         NotFoundError: bytes are neither stored nor uploaded.
         UnavailableError: ``upload_incomplete``, the store lost some of the uploaded bytes.
         IntegrityError: ``upload_mismatch``, or ``copy_mismatch``.
@@ -175,7 +141,7 @@ def publish_draft(deployment: Deployment, draft: Draft, files: Claims | Take, pr
         progress: of taking and checking them.
 
     Raises:
-        What `publish` raises.
+        What `InProcess.publish` raises.
     """
     return retry_collected(lambda: _publish_once(deployment, draft, files, progress))
 
@@ -314,7 +280,7 @@ class InProcess:
     def plan(self, folder: PublishFolder, progress: Progress) -> PublishPreview:
         require_publishing(self.deployment, TreePath.parse(folder.request.path))
         request = with_compared(self, folder, progress).request
-        candidate, plan = planned_publish(self.deployment, request, self._planned(request))
+        candidate, plan = _planned(self.deployment, request, self._planned(request))
         with FileSource(folder.weights.file) as source:
             if candidate.exact is not None:
                 progress.begin("Checking the model", candidate.exact.bytes_of_tensors)
@@ -339,8 +305,28 @@ class InProcess:
         return found
 
     def publish(self, folder: PublishFolder, progress: Progress) -> Published:
+        """Publish a folder; see `registry.operations.registry.Registry.publish`.
+
+        Raises:
+            NotAllowedError: the principal may not publish at this path.
+            UsageError, NotFoundError, ConflictError: the path or the parent; see
+                `registry.services.publishing.parents`.
+            InvalidAdapterError: the adapter can't be composed exactly; the code says which rule it breaks.
+        """
         require_publishing(self.deployment, TreePath.parse(folder.request.path))
-        return publish_folder(self.deployment, folder, progress)
+        folder = with_compared(InProcess(self.deployment), folder, progress)  # as it is now, whatever was planned
+
+        def take_files(intake: Intake, _candidate: Candidate, watch: Watch) -> Files:
+            progress.begin("Publishing", folder.size)
+            files = {
+                one.path: intake.file(one.file, watch if one.path == folder.form.weights else None)
+                for one in folder.files
+            }
+            folder.check(files)
+            return files
+
+        draft = Draft.of_request(folder.request, folder.form, folder.weights.size)
+        return publish_draft(self.deployment, draft, take_files, progress)
 
     def compare(self, folder: PublishFolder, progress: Progress) -> PublishFolder:
         return with_compared(self, folder, progress)

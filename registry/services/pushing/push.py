@@ -157,7 +157,7 @@ def take_push(deployment: Deployment, push: Push) -> Taken:
 
     Raises:
         UnavailableError: ``too_large``.
-        What `registry.services.publishing.publish.publish` raises.
+        What `registry.services.publishing.publish.publish_draft` raises.
     """
     sent = {name: file for name, file in push.files.items() if name in TAKEN}
     for name, file in sent.items():

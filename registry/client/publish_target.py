@@ -34,7 +34,7 @@ from registry.transfer.trained_on import receipt_of_parent
 
 
 @dataclass(frozen=True)
-class RemoteGround:
+class RemoteTarget:
     """A service, and what this machine can compare and check itself.
 
     Args:
@@ -78,7 +78,8 @@ class RemoteGround:
         yield "whether its weights fit those of its lineage: the service checks that when they are published"
 
     def publish(self, folder: PublishFolder, progress: Progress) -> Published:
-        return publish_folder(self.transport, self.compare(folder, progress), progress)
+        hashed = folder if folder.hashed else folder.with_digests(progress)
+        return publish_folder(self.transport, self.compare(hashed, progress), progress)
 
     def compare(self, folder: PublishFolder, progress: Progress) -> PublishFolder:
         """The service trusts what this machine finds, since it has never seen the folder that was trained on."""
