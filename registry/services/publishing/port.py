@@ -38,7 +38,7 @@ class Compared:
 
     def once(self, folder: Path, paths: Sequence[LoadedPath], compare: Callable[[], _Found]) -> _Found:
         """What `compare_whole` says of a folder and these paths; raises what it raises."""
-        key = folder, tuple(f"{link} {path.tip}" for path in paths for link in (path.reference, *_links(path)))
+        key = folder, tuple(f"{one.reference} {path.tip}" for path in paths for one in (path, *path.links))
         if key not in self._known:
             try:
                 self._known[key] = compare()
@@ -48,10 +48,6 @@ class Compared:
         if isinstance(found, NotComparableError):
             raise found
         return found
-
-
-def _links(path: LoadedPath) -> list[str]:
-    return [link.reference for link in path.links]
 
 
 class Port(Blobs, Protocol):
