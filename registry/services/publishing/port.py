@@ -34,11 +34,11 @@ class Compared:
     Folders are taken to stay as they are.
     """
 
-    _known: dict[tuple[Path, tuple[str, ...]], _Found | NotComparableError] = field(default_factory=dict)
+    _known: dict[tuple[Path, tuple[tuple[str, ...], ...]], _Found | NotComparableError] = field(default_factory=dict)
 
     def once(self, folder: Path, paths: Sequence[LoadedPath], compare: Callable[[], _Found]) -> _Found:
         """What `compare_whole` says of a folder and these paths; raises what it raises."""
-        key = folder, tuple(f"{one.reference} {path.tip}" for path in paths for one in (path, *path.links))
+        key = folder, tuple((path.tip, path.reference, *(one.reference for one in path.links)) for path in paths)
         if key not in self._known:
             try:
                 self._known[key] = compare()
