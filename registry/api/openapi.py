@@ -1,8 +1,13 @@
-"""The description of the API: what the routes declare, and what all of them share is added here once."""
+"""The description of the API: what the routes declare, and what all of them share is added here once.
+
+Its examples are what a demo registry was asked and answered: ``python -m tests.api.recorded`` writes examples.json.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from importlib.resources import files
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -10,9 +15,10 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
-from registry.api.examples import EXAMPLES
 from registry.http.errors import MEDIA_TYPE
 from registry.http.payloads import JSON, JsonBody, call_of
+from registry.operations.operation import Listing
+from registry.operations.table import OPERATIONS
 from registry.schemas import Schema
 from registry.schemas.protocol import API, Problem
 from registry.version import __version__
@@ -34,6 +40,21 @@ _MEANINGS: Final = {
     422: "The request does not match the schema of the route, or what it describes can't be accepted.",
     500: "A bug, or stored bytes are damaged.",
     503: "The service can't answer now; retry after the time in Retry-After.",
+}
+
+
+def _own_examples() -> Iterator[tuple[str, Any]]:
+    """Of schemas that bring theirs, as pydantic has it."""
+    for operation in OPERATIONS:
+        for schema in (operation.request, operation.item if isinstance(operation, Listing) else operation.answer):
+            extra = getattr(schema, "model_config", {}).get("json_schema_extra")
+            if isinstance(extra, dict):
+                yield schema.__name__, extra["example"]
+
+
+EXAMPLES: Final[dict[str, Any]] = {
+    **json.loads((files(__package__) / "examples.json").read_text(encoding="utf-8")),
+    **dict(_own_examples()),
 }
 
 

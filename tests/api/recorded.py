@@ -1,5 +1,7 @@
 """Records the examples of the API: what a demo registry was asked, and answered, in the examples of the Python API.
 
+What these don't ask for over HTTP is asked for here.
+
 ``python -m tests.api.recorded`` writes `registry/api/examples.json`.
 """
 
@@ -11,18 +13,27 @@ import os
 import re
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
+import httpx
+
 import registry
-from registry.api.openapi import describe
+from registry.api import openapi
+from registry.api.routes import About, Alive, Ready
 from registry.app import service_app
 from registry.operations.operation import Listing, Operation
-from registry.schemas import Schema
+from registry.operations.table import RETABLE
+from registry.schemas import Identity, Schema
+from registry.schemas.protocol import API, Problem
+from registry.schemas.requests import RetableRequest
+from registry.schemas.transfer import ArtifactPlan
 from registry.services.deployment import Deployment
+from registry.services.jobs import submit
 from registry.services.local import LocalRegistry
 from tests.kit import serving
 from tests.operations.documented import with_examples
@@ -32,7 +43,18 @@ from tests.root import ROOT
 FILE: Final = ROOT / "registry" / "api" / "examples.json"
 _AT: Final = "2026-11-25T09:30:00Z"
 _MOST: Final = 2  # items of a list
-_OF_HERE: Final = {"host": "registry-0", "process": 17, "processor": "AMD EPYC 7B13", "secret": "SECRET"}
+_OF_HERE: Final = {
+    "host": "registry-0", "process": 17, "processor": "AMD EPYC 7B13",
+    "secret": "SECRET", "numerics": "0123456789abcdef", "torch": "2.13.0",
+}  # fmt: skip
+_ASKED: Final[dict[type[Schema], str]] = {
+    About: API,
+    Alive: "/healthz",
+    Ready: "/readyz",
+    Identity: f"{API}/whoami",
+    ArtifactPlan: f"{API}/artifacts?ref=llama/support",
+    Problem: f"{API}/log?path=llama/suport",
+}
 _LONG: Final = re.compile(r"[A-Za-z0-9+/=]{200,}")  # bytes as a text
 
 
@@ -99,7 +121,7 @@ def recording(found: dict[str, Any]) -> Iterator[None]:
 
         def document() -> Any:
             if not documents:
-                documents.append(describe(app))
+                documents.append(openapi.describe(app))
             return documents[0]
 
         app.add_middleware(Recorder, found=found, document=document)
@@ -111,10 +133,9 @@ def recording(found: dict[str, Any]) -> Iterator[None]:
 
     def do(deployment: Deployment, operation: Operation[Any, Any], request: Any, progress: Any) -> Any:
         answer = done(deployment, operation, request, progress)
-        if operation.method in {"POST", "PUT"}:
-            keep(request)
-        for one in answer if isinstance(answer, tuple) else (answer,):
-            keep(one)
+        if operation.address:
+            for one in answer if isinstance(answer, tuple) else (answer,):
+                keep(one)
         return answer
 
     def page(deployment: Deployment, listing: Listing[Any, Any], *given: Any) -> Any:
@@ -125,6 +146,7 @@ def recording(found: dict[str, Any]) -> Iterator[None]:
 
     done, listed = Deployment.do, Deployment.page
     with (
+        patch.object(openapi, "EXAMPLES", defaultdict(dict)),
         patch.object(serving, "service_app", made),
         patch.object(Deployment, "do", do),
         patch.object(Deployment, "page", page),
@@ -151,14 +173,28 @@ def recorded() -> dict[str, Any]:
             finally:
                 os.chdir(here)
                 shutil.rmtree(folder)
-        with LocalRegistry.open(furnished / REGISTRY, cache_folder=furnished / "cache") as team:
-            for one in of_jobs(team, furnished):
-                found.setdefault(type(one).__name__, []).append(one.model_dump(mode="json"))
+        for answers in (of_service, of_jobs):
+            with LocalRegistry.open(furnished / REGISTRY, cache_folder=furnished / "cache") as team:
+                for one in answers(team, furnished):
+                    found.setdefault(type(one).__name__, []).append(one.model_dump(mode="json"))
     return {name: shortened(max(values, key=richness)) for name, values in sorted(found.items())}
+
+
+def of_service(local: LocalRegistry, furnished: Path) -> Iterator[Schema]:
+    """What only a service answers, and what a client does not ask for in the examples."""
+    with serving.ServedRegistry(local, furnished / "cache") as team:
+        team.tag("llama/support@1", "prod")
+        team.tag("llama/support", "prod", undo=True)
+        token = team.create_token("writer", name="ci of support", scopes=["llama/support"]).secret
+        for schema, address in _ASKED.items():
+            answer = httpx.get(team.url + address, headers={"Authorization": f"Bearer {token}"}, timeout=120)
+            yield schema.model_validate_json(answer.text)
 
 
 def of_jobs(team: LocalRegistry, furnished: Path) -> Iterator[Schema]:
     """What jobs answer, of which a service tells only the job at first; and what is left of a revision."""
+    yield submit(team.deployment, RETABLE, RetableRequest(base="llama"))
+    yield from team.jobs()
     yield team.add_base("tiny", furnished / "Llama-3.2-1B")
     yield team.retable("llama")
     yield team.dense_stats("llama/support")

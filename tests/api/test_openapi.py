@@ -11,8 +11,7 @@ from pydantic import BaseModel
 
 from registry import schemas
 from registry.api import routes as routes_of_the_api
-from registry.api.examples import EXAMPLES
-from registry.api.openapi import body_schema, describe, json_routes
+from registry.api.openapi import EXAMPLES, body_schema, describe, json_routes
 from registry.app import service_app
 from registry.schemas import (
     artifacts,

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.api.examples import EXAMPLES
+from registry.api.openapi import EXAMPLES
 from registry.errors import UnavailableError
 from registry.schemas import (
     BaseSummary,
