@@ -1,11 +1,25 @@
-"""Numbers, sizes, times and untrusted text as people read them: on screens, in notebooks and in messages."""
+"""Numbers, sizes, times and untrusted text as people read them: on screens, in notebooks and in messages.
+
+A *span* is a piece of text that is never broken (a reference, a digest, a size) with a style; free text is broken
+between words. A *cell* says one thing: of spans and texts, a tuple is read as one item, a list as several.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeAlias
+
+# Styles by meaning, as a terminal shows them.
+REFERENCE: Final = "bold"
+TAG: Final = "cyan"
+BEHIND: Final = "yellow"
+GONE: Final = "red"
+NEW: Final = "green"
+QUIET: Final = "dim"
 
 _AGES: Final = ((365 * 86400, "year"), (30 * 86400, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
@@ -16,6 +30,65 @@ def clean(text: str) -> str:
         char if char.isprintable() else " " if char.isspace() else char.encode("unicode_escape").decode("ascii")
         for char in text
     )
+
+
+@dataclass(frozen=True)
+class Span:
+    """Text in one style that stays on one line."""
+
+    text: str
+    style: str = ""
+
+    @property
+    def cells(self) -> int:
+        """The width of the text on a terminal, in columns."""
+        return sum(_columns(char) for char in self.text)
+
+
+Cell: TypeAlias = "str | Span | Sequence[Cell] | None"
+
+
+def _columns(char: str) -> int:
+    if char.isascii():
+        return 1
+    if unicodedata.combining(char):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def words(text: str | None, style: str = "") -> tuple[Span, ...]:
+    """Free text as spans that may be broken between words."""
+    return tuple(Span(word, style) for word in clean(text or "").split(" ") if word)
+
+
+def phrase(text: str | None, style: str = "") -> Span:
+    """Untrusted text as one span, safe to print."""
+    return Span(clean(text or ""), style)
+
+
+def quiet(text: str | None) -> tuple[Span, ...]:
+    """Free text that matters less."""
+    return words(text, QUIET)
+
+
+def reference(text: str | None) -> Span:
+    """A reference or a path."""
+    return phrase(text, REFERENCE)
+
+
+def items(cell: Cell) -> list[list[Span]]:
+    """What a cell says, an item after another; none where it says nothing."""
+    parts = cell if isinstance(cell, list) else [cell]
+    found = (items(part) if isinstance(part, list) else [_said(part)] for part in parts)
+    return [item for several in found for item in several if item]
+
+
+def _said(cell: Cell) -> list[Span]:
+    if cell is None or isinstance(cell, str):
+        return [*words(cell)]
+    if isinstance(cell, Span):
+        return [cell] if cell.text else []
+    return [span for part in cell for span in _said(part)]
 
 
 def command(*words: object) -> str:

@@ -7,13 +7,13 @@ read for composing, and are not visible otherwise. What a token may not see does
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from registry.errors import NotAllowedError
 from registry.reference import Path
 
 Role = Literal["reader", "writer", "admin"]
-ROLES: Final[tuple[Role, ...]] = ("reader", "writer", "admin")  # each may do what those before it may
+ROLES: Final[tuple[Role, ...]] = get_args(Role)  # each may do what those before it may
 
 
 @dataclass(frozen=True)

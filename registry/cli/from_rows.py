@@ -1,16 +1,19 @@
 """Commands that are a row of the table of operations: they ask, do, and show.
 
 The options are the fields of the row's request, with the help that stands there; what is shown is described with the
-answer, or rendered by a function of `registry.cli.render`.
+answer, as a list or by a function.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, EnumType, StrEnum
+from enum import Enum, StrEnum
+from functools import reduce
 from inspect import Parameter, Signature
+from operator import or_
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -43,7 +46,7 @@ class FromRow:
         about: the help.
         words: fields that are words of the command line and no options, in order; those that are required always are.
         names: what the method calls a field, where that is another name.
-        lines: the function that renders the answer, by its place in `registry.cli`; empty: as it is described.
+        parts: the function that describes the answer, by its place in `registry`; empty: a list, as its row says.
         then: the function that says more, of the context, the answer, and what was given.
         limit: of a list: how many are listed where nothing is said, and the help of ``--limit``; None: no such option.
         none: what is said of a list where there is nothing; ``{url}`` is the registry.
@@ -55,7 +58,7 @@ class FromRow:
     about: str
     words: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
-    lines: str = ""
+    parts: str = ""
     then: str = ""
     limit: tuple[int | None, str] | None = None
     none: str = ""
@@ -68,7 +71,7 @@ class FromRow:
             from registry.cli.session import session
 
             with session(url, as_json) as context:
-                self._answer(context, {name: _plain(value) for name, value in given.items()})
+                self._answer(context, {name: _joined(value) for name, value in given.items()})
 
         run.__doc__ = self.about
         run.__signature__ = Signature(list(self._parameters()))  # type: ignore[attr-defined]
@@ -78,19 +81,18 @@ class FromRow:
         if self.progress:
             given["progress"] = run.progress
         answer = getattr(run.registry, self.method)(**given)
-        run.answer(answer, lambda width: self._lines(answer, width))
+        run.answer(answer, self._described)
         if self.none and not answer:
             run.say(self.none.format(url=run.registry.url))
         if self.then:
             found(self.then)(run, answer, given)
 
-    def _lines(self, answer: Any, width: int | None) -> Any:
-        if self.lines:
-            return found(self.lines)(answer, width)
-        from registry.cli.render.lists import listed_lines
+    def _described(self, answer: Any) -> Any:
+        if self.parts:
+            return found(self.parts)(answer)
         from registry.operations import table
 
-        return listed_lines(getattr(table, self.row).described, answer, width)
+        return [getattr(table, self.row).described.block(answer)]
 
     def _parameters(self) -> Iterator[Parameter]:
         from registry.operations import table
@@ -116,7 +118,7 @@ def _parameter(name: str, annotation: object, default: object) -> Parameter:
 
 def _option(name: str, called: str, hint: Any, given: Param, *, word: bool) -> Any:
     """The type of a field with what Typer is told of it."""
-    kind, optional = _type_of(called, hint)
+    kind, optional = _type_of(hint)
     about: dict[str, Any] = {
         "help": given.help or given.description,
         "autocompletion": (_WORDS if word else _COMPLETED).get(name) if kind is str else None,
@@ -131,30 +133,52 @@ def _option(name: str, called: str, hint: Any, given: Param, *, word: bool) -> A
     return Annotated[kind | None if optional else kind, told]
 
 
-def _type_of(name: str, hint: Any) -> tuple[Any, bool]:
+def _type_of(hint: Any) -> tuple[Any, bool]:
     """The type of an option's value, and whether it may be None: words are a choice, and all else texts, as times."""
     hint = _bare(hint)
     parts = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
     kind = _bare(next(part for part in parts if part is not NoneType))
-    if get_origin(kind) is Literal:
-        choice: Any = StrEnum
-        kind = choice(name, {word.upper(): word for word in get_args(kind)})
-    return kind if kind in {int, float, bool} or isinstance(kind, EnumType) else str, NoneType in parts
+    return kind if kind in {int, float, bool} or get_origin(kind) is Literal else str, NoneType in parts
 
 
 def _bare(hint: Any) -> Any:
     return _bare(get_args(hint)[0]) if get_origin(hint) is Annotated else hint
 
 
-def _plain(value: Any) -> Any:
-    """What the method is given: words as texts, and what may be repeated as one text."""
-    if isinstance(value, list):
-        return ",".join(value) or None
-    return value.value if isinstance(value, Enum) else value
+def with_choices(function: Callable[..., None]) -> Callable[..., None]:
+    """A function whose words (``Literal``) are choices: all versions of Typer know enums, and it is given texts."""
+    signature, hints = inspect.signature(function), get_type_hints(function, include_extras=True)
+    told = {name: one.annotation for name, one in signature.parameters.items()}
+    given = {name: hints[name] if isinstance(hint, str) else hint for name, hint in told.items()}
+    choices = {name: _choice(hint) for name, hint in given.items()}
+    if choices == given:
+        return function
+
+    def run(**given: Any) -> None:
+        function(**{name: value.value if isinstance(value, Enum) else value for name, value in given.items()})
+
+    parameters = [one.replace(annotation=choices[name]) for name, one in signature.parameters.items()]
+    run.__doc__, run.__annotations__ = function.__doc__, choices
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return run
+
+
+def _choice(hint: Any) -> Any:
+    if get_origin(hint) is Annotated:
+        return Annotated[_choice(get_args(hint)[0]), *get_args(hint)[1:]]
+    if get_origin(hint) in {Union, UnionType}:
+        return reduce(or_, map(_choice, get_args(hint)))
+    choice: Any = StrEnum
+    return choice("Choice", {word.upper(): word for word in get_args(hint)}) if get_origin(hint) is Literal else hint
+
+
+def _joined(value: Any) -> Any:
+    """What the method is given: what may be repeated as one text."""
+    return (",".join(value) or None) if isinstance(value, list) else value
 
 
 def found(place: str) -> Callable[..., Any]:
-    """The function at a place in `registry.cli`, by the name that this package goes by: `registry` may be another."""
+    """The function at a place beside this module, by the name that this package goes by: `registry` may be another."""
     module, _, name = place.rpartition(".")
-    function: Callable[..., Any] = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+    function: Callable[..., Any] = getattr(importlib.import_module(f".{module}", __package__), name)
     return function

@@ -6,15 +6,15 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
 from registry.cli import completion
 from registry.errors import UnavailableError, UsageError
 from registry.folders.local_files import reason
+from registry.schemas.form import MeasuredRows, Onto, WrittenDtype
 from registry.settings import parse_duration
 
 _PICTURES: Final = {".png", ".jpg", ".jpeg", ".pdf", ".webp", ".gif", ".html"}
@@ -65,70 +65,6 @@ def write_file(option: str, file: str, text: str) -> None:
 _NUMBER: Final = re.compile(r"(-?[0-9]+(?:[.,][0-9]+)?)( ?%)?")
 
 
-class Kind(StrEnum):
-    """Values of ``--as``: the rows of `registry.schemas.artifacts`."""
-
-    LORA = "lora"
-    MERGED = "merged"
-    PUBLISHED = "published"
-
-
-class FloatType(StrEnum):
-    """Values of ``stats --fidelity``."""
-
-    BF16 = "bf16"
-    FP16 = "fp16"
-    FP32 = "fp32"
-
-
-class WrittenType(StrEnum):
-    """Values of ``fetch --dtype``."""
-
-    BF16 = "bf16"
-    FP16 = "fp16"
-    FP32 = "fp32"
-    KEEP = "keep"
-    FP8 = "fp8"
-
-
-class OntoChoice(StrEnum):
-    """What adapters are merged onto."""
-
-    TRAINED = "trained"
-
-
-class QuantizationChoice(StrEnum):
-    """Values of ``--base-quantization``."""
-
-    FP8 = "fp8"
-    MXFP4 = "mxfp4"
-    BITSANDBYTES = "bitsandbytes"
-
-
-class RowsChoice(StrEnum):
-    """Values of ``--fidelity`` where a model is made: of which rows it is measured."""
-
-    SAMPLE = "sample"
-    FULL = "full"
-
-
-class EngineChoice(StrEnum):
-    """Values of ``--engine`` and ``--for``: the rows of `registry.engines.rules`."""
-
-    VLLM = "vllm"
-    SGLANG = "sglang"
-    PEFT = "peft"
-    TRANSFORMERS = "transformers"
-
-
-class RoleName(StrEnum):
-    """Values of ``token create --role``; each includes the rights of those before it."""
-
-    READER = "reader"
-    WRITER = "writer"
-    ADMIN = "admin"
-
-
 def _from_root(context: typer.Context, value: Any) -> Any:
     """Fall back to the same option given before the command."""
     name = "url" if isinstance(value, str | None) else "as_json"
@@ -173,6 +109,8 @@ TagName = Annotated[
     ),
 ]
 OldNames = Annotated[bool, typer.Option("--all", help="List old names too: of what was renamed.")]
+Kind = Literal["lora", "merged", "published"]
+"""The words of `registry.schemas.form.ArtifactKind`, in the order of the help."""
 As = Annotated[Kind, typer.Option("--as", help="One composed LoRA, the merged model, or the bytes as published.")]
 MaterialisedAs = Annotated[  # the registry rejects published, with the reason
     Kind | None,
@@ -212,7 +150,7 @@ MaxLoraRank = Annotated[
     ),
 ]
 WrittenAs = Annotated[
-    WrittenType | None,
+    WrittenDtype | None,
     typer.Option(
         "--dtype",
         help="Write all float tensors in this dtype. On a quantised base, keep: what no link changes stays as it is; "
@@ -229,13 +167,13 @@ MinFidelity = Annotated[
     ),
 ]
 MergedOnto = Annotated[
-    OntoChoice | None,
+    Onto | None,
     typer.Option(
         "--onto", help="With --as merged: trained, for the 4 bit weights that it was trained on, not those stored."
     ),
 ]
 Measured = Annotated[
-    RowsChoice, typer.Option("--fidelity", help="With --as merged: measure what rounding keeps on these rows.")
+    MeasuredRows, typer.Option("--fidelity", help="With --as merged: measure what rounding keeps on these rows.")
 ]
 Metrics = Annotated[
     list[str] | None,

@@ -8,15 +8,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from registry.bars import RichProgress
-from registry.cli.render.screen import BEHIND, Line, Screen, stderr, stdout
-from registry.figures import command
+from registry.cli.render.screen import Line, Screen, lines_of, stderr, stdout
+from registry.figures import BEHIND, command
 
 if TYPE_CHECKING:
     from registry.operations.registry import Registry
     from registry.schemas import Schema
+    from registry.schemas.frames import Block
+
+Answer = TypeVar("Answer", bound="Schema | Sequence[Any]")
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,18 @@ class Session:
     talk: Screen
     progress: RichProgress
 
-    def answer(self, answer: Schema | Sequence[Schema], lines: Callable[[int | None], Iterable[Line]]) -> None:
-        """Print a result: one JSON document, or the lines that ``lines`` returns for a width."""
+    def answer(self, answer: Answer, described: Callable[[Answer], Iterable[Block | Line]]) -> None:
+        """Print a result: one JSON document, or what describes it as people read it."""
         self.progress.pause()
         if self.as_json:
             print_json(as_document(answer))
         else:
-            self.out.show(lines(self.out.width))
+            self.show(described(answer))
 
-    def show(self, lines: Iterable[Line]) -> None:
-        """Print lines of a result that has no JSON form."""
+    def show(self, blocks: Iterable[Block | Line]) -> None:
+        """Print what has no JSON form."""
         self.progress.pause()
-        self.out.show(lines)
+        self.out.show(lines_of(blocks, self.out.width))
 
     def say(self, text: str, style: str = "dim") -> None:
         """Print a message that is not part of the result."""
@@ -82,15 +85,13 @@ def print_json(document: object) -> None:
     sys.stdout.flush()
 
 
-def answer_alone(
-    answer: Schema | Sequence[Schema], lines: Callable[[int | None], Iterable[Line]], *, as_json: bool
-) -> None:
+def answer_alone(answer: Answer, described: Callable[[Answer], Iterable[Block | Line]], *, as_json: bool) -> None:
     """Print the result of a command that opens no registry."""
     if as_json:
         print_json(as_document(answer))
         return
     out = stdout()
-    out.show(lines(out.width))
+    out.show(lines_of(described(answer), out.width))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from registry.cli.exit_codes import PARSER_ERROR
-from registry.cli.from_rows import FromRow, found
+from registry.cli.from_rows import FromRow, found, with_choices
 
 ALONE: Final = {"--strict": "all"}
 """Options whose value may be left out, after ``=`` only, and what it is then."""
@@ -53,7 +53,7 @@ GROUPS: Final[Mapping[str, Places]] = {
             the weights of a revision would change.
             """,
             names={"base": "name"},
-            lines="commands.delete.retabled_lines",
+            parts="commands.delete.retabled",
             then="commands.delete.after_retabling",
             progress=True,
         ),
@@ -67,7 +67,7 @@ GROUPS: Final[Mapping[str, Places]] = {
             changes nothing else.
             """,
             names={"base": "name"},
-            lines="commands.delete.measured_lines",
+            parts="commands.delete.measured",
             progress=True,
         ),
         "rename": FromRow(
@@ -79,7 +79,7 @@ GROUPS: Final[Mapping[str, Places]] = {
             leave them out. Protected patterns hold for the new name too; the protected tags themselves are set by an
             admin.
             """,
-            lines="commands.labels.renamed_lines",
+            parts="commands.labels.renamed",
             then="commands.labels.after_renaming",
         ),
         "also-known-as": FromRow(
@@ -90,7 +90,7 @@ GROUPS: Final[Mapping[str, Places]] = {
             It answers under the repo that it was taken from without this. Adapters that name the id as what they were
             trained on count as trained on the base model. The output lists all its repo ids.
             """,
-            lines="commands.labels.known_as_lines",
+            parts="commands.labels.known_as",
         ),
         "delete": "delete.base_delete",
         "protect-tag": FromRow(
@@ -100,7 +100,7 @@ GROUPS: Final[Mapping[str, Places]] = {
 
             The output lists all protected patterns of this base model.
             """,
-            lines="commands.delete.protected_lines",
+            parts="commands.delete.protected",
             then="commands.delete.after_protecting",
         ),
     },
@@ -113,7 +113,7 @@ GROUPS: Final[Mapping[str, Places]] = {
 
             Nothing is deleted.
             """,
-            lines="render.results.retention_lines",
+            parts="render.results.retention",
             then="commands.storage.say_what_runs",
         ),
         "clear": FromRow(
@@ -123,7 +123,7 @@ GROUPS: Final[Mapping[str, Places]] = {
 
             Nothing is deleted by it from now on. What was deleted stays so: `registry delete --undo` restores it.
             """,
-            lines="render.results.cleared_lines",
+            parts="render.results.cleared",
         ),
         "run": FromRow(
             "RUN_RETENTION",
@@ -134,7 +134,7 @@ GROUPS: Final[Mapping[str, Places]] = {
             run deleted, unless something else was deleted there since. Remove the rule first, or the next run deletes
             it again. Numbers are never reused.
             """,
-            lines="render.results.retention_lines",
+            parts="render.results.retention",
             then="commands.storage.after_running",
             progress=True,
         ),
@@ -152,7 +152,7 @@ GROUPS: Final[Mapping[str, Places]] = {
             "revoke_token",
             about="Revoke a token immediately.",
             names={"id": "token"},
-            lines="commands.access.revoked_lines",
+            parts="commands.access.revoked",
             then="commands.access.after_revoking",
         ),
     },
@@ -172,7 +172,7 @@ COMMANDS: Final[Places] = {
         "SHOW",
         "show",
         about="Show everything about a revision or a base model.",
-        lines="render.details.show_lines",
+        parts=".schemas.sheets.shown",
         then="commands.browse.after_showing",
     ),
     "diff": "browse.diff",
@@ -185,7 +185,7 @@ COMMANDS: Final[Places] = {
 
         Root first, one line per link, with full digests.
         """,
-        lines="render.lists.resolve_lines",
+        parts=".schemas.sheets.resolved",
         then="commands.browse.after_resolving",
     ),
     "search": FromRow(
@@ -196,15 +196,13 @@ COMMANDS: Final[Places] = {
         Of each adapter, the newest matching revision is shown, or with --all-revisions all of them.
         """,
         words=("text",),
-        lines="render.lists.search_lines",
+        parts=".schemas.sheets.matching",
         then="commands.browse.after_searching",
         limit=(None, "List at most this many revisions."),
     ),
     "tags": TAGS,
     "tag": "publish.tag",
-    "untag": FromRow(
-        "UNTAG", "untag", about="Remove a tag; the revision stays.", lines="commands.publish.removed_lines"
-    ),
+    "untag": FromRow("UNTAG", "untag", about="Remove a tag; the revision stays.", parts="commands.publish.removed"),
     "annotate": "publish.annotate",
     "rename": FromRow(
         "RENAME",
@@ -215,7 +213,7 @@ COMMANDS: Final[Places] = {
         are the same under the new name, except for protected tags, which an admin sets. The old name goes on: it can be
         fetched, and shows the new name. Nothing can be published to it, and lists leave it out.
         """,
-        lines="commands.labels.renamed_lines",
+        parts="commands.labels.renamed",
         then="commands.labels.after_renaming",
     ),
     "card": "labels.card",
@@ -232,7 +230,7 @@ COMMANDS: Final[Places] = {
         "WHOAMI",
         "whoami",
         about="Show which registry is in use, as whom and with which rights.",
-        lines="commands.access.identity_lines",
+        parts="commands.access.identity",
     ),
     "env": "access.env",
     "events": "service.events",
@@ -255,7 +253,7 @@ COMMANDS: Final[Places] = {
         Also when it was last collected and checked. For an admin without scopes. It is what the database tells: the
         processes that answer requests write a row of themselves every half minute. What is not known is said so.
         """,
-        lines="commands.service.health_lines",
+        parts="commands.service.health",
     ),
     "du": FromRow(
         "DU",
@@ -268,7 +266,7 @@ COMMANDS: Final[Places] = {
         the most OWN are listed; the totals count all. A token with scopes sees sizes as if nothing else were stored.
         """,
         words=("path",),
-        lines="commands.storage.usage_lines",
+        parts="commands.storage.usage",
     ),
     "gc": FromRow(
         "GC",
@@ -278,7 +276,7 @@ COMMANDS: Final[Places] = {
         Only what has not been needed for the grace period (REGISTRY_GC_GRACE, a day by default). Safe to run while
         others publish and beside another gc; the next run finishes one that was interrupted.
         """,
-        lines="commands.storage.collected_lines",
+        parts="commands.storage.collected",
         progress=True,
     ),
     "fsck": FromRow(
@@ -291,7 +289,7 @@ COMMANDS: Final[Places] = {
         the same files again repairs them. Blobs that could not be read are listed too, and may be intact: without
         damage, the exit code is then 1.
         """,
-        lines="commands.storage.checked_lines",
+        parts="commands.storage.checked",
         then="commands.storage.after_checking",
         progress=True,
     ),
@@ -320,7 +318,7 @@ class Commands(Mapping[str, Any]):
         if name not in self._made:
             place = self._places[name]
             function = place.command() if isinstance(place, FromRow) else found(f"commands.{place}")
-            self._made[name] = _command(name, function, self._markup)
+            self._made[name] = _command(name, with_choices(function), self._markup)
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:

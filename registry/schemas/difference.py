@@ -7,13 +7,12 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Final, Literal
 
 from registry.schemas.form import Schema
-from registry.schemas.frames import frame
-from registry.schemas.notebooks import delta_matrix_table, deltas_table, difference_table
+from registry.schemas.frames import blocks_html, frame
 from registry.schemas.statistics import ChangedHow, OtherChange
 from registry.schemas.tree import FileEntry, LineageEntry, RevisionSummary, TargetGroup
 from registry.schemas.views import delta_matrix as delta_matrix_line
 from registry.schemas.views import deltas as deltas_line
-from registry.schemas.views import file_text, modules_text
+from registry.schemas.views import file_text, modules_text, nothing_compared, nothing_paired, sentences_html
 
 if TYPE_CHECKING:
     import pandas
@@ -153,7 +152,10 @@ class Deltas(DeltaFigures):
         return frame(list(self.rows()), DELTA_COLUMNS)
 
     def _repr_html_(self) -> str:
-        return deltas_table(self)
+        from registry.schemas.comparisons import deltas
+        from registry.schemas.heat_maps import modules_map, picture
+
+        return blocks_html(deltas(self)) + sentences_html(nothing_compared(self)) + picture(modules_map(self))
 
 
 DELTA_COLUMNS: Final = (
@@ -200,7 +202,10 @@ class DeltaMatrix(Schema):
         return frame(list(self.rows()), MATRIX_COLUMNS)
 
     def _repr_html_(self) -> str:
-        return delta_matrix_table(self)
+        from registry.schemas.comparisons import delta_matrix
+        from registry.schemas.heat_maps import children_map, picture
+
+        return blocks_html(delta_matrix(self)) + sentences_html(nothing_paired(self)) + picture(children_map(self))
 
 
 MATRIX_COLUMNS: Final = ("a", "b", "frobenius_a", "frobenius_b", "cosine", "energy_ratio")
@@ -247,8 +252,11 @@ class Difference(Schema):
         return frame(list(self.rows()), DIFFERENCE_COLUMNS)
 
     def _repr_html_(self) -> str:
-        """A table, in a notebook."""
-        return difference_table(self)
+        """Tables, in a notebook; of deltas with a picture."""
+        from registry.schemas.comparisons import difference
+
+        without = self.model_copy(update={"deltas": None})
+        return blocks_html(difference(without)) + ("" if self.deltas is None else self.deltas._repr_html_())
 
 
 DIFFERENCE_COLUMNS: Final = ("section", "name", "a", "b")

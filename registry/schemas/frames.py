@@ -14,24 +14,82 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeVar
 
 from registry.errors import UnavailableError
-from registry.figures import clean, counted
+from registry.figures import (
+    BEHIND,
+    GONE,
+    QUIET,
+    REFERENCE,
+    TAG,
+    Cell,
+    Span,
+    clean,
+    counted,
+    items,
+    phrase,
+    quiet,
+    words,
+)
 
 if TYPE_CHECKING:
     import pandas
-
-    from registry.schemas.tree import RevisionSummary
 
 Item = TypeVar("Item")
 Style = Literal["", "reference", "tag", "quiet", "behind", "gone"]
 """How a cell looks, by what it means; pages link a reference."""
 
+_STYLES: Final = {
+    "": "", "reference": REFERENCE, "tag": TAG, "quiet": QUIET, "behind": BEHIND, "gone": GONE,
+}  # fmt: skip
 _MOST: Final = 500  # rows: a notebook keeps what it shows
 
-COLUMNS = (
-    "reference", "path", "number", "created_at", "author", "message", "tags", "parent", "parent_known_by", "rank",
-    "parameters", "size", "behind", "retracted", "digest",
-)  # fmt: skip
-"""The columns of every frame of revisions, in this order; ``metric.NAME`` and the like follow, by name."""
+
+@dataclass(frozen=True)
+class Block:
+    """A part of an answer: rows of cells in columns, the last of which is what follows them in the rest of the line.
+
+    Args:
+        title: above it; empty: it stands apart from what is above; None: it goes on with it.
+        rows: their cells. A text in a column is never broken.
+        header: a word for each cell of a row; empty: there is none.
+        right: the right-aligned columns.
+        indent: of all lines.
+        least: widths that the first columns have at least.
+        noun: what a row is called.
+    """
+
+    title: str | None
+    rows: Sequence[Sequence[Cell]]
+    header: Sequence[str] = ()
+    right: Sequence[int] = ()
+    indent: int = 2
+    least: Sequence[int] = ()
+    noun: str = "row"
+
+
+def pairs(title: str | None, rows: Iterable[tuple[str, Cell]], *, indent: int = 2) -> Block:
+    """Names and values, one pair below another; pairs without a value are omitted."""
+    return Block(title, [(Span(name, QUIET), value) for name, value in rows if items(value)], indent=indent)
+
+
+def note(text: str, *, indent: int = 2) -> Block:
+    """A line that says more of what is above it."""
+    return Block(None, [(Span(text, QUIET), None)], indent=indent)
+
+
+def blocks_html(blocks: Iterable[Block]) -> str:
+    """A table of HTML for each block that has rows."""
+    return "".join(_block_html(one) for one in blocks if one.rows)
+
+
+def _block_html(block: Block) -> str:
+    rows = [[_text(cell) for cell in row] for row in block.rows]
+    columns = max(len(row) - (not row[-1]) for row in rows)  # without that of what follows, where nothing does
+    cut = [row[:columns] for row in rows]
+    return html_table(block.header[:columns], cut, block.noun, len(rows), block.title or "")
+
+
+def _text(cell: Cell) -> str:
+    return ", ".join(" ".join(span.text for span in item).rstrip(",") for item in items(cell))
 
 
 @dataclass(frozen=True)
@@ -68,6 +126,16 @@ class Column(Generic[Item]):
         """How the cell of an item looks."""
         return self.style(item) if callable(self.style) else self.style
 
+    def cell_of(self, item: Item) -> Span:
+        """The cell of an item in a column."""
+        return phrase(" ".join(self.texts(item)), _STYLES[self.style_of(item)])
+
+    def said_of(self, item: Item) -> list[Cell]:
+        """What a terminal says after the columns."""
+        style = _STYLES[self.style_of(item)]
+        texts = (text for text in self.texts(item, said=True) if text)
+        return [(quiet(self.before), words(text, style) if self.free else phrase(text, style)) for text in texts]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Described(Generic[Item]):
@@ -78,7 +146,7 @@ class Described(Generic[Item]):
     columns: tuple[Column[Item], ...]
     screen: str
     """At a terminal: as columns, and after ``|`` one after another in the rest of the line."""
-    heads: str
+    heads: str = ""
     """What a terminal shows above its columns, with ``|`` between them; perhaps one more, above the rest."""
     table: str = ""
     """In notebooks, and on pages."""
@@ -89,6 +157,18 @@ class Described(Generic[Item]):
         """The columns of these names, in the order of the names."""
         by_name = {column.name: column for column in self.columns}
         return [by_name[name] for name in names.split()]
+
+    def block(self, items: Iterable[Item], *, header: bool = True, least: Sequence[int] = ()) -> Block:
+        """A row for each item, as a terminal shows it."""
+        fixed, _, rest = self.screen.partition("|")
+        columns, after = self.chosen(fixed), self.chosen(rest)
+        rows: list[Sequence[Cell]] = [
+            (*(one.cell_of(item) for one in columns), [said for one in after for said in one.said_of(item)])
+            for item in items
+        ]
+        heads = [head.strip() for head in self.heads.split("|")] if header and self.heads else ()
+        right = [place for place, one in enumerate(columns) if one.right]
+        return Block(None, rows, heads, right, indent=0, least=least)
 
     def html(self, items: Sequence[Item]) -> str:
         """A table of HTML, with everything that people wrote escaped."""
@@ -133,35 +213,17 @@ class Listed(tuple[Item, ...], Generic[Item]):
         return frame(*self.described.values(self))
 
 
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], what: str, count: int) -> str:
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], what: str, count: int, title: str = "") -> str:
     """Rows of a table, as far as a notebook keeps them, of ``count``; all texts are escaped."""
     more = count - len(rows[:_MOST])
     rest = f"<p>and {counted(more, f'more {what}', f'more {what}s')}</p>" if more > 0 else ""
-    head = f"<thead>{_html_row('th', header)}</thead>" if header else ""
+    head = f"<caption>{escape(clean(title))}</caption>" if title else ""
+    head += f"<thead>{_html_row('th', header)}</thead>" if header else ""
     return f"<table>{head}<tbody>{''.join(_html_row('td', row) for row in rows[:_MOST])}</tbody></table>{rest}"
 
 
 def _html_row(cell: str, texts: Iterable[str]) -> str:
     return f"<tr>{''.join(f'<{cell}>{escape(clean(text))}</{cell}>' for text in texts)}</tr>"
-
-
-def revisions_frame(revisions: Sequence[RevisionSummary]) -> pandas.DataFrame:
-    """A row for each revision, in the order given.
-
-    Sizes are bytes, times are UTC, tags are tuples; a metric or annotation that a revision lacks is missing there.
-
-    Raises:
-        UnavailableError: ``missing_package``, pandas is not installed.
-    """
-    return frame([_row(one) for one in revisions], [*COLUMNS, *_named(revisions)])
-
-
-def revisions_csv(
-    revisions: Sequence[RevisionSummary], more: Mapping[str, Mapping[str, object]], columns: Sequence[str]
-) -> str:
-    """The same as CSV, with tags as one text and further columns, whose values are by reference."""
-    rows = [_row(one) | {"tags": " ".join(one.tags)} | dict(more[one.reference]) for one in revisions]
-    return csv_of(rows, [*COLUMNS, *columns, *_named(revisions)])
 
 
 def frame(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> pandas.DataFrame:
@@ -188,32 +250,6 @@ def csv_of(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def _named(revisions: Sequence[RevisionSummary]) -> list[str]:
-    """The columns that some revisions have by themselves."""
-    return [
-        *_prefixed("metric", (one.metrics for one in revisions)),
-        *_prefixed("statistic", (one.statistics for one in revisions)),
-        *_prefixed("annotation", (one.annotations for one in revisions)),
-    ]
-
-
 def _cell(value: object) -> object:
     """A value of a cell: a spreadsheet would run a text that begins like a formula, so it gets a mark before it."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-
-
-def _prefixed(prefix: str, named: Iterable[Iterable[str]]) -> list[str]:
-    """The names of all columns of a kind; without the prefix, a metric could be called ``rank``."""
-    return [f"{prefix}.{name}" for name in sorted({name for names in named for name in names})]
-
-
-def _row(one: RevisionSummary) -> dict[str, object]:
-    row = _fields(one, COLUMNS)
-    row["retracted"] = one.retracted is not None
-    row |= {f"metric.{name}": value for name, value in one.metrics.items()}
-    row |= {f"statistic.{name}": value for name, value in one.statistics.items()}
-    return row | {f"annotation.{name}": value for name, value in one.annotations.items()}
-
-
-def _fields(one: object, names: Iterable[str]) -> dict[str, object]:
-    return {name: getattr(one, name) for name in names}

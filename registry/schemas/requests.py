@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field
 
 from registry.errors import UsageError
+from registry.rights import Role
 from registry.schemas.form import (
     ArtifactKind,
     BaseQuantization,
@@ -414,7 +415,7 @@ class TokenRequest(Schema):
     """A new token."""
 
     name: str = Field(default="", max_length=128)
-    role: Literal["reader", "writer", "admin"]
+    role: Role
     scopes: tuple[str, ...] = ()
     expires_in: int | None = Field(default=None, ge=1, description="seconds")
 

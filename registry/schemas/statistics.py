@@ -9,8 +9,7 @@ from pydantic import Field
 
 from registry.schemas.artifacts import UnmeasuredTensor
 from registry.schemas.form import Dtype, Schema
-from registry.schemas.frames import frame
-from registry.schemas.notebooks import statistics_table
+from registry.schemas.frames import blocks_html, frame
 from registry.schemas.views import dense_statistics as dense_statistics_line
 from registry.schemas.views import statistics as statistics_line
 
@@ -154,7 +153,10 @@ class Statistics(Schema):
         return frame(list(self.rows()), COLUMNS)
 
     def _repr_html_(self) -> str:
-        return statistics_table(self)
+        from registry.schemas.comparisons import statistics
+        from registry.schemas.heat_maps import path_map, picture
+
+        return blocks_html(statistics(self)) + picture(path_map(self))
 
 
 class MagnitudeRatios(Schema):

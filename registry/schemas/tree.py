@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field
 
-from registry.figures import amount, counted, moment, short_digest, size
+from registry.figures import amount, counted, metrics, moment, ranked, short_digest, size
 from registry.schemas.artifacts import EngineAnswer, Extracted, Materialisation, TrainedQuantised
 from registry.schemas.form import ArtifactKind, LeftOut, Schema, WrittenDtype
-from registry.schemas.frames import Column, Described, Listed, revisions_frame
+from registry.schemas.frames import Column, Described, Listed, blocks_html, frame
 from registry.schemas.labels import CardState, RenamedTo
-from registry.schemas.notebooks import revisions_table, shown_table, tree_table
+from registry.schemas.parents import level_of
 from registry.schemas.tags import Children, Notice, TagHistory, all_notices, is_empty
 from registry.schemas.usage import BaseFigures, Use
 from registry.schemas.views import base as base_line
@@ -24,6 +24,7 @@ from registry.schemas.views import listed as listed_line
 from registry.schemas.views import log as log_line
 from registry.schemas.views import node as node_line
 from registry.schemas.views import published as published_line
+from registry.schemas.views import remarks, sentences_html
 from registry.schemas.views import resolved as resolved_line
 from registry.schemas.views import revision as revision_line
 from registry.schemas.views import shown as shown_line
@@ -232,6 +233,63 @@ class RevisionSummary(Schema):
         return revision_line(self)
 
 
+def copied(one: RevisionSummary) -> str:
+    """Where a copy comes from, and who published it there; empty: it is no copy."""
+    if one.copied_from is None:
+        return ""
+    original = one.copied_from
+    when = f"{moment(original.created_at)} UTC"
+    return f"from {original.reference} of {original.registry}, published there by {original.author} on {when}"
+
+
+def _is_retracted(one: RevisionSummary) -> bool:
+    return one.retracted is not None
+
+
+REVISIONS: Final = Described[RevisionSummary](
+    noun="revision",
+    columns=(
+        Column("reference", "revision", style="reference"),
+        Column("number", cell=lambda one: f"@{one.number}", style="reference"),
+        Column("created_at", "published (UTC)", lambda one: moment(one.created_at)),
+        Column("rank", "rank", lambda one: str(one.rank or "-"), right=True),
+        Column("ranked", cell=lambda one: ranked(one.rank), right=True),
+        Column("size", "size", lambda one: size(one.size), right=True),
+        Column("parent", "parent"),
+        Column("parent_name", cell=lambda one: one.parent.rpartition("/")[2]),
+        Column("author", "author"),
+        Column("renamed_to", before="->", style="reference"),
+        Column("statistics", cell=lambda one: metrics(one.statistics)),
+        Column("known", "known", lambda one: f"parent {level_of(one.parent_known_by)}", "quiet", free=True),
+        Column("tags", "tags", lambda one: [f"[{tag}]" for tag in one.tags], "tag"),
+        Column("retracted", "", lambda one: ["retracted"] * _is_retracted(one), "gone", _is_retracted),
+        Column("behind", "", lambda one: ["behind"] * one.behind, "behind"),
+        Column("state", "state", remarks),
+        Column("metrics", cell=lambda one: metrics(one.metrics)),
+        Column("message", "message", lambda one: one.message.strip().partition("\n")[0], "quiet", free=True),
+        Column("source", cell=lambda one: f"from {one.source}" if one.source else "", style="quiet", free=True),
+        Column("copied_from", cell=copied, style="quiet", free=True),
+        Column("metric", value=lambda one: one.metrics),
+        Column("statistic", value=lambda one: one.statistics),
+        Column("annotation", value=lambda one: one.annotations),
+    ),
+    screen="reference ranked size|renamed_to statistics known tags retracted behind metrics message",
+    frame="reference path number created_at author message tags parent parent_known_by rank parameters size behind "
+    "retracted digest metric.* statistic.* annotation.*",
+)
+"""What lists say of revisions; of a log, see `registry.schemas.sheets.measured`.
+
+In frames sizes are bytes, times are UTC, tags are tuples; what a revision lacks of the named ones is missing there.
+"""
+
+
+def revisions_html(revisions: tuple[RevisionSummary, ...]) -> str:
+    """Revisions in the order given, with a column for each metric that any of them has."""
+    from registry.schemas.sheets import measured
+
+    return measured(sorted({name for one in revisions for name in one.metrics})).html(revisions)
+
+
 class Tagged(Schema):
     """Answer of ``tag`` and ``untag``; ``previous`` is the reference that the tag pointed at before.
 
@@ -312,11 +370,13 @@ class Tree(Schema):
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
-        return tree_table(self)
+        from registry.schemas.sheets import nodes
+
+        return blocks_html(nodes(self))
 
     def to_pandas(self) -> pandas.DataFrame:
         """A data frame with a row for the newest revision of each adapter, as of `Log`, in the order of the tree."""
-        return revisions_frame([node.revision for node in self.adapters() if node.revision is not None])
+        return frame(*REVISIONS.values(node.revision for node in self.adapters() if node.revision is not None))
 
 
 def _behind(nodes: tuple[TreeNode, ...]) -> tuple[TreeNode, ...]:
@@ -351,11 +411,11 @@ class Log(Schema):
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
-        return revisions_table(self.revisions)
+        return revisions_html(self.revisions)
 
     def to_pandas(self) -> pandas.DataFrame:
         """A data frame with a row for each revision; raises `UnavailableError` where pandas is not installed."""
-        return revisions_frame(self.revisions)
+        return frame(*REVISIONS.values(self.revisions))
 
 
 class LineageEntry(Schema):
@@ -414,7 +474,9 @@ class Shown(Schema):
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
-        return shown_table(self)
+        from registry.schemas.sheets import shown
+
+        return blocks_html(shown(self))
 
 
 class Resolved(Schema):
@@ -445,8 +507,8 @@ class SearchResult(Schema):
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
-        return revisions_table(self.revisions, self.notices)
+        return revisions_html(self.revisions) + sentences_html(self.notices)
 
     def to_pandas(self) -> pandas.DataFrame:
         """A data frame with a row for each revision; raises `UnavailableError` where pandas is not installed."""
-        return revisions_frame(self.revisions)
+        return frame(*REVISIONS.values(self.revisions))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Final
 
 from registry.figures import amount, clean, counted, metrics, number, ranked, short_digest, size
@@ -229,6 +230,11 @@ def dense_statistics(one: DenseStatistics) -> str:
     )
 
 
+def sentences_html(sentences: Iterable[str]) -> str:
+    """Sentences as HTML, below a table."""
+    return "".join(f"<p>{escape(clean(sentence))}</p>" for sentence in sentences)
+
+
 def value_text(name: str, value: object) -> str:
     """A value of a revision that differs from another's."""
     if isinstance(value, int) and not isinstance(value, bool) and name in {"size", "parameters"}:
@@ -246,11 +252,6 @@ def modules_text(group: TargetGroup | None) -> str | None:
         return None
     scalings = ", ".join(map(number, group.scalings))
     return f"{group.modules} x rank {', '.join(map(str, group.ranks))} scaling {scalings}"
-
-
-def number_text(value: float | None) -> str | None:
-    """A metric."""
-    return None if value is None else number(value)
 
 
 def file_text(entry: FileEntry | None) -> str | None:

@@ -17,8 +17,9 @@ from registry.figures import number
 from registry.http.payloads import cursor_to, position_of
 from registry.operations import table
 from registry.schemas import RevisionSummary, Schema
-from registry.schemas.frames import revisions_csv
+from registry.schemas.frames import csv_of
 from registry.schemas.requests import SearchRequest
+from registry.schemas.tree import REVISIONS
 from registry.web.frame.visit import PageRoute, PageVisit, Visit
 
 CONDITIONS: Final = ("text", "tag", "metric", "rank", "target", "author", "parent_known_by", "stat")
@@ -169,13 +170,15 @@ def note(one: RevisionSummary, title: str) -> str | None:
 def csv_answer(visit: Visit, filters: Filters, request: SearchRequest, name: str) -> Response:
     """The rows as a file, of at most a thousand revisions."""
     rows, _ = _rows(visit, filters, request, _IN_CSV)
-    shown = [one.model_copy(update={"statistics": dict(figures.statistics)}) for one, figures in rows]
-    more = {
-        one.reference: {"targets": " ".join(own.scalings), "scalings": " ".join(map(number, own.distinct))}
-        for one, own in rows
-    }
+    shown = (one.model_copy(update={"statistics": dict(figures.statistics)}) for one, figures in rows)
+    values, columns = REVISIONS.values(shown)
+    for row, (one, own) in zip(values, rows, strict=True):
+        scalings = " ".join(map(number, own.distinct))
+        row.update(tags=" ".join(one.tags), targets=" ".join(own.scalings), scalings=scalings)
+    at = columns.index("digest") + 1
+    columns[at:at] = ["targets", "scalings"]
     headers = {"Content-Disposition": f'attachment; filename="{name}.csv"', "Cache-Control": "private, no-cache"}
-    return Response(revisions_csv(shown, more, ("targets", "scalings")), headers=headers, media_type="text/csv")
+    return Response(csv_of(values, columns), headers=headers, media_type="text/csv")
 
 
 def _rows(visit: Visit, filters: Filters, request: SearchRequest, limit: int) -> tuple[tuple[_Row, ...], str | None]:

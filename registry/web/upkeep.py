@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, get_args
 
 from fastapi import APIRouter, Path, Response
 from pydantic import Field
@@ -19,6 +19,7 @@ from registry.http.payloads import cursor_to, position_of
 from registry.operations import table
 from registry.operations.arguments import start_of
 from registry.operations.operation import Job
+from registry.rights import Role
 from registry.schemas import Event, Schema, requests
 from registry.schemas.jobs import JobsRequest, OperationKind, OperationState
 from registry.schemas.team import EVENT_KINDS, EventsRequest
@@ -156,7 +157,7 @@ class _Token(Schema):
     """A new token: its scopes with spaces between them. ``form`` is another one on each page."""
 
     name: str = Field(max_length=MAX_NAME)
-    role: Literal["reader", "writer", "admin"]
+    role: Role
     scopes: str = ""
     days: int | None = Field(default=None, ge=1, le=MAX_LIFETIME // _DAY)
     form: str = Field(max_length=64)

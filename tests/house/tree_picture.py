@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 import registry
-from registry.cli.render.lists import tree_lines
+from registry.cli.render.results import tree_lines
 from tests.root import ROOT
 
 PICTURE: Final = ROOT / "docs" / "images" / "tree.svg"

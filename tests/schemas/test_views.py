@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from registry.api.openapi import EXAMPLES
 from registry.errors import UnavailableError
+from registry.figures import moment
 from registry.schemas import (
     BaseSummary,
     Deleted,
@@ -42,6 +43,7 @@ from registry.schemas.tree import Bases
 from registry.schemas.usage import BaseFigures, Taken, Usage
 
 NOW: Final = datetime.now(UTC)
+TIME: Final = NOW - timedelta(days=3, minutes=1)
 DIGEST: Final = "sha256:" + "0123456789abcdef" * 4
 
 
@@ -49,7 +51,7 @@ def revision(number: int = 3, path: str = "llama/support", **given: Any) -> Revi
     fields: dict[str, Any] = {
         "reference": f"{path}@{number}", "path": path, "number": number, "digest": DIGEST, "parent": "llama",
         "behind": False, "rank": 8, "parameters": 448, "size": 33_566_592, "message": "tickets", "author": "ann",
-        "created_at": NOW - timedelta(days=3, minutes=1), "tags": (), "metrics": {}, "annotations": {},
+        "created_at": TIME, "tags": (), "metrics": {}, "annotations": {},
         "trained_on": None, "notices": (),
     }  # fmt: skip
     return RevisionSummary(**(fields | given))
@@ -90,7 +92,7 @@ TREE: Final = Tree(
 
 
 class Cells(HTMLParser):
-    """The texts of a table's cells, by row, and every tag and attribute."""
+    """The texts of a table's cells, by row, of its caption, and every tag and attribute."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -102,9 +104,9 @@ class Cells(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.attributes += attrs
-        if tag == "tr":
+        if tag in {"tr", "caption"}:
             self.rows.append([])
-        elif tag in {"td", "th"}:
+        if tag in {"td", "th", "caption"}:
             self.rows[-1].append("")
 
     def handle_data(self, data: str) -> None:
@@ -159,21 +161,23 @@ def test_a_secret_is_never_shown() -> None:
     assert created.model_dump()["secret"] == "art_hushhush"
 
 
-def test_a_tree_in_a_notebook() -> None:
+def test_a_tree_in_a_notebook_says_what_a_terminal_does() -> None:
+    about = "rank 8, 33.6 MB, parent assumed"
     assert Cells(TREE._repr_html_()).rows == [
-        ["path", "revision", "tags", "metrics", "rank", "published"],
-        ["llama", "", "", "", "", ""],
-        ["llama/support", "@3", "prod, v1", "acc=0.88, rank=1", "8", "3 days ago"],
-        ["llama/support/french", "@1", "", "", "8", "3 days ago"],
+        ["path", "newest", "metrics", "published (UTC)"],
+        ["llama", "", "", ""],
+        ["llama/support", f"@3, [prod], [v1], {about}", "acc=0.88, rank=1", moment(TIME)],
+        ["llama/support/french", f"@1, {about}", "", moment(TIME)],
     ]
 
 
 @pytest.mark.parametrize("answer", [LOG, SearchResult(revisions=LOG.revisions)])
 def test_revisions_in_a_notebook_have_a_column_for_each_metric(answer: Log | SearchResult) -> None:
+    about, remarks = (moment(TIME), "8", "33.6 MB", "llama", "ann"), ("known", "tags", "state", "message")
     assert Cells(answer._repr_html_()).rows == [
-        ["revision", "published", "author", "parent", "rank", "size", "tags", "acc", "rank", "message"],
-        ["llama/support@3", "3 days ago", "ann", "llama", "8", "33.6 MB", "prod, v1", "0.88", "1", "tickets"],
-        ["llama/support@2, behind, retracted", "3 days ago", "ann", "llama", "8", "33.6 MB", "", "", "", "tickets"],
+        ["revision", "published (UTC)", "rank", "size", "parent", "author", "acc", "rank", *remarks],
+        ["llama/support@3", *about, "0.88", "1", "parent assumed", "[prod], [v1]", "", "tickets"],
+        ["llama/support@2", *about, "-", "-", "parent assumed", "", "behind, retracted", "tickets"],
     ]
 
 
@@ -202,23 +206,28 @@ def difference(message: str = "two") -> Difference:
 
 
 def test_a_revision_and_what_differs_in_a_notebook() -> None:
-    rows = dict(Cells(shown(tags=("prod",), metrics={"acc": 0.88}, behind=True)._repr_html_()).rows)
-    assert rows["revision"] == "llama/support@3, behind"
-    assert (rows["tags"], rows["metrics"], rows["message"]) == ("prod", "acc=0.88", "tickets")
-    assert rows["targets"] == "q_proj (32 x rank 16 scaling 2)"
+    html = shown(tags=("prod",), metrics={"acc": 0.88}, behind=True)._repr_html_()
+    rows = {name: rest for name, *rest in Cells(html).rows}
+    assert html.startswith("<table><caption>llama/support@3</caption>")
+    assert rows["behind"] == ["an ancestor is newer"]
+    assert [rows[name] for name in ("tags", "metrics", "message")] == [["[prod]"], ["acc=0.88"], ["tickets"]]
+    assert rows["q_proj"] == ["32 modules", "rank 16, scaling 2"]
     assert "retracted" not in rows
     base = Shown.model_validate(EXAMPLES["Shown"] | {"revision": None})
-    assert dict(Cells(base._repr_html_()).rows)["base model"] == base.base.name
+    assert base._repr_html_().startswith(f"<table><caption>{base.base.name}</caption>")
     assert Cells(difference()._repr_html_()).rows == [
-        ["what", "name", "llama/support@1", "llama/support@2"],
-        ["about", "message", "tickets", "two"],
-        ["about", "size", "1.00 kB", "2.00 MB"],
-        ["config", "alpha", "8", ""],
-        ["metrics", "acc", "0.8", ""],
-        ["files", "README.md", "", "12 B 0123456789ab"],
+        ["llama/support@1 -> llama/support@2"],
+        ["~", "message", "tickets -> two"],
+        ["~", "size", "1.00 kB -> 2.00 MB"],
+        ["Configuration"],
+        ["-", "alpha", "8"],
+        ["Metrics"],
+        ["-", "acc", "0.8"],
+        ["Files"],
+        ["+", "README.md", "12 B 0123456789ab"],
     ]
-    same = difference().model_copy(update={"about": (), "config": (), "metrics": (), "files": ()})
-    assert same._repr_html_() == "<p>nothing differs</p>"
+    same = difference().model_copy(update={"identical": True})
+    assert Cells(same._repr_html_()).rows[1:] == [["nothing differs"]]
 
 
 def test_bases_events_and_what_is_stored_are_frames_too() -> None:
@@ -275,7 +284,7 @@ def test_what_people_wrote_is_text_wherever_a_notebook_shows_it(text: str) -> No
     said = f"<script>{text}"
     event = Event(at=NOW, action="tag", subject=said, actor=said, detail={said: said})
     for answer in (shown(message=said, annotations={said: said}), difference(said), Events((event,))):
-        assert Cells(answer._repr_html_()).tags <= {"table", "thead", "tbody", "tr", "th", "td"}
+        assert Cells(answer._repr_html_()).tags <= {"table", "caption", "thead", "tbody", "tr", "th", "td"}
 
 
 @settings(deadline=None)
@@ -285,7 +294,7 @@ def test_what_people_wrote_is_text_in_a_notebook(message: str, author: str) -> N
     cells = Cells(html)
     assert cells.tags == {"table", "thead", "tbody", "tr", "th", "td"}
     assert cells.attributes == []
-    assert cells.rows[1][2].startswith("<script>")
+    assert cells.rows[1][5].startswith("<script>")
 
 
 def test_a_large_tree_is_cut_in_a_notebook() -> None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from getpass import getpass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from registry.cli import completion
-from registry.cli.options import Json, RoleName, Url, parse_expiry
-from registry.cli.render.screen import QUIET, REFERENCE, Line, Span, fields, phrase, stderr, stdout, words
+from registry.cli.options import Json, Url, parse_expiry
+from registry.cli.render.screen import Line, stderr, stdout
 from registry.cli.session import Session, answer_alone, print_json, session
 from registry.errors import UsageError
-from registry.figures import clean, moment
+from registry.figures import Cell, Span, clean, moment, phrase, quiet, reference
+from registry.rights import Role
 from registry.settings import SETTINGS, read_settings
 
 if TYPE_CHECKING:
     from registry.schemas import Identity, Token
+    from registry.schemas.frames import Block
 
 
 def env(
@@ -55,9 +58,7 @@ def env(
 
 def create(
     *,
-    role: Annotated[
-        RoleName, typer.Option("--role", help="The rights of the token; each role includes those before it.")
-    ],
+    role: Annotated[Role, typer.Option("--role", help="The rights of the token; each role includes those before it.")],
     scope: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,8 +90,8 @@ def create(
     expires_in = parse_expiry(expires)
     # Creating the first token may create the registry.
     with session(url, as_json, create=True) as run:
-        answer = run.registry.create_token(role.value, name=name, scopes=tuple(scope or ()), expires_in=expires_in)
-        run.answer(answer, lambda _width: [(Span(answer.secret),)])
+        answer = run.registry.create_token(role, name=name, scopes=tuple(scope or ()), expires_in=expires_in)
+        run.answer(answer, lambda one: [(Span(one.secret),)])
         run.say(f"Token {_about(answer.token)}. Store the secret now; it is not shown again.")
 
 
@@ -100,9 +101,9 @@ def _about(token: Token) -> str:
     return f"{token.id}{name}: {token.role} of {' and '.join(token.scopes) or 'everything'}{until}"
 
 
-def revoked_lines(answer: Token, _width: int | None) -> list[Line]:
+def revoked(answer: Token) -> list[Line]:
     """The id, for scripts."""
-    return [(phrase(answer.id, REFERENCE), Span(" revoked"))]
+    return [(reference(answer.id), Span(" revoked"))]
 
 
 def after_revoking(run: Session, answer: Token, *_: object) -> None:
@@ -133,7 +134,7 @@ def login(
 
     secret = _secret(token, _of_setting(address))
     answer = log_in(address, secret)
-    answer_alone(answer, lambda width: identity_lines(answer, width), as_json=as_json)
+    answer_alone(answer, identity, as_json=as_json)
     url = read_settings(os.environ).url
     if not as_json and url is not None and not _is_at(address, url):
         shown = SETTINGS["url"].redact(url)
@@ -185,20 +186,20 @@ def logout(
     if as_json:
         print_json({"url": forgotten})
     else:
-        stdout().show([(phrase(forgotten, REFERENCE), Span("  logged out"))])
+        stdout().show([(reference(forgotten), Span("  logged out"))])
 
 
-def identity_lines(identity: Identity, width: int | None) -> list[Line]:
+def identity(answer: Identity) -> Iterator[Block]:
     """The registry first; then the principal and its rights."""
-    token = [] if identity.token is None else [phrase(identity.token)]
-    until = f"until {moment(identity.expires_at)} UTC" if identity.expires_at else ""
-    service = "" if identity.service_version is None else f", service {identity.service_version}"
-    versions = f"client {identity.version}{service}" if service else identity.version
-    pairs = [
-        ("name", [[phrase(identity.name)]]),
-        ("role", [[Span(identity.role)]]),
-        ("scopes", [[phrase(scope)] for scope in identity.scopes] or [words("everything")]),
-        ("token", [token, words(until, QUIET)] if token else []),
-        ("versions" if service else "version", [words(versions)]),
+    from registry.schemas.frames import pairs
+
+    until = f"until {moment(answer.expires_at)} UTC" if answer.expires_at else ""
+    service = "" if answer.service_version is None else f", service {answer.service_version}"
+    rows: list[tuple[str, Cell]] = [
+        ("name", phrase(answer.name)),
+        ("role", answer.role),
+        ("scopes", [phrase(scope) for scope in answer.scopes] or "everything"),
+        ("token", None if answer.token is None else [phrase(answer.token), quiet(until)]),
+        ("versions", f"client {answer.version}{service}") if service else ("version", answer.version),
     ]
-    return [(phrase(identity.url, REFERENCE),), *fields(pairs, width)]
+    yield pairs(answer.url, rows)

@@ -14,12 +14,9 @@ import typer
 from registry.cli import completion
 from registry.cli.options import (
     AdapterPath,
-    EngineChoice,
-    FloatType,
     Json,
     MaxLoraRank,
     OldNames,
-    QuantizationChoice,
     Ref,
     Since,
     Url,
@@ -28,6 +25,7 @@ from registry.cli.options import (
 )
 from registry.cli.session import Session, session
 from registry.errors import InvalidAdapterError, UsageError
+from registry.schemas.form import BaseQuantization, Dtype, EngineName
 from registry.schemas.labels import old_name_notices
 
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ def stats(
         str | None, typer.Option("--csv", metavar="FILE", help="Write the figures of every module, as CSV.")
     ] = None,
     fidelity: Annotated[
-        FloatType | None,
+        Dtype | None,
         typer.Option("--fidelity", help="Estimate what a merge in this dtype keeps, from some rows of the base."),
     ] = None,
     dense: Annotated[
@@ -63,8 +61,10 @@ def stats(
     with the revision. With --dense they are those of the whole path's changes to the weights, whatever the links do to
     them.
     """
-    from registry.cli.render.statistics import csv_text, statistics_lines
-    from registry.schemas.notebooks import path_map
+    from registry.schemas.comparisons import statistics
+    from registry.schemas.frames import csv_of
+    from registry.schemas.heat_maps import path_map
+    from registry.schemas.statistics import COLUMNS
 
     for option, file in (("--plot", plot), ("--csv", csv)):
         if file is not None:
@@ -77,26 +77,26 @@ def stats(
         _dense(ref, since, csv, url, as_json=as_json)
         return
     with session(url, as_json) as run:
-        answer = run.registry.stats(
-            ref, since=since, fidelity=fidelity.value if fidelity else None, progress=run.progress
-        )
+        answer = run.registry.stats(ref, since=since, fidelity=fidelity, progress=run.progress)
         if plot is not None:
             write_file("--plot", plot, path_map(answer).svg())
         if csv is not None:
-            write_file("--csv", csv, csv_text(answer))
-        run.answer(answer, lambda width: statistics_lines(answer, width))
+            write_file("--csv", csv, csv_of(answer.rows(), COLUMNS))
+        run.answer(answer, statistics)
         if answer.path.modules and answer.path.relative_frobenius is None:
             run.say(_unmeasured(answer.reference, answer.since, asked=since is not None))
 
 
 def _dense(ref: str, since: str | None, csv: str | None, url: str | None, *, as_json: bool) -> None:
-    from registry.cli.render.statistics import dense_csv, dense_lines
+    from registry.schemas.comparisons import dense_statistics
+    from registry.schemas.frames import csv_of
+    from registry.schemas.statistics import DENSE_COLUMNS
 
     with session(url, as_json) as run:
         answer = run.registry.dense_stats(ref, since=since, progress=run.progress)
         if csv is not None:
-            write_file("--csv", csv, dense_csv(answer))
-        run.answer(answer, lambda width: dense_lines(answer, width))
+            write_file("--csv", csv, csv_of(answer.rows(), DENSE_COLUMNS))
+        run.answer(answer, dense_statistics)
         if answer.matrices and answer.relative_frobenius is None:
             run.say(_unmeasured(answer.reference, answer.since, asked=since is not None))
 
@@ -116,11 +116,11 @@ def _unmeasured(reference: str, begins: str, *, asked: bool) -> str:
 
 def check(
     ref: Ref,
-    engine: Annotated[EngineChoice, typer.Option("--engine", help="The engine that is to load it.")],
+    engine: Annotated[EngineName, typer.Option("--engine", help="The engine that is to load it.")],
     max_lora_rank: MaxLoraRank = None,
     since: Since = None,
     base_quantization: Annotated[
-        QuantizationChoice | None,
+        BaseQuantization | None,
         typer.Option("--base-quantization", help="How the base model is quantised that the engine serves it on."),
     ] = None,
     url: Url = None,
@@ -131,20 +131,20 @@ def check(
     Prints yes, or no with every reason and the command that writes what does load. Reads no weights. Exits with 4 if
     the answer is no.
     """
-    from registry.cli.render.statistics import check_lines
+    from registry.cli.render.results import check as described
 
     with session(url, as_json) as run:
         answer = run.registry.check(
             ref,
-            engine=engine.value,
+            engine=engine,
             max_lora_rank=max_lora_rank,
             since=since,
-            base_quantization=base_quantization.value if base_quantization else None,
+            base_quantization=base_quantization,
         )
-        run.answer(answer, lambda width: check_lines(answer, width))
+        run.answer(answer, described)
         if not answer.loads:
             raise InvalidAdapterError(
-                f"{engine.value} {answer.version} can't load {answer.reference}; instead: `{answer.would_do}`.",
+                f"{engine} {answer.version} can't load {answer.reference}; instead: `{answer.would_do}`.",
                 code="engine_limits",
             )
 
@@ -188,8 +188,10 @@ def diff(
     Configuration, target modules, metrics, annotations, files and lineage; with --deltas, --plot or --csv also whether
     what they learned agrees.
     """
-    from registry.cli.render.difference import difference_lines, matrix_csv, matrix_lines, modules_csv
-    from registry.schemas.notebooks import children_map, modules_map
+    from registry.schemas.comparisons import delta_matrix, difference
+    from registry.schemas.difference import DELTA_COLUMNS, MATRIX_COLUMNS
+    from registry.schemas.frames import csv_of
+    from registry.schemas.heat_maps import children_map, modules_map
     from registry.schemas.views import nothing_compared, nothing_paired
 
     if a is not None and b is None and ".." in a:
@@ -208,16 +210,16 @@ def diff(
     with session(url, as_json) as run:
         if matrix is not None:
             pairs = run.registry.diff_children(matrix, progress=run.progress)
-            _write(plot, children_map(pairs), csv, matrix_csv(pairs))
-            run.answer(pairs, lambda width: matrix_lines(pairs, width))
+            _write(plot, children_map(pairs), csv, csv_of(pairs.rows(), MATRIX_COLUMNS))
+            run.answer(pairs, delta_matrix)
             for sentence in nothing_paired(pairs):
                 run.say(sentence)
             return
         wanted = deltas or plot is not None or csv is not None
         answer = run.registry.diff(a or "", b or "", deltas=wanted, progress=run.progress)
         if answer.deltas is not None:
-            _write(plot, modules_map(answer.deltas), csv, modules_csv(answer.deltas))
-        run.answer(answer, lambda width: difference_lines(answer, width))
+            _write(plot, modules_map(answer.deltas), csv, csv_of(answer.deltas.rows(), DELTA_COLUMNS))
+        run.answer(answer, difference)
         for sentence in nothing_compared(answer.deltas) if answer.deltas is not None else ():
             run.say(sentence)
         if not wanted and not answer.bases:
@@ -258,12 +260,12 @@ def tree(
     as_json: Json = False,
 ) -> None:
     """Show the tree, with the newest revision of each adapter."""
-    from registry.cli.render.lists import tree_lines
+    from registry.cli.render.results import tree_lines
 
     with session(url, as_json) as run:
         answer = run.registry.tree(path, old_names=old_names, depth=depth, limit=limit, after=after, behind=behind)
         bases = {} if as_json else {base.name: base for base in run.registry.bases(old_names=old_names)}
-        run.answer(answer, lambda width: tree_lines(answer, bases, width, guides=run.out.on_terminal))
+        run.answer(answer, lambda one: tree_lines(one, bases, run.out.width, guides=run.out.on_terminal))
         if behind:
             run.say(_about_behind(answer))
         elif not answer.roots and after is None:
@@ -291,11 +293,11 @@ def log(
     as_json: Json = False,
 ) -> None:
     """List the revisions of an adapter, newest first."""
-    from registry.cli.render.lists import log_lines
+    from registry.schemas.sheets import log as described
 
     with session(url, as_json) as run:
         answer = run.registry.log(path, limit=limit, deleted=deleted)
-        run.answer(answer, lambda width: log_lines(answer, width))
+        run.answer(answer, lambda one: [described(one, run.out.width)])
         run.notices(old_name_notices(answer.path, next((one.renamed_to for one in answer.revisions), None)))
 
 

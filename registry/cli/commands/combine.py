@@ -12,7 +12,7 @@ import typer
 
 from registry.cli import completion
 from registry.cli.options import Json, Ref, Url, number_meant
-from registry.cli.render.statistics import truncation_line
+from registry.cli.render.results import truncation_line
 from registry.cli.session import session
 from registry.errors import InvalidAdapterError, UsageError
 from registry.figures import command
@@ -46,13 +46,13 @@ def rebase(
     is reported first; it is published after a question at the terminal, or with --yes. Evaluate it before you use it:
     nothing was trained. A DoRA, and an adapter that keeps copies of its parent's weights, can't be rebased.
     """
-    from registry.cli.render.results import rebased_lines
+    from registry.cli.render.results import rebased
 
     with session(url, as_json) as run:
         found = None
         if dry_run or not yes:
             found = run.registry.rebase(ref, onto, message=message, tags=tag or (), dry_run=True, progress=run.progress)
-            run.answer(found, lambda width: rebased_lines(found, width))
+            run.answer(found, rebased)
             if found.refused is not None:
                 raise InvalidAdapterError(found.refused, code="not_rebasable")
             again = command("registry", "rebase", found.reference, "--onto", found.onto, "--yes")
@@ -68,7 +68,7 @@ def rebase(
             tags=tag or (),
             progress=run.progress,
         )
-        run.answer(done, lambda width: rebased_lines(done, width, only_new=found is not None))
+        run.answer(done, lambda one: rebased(one, only_new=found is not None))
         assert done.revision is not None, "only a dry run makes none"
         if not done.created:
             run.say(f"{done.revision.reference} was there already.")
@@ -126,7 +126,8 @@ def combine(
     It keeps what it was made of: if a source is retracted, so is it, and a source can't be deleted while it is there.
     A DoRA can't be combined, nor can sources that replace values and disagree about them.
     """
-    from registry.cli.render.results import agreement, combined_lines
+    from registry.cli.render.results import agreement
+    from registry.cli.render.results import combined as described
 
     sources, path = parse_sources(words)
     with session(url, as_json) as run:
@@ -134,7 +135,7 @@ def combine(
         if dry_run or not as_json:
             found = combined(sources, path, over=over, dry_run=True)
             if dry_run:
-                run.answer(found, lambda width: combined_lines(found, width))
+                run.answer(found, described)
             else:
                 run.say(agreement(found))
             if found.truncation is not None:
@@ -146,7 +147,7 @@ def combine(
             # what was reported, whatever is newer by now
             sources, over = [(one.reference, one.weight) for one in found.sources], found.over
         done = combined(sources, path, over=over, message=message, tags=tag or ())
-        run.answer(done, lambda width: combined_lines(done, width))
+        run.answer(done, described)
         assert done.revision is not None, "only a dry run makes none"
         if not done.created:
             run.say(f"{done.revision.reference} was there already.")

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from registry.cli import completion
 from registry.cli.options import BaseName, Json, Ref, Url
-from registry.cli.render.details import NO_USE, use_items, used_references
-from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, TAG, Line, Span, fields, phrase, table, words
 from registry.cli.session import Session, session
 from registry.errors import ConflictError, NotFoundError, UsageError
-from registry.figures import counted, moment, short_digest
+from registry.figures import (
+    BEHIND,
+    QUIET,
+    TAG,
+    Cell,
+    Span,
+    counted,
+    moment,
+    phrase,
+    quiet,
+    reference,
+    short_digest,
+    words,
+)
+from registry.schemas.frames import Block, pairs
+from registry.schemas.sheets import NO_USE, used, used_references
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,9 +65,9 @@ def retract(
         before = run.registry.show(ref).revision if undo and not as_json else None
         answer = run.registry.retract(ref, reason=reason, undo=undo, dry_run=dry_run)
         if before is None or before.reference != answer.reference or _is_retracted_itself(before):
-            run.answer(answer, lambda width: retracted_lines(answer, width))
+            run.answer(answer, retracted)
         else:
-            run.show([(Span(answer.reference, REFERENCE), Span("  was not retracted: nothing to undo"))])
+            run.show([(reference(answer.reference), Span("  was not retracted: nothing to undo"))])
             if before.retracted is not None:
                 run.say(f"It is not available because {before.retracted.reference}, which it contains, was retracted.")
         if not answer.done:
@@ -66,41 +80,42 @@ def _is_retracted_itself(revision: RevisionSummary) -> bool:
     return revision.retracted is not None and revision.retracted.reference == revision.reference
 
 
-def retracted_lines(answer: Retracted, width: int | None) -> list[Line]:
+def retracted(answer: Retracted) -> Iterator[Block]:
     """The reference alone first, for scripts; then every revision that became unavailable or available with it."""
     undone = answer.reason is None
     state = "available again" if undone else "retracted" if answer.done else "would be retracted"
     also = "also available" if undone else "also unavailable" if answer.done else "with it"
     own = next((one for one in answer.used if one.reference == answer.reference), None)
-    pairs = [
-        ("state", [words(state, "" if undone else BEHIND)]),
-        ("reason", [words(answer.reason or "")]),
-        ("used", use_items(own) or ([words(NO_USE, QUIET)] if answer.use else [])),
-        (also, used_references(answer.descendants, answer.used) or [words("no other revision", QUIET)]),
-        ("tags", [[phrase(tag, TAG)] for tag in answer.tags]),
-        ("used in all", use_items(answer.use) if answer.descendants else []),
+    rows: list[tuple[str, Cell]] = [
+        ("state", words(state, "" if undone else BEHIND)),
+        ("reason", answer.reason),
+        ("used", used(own) or quiet(NO_USE if answer.use else "")),
+        (also, used_references(answer.descendants, answer.used) or quiet("no other revision")),
+        ("tags", [phrase(tag, TAG) for tag in answer.tags]),
+        ("used in all", used(answer.use) if answer.descendants else None),
     ]
-    return [(Span(answer.reference, REFERENCE),), *fields(pairs, width)]
+    yield pairs(answer.reference, rows)
 
 
-def retabled_lines(answer: Retabled, width: int | None) -> list[Line]:
+def retabled(answer: Retabled) -> Iterator[Block]:
     """The old digest and the new one, the differences of the tables, and how many revisions are affected."""
-    if not answer.changed:
-        pairs = [("table", [[Span(answer.base.table_digest)], words("unchanged: there is nothing to update", QUIET)])]
-        return [(Span(answer.base.name, REFERENCE),), *fields(pairs, width)]
-    pairs = [
-        ("table", [[Span(answer.base.table_digest)]]),
-        ("before", [[Span(answer.previous)]]),
-        ("new", [words(change) for change in answer.changes]),
-        ("affects", [words(f"{counted(answer.revisions, 'revision')}: new plans and commit ids")]),
-        ("dropped", [words(f"materialisation of {one}", BEHIND) for one in answer.materialisations]),
+    rows: list[tuple[str, Cell]] = [
+        ("table", [Span(answer.base.table_digest), quiet("unchanged: there is nothing to update")])
     ]
-    return [(Span(answer.base.name, REFERENCE),), *fields(pairs, width)]
+    if answer.changed:
+        rows = [
+            ("table", Span(answer.base.table_digest)),
+            ("before", Span(answer.previous)),
+            ("new", [*answer.changes]),
+            ("affects", f"{counted(answer.revisions, 'revision')}: new plans and commit ids"),
+            ("dropped", [words(f"materialisation of {one}", BEHIND) for one in answer.materialisations]),
+        ]
+    yield pairs(answer.base.name, rows)
 
 
-def protected_lines(answer: Sequence[ProtectedTag], width: int | None) -> list[Line]:
+def protected(answer: Sequence[ProtectedTag]) -> Iterator[Block]:
     """One line per pattern."""
-    return table([([phrase(one.base, REFERENCE)], [[phrase(one.pattern, TAG)]]) for one in answer], width)
+    yield Block(None, [(reference(one.base), phrase(one.pattern, TAG)) for one in answer], indent=0)
 
 
 def after_retabling(run: Session, answer: Retabled, *_: object) -> None:
@@ -118,11 +133,10 @@ def after_protecting(run: Session, answer: Sequence[ProtectedTag], given: Mappin
     run.say(f"{counted(len(answer), 'pattern')} at {given['base']}; only admins can move the tags that match.")
 
 
-def measured_lines(answer: BaseMeasured, width: int | None) -> list[Line]:
+def measured(answer: BaseMeasured) -> Iterator[Block]:
     """The base model, and how many norms there are."""
-    there = [] if answer.measured else [words("they were there already: no weights were read", QUIET)]
-    pairs = [("norms", [words(f"of {counted(answer.norms, 'parameter')}"), *there])]
-    return [(Span(answer.base, REFERENCE),), *fields(pairs, width)]
+    there = quiet("" if answer.measured else "they were there already: no weights were read")
+    yield pairs(answer.base, [("norms", [f"of {counted(answer.norms, 'parameter')}", there])])
 
 
 Yes = Annotated[bool, typer.Option("--yes", help="Delete without asking first.")]
@@ -170,9 +184,9 @@ def delete(
         there = undo and not as_json and _is_there(run, ref)
         answer = run.registry.delete(ref, with_tags=with_tags, dry_run=dry_run, undo=undo)
         if there:
-            run.show([(Span(answer.reference, REFERENCE), Span("  was not deleted: nothing to undo"))])
+            run.show([(reference(answer.reference), Span("  was not deleted: nothing to undo"))])
             return
-        run.answer(answer, lambda width: deleted_lines(answer, width))
+        run.answer(answer, deleted)
         if not answer.done:
             tags = " --with-tags" if answer.tags else ""
             run.say(f"Nothing was deleted: `registry delete {answer.reference}{tags}` deletes it.")
@@ -205,9 +219,9 @@ def base_delete(
             there = not as_json and _is_there(run, name)
             answer = run.registry.delete_base(name, recursive=recursive, dry_run=dry_run, undo=True)
             if there:
-                run.show([(Span(name, REFERENCE), Span("  was not deleted: nothing to undo"))])
+                run.show([(reference(name), Span("  was not deleted: nothing to undo"))])
                 return
-            run.answer(answer, lambda width: tree_lines(answer, width))
+            run.answer(answer, deleted_tree)
             return
         command = f"registry base delete {'-r ' if recursive else ''}{name} --yes"
         if dry_run:
@@ -219,7 +233,7 @@ def base_delete(
             if not refused and (listed.revisions or listed.scopes or listed.protected_tags):
                 _ask(run, listed, command)
         answer = run.registry.delete_base(name, recursive=recursive)
-        run.answer(answer, lambda width: tree_lines(answer, width))
+        run.answer(answer, deleted_tree)
         run.say(f"{_until(answer, f'registry base delete {name} --undo')} The name is available again.")
 
 
@@ -233,14 +247,14 @@ def _delete_tree(run: Session, path: str, *, with_tags: bool, yes: bool, dry_run
             return
         _ask(run, listed, command, refused=bool(listed.tags and not with_tags))
     answer = run.registry.delete_tree(path, with_tags=with_tags, dry_run=dry_run, undo=undo)
-    run.answer(answer, lambda width: tree_lines(answer, width))
+    run.answer(answer, deleted_tree)
     if not undo:
         again = f"registry delete -r {path} --undo"
         run.say(f"{_until(answer, again)} Numbers are never reused.")
 
 
 def _list_only(run: Session, listed: DeletedTree, command: str, recursive: bool) -> None:
-    run.answer(listed, lambda width: tree_lines(listed, width))
+    run.answer(listed, deleted_tree)
     if listed.revisions and not recursive:
         raise ConflictError(
             f"The base model {listed.path} can't be deleted without -r, because "
@@ -256,7 +270,7 @@ def _ask(run: Session, listed: DeletedTree, command: str, *, refused: bool = Fal
     Raises:
         UsageError: the answer is no, or there is nobody to ask.
     """
-    run.answer(listed, lambda width: tree_lines(listed, width))
+    run.answer(listed, deleted_tree)
     if refused or run.as_json or not run.confirm("Delete what is listed?"):
         raise UsageError(f"Nothing was deleted: `{command}` deletes what is listed.")
 
@@ -274,28 +288,29 @@ def _until(answer: Deleted | DeletedTree, command: str) -> str:
     return f"`{command}` restores what was deleted{until}."
 
 
-def deleted_lines(answer: Deleted, width: int | None) -> list[Line]:
+def deleted(answer: Deleted) -> Iterator[Block]:
     """What was deleted or restored: the revision and the tags that named it; and how much it was used."""
     state = "restored" if answer.undone else "deleted" if answer.done else "would be deleted"
-    items = [[*words(state), Span(short_digest(answer.digest), QUIET)]]
     gone = "points at it again" if answer.undone else "is removed" if answer.done else "would be removed"
-    items += [words(f"tag {tag} {gone}", BEHIND) for tag in answer.tags]
-    items += [words(f"tag {tag} points at another revision now", BEHIND) for tag in answer.tags_elsewhere]
-    lines = table([([Span(answer.reference, REFERENCE)], items)], width)
-    return [*lines, *fields([("used", use_items(answer.use))], width)]
+    tags = [
+        *(f"tag {tag} {gone}" for tag in answer.tags),
+        *(f"tag {tag} points at another revision now" for tag in answer.tags_elsewhere),
+    ]
+    about = [(state, Span(short_digest(answer.digest), QUIET)), *(words(tag, BEHIND) for tag in tags)]
+    yield Block(None, [(reference(answer.reference), about)], indent=0)
+    yield pairs(None, [("used", used(answer.use))])
 
 
-def tree_lines(answer: DeletedTree, width: int | None) -> list[Line]:
+def deleted_tree(answer: DeletedTree) -> Iterator[Block]:
     """The number of revisions, every revision and tag; for a base model also its scopes and protected tags."""
     state = "restored" if answer.undone else "deleted" if answer.done else "would be deleted"
-    gone = counted(len(answer.revisions), "revision")
-    pairs = [
-        (state, [words(gone)]),
+    rows: list[tuple[str, Cell]] = [
+        (state, counted(len(answer.revisions), "revision")),
         ("revisions", used_references(answer.revisions, answer.used)),
-        ("used", use_items(answer.use) if answer.revisions else []),
-        ("tags", [[phrase(tag, TAG)] for tag in answer.tags]),
-        ("elsewhere", [[phrase(tag, TAG)] for tag in answer.tags_elsewhere]),
-        ("scopes", [[phrase(one.scope, REFERENCE), Span(f"of {one.token}", QUIET)] for one in answer.scopes]),
-        ("protected", [[phrase(pattern, TAG)] for pattern in answer.protected_tags]),
+        ("used", used(answer.use) if answer.revisions else None),
+        ("tags", [phrase(tag, TAG) for tag in answer.tags]),
+        ("elsewhere", [phrase(tag, TAG) for tag in answer.tags_elsewhere]),
+        ("scopes", [(reference(one.scope), Span(f"of {one.token}", QUIET)) for one in answer.scopes]),
+        ("protected", [phrase(pattern, TAG) for pattern in answer.protected_tags]),
     ]
-    return [(Span(answer.path, REFERENCE),), *fields(pairs, width)]
+    yield pairs(answer.path, rows)

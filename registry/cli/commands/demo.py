@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from registry.bars import RichProgress
 from registry.cli.options import Json, Url
-from registry.cli.render.screen import Span
 from registry.cli.session import Session, as_document, print_json, session
 from registry.distribution import need_whole
+from registry.figures import Span
 
 if TYPE_CHECKING:
     from registry.schemas import Resolved, Tree
@@ -45,7 +45,7 @@ class ScreenReport:
             self._run.out.show([(Span(line),) for line in lines])
 
     def tree(self, tree: Tree) -> None:
-        from registry.cli.render.lists import tree_lines
+        from registry.cli.render.results import tree_lines
 
         bases = {base.name: base for base in self._run.registry.bases()}
         out = self._run.out
@@ -54,11 +54,11 @@ class ScreenReport:
             out.show(tree_lines(tree, bases, out.width, guides=out.on_terminal))
 
     def lineage(self, resolved: Resolved) -> None:
-        from registry.cli.render.lists import resolve_lines
+        from registry.schemas.sheets import resolved as described
 
         self._pause()
         if not self._run.as_json:
-            self._run.out.show(resolve_lines(resolved, self._run.out.width))
+            self._run.show(described(resolved))
 
 
 def demo(url: Url = None, as_json: Json = False) -> None:

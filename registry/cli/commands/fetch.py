@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,9 +10,7 @@ import typer
 
 from registry.cli.options import (
     As,
-    EngineChoice,
     Json,
-    Kind,
     MaxError,
     MaxLoraRank,
     Measured,
@@ -19,7 +18,6 @@ from registry.cli.options import (
     MinFidelity,
     Rank,
     Ref,
-    RowsChoice,
     Since,
     Uniform,
     Url,
@@ -27,14 +25,15 @@ from registry.cli.options import (
     check_file,
     write_file,
 )
-from registry.cli.render.screen import QUIET, REFERENCE, Line, Span, phrase, table, words
-from registry.cli.render.statistics import fidelity_line, truncation_line
+from registry.cli.render.results import fidelity_line, truncation_line
 from registry.cli.session import Session, session
 from registry.errors import IntegrityError, UsageError
-from registry.figures import counted, size
+from registry.figures import Span, counted, quiet, reference, size
+from registry.schemas.form import EngineName
 
 if TYPE_CHECKING:
     from registry.schemas import Copied, Verified
+    from registry.schemas.frames import Block
 
 
 def copy(
@@ -67,7 +66,7 @@ def copy(
     with session(url, as_json) as run, closing(open_registry(to, create=True)) as target:
         if ref is not None:
             answer = run.registry.copy(ref, target, recursive=recursive, progress=run.progress)
-            run.answer(answer, lambda width: copied_lines(answer, width))
+            run.answer(answer, copied)
             _tell_of_copy(run, answer)
             if not answer.revisions and not recursive:
                 run.say(f"Its adapters are copied with -r: `registry copy -r {ref} --to {to}`.")
@@ -76,14 +75,14 @@ def copy(
             target, copied=lambda one: None if as_json else _show_copy(run, one), progress=run.progress
         )
         if as_json:
-            run.answer(answers, lambda _: [])
+            run.answer(answers, lambda _: ())
         elif not answers:
             run.say(f"There are no base models in {run.registry.url}: nothing was copied.")
 
 
 def _show_copy(run: Session, answer: Copied) -> None:
     """One base model of several, as soon as it is copied."""
-    run.show(copied_lines(answer, run.out.width))
+    run.show(copied(answer))
     _tell_of_copy(run, answer)
 
 
@@ -94,19 +93,21 @@ def _tell_of_copy(run: Session, answer: Copied) -> None:
     run.notices(answer.notices)
 
 
-def copied_lines(answer: Copied, width: int | None) -> list[Line]:
+def copied(answer: Copied) -> Iterator[Block]:
     """One line per revision, parents first, by its reference in the target."""
+    from registry.schemas.frames import Block
+
     rows = [
         (
-            [phrase(one.reference, REFERENCE)],
+            reference(one.reference),
             [
-                words("copied" if one.created else "already present", "" if one.created else QUIET),
-                words("" if one.source == one.reference else f"from {one.source}", QUIET),
+                "copied" if one.created else quiet("already present"),
+                quiet("" if one.source == one.reference else f"from {one.source}"),
             ],
         )
         for one in answer.revisions
     ]
-    return table(rows, width) or [(Span(answer.base, REFERENCE),)]
+    yield Block(None, rows or [(reference(answer.base), None)], indent=0)
 
 
 def fetch(
@@ -116,13 +117,13 @@ def fetch(
         str | None,
         typer.Option("-o", "--out", metavar="DIR", help="The folder to write to. Default: a folder in the cache."),
     ] = None,
-    kind: As = Kind.LORA,
+    kind: As = "lora",
     since: Since = None,
     rank: Rank = None,
     max_error: MaxError = None,
     uniform: Uniform = False,
     engine: Annotated[
-        EngineChoice | None,
+        EngineName | None,
         typer.Option(
             "--for", help="Write what this engine loads, truncated only with --max-error; refused if there is none."
         ),
@@ -132,7 +133,7 @@ def fetch(
         str | None,
         typer.Option("--report", metavar="FILE", help="Write the errors of truncation or merging to this JSON file."),
     ] = None,
-    fidelity: Measured = RowsChoice.SAMPLE,
+    fidelity: Measured = "sample",
     dtype: WrittenAs = None,
     min_fidelity: MinFidelity = None,
     onto: MergedOnto = None,
@@ -155,7 +156,7 @@ def fetch(
     Prints the folder. A receipt beside the files records what was computed; if you train on the folder, publish finds
     the parent in it.
     """
-    if report is not None and rank is None and max_error is None and kind is not Kind.MERGED:
+    if report is not None and rank is None and max_error is None and kind != "merged":
         raise UsageError(
             "--report describes the errors of a truncation, or of merging; it needs --rank, --max-error or --as merged."
         )
@@ -165,19 +166,19 @@ def fetch(
         answer = run.registry.fetch(
             ref,
             out,
-            kind=kind.value,
+            kind=kind,
             since=since,
             rank=rank,
             max_error=max_error,
             uniform=uniform,
-            dtype=dtype.value if dtype else None,
-            onto=onto.value if onto else None,
+            dtype=dtype,
+            onto=onto,
             min_fidelity=min_fidelity,
             force=force,
             base_dir=base_dir,
-            engine=engine.value if engine else None,
+            engine=engine,
             max_lora_rank=max_lora_rank,
-            fidelity=fidelity.value,
+            fidelity=fidelity,
             progress=run.progress,
         )
         run.answer(answer, lambda _width: [(Span(answer.folder),)])
@@ -214,11 +215,11 @@ def verify(
     First against its receipt, then against the registry, which computes the weights again. What else lies in the folder
     is named, and refused where programs would load it with the weights.
     """
-    from registry.cli.render.details import verified_lines
+    from registry.cli.render.results import verification
 
     with session(url, as_json) as run:
         answer = run.registry.verify(folder, progress=run.progress)
-        run.answer(answer, lambda width: verified_lines(answer, width))
+        run.answer(answer, verification)
         if answer.fidelity is not None:
             run.say(fidelity_line(answer.fidelity))
         if not answer.equal:
@@ -249,7 +250,7 @@ def export(
         typer.Argument(metavar="TARGET", help="A folder that is new or holds an earlier export, or hf:ORG/REPO."),
     ],
     *,
-    kind: As = Kind.LORA,
+    kind: As = "lora",
     base_model: Annotated[
         str | None,
         typer.Option(
@@ -275,13 +276,14 @@ def export(
     digests. A repository or folder that holds anything but an earlier export is left as it is. What comes back by
     publish has its parent proven by the receipt.
     """
-    from registry.cli.render.results import dry_run_lines, harmless
+    from registry.cli.render.results import dry_run as described
+    from registry.cli.render.results import harmless
 
     with session(url, as_json) as run:
         answer = run.registry.export(
             ref,
             target,
-            kind=kind.value,
+            kind=kind,
             base_model=base_model,
             public=public,
             with_names=with_names,
@@ -289,7 +291,7 @@ def export(
             progress=run.progress,
         )
         if dry_run:
-            run.answer(answer, lambda width: dry_run_lines(answer, width))
+            run.answer(answer, described)
         else:
             where = answer.target if answer.commit is None else f"{answer.target}@{answer.commit}"
             run.answer(answer, lambda _width: [(Span(harmless(where)),)])

@@ -45,11 +45,11 @@ def identify(
     merged, or what is nearest and how much no revision explains. Of an adapter it says which base models it fits, and
     what the folder is that it was trained on.
     """
-    from registry.cli.render.results import identified_lines
+    from registry.cli.render.results import identified
 
     with session(url, as_json) as run:
         answer = run.registry.identify(folder, look_in=tuple(look_in or ()), progress=run.progress)
-        run.answer(answer, lambda width: identified_lines(answer, width))
+        run.answer(answer, identified)
 
 
 def import_(
@@ -89,7 +89,7 @@ def import_(
 
 def _plan(run: Session, source: str, file: str) -> None:
     from registry.cli.options import check_file
-    from registry.cli.render.results import plan_lines
+    from registry.cli.render.results import import_plan
     from registry.operations.import_plan import require_new, summary
 
     check_file("--plan", file)
@@ -97,7 +97,7 @@ def _plan(run: Session, source: str, file: str) -> None:
     made = run.registry.plan_import(source, progress=_progress(run))
     made.write(file)
     run.notices(made.document.notices)
-    run.answer(made.document, lambda width: plan_lines(made.document, width))
+    run.answer(made.document, import_plan)
     for one in made.document.questions:
         say = counted(len(one.folders), "adapter says that it was", "adapters say that they were")
         notice = (
@@ -133,7 +133,7 @@ def _apply(run: Session, file: str) -> None:
 
 def _tell(run: Session, outcome: FolderOutcome) -> None:
     """Report one folder when it is done; one line of JSON each, so that an interrupted run has reported what it did."""
-    from registry.cli.render.screen import GONE, REFERENCE, Span
+    from registry.figures import GONE, reference
 
     if run.as_json:
         run.progress.pause()
@@ -146,8 +146,7 @@ def _tell(run: Session, outcome: FolderOutcome) -> None:
         return
     run.notices(outcome.notices)
     answer = outcome.published
-    reference = answer.revision.reference if answer else outcome.path or ""
-    run.show([(Span(reference, REFERENCE),)])
+    run.show([(reference(answer.revision.reference if answer else outcome.path),)])
     state = "is there already" if outcome.state == "existing" else "brought in"
     parent = f", parent {answer.revision.parent}, {level_of(answer.revision.parent_known_by)}" if answer else ""
     run.say(f"{outcome.folder} {state}{parent}")

@@ -7,17 +7,18 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from registry.cli.options import Json, Url
-from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, Line, Span, fields, phrase, words
 from registry.cli.session import Session, session
 from registry.errors import NotFoundError, RegistryError, UsageError
-from registry.figures import counted
+from registry.figures import BEHIND, Cell, counted, phrase, quiet, reference, words
 from registry.folders.local_files import in_words, unreadable_file
+from registry.schemas.frames import Block, pairs
 
 if TYPE_CHECKING:
     from registry.schemas.labels import AlsoKnownAs, Card, Renamed
@@ -51,7 +52,7 @@ def card(
         if answer is None:
             run.say("Nothing was changed.")
             return
-        run.answer(answer, lambda _: [])
+        run.answer(answer, lambda _: ())
         run.say(f"The card of {ref} is {'the published README.md again' if remove else 'changed'}.")
 
 
@@ -59,7 +60,7 @@ def _print(run: Session, found: Card) -> None:
     if found.state is None:
         raise NotFoundError(f"{found.path} has no card: write one with `registry card {found.path} --edit`.")
     if run.as_json:
-        run.answer(found, lambda _: [])
+        run.answer(found, lambda _: ())
     else:
         text = found.text if found.text.endswith("\n") else found.text + "\n"
         # On a terminal, a text must not move the cursor or change colours; in a pipe it is what was written.
@@ -127,13 +128,10 @@ def _open_in_editor(place: Path) -> None:
         raise UsageError(f"The editor {editor!r} ended with exit code {code}, so the card was not changed.")
 
 
-def known_as_lines(answer: AlsoKnownAs, width: int | None) -> list[Line]:
+def known_as(answer: AlsoKnownAs) -> Iterator[Block]:
     """The base model, its source, and its other repo ids."""
-    pairs = [
-        ("source", [[phrase(answer.source)]] if answer.source else []),
-        ("also known as", [[phrase(repo_id)] for repo_id in answer.repo_ids]),
-    ]
-    return [(Span(answer.base, REFERENCE),), *fields(pairs, width)]
+    names = [phrase(repo_id) for repo_id in answer.repo_ids]
+    yield pairs(answer.base, [("source", phrase(answer.source)), ("also known as", names)])
 
 
 def after_renaming(run: Session, answer: Renamed, *_: object) -> None:
@@ -146,13 +144,13 @@ def after_renaming(run: Session, answer: Renamed, *_: object) -> None:
         run.say(f"{answer.path} goes on as an old name; nothing can be published to it.")
 
 
-def renamed_lines(answer: Renamed, width: int | None) -> list[Line]:
+def renamed(answer: Renamed) -> Iterator[Block]:
     """The new name alone first, for scripts; then what it has, and what only the old one has."""
     kept = counted(answer.materialisations, "materialisation")
-    pairs = [
-        ("was", [[phrase(answer.path, REFERENCE)]]),
-        ("has", [words(f"{counted(answer.adapters, 'adapter')}, {counted(answer.revisions, 'revision')}")]),
+    rows: list[tuple[str, Cell]] = [
+        ("was", reference(answer.path)),
+        ("has", f"{counted(answer.adapters, 'adapter')}, {counted(answer.revisions, 'revision')}"),
         ("not set", [words(f"protected tag {left.tag} of {left.reference}", BEHIND) for left in answer.tags_left]),
-        ("not copied", [words(f"{kept}: of the old name", QUIET)] if answer.materialisations else []),
+        ("not copied", quiet(f"{kept}: of the old name" if answer.materialisations else "")),
     ]
-    return [(Span(answer.renamed_to, REFERENCE),), *fields(pairs, width)]
+    yield pairs(answer.renamed_to, rows)

@@ -24,14 +24,30 @@ from registry.cli.options import (
     parse_metrics,
     parse_strict,
 )
-from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Span, phrase, table, words
+from registry.cli.render.screen import Line
 from registry.cli.session import Session, session
 from registry.errors import RegistryError, UsageError
-from registry.figures import amount, command, counted, ranked, size
+from registry.figures import (
+    BEHIND,
+    GONE,
+    QUIET,
+    Cell,
+    Span,
+    amount,
+    command,
+    counted,
+    phrase,
+    quiet,
+    ranked,
+    reference,
+    size,
+    words,
+)
 from registry.schemas.parents import level_of
 
 if TYPE_CHECKING:
     from registry.schemas import FolderOutcome, LeftOut, Published, Tagged
+    from registry.schemas.frames import Block
 
 
 def publish_rest(run: Session, folder: str, parent: str | None) -> None:
@@ -49,7 +65,7 @@ def publish_rest(run: Session, folder: str, parent: str | None) -> None:
         run.say(f"not published: {place}: {problem}", GONE)
 
     revisions = publish_waiting(run.registry, Path(folder), parent=parent, refused=refused)
-    run.answer(revisions, lambda _width: [(Span(one.reference, REFERENCE),) for one in revisions])
+    run.answer(revisions, lambda _: [(reference(one.reference),) for one in revisions])
     if problems:
         raise problems[0]
     if not revisions:
@@ -113,9 +129,9 @@ def publish_folders(
         progress=run.progress,
     )
     if run.as_json and not each:
-        run.answer([outcome.published for outcome in outcomes if outcome.published is not None], lambda _width: ())
+        run.answer([outcome.published for outcome in outcomes if outcome.published is not None], lambda _: ())
     elif not run.as_json and dry_run:
-        run.show(outcome_lines(outcomes, run.out.width))
+        run.show([outcomes_block(outcomes)])
     if each:
         run.say(_summary(outcomes))
     if status := _status(outcomes, keep_going=keep_going):
@@ -130,8 +146,7 @@ def _tell(run: Session, outcome: FolderOutcome) -> None:
         style = GONE if outcome.state in _BAD else "dim"
         run.say(f"{_STATES[outcome.state]}: {outcome.folder}{code}: {outcome.message}", style)
         return
-    run.progress.pause()
-    run.out.show([(Span(answer.revision.reference, REFERENCE),)])
+    run.show([(reference(answer.revision.reference),)])
     state = "published" if answer.created else "was already published"
     run.say(f"{answer.revision.reference} {state}, parent {_parent(answer)}")
     for item in _left_out(answer.left_out):
@@ -146,34 +161,31 @@ def _left_out(items: Sequence[LeftOut]) -> Iterator[LeftOut]:
     return (item for item in items if item.reason not in (ANOTHER_ADAPTER, ONLY_CHECKPOINTS))
 
 
-def outcome_lines(outcomes: Sequence[FolderOutcome], width: int | None) -> list[Line]:
+def outcomes_block(outcomes: Sequence[FolderOutcome]) -> Block:
     """One row per folder: where it goes, and what would happen to it."""
+    from registry.schemas.frames import Block
+
     rows = [
-        (
-            [phrase(outcome.folder), phrase(outcome.path or "-", REFERENCE), Span(outcome.state, _style(outcome))],
-            _about(outcome),
-        )
-        for outcome in outcomes
+        (phrase(one.folder), reference(one.path or "-"), Span(one.state, _style(one)), _about(one)) for one in outcomes
     ]
-    return table(rows, width, header=("FOLDER", "PATH", "STATE", "DETAILS"))
+    return Block(None, rows, ("FOLDER", "PATH", "STATE", "DETAILS"), indent=0)
 
 
 def _style(outcome: FolderOutcome) -> str:
     return GONE if outcome.state in _BAD else QUIET if outcome.state == "skipped" else ""
 
 
-def _about(outcome: FolderOutcome) -> list[list[Span]]:
+def _about(outcome: FolderOutcome) -> Cell:
     preview = outcome.preview
     if preview is None:
-        code = [Span(outcome.code, GONE)] if outcome.code else []
-        return [[*code, *words(outcome.message or "")]]
+        return Span(outcome.code or "", GONE), outcome.message
     return [
-        words(ranked(preview.rank)),
-        [Span(size(preview.size))],
-        words(f"{amount(preview.parameters)} parameters", QUIET),
-        words(f"parent {preview.parent}, {level_of(preview.parent_known_by)} ({preview.parent_reason})"),
-        words(f"as {preview.reference}" if preview.reference else "", QUIET),
-        *(words(f"left out {item.path} ({item.reason})", QUIET) for item in _left_out(preview.left_out)),
+        ranked(preview.rank),
+        Span(size(preview.size)),
+        quiet(f"{amount(preview.parameters)} parameters"),
+        f"parent {preview.parent}, {level_of(preview.parent_known_by)} ({preview.parent_reason})",
+        quiet(f"as {preview.reference}" if preview.reference else ""),
+        *(quiet(f"left out {item.path} ({item.reason})") for item in _left_out(preview.left_out)),
         *(words(notice, BEHIND) for notice in (*preview.notices, *outcome.notices)),
     ]
 
@@ -217,11 +229,11 @@ def base_add(
     several. Adding the same weights again under the same name changes nothing. hf:ORG/REPO[@REV] is downloaded from
     the Hub at HF_ENDPOINT, with HF_TOKEN.
     """
-    from registry.cli.render.details import base_added_lines
+    from registry.cli.render.results import base_added
 
     with session(url, as_json, create=True) as run:
         answer = run.registry.add_base(name, folder, link=link, progress=run.progress)
-        run.answer(answer, lambda width: base_added_lines(answer, width))
+        run.answer(answer, base_added)
         run.notices(answer.base.notices)
 
 
@@ -428,15 +440,15 @@ def publish(
 
 
 def _publish_one(run: Session, folder: str, path: str, *, dry_run: bool, **options: Any) -> None:
-    from registry.cli.render.details import preview_lines, published_lines
+    from registry.cli.render.results import preview, published
 
     if dry_run:
-        preview = run.registry.preview(folder, path, **options, progress=run.progress)
-        run.answer(preview, lambda width: preview_lines(preview, width))
-        run.notices(preview.notices)
+        planned = run.registry.preview(folder, path, **options, progress=run.progress)
+        run.answer(planned, preview)
+        run.notices(planned.notices)
         return
     answer = run.registry.publish(folder, path, **options, progress=run.progress)
-    run.answer(answer, lambda width: published_lines(answer, width))
+    run.answer(answer, published)
     if "message" in answer.not_applied:
         run.say(f"`registry annotate {answer.revision.reference} -m TEXT` changes its message.")
     run.notices(map(str, answer.notices))
@@ -473,20 +485,20 @@ def tag(
     with session(url, as_json) as run:
         answer = run.registry.tag(ref, tag, expected=expected, undo=undo)
         if answer.reference is None:
-            run.answer(answer, lambda width: removed_lines(answer, width))
+            run.answer(answer, removed)
             return
-        run.answer(answer, lambda _width: [_tag_line(answer, f"-> {answer.reference}")])
+        run.answer(answer, lambda _: [_tag_line(answer, f"-> {answer.reference}")])
         if answer.previous not in {None, answer.reference}:
             run.say(f"The tag pointed at {answer.previous} before.")
 
 
-def removed_lines(answer: Tagged, _width: int | None) -> list[Line]:
+def removed(answer: Tagged) -> list[Line]:
     """The tag, and what it pointed at."""
     return [_tag_line(answer, f"removed, was {answer.previous}")]
 
 
 def _tag_line(answer: Tagged, what: str) -> Line:
-    return (Span(f"{answer.path}@{answer.tag}", REFERENCE), Span(f" {what}"))
+    return (reference(f"{answer.path}@{answer.tag}"), Span(f" {what}"))
 
 
 def annotate(
@@ -506,8 +518,7 @@ def annotate(
     as_json: Json = False,
 ) -> None:
     """Change metrics, annotations and the message."""
-    from registry.cli.render.lists import search_lines
-    from registry.schemas import SearchResult
+    from registry.schemas.tree import REVISIONS
 
     if not metric and not annotation and not unset and message is None:
         raise UsageError(
@@ -521,4 +532,4 @@ def annotate(
             message=message,
             unset=tuple(unset or ()),
         )
-        run.answer(answer, lambda width: search_lines(SearchResult(revisions=(answer,)), width))
+        run.answer(answer, lambda one: [REVISIONS.block([one])])

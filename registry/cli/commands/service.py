@@ -6,21 +6,21 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from registry.cli.options import Json, Url
-from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
+from registry.cli.render.screen import Line
 from registry.cli.session import Session, answer_alone, session
-from registry.figures import counted, moment, size
+from registry.figures import BEHIND, GONE, QUIET, Cell, Span, counted, moment, phrase, quiet, reference, size, words
 from registry.settings import MAX_WORKERS
 
 if TYPE_CHECKING:
     from registry.schemas import Event
+    from registry.schemas.frames import Block
     from registry.schemas.jobs import Health, JobCounts, Replica
 
 
@@ -104,7 +104,6 @@ def events(
 
     With --follow and --json, each event is one line of JSON.
     """
-    from registry.cli.render.lists import listed_lines
     from registry.operations.arguments import start_of
     from registry.schemas.team import Events
 
@@ -117,7 +116,7 @@ def events(
         answer = listed(since, limit)
         if follow:
             _follow(run, answer, lambda start: listed(start or since))
-        run.answer(answer, lambda width: listed_lines(Events.described, answer, width))
+        run.answer(answer, lambda found: [Events.described.block(found)])
         if not answer:
             run.say("No events match.")
 
@@ -149,14 +148,12 @@ class _Lines:
             sys.stdout.write("".join(json.dumps(event.model_dump(mode="json")) + "\n" for event in events))
             sys.stdout.flush()
             return
-        from registry.cli.render.lists import listed_lines
         from registry.schemas.team import EVENT_KINDS, Events
 
         first = not self._widths
         actors = ["ACTOR", *(event.actor for event in events)]
         self._widths = [0, max(map(len, EVENT_KINDS)), max([*map(len, actors), *self._widths[2:]])]
-        lines = listed_lines(Events.described, events, self._run.out.width, header=first, least=self._widths)
-        self._run.show(lines)
+        self._run.show([Events.described.block(events, header=first, least=self._widths)])
 
 
 def upgrade(url: Url = None, as_json: Json = False) -> None:
@@ -169,7 +166,7 @@ def upgrade(url: Url = None, as_json: Json = False) -> None:
 
     answer = upgrade_database(url)
 
-    def lines(_width: int | None) -> list[Line]:
+    def lines(_: object) -> list[Line]:
         if answer.before == answer.after:
             what = f"is already at {answer.after}"
         else:
@@ -185,12 +182,6 @@ LOOPBACK: Final = "127.0.0.1"
 PORT: Final = 8321
 
 
-class AnonymousRight(StrEnum):
-    """Values of ``--anonymous``."""
-
-    READ = "read"
-
-
 def serve(
     *,
     host: Annotated[
@@ -203,7 +194,7 @@ def serve(
         int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="The port; 0 chooses a free one.")
     ] = PORT,
     anonymous: Annotated[
-        AnonymousRight | None, typer.Option("--anonymous", help="Allow reading without a token.")
+        Literal["read"] | None, typer.Option("--anonymous", help="Allow reading without a token.")
     ] = None,
     workers: Annotated[
         int | None,
@@ -224,37 +215,37 @@ def serve(
     del as_json  # nothing is printed on stdout: the log is JSON, and so are errors with --json
     from registry.app import serve as serve_registry
 
-    serve_registry(url, host=host, port=port, anonymous="none" if anonymous is None else "read", workers=workers)
+    serve_registry(url, host=host, port=port, anonymous=anonymous or "none", workers=workers)
 
 
-def health_lines(answer: Health, width: int | None) -> list[Line]:
+def health(answer: Health) -> Iterator[Block]:
     """The replicas, a line each, and below them the rest."""
-    rows = [
+    from registry.schemas.frames import Block, pairs
+
+    replicas = [
         (
-            [
-                phrase(f"{one.host}:{one.process}", REFERENCE),
-                Span("answers") if one.answers else Span("silent", GONE),
-                phrase(one.version, "" if one.version == answer.version else BEHIND),
-                Span(moment(one.seen_at), QUIET),
-            ],
-            [words(text, QUIET) for text in _about(one)],
+            reference(f"{one.host}:{one.process}"),
+            Span("answers") if one.answers else Span("silent", GONE),
+            phrase(one.version, "" if one.version == answer.version else BEHIND),
+            Span(moment(one.seen_at), QUIET),
+            [quiet(text) for text in _about(one)],
         )
         for one in answer.replicas
     ]
+    yield Block(None, replicas, ("REPLICA", "STATE", "VERSION", "SEEN (UTC)", "ABOUT"), indent=0)
     older = answer.migration != answer.newest_migration
-    schema = words(f"{answer.migration or 'none'}, this program has {answer.newest_migration}", BEHIND if older else "")
+    schema = f"{answer.migration or 'none'}, this program has {answer.newest_migration}"
     week = answer.growth[-1]
-    pairs = [
-        ("replicas", [] if rows else [words("none is known", QUIET)]),
-        ("operations", [words(_counts(answer.jobs))]),
-        ("notices", [words(_counts(answer.notices))]),
-        ("stored", [words(f"{size(answer.bytes)}, {size(week.bytes)} of them since {week.week}")]),
-        ("last gc", [words(_event(answer.last_gc))]),
-        ("last fsck", [words(_event(answer.last_fsck))]),
-        ("schema", [schema]),
+    rows: list[tuple[str, Cell]] = [
+        ("replicas", quiet("" if replicas else "none is known")),
+        ("operations", _counts(answer.jobs)),
+        ("notices", _counts(answer.notices)),
+        ("stored", f"{size(answer.bytes)}, {size(week.bytes)} of them since {week.week}"),
+        ("last gc", _event(answer.last_gc)),
+        ("last fsck", _event(answer.last_fsck)),
+        ("schema", words(schema, BEHIND if older else "")),
     ]
-    header = ("REPLICA", "STATE", "VERSION", "SEEN (UTC)", "ABOUT")
-    return [*table(rows, width, header=header), *fields(pairs, width, indent=0)]
+    yield pairs(None, rows, indent=0)
 
 
 def _about(replica: Replica) -> list[str]:

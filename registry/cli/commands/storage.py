@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from registry.cli import completion
-from registry.cli.options import AdapterPath, Json, Kind, MaterialisedAs, Measured, RowsChoice, Url, parse_expiry
-from registry.cli.render.lists import listed_lines
-from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
-from registry.cli.render.statistics import figures
+from registry.cli.options import AdapterPath, Json, MaterialisedAs, Measured, Url, parse_expiry
 from registry.cli.session import Session, session
 from registry.errors import IntegrityError, UnavailableError, UsageError
-from registry.figures import command, counted, moment, short_digest, size
+from registry.figures import (
+    BEHIND,
+    QUIET,
+    Cell,
+    Span,
+    command,
+    counted,
+    moment,
+    phrase,
+    quiet,
+    reference,
+    short_digest,
+    size,
+    words,
+)
+from registry.schemas.frames import Block, pairs
+from registry.schemas.sheets import figures
 
 if TYPE_CHECKING:
     from registry.schemas import (
         ArtifactKind,
         Checked,
         Collected,
-        CollectedBlob,
         Damage,
         Materialisation,
         Materialised,
@@ -45,7 +57,7 @@ def materialise(
         str | None,
         typer.Option("--expires", metavar="TIME", help="How long to keep it, such as 90d or 12h. Default: 30d."),
     ] = None,
-    fidelity: Measured = RowsChoice.SAMPLE,
+    fidelity: Measured = "sample",
     list_: Annotated[
         bool, typer.Option("--list", help="List what is materialised: everything, or at and under REF.")
     ] = False,
@@ -66,18 +78,18 @@ def materialise(
         raise UsageError("materialise needs a REF; `registry materialise --list` lists what is materialised.")
     if drop:
         _check_alone("--drop", {"--expires": expires})
-        _drop(ref, kind.value if kind else None, url, as_json)
+        _drop(ref, kind, url, as_json)
         return
     expires_in = parse_expiry(expires)
     with session(url, as_json) as run:
         answer = run.registry.materialise(
             ref,
-            kind=(kind or Kind.LORA).value,
+            kind=kind or "lora",
             expires_in=expires_in,
-            fidelity=fidelity.value,
+            fidelity=fidelity,
             progress=run.progress,
         )
-        run.answer(answer, lambda width: materialised_lines(answer, width))
+        run.answer(answer, materialised)
 
 
 def _check_alone(option: str, others: dict[str, object]) -> None:
@@ -91,7 +103,7 @@ def _list(ref: str | None, url: str | None, as_json: bool) -> None:
 
     with session(url, as_json) as run:
         answer = run.registry.materialisations(ref)
-        run.answer(answer, lambda width: listed_lines(MATERIALISATIONS, answer, width))
+        run.answer(answer, lambda found: [MATERIALISATIONS.block(found)])
         if not answer:
             run.say(f"Nothing is materialised {'in ' + run.registry.url if ref is None else 'at ' + ref}.")
 
@@ -99,30 +111,27 @@ def _list(ref: str | None, url: str | None, as_json: bool) -> None:
 def _drop(which: str, kind: ArtifactKind | None, url: str | None, as_json: bool) -> None:
     with session(url, as_json) as run:
         answer = run.registry.drop_materialisation(which, kind=kind)
-        run.answer(answer, lambda width: dropped_lines(answer, width))
+        run.answer(answer, dropped)
         run.say("They can still be computed; `registry gc` collects bytes that nothing else needs.")
 
 
-def materialised_lines(answer: Materialised, width: int | None) -> list[Line]:
+def materialised(answer: Materialised) -> Iterator[Block]:
     """The id alone first, for scripts; then its details."""
     one = answer.materialisation
     new = f"{size(answer.bytes_stored)} newly stored" if answer.created else "already materialised"
-    pairs = [
-        ("of", [[phrase(one.reference, REFERENCE)], words(f"as {one.kind}")]),
-        ("rendering", [words(short_digest(one.rendering), QUIET)]),
-        ("size", [words(f"{size(one.size)} in {counted(one.files, 'file')}"), words(new, QUIET)]),
-        ("until", [words(f"{moment(one.expires_at)} UTC")]),
+    rows: list[tuple[str, Cell]] = [
+        ("of", [reference(one.reference), f"as {one.kind}"]),
+        ("rendering", quiet(short_digest(one.rendering))),
+        ("size", [f"{size(one.size)} in {counted(one.files, 'file')}", quiet(new)]),
+        ("until", f"{moment(one.expires_at)} UTC"),
+        ("fidelity", None if one.fidelity is None else figures(one.fidelity)),
     ]
-    if one.fidelity is not None:
-        pairs.append(("fidelity", [words(figures(one.fidelity))]))
-    return [(Span(one.id, REFERENCE),), *fields(pairs, width)]
+    yield pairs(one.id, rows)
 
 
-def dropped_lines(answer: Sequence[Materialisation], width: int | None) -> list[Line]:
+def dropped(answer: Sequence[Materialisation]) -> Iterator[Block]:
     """One line per dropped materialisation."""
-    return table(
-        [([Span(one.id, REFERENCE)], [words(f"dropped: {one.reference} as {one.kind}")]) for one in answer], width
-    )
+    yield Block(None, [(reference(one.id), f"dropped: {one.reference} as {one.kind}") for one in answer], indent=0)
 
 
 def set_(
@@ -156,7 +165,7 @@ def set_(
     protected tag, that others were trained on or combined of, and that are materialised. A rule takes the place of an
     earlier one.
     """
-    from registry.cli.render.results import retention_lines
+    from registry.cli.render.results import retention
 
     with session(url, as_json) as run:
         answer = run.registry.set_retention(
@@ -166,7 +175,7 @@ def set_(
             keep_best=tuple(keep_best or ()),
             keep_tagged=not no_keep_tagged,
         )
-        run.answer(answer, lambda width: retention_lines(answer, width))
+        run.answer(answer, retention)
         say_what_runs(run, answer)
 
 
@@ -194,60 +203,51 @@ _STATES: Final = {  # of a registry: that of its worst blob
 }
 
 
-def usage_lines(answer: Usage, width: int | None) -> list[Line]:
+def usage(answer: Usage) -> Iterator[Block]:
     """One line per adapter, and the sums."""
     from registry.schemas.usage import TAKEN
 
+    yield TAKEN.block(answer.adapters)
     less = f", {answer.full_checkpoints / answer.size:.0f} times as much" if answer.size else ""
     more = counted(answer.unlisted_adapters, "other adapter")
     revisions = len(answer.revisions) + answer.unlisted_revisions
-    sums = [
-        ("unlisted", [words(f"{more}, with less of their own", QUIET)] if answer.unlisted_adapters else []),
-        ("total", [words(f"{size(answer.size)} in {counted(revisions, 'revision')}")]),
-        ("full checkpoints", [words(f"would take {size(answer.full_checkpoints)}{less}")]),
-        ("materialised", [words(size(answer.materialisations))] if answer.materialisations else []),
-        ("collectable", [words(size(answer.collectable))] if answer.collectable else []),
+    sums: list[tuple[str, Cell]] = [
+        ("unlisted", quiet(f"{more}, with less of their own" if answer.unlisted_adapters else "")),
+        ("total", f"{size(answer.size)} in {counted(revisions, 'revision')}"),
+        ("full checkpoints", f"would take {size(answer.full_checkpoints)}{less}"),
+        ("materialised", size(answer.materialisations) if answer.materialisations else ""),
+        ("collectable", size(answer.collectable) if answer.collectable else ""),
     ]
-    return [*listed_lines(TAKEN, answer.adapters, width), *fields(sums, width, indent=0)]
+    yield pairs(None, sums, indent=0)
 
 
-def collected_lines(answer: Collected, width: int | None) -> list[Line]:
+def collected(answer: Collected) -> Iterator[Block]:
     """The total first, then the largest blobs."""
     does = "would be collected" if answer.dry_run else "collected"
     gone = len(answer.revisions) + answer.unlisted_revisions + len(answer.bases)
-    pairs = [
-        (does, [words(f"{size(answer.bytes)} in {counted(len(answer.blobs) + answer.unlisted_blobs, 'blob')}")]),
-        ("uploads", [words(f"{counted(answer.uploads, 'unfinished upload')}")] if answer.uploads else []),
-        (
-            "deleted",
-            [words(f"{counted(gone, 'revision or base model', 'revisions and base models')} past the grace period")]
-            if gone
-            else [],
-        ),
-        (
-            "expired",
-            [words(counted(len(answer.materialisations), "materialisation"))] if answer.materialisations else [],
-        ),
-        ("kept", [words(f"{counted(answer.kept_for_grace, 'blob')} in grace")] if answer.kept_for_grace else []),
+    past = f"{counted(gone, 'revision or base model', 'revisions and base models')} past the grace period"
+    expired = len(answer.materialisations)
+    rows: list[tuple[str, Cell]] = [
+        (does, f"{size(answer.bytes)} in {counted(len(answer.blobs) + answer.unlisted_blobs, 'blob')}"),
+        ("uploads", counted(answer.uploads, "unfinished upload") if answer.uploads else ""),
+        ("deleted", past if gone else ""),
+        ("expired", counted(expired, "materialisation") if expired else ""),
+        ("kept", f"{counted(answer.kept_for_grace, 'blob')} in grace" if answer.kept_for_grace else ""),
     ]
-    return [*fields(pairs, width, indent=0), *_blobs(answer.blobs, answer.unlisted_blobs, width)]
+    yield pairs(None, rows, indent=0)
+    blobs = sorted(answer.blobs, key=lambda blob: (-blob.size, blob.key))[:_LISTED]
+    names = ("no row" if blob.digest is None else short_digest(blob.digest) for blob in blobs)
+    listed = [(size(blob.size), Span(name, QUIET), phrase(blob.key)) for blob, name in zip(blobs, names, strict=True)]
+    yield Block(None, listed, right=(0,))
+    more = len(answer.blobs) - len(blobs)
+    if answer.unlisted_blobs:
+        yield _rest(f"and {more + answer.unlisted_blobs} others (--json lists {len(answer.blobs)})")
+    elif more:
+        yield _rest(f"and {more} smaller ones (--json lists all)")
 
 
-def _blobs(blobs: Sequence[CollectedBlob], unlisted: int, width: int | None) -> list[Line]:
-    shown = sorted(blobs, key=lambda blob: (-blob.size, blob.key))[:_LISTED]
-    rows = [
-        (
-            [Span(size(blob.size)), Span("no row" if blob.digest is None else short_digest(blob.digest), QUIET)],
-            [[phrase(blob.key)]],
-        )
-        for blob in shown
-    ]
-    more = len(blobs) - len(shown)
-    text = [words(f"and {more} smaller ones (--json lists all)", QUIET)] if more and not unlisted else []
-    if unlisted:
-        text = [words(f"and {more + unlisted} others (--json lists {len(blobs)})", QUIET)]
-    rest = fields([("", text)], width, indent=0)
-    return [*table(rows, width, indent=2, right=(0,)), *rest]
+def _rest(text: str) -> Block:
+    return pairs(None, [("", quiet(text))], indent=0)
 
 
 def after_checking(run: Session, answer: Checked, *_: object) -> None:
@@ -280,19 +280,15 @@ def _takes(damaged: Sequence[Damage]) -> str:
     return f"affecting {what} and {counted(len(kept), 'materialisation')}; {files}, {again}"
 
 
-def checked_lines(answer: Checked, width: int | None) -> list[Line]:
+def checked(answer: Checked) -> Iterator[Block]:
     """The state in one line, and all damage."""
     how = "all bytes read" if answer.deep else "sizes only; --deep reads all bytes"
-    said = f"{counted(answer.blobs, 'blob')}, {size(answer.bytes)} ({how})"
     state = _STATES[max((one.state for one in answer.damage), key=list(_STATES).index, default="sound")]
-    items = [words(said)]
-    if answer.orphans:
-        items.append(words(f"{counted(answer.orphans, 'leftover object')}; `registry gc` collects leftovers", QUIET))
-    lines = table([([state], items)], width)
+    left = f"{counted(answer.orphans, 'leftover object')}; `registry gc` collects leftovers" if answer.orphans else ""
+    said = f"{counted(answer.blobs, 'blob')}, {size(answer.bytes)} ({how})"
+    yield Block(None, [(state, [said, quiet(left)])], indent=0)
     for one in answer.damage:
-        problem = [[phrase(one.key)], words(one.problem, BEHIND)]
-        lines += table([([Span(short_digest(one.digest))], problem)], width, indent=2)
+        yield Block(None, [(short_digest(one.digest), [phrase(one.key), words(one.problem, BEHIND)])])
         names = (*one.takes_down, *one.materialisations)
-        does = "affects" if one.state == "damaged" else "needed by"
-        lines += table([([Span(does, QUIET), phrase(name, REFERENCE)], []) for name in names], width, indent=6)
-    return lines
+        does = Span("affects" if one.state == "damaged" else "needed by", QUIET)
+        yield Block(None, [(does, reference(name), None) for name in names], indent=6)

@@ -1,7 +1,6 @@
 """Lays out lines to the width of the terminal, with colours there, plain in a pipe.
 
-A *span* is a piece of text that is never broken (a reference, a digest, a size) with a style; free text is broken
-between words. On a terminal, lines fit its width; in a pipe, every record is one line, unless `COLUMNS` gives a width.
+On a terminal, lines fit its width; in a pipe, every record is one line, unless `COLUMNS` gives a width.
 """
 
 from __future__ import annotations
@@ -9,20 +8,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from registry.figures import clean
+from registry.figures import QUIET, REFERENCE, Cell, Span, clean, items, phrase, words
 
-# Styles by meaning.
-REFERENCE = "bold"
-TAG = "cyan"
-BEHIND = "yellow"
-GONE = "red"
-QUIET = "dim"
+if TYPE_CHECKING:
+    from registry.schemas.frames import Block
 
 GAP = 2
 HANG = 4
@@ -30,40 +23,8 @@ _MIN_FLOWING = 32  # columns needed for items beside fixed cells; with fewer the
 _UNBOUNDED = 1 << 30
 _WORD = re.compile(r"[^\s`]*`[^`]*`\S*|\S+")  # a command in backticks is one, so that it can be copied
 
-
-@dataclass(frozen=True)
-class Span:
-    """Text in one style that stays on one line."""
-
-    text: str
-    style: str = ""
-
-    @property
-    def cells(self) -> int:
-        """The width of the text on a terminal, in columns."""
-        return sum(_cells(char) for char in self.text)
-
-
 Line = tuple[Span, ...]
 Row = tuple[Sequence[Span], Sequence[Sequence[Span]]]  # fixed cells, and the items after them
-
-
-def _cells(char: str) -> int:
-    if char.isascii():
-        return 1
-    if unicodedata.combining(char):
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
-
-
-def words(text: str, style: str = "") -> list[Span]:
-    """Free text as spans that may be broken between words."""
-    return [Span(word, style) for word in clean(text).split(" ") if word]
-
-
-def phrase(text: str, style: str = "") -> Span:
-    """Untrusted text as one span, safe to print."""
-    return Span(clean(text), style)
 
 
 def flow(items: Sequence[Sequence[Span]], width: int | None, *, gap: int = GAP) -> list[Line]:
@@ -107,7 +68,7 @@ def table(
         return []
     columns = len(rows[0][0])
     heads: list[Row] = (
-        [([Span(word, "dim") for word in header[:columns]], [words(header[-1], "dim")])] if header else []
+        [([Span(word, QUIET) for word in header[:columns]], [words(header[-1], QUIET)])] if header else []
     )
     widths = [max(cells[column].cells for cells, _ in (*heads, *rows)) for column in range(columns)]
     widths = [max(pair) for pair in zip_longest(widths, least, fillvalue=0)]
@@ -116,20 +77,20 @@ def table(
         return [line for row in rows for line in _without_columns(row, width, indent)]
     lines: list[Line] = []
     beside = True
-    for cells, items in (*heads, *rows):
+    for cells, after in (*heads, *rows):
         aligned = (Span(" " * indent), *_align(cells, widths, set(right)))
         goes_on = not any(cell.text for cell in cells)
         if goes_on and not beside:
-            lines += _below(items, width, indent)
+            lines += _below(after, width, indent)
             continue
-        beside = _fits(items, None if width is None else width - start)
+        beside = _fits(after, None if width is None else width - start)
         if beside:
-            first, *rest = flow(items, None if width is None else width - start)
+            first, *rest = flow(after, None if width is None else width - start)
             lines.append(_stripped((*aligned, *first)))
             lines += [_stripped((Span(" " * start), *line)) for line in rest]
         else:
             lines.append(_stripped(aligned))
-            lines += _below(items, width, indent)
+            lines += _below(after, width, indent)
     return lines
 
 
@@ -173,10 +134,24 @@ def _stripped(line: Sequence[Span]) -> Line:
     return tuple(spans)
 
 
-def fields(pairs: Iterable[tuple[str, Sequence[Sequence[Span]]]], width: int | None, *, indent: int = 2) -> list[Line]:
-    """Names and values, one pair below another; pairs without a value are omitted."""
-    rows = [([Span(name, "dim")], items) for name, items in pairs if any(items)]
-    return table(rows, width, indent=indent)
+def lines_of(blocks: Iterable[Block | Line], width: int | None) -> list[Line]:
+    """The lines of an answer; a part of it that has no rows is left out, but for the first, which says what it is."""
+    lines: list[Line] = []
+    for block in blocks:
+        if isinstance(block, tuple):
+            lines.append(block)
+        elif block.rows or not lines:
+            lines += [()] if lines and block.title is not None else []
+            lines += [(phrase(block.title, REFERENCE),)] if block.title else []
+            rows = [([_span(cell) for cell in row[:-1]], items(row[-1])) for row in block.rows]
+            lines += table(rows, width, header=block.header, right=block.right, indent=block.indent, least=block.least)
+    return lines
+
+
+def _span(cell: Cell) -> Span:
+    """A cell in a column, where it is one text."""
+    assert cell is None or isinstance(cell, str | Span), "items are for the rest of the line"
+    return cell if isinstance(cell, Span) else phrase(cell)
 
 
 class Screen:

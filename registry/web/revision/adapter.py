@@ -29,7 +29,7 @@ from registry.plots.charts import Point, Sparkline
 from registry.reference import Reference
 from registry.schemas import RevisionSummary, Shown, TargetGroup
 from registry.schemas.artifacts import EngineAnswer
-from registry.schemas.notebooks import delta_map, energy_chart
+from registry.schemas.heat_maps import delta_map, energy_chart
 from registry.schemas.requests import ReferenceRequest
 from registry.schemas.statistics import COLUMNS, DeltaStatistics, delta_rows
 from registry.services.artifacts.readme import front_matter

@@ -12,7 +12,7 @@ from registry.operations import table
 from registry.reference import Path
 from registry.schemas import FileEntry, Schema, TargetGroup
 from registry.schemas.difference import DELTA_COLUMNS, MATRIX_COLUMNS, Difference, ValueDifference
-from registry.schemas.notebooks import children_map, modules_map
+from registry.schemas.heat_maps import children_map, modules_map
 from registry.schemas.requests import DiffRequest, PathRequest, Ref
 from registry.web.frame.figures import Figure, figure
 from registry.web.frame.rendering import as_text

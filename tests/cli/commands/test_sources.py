@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from registry.cli.render.details import base_added_lines, published_lines, show_lines
-from registry.cli.render.lists import log_lines
-from registry.cli.render.screen import Line
-from registry.schemas import BaseAdded, Log, Published
+from registry.cli.render import results
+from registry.cli.render.screen import lines_of
+from registry.schemas import BaseAdded, Log, Published, sheets
+from registry.schemas.frames import Block
 from registry.services.local import LocalRegistry
 from tests.cli.canned import BASE, FRENCH, SHOWN, SHOWN_BASE
 from tests.kit import plain_base, write_adapter
@@ -16,8 +17,8 @@ from tests.kit import plain_base, write_adapter
 SOURCE = "hf:org/model@0123456789abcdef0123456789abcdef01234567 at https://hub.example.org"
 
 
-def text(lines: list[Line]) -> list[str]:
-    return ["".join(span.text for span in line) for line in lines]
+def text(blocks: Iterable[Block]) -> list[str]:
+    return ["".join(span.text for span in line) for line in lines_of(blocks, None)]
 
 
 def test_a_source_is_shown_whole_and_only_where_there_is_one() -> None:
@@ -33,16 +34,16 @@ def test_a_source_is_shown_whole_and_only_where_there_is_one() -> None:
         registry="/r",
     )
     line = ["source", *SOURCE.split()]
-    for lines in (
-        show_lines(SHOWN_BASE.model_copy(update={"base": base}), None),
-        show_lines(SHOWN.model_copy(update={"revision": revision}), None),
-        base_added_lines(added, None),
-        published_lines(published, None),
+    for blocks in (
+        sheets.shown(SHOWN_BASE.model_copy(update={"base": base})),
+        sheets.shown(SHOWN.model_copy(update={"revision": revision})),
+        results.base_added(added),
+        results.published(published),
     ):
-        assert line in [one.split() for one in text(lines)]
+        assert line in [one.split() for one in text(blocks)]
     log = Log(path=FRENCH.path, revisions=(revision, FRENCH))
-    assert [SOURCE in one for one in text(log_lines(log, None))] == [False, False, True, False]
-    assert not any("source" in one for one in text(show_lines(SHOWN, None)))
+    assert [SOURCE in one for one in text([sheets.log(log, None)])] == [False, False, True, False]
+    assert not any("source" in one for one in text(sheets.shown(SHOWN)))
 
 
 def test_names_in_the_views_are_those_of_this_very_revision(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_names_in_the_views_are_those_of_this_very_revision(tmp_path: Path) -> N
             "net/a@1": ("net/a", ("r1", "prod", "v1")),
             "net/a": ("net/a", ("r2", "dev", "main")),
         }
-        lines = [one.split() for one in text(show_lines(shown["net/a"], None))]
+        lines = [one.split() for one in text(sheets.shown(shown["net/a"]))]
         assert ["repo", "id", "net/a", "revision", "r2,", "dev,", "main"] in lines
         registry.retract("net/a@2", reason="wrong data")
         assert registry.show("net/a").repo_revisions == ()

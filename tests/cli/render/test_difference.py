@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from registry.cli.render.difference import difference_lines
+from registry.cli.render.screen import lines_of
+from registry.schemas.comparisons import difference
 from registry.schemas.difference import Difference
 from tests.cli.canned import DIFFERENCE, LINEAGE, digest_of
 
 
 def text(found: Difference, width: int | None = None) -> list[str]:
-    return ["".join(span.text for span in line) for line in difference_lines(found, width)]
+    return ["".join(span.text for span in line) for line in lines_of(difference(found), width)]
 
 
 def changed(**changes: Any) -> Difference:
@@ -64,5 +65,5 @@ def test_nothing_differs() -> None:
 
 
 def test_colours_by_meaning() -> None:
-    styles = {span.text: span.style for line in difference_lines(DIFFERENCE, None) for span in line}
+    styles = {span.text: span.style for line in lines_of(difference(DIFFERENCE), None) for span in line}
     assert (styles["-"], styles["+"], styles["~"]) == ("red", "green", "yellow")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
-from registry.cli.render.details import preview_lines, published_lines, show_lines
-from registry.cli.render.screen import Line
+from registry.cli.render.results import preview, published
+from registry.cli.render.screen import lines_of
 from registry.schemas.artifacts import ExtractedModule, Extraction
+from registry.schemas.frames import Block
+from registry.schemas.sheets import shown
 from tests.cli.canned import PREVIEW, PUBLISHED, SHOWN
 from tests.cli.conftest import Run
 from tests.kit import plain_base
@@ -26,21 +29,21 @@ REPORT = Extraction(
 )
 
 
-def _text(lines: list[Line]) -> str:
-    return " ".join(" ".join("".join(span.text for span in line) for line in lines).split())
+def _text(blocks: Iterable[Block]) -> str:
+    return " ".join(" ".join("".join(span.text for span in line) for line in lines_of(blocks, 100)).split())
 
 
 def test_the_error_is_told_where_it_is_published_planned_and_shown() -> None:
     told = {"extracted": REPORT}
-    for lines in (
-        published_lines(PUBLISHED.model_copy(update=told), 100),
-        preview_lines(PREVIEW.model_copy(update=told), 100),
-        show_lines(SHOWN.model_copy(update=told), 100),
+    for blocks in (
+        published(PUBLISHED.model_copy(update=told)),
+        preview(PREVIEW.model_copy(update=told)),
+        shown(SHOWN.model_copy(update=told)),
     ):
-        text = _text(lines)
+        text = _text(blocks)
         assert "extracted from a full model: error 12.5 % of what it changed, 2 pairs, at most 25 % (body.two)" in text
         assert "and 1 value kept whole" in text
-    assert "extracted" not in _text(published_lines(PUBLISHED, 100))
+    assert "extracted" not in _text(published(PUBLISHED))
 
 
 def test_the_command_publishes_a_full_model(run: Run, tmp_path: Path) -> None:

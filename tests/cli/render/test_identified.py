@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from registry.cli.render.results import identified_lines
+from registry.cli.render.results import identified
+from registry.cli.render.screen import lines_of
 from registry.schemas.parents import Identified, MergedFrom
 
 FOLDER = "./output/merged"
@@ -11,7 +12,7 @@ LINKS = ("llama/support@2", "llama/support/french@2")
 
 
 def _text(found: Identified) -> str:
-    lines = identified_lines(found, 100)
+    lines = lines_of(identified(found), 100)
     return " ".join(" ".join("".join(span.text for span in line) for line in lines).split())
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from registry.cli.render.lists import log_lines
-from registry.schemas import DeletedRevision, Log
+from registry.cli.render.screen import lines_of
+from registry.schemas import DeletedRevision, Log, sheets
 from tests.cli.canned import WHEN, digest_of, revision_of
 
 PATH = "llama/support"
@@ -36,7 +36,7 @@ def log_of(*metrics: dict[str, float], deleted: bool = False) -> Log:
 
 
 def text(log: Log, width: int | None) -> list[str]:
-    return ["".join(span.text for span in line) for line in log_lines(log, width)]
+    return ["".join(span.text for span in line) for line in lines_of([sheets.log(log, width)], width)]
 
 
 def test_metrics_stand_below_each_other() -> None:

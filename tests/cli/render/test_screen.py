@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from registry.cli.program import run
-from registry.cli.render.screen import Row, Span, table, words
+from registry.cli.render.screen import Row, table
 from registry.errors import UsageError
+from registry.figures import Span, words
 from tests.cli.canned import COMMANDS, FETCHED, CannedRegistry
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from registry import figures as words
 from registry.cli.options import parse_annotations, parse_metrics
-from registry.cli.render.screen import Line, Span, flow, table
-from registry.cli.render.screen import words as spans_of
+from registry.cli.render.screen import Line, flow, table
 from registry.errors import UsageError
+from registry.figures import Span
+from registry.figures import words as spans_of
 
 
 def test_shares() -> None:

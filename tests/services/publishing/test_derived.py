@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from registry.cli.render.details import show_lines
+from registry.cli.render.screen import lines_of
 from registry.errors import UsageError
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
-from registry.schemas import DerivedFrom, RevisionSummary, Shown
+from registry.schemas import DerivedFrom, RevisionSummary, Shown, sheets
 from registry.services.local import LocalRegistry
 from registry.services.publishing.publish import plan_publish
 from tests.kit import Base, plain_base, write_adapter
@@ -62,7 +62,7 @@ def seen_by(registry: LocalRegistry, *scopes: str) -> LocalRegistry:
 
 
 def text(shown: Shown) -> str:
-    return "\n".join("".join(span.text for span in line) for line in show_lines(shown, None))
+    return "\n".join("".join(span.text for span in line) for line in lines_of(sheets.shown(shown), None))
 
 
 def test_a_truncated_adapter_says_what_it_was_made_of(registry: Any, tmp_path: Path) -> None:
