@@ -5,6 +5,7 @@ Sizes are bytes, times are UTC, digests are ``sha256:hex``.
 """
 
 from registry.schemas.artifacts import (
+    ArtifactKind,
     Fetched,
     Fidelity,
     Materialisation,
@@ -18,7 +19,6 @@ from registry.schemas.artifacts import (
     Verified,
 )
 from registry.schemas.form import (
-    ArtifactKind,
     Dtype,
     LeftOut,
     Schema,

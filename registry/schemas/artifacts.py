@@ -1,8 +1,9 @@
 """Artifacts: how they are asked for, what fetching and verifying answer, and what was lost of ranks on the way.
 
-Their kinds are a row each, with all that is asked of one where no tensor is at hand. To add one, name it in
-`registry.schemas.form.ArtifactKind`, write its row here, its builder in a file of `registry.services.artifacts`
-with a line in the table of `build`, and its member of `registry.cli.options.Kind`.
+Their kinds are a row each, with all that is asked of one where no tensor is at hand, and with its builder. A new kind
+is two files: this one has its name and its row, and a file of `registry.services.artifacts` its builder; the command
+line has the names once more (`registry.cli.options.Kind`). `tests/tensors/artifacts/test_built_kinds.py` wants a judge
+of its bytes.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from pydantic import Field
 from registry.errors import UsageError
 from registry.figures import counted, moment
 from registry.figures import size as in_units
-from registry.schemas.form import ArtifactKind, EngineName, MeasuredRows, Onto, Param, Schema, WrittenDtype
+from registry.schemas.form import EngineName, MeasuredRows, Onto, Param, Schema, WrittenDtype
 from registry.schemas.frames import Column, Described
 from registry.schemas.views import fetched as fetched_line
+
+ArtifactKind = Literal["published", "lora", "merged"]
 
 
 class OutputFile(Schema):
@@ -363,6 +366,9 @@ class Kind:
     name: ArtifactKind
     view: str  # where its Hub-compatible view is, below the service's address
     label: str  # what a screen calls weights that were fetched as this kind
+    builder: (
+        str  # MODULE:NAME below `registry.services.artifacts` of what lays out its files; loaded when it is asked for
+    )
     refuses: Mapping[str, str]  # option -> the sentence that says why; in the order in which they are checked
     is_model: bool = False
     """A whole model, and no adapter. Its repos hide ``adapter_config.json``, which makes clients load an adapter."""
@@ -407,12 +413,13 @@ def _flag(option: str) -> str:
 
 
 _ROWS: Final = (
-    Kind("merged", "hf", "merged", refuses=_about_composed("merged"), is_model=True, on_base_dir=True),
-    Kind("lora", "hf-lora", "composed", refuses=_about_merged("lora"), is_composed=True),
+    Kind("merged", "hf", "merged", "merged:MERGED", refuses=_about_composed("merged"), is_model=True, on_base_dir=True),
+    Kind("lora", "hf-lora", "composed", "composed:COMPOSED", refuses=_about_merged("lora"), is_composed=True),
     Kind(
         "published",
         "hf-published",
         "as published",
+        "build:PUBLISHED",
         refuses={
             "dtype": "--dtype can't be given with --as published: these are the bytes as they were published.",
             **_about_composed("published"),

@@ -143,7 +143,6 @@ def _list(value: Sequence[object]) -> str:
     return f"({', '.join(texts)}{',' if len(texts) == 1 else ''})"
 
 
-ArtifactKind = Literal["published", "lora", "merged"]
 Dtype = Literal["bf16", "fp16", "fp32"]
 WrittenDtype = Literal["bf16", "fp16", "fp32", "keep", "fp8"]
 """What weights are written in. Of a quantised base model ``keep``: all that a path does not change as it is stored;

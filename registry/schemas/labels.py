@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from registry.schemas.form import ArtifactKind, LeftOut, Param, Schema
+from registry.schemas.artifacts import ArtifactKind
+from registry.schemas.form import LeftOut, Param, Schema
 from registry.schemas.views import exported as exported_line
 
 MAX_CARD: Final = 256 << 10

@@ -11,8 +11,8 @@ from pydantic import ConfigDict, Field
 
 from registry.errors import UsageError
 from registry.rights import Role
+from registry.schemas.artifacts import ArtifactKind
 from registry.schemas.form import (
-    ArtifactKind,
     BaseQuantization,
     Dtype,
     EngineName,

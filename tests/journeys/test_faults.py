@@ -18,7 +18,7 @@ import pytest
 import registry
 from registry.errors import IntegrityError, UnavailableError
 from registry.schemas import Published
-from registry.schemas.form import ArtifactKind
+from registry.schemas.artifacts import ArtifactKind
 from tests.conftest import StartService
 from tests.journeys.fault_house import OF_CLIENTS, PATIENCE, Gate, House, built, problem_of, wait_for
 from tests.journeys.fault_wire import Cut, Moment

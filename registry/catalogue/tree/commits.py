@@ -19,8 +19,7 @@ from registry.catalogue.database.tables import Adapter, BaseModelRecord, CommitR
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, in_subtree
 from registry.digest import canonical_json
 from registry.reference import Path
-from registry.schemas.artifacts import KINDS
-from registry.schemas.form import ArtifactKind
+from registry.schemas.artifacts import KINDS, ArtifactKind
 
 MEANT: Final = 28
 """Number of leading hex digits of a commit id that identify the meaning."""

@@ -1,9 +1,9 @@
-"""The kinds of artifacts and their builders: a path's files are laid out by them, and no tensor is computed yet."""
+"""Artifacts of a path, made by the builder of their kind: its files are laid out, and no tensor is computed yet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from importlib import import_module
 from typing import Final
 
 from registry.errors import UsageError
@@ -17,37 +17,17 @@ from registry.tensors.lineage.inputs import Inputs, stored_files
 from registry.tensors.lineage.paths import Blobs, LoadedPath
 from registry.tensors.lineage.plan import Builder, Built, Order, links_of, make_plan
 
-
-# The others are imported when they are wanted: stored bytes are handed out without torch.
-def _merged() -> Builder:
-    from registry.services.artifacts.merged import MERGED
-
-    return MERGED
-
-
-def _composed() -> Builder:
-    from registry.services.artifacts.composed import COMPOSED
-
-    return COMPOSED
-
-
-def _published() -> Builder:
-    """The stored files of an adapter or a base model, byte for byte."""
-    return Builder(
-        lambda order: Built(order.plan, stored_files(order.inputs.blobs, order.path.tip_files, order.inputs.opened))
-    )
-
-
-BUILDERS: Final[Mapping[ArtifactKind, Callable[[], Builder]]] = {
-    "merged": _merged,
-    "lora": _composed,
-    "published": _published,
-}
+PUBLISHED: Final = Builder(
+    lambda order: Built(order.plan, stored_files(order.inputs.blobs, order.path.tip_files, order.inputs.opened))
+)
+"""The stored files of an adapter or a base model, byte for byte: they are handed out without torch."""
 
 
 def builder_of(kind: ArtifactKind) -> Builder:
-    """The builder of a kind."""
-    return BUILDERS[kind]()
+    """The builder of a kind, which its row names."""
+    module, _, name = KINDS[kind].builder.partition(":")
+    found: Builder = getattr(import_module(f"registry.services.artifacts.{module}"), name)
+    return found
 
 
 def build_artifact(

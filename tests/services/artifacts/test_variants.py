@@ -19,6 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
+from registry.tensors.checkpoint import key_grammar, reading
+from registry.tensors.checkpoint.variants.draft import Variant
+from registry.tensors.checkpoint.variants.table import VARIANTS as ROWS
 from tests.kit import Base, RawTensor, plain_base, read_model, read_tensors, used_bound, write_model, write_tensors
 from tests.kit.floats import Array
 from tests.kit.merged_tensor import SUM_ERROR
@@ -136,6 +139,65 @@ def test_one_link(shelf: Shelf, kind: str, name: str) -> None:
 @pytest.mark.parametrize(("kind", "name"), [one for one in EVERY if one[0] in NARROW])
 def test_twice_on_a_narrow_base(shelf: Shelf, kind: str, name: str) -> None:
     _check(shelf, kind, NARROW[kind], _recipes(kind, [name, name]))
+
+
+# --- the table's rows: each is held by a sample that is right with it, and wrong or refused without it ---
+
+SAMPLES: dict[str, tuple[str, str] | dict[str, Any]] = {
+    "other tuners": {"peft_type": "LOHA"},
+    "no change of weights": {"layer_replication": [[0, 2]]},
+    "initialisations": {"init_lora_weights": "pissa"},
+    "training only": {"velora_config": {"rank": 2}},
+    "parameters": ("gpt_oss", "up only"),
+    "experts by file": ("mixtral", "each expert"),
+    "attention": ("attention", "plain"),
+    "convolution": ("conv", "some"),
+    "block-diagonal": ("llama", "blocks"),
+    "pairs": ("llama", "plain"),
+    "DoRA": ("llama", "dora"),
+    "biases": ("gpt2", "bias"),
+    "token rows": ("llama", "tokens"),
+    "saved modules": ("llama", "new linear"),
+    "saved embeddings": ("llama", "embedding and head"),
+    "ties": ("tied llama", "kept"),
+    "without effect": {"merge_weights": True},
+}
+"""A recipe, or fields of a plain one, for each row of `registry.tensors.checkpoint.variants.table`."""
+REFUSED = {
+    "other tuners": "unsupported_peft_type",
+    "no change of weights": "layer_replication",
+    "initialisations": "base_shifting_init",
+}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_row_is_what_its_sample_needs(shelf: Shelf, row: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert row.name in SAMPLES, f"add a sample of {row.name!r} to SAMPLES: a recipe that is wrong without this row"
+    sample = SAMPLES[row.name]
+    if isinstance(sample, dict):
+        kind, recipes = "llama", _recipes("llama", ["plain"], config=sample)
+    else:
+        kind, recipes = sample[0], _recipes(sample[0], [sample[1]])
+    name, base = _base(shelf, kind, "F32")
+    path = write_recipes(shelf.folder(), base, recipes)
+
+    def outcome() -> str:
+        try:
+            found = shelf.merged(shelf.path(name, path))
+        except InvalidAdapterError as refused:
+            return refused.code
+        except KeyError:
+            return "no rule"
+        return "right" if used_bound(base.simulate(path).tensors, found) <= 1 else "wrong"
+
+    expected = REFUSED.get(row.name, "right")
+    assert outcome() == expected
+    monkeypatch.setattr(reading, "VARIANTS", tuple(one for one in ROWS if one is not row))
+    for module, table, own in ((reading, "RULES", row.fields), (key_grammar, "TAILS", row.tails)):
+        monkeypatch.setattr(
+            module, table, {key: value for key, value in getattr(module, table).items() if key not in own}
+        )
+    assert outcome() != expected
 
 
 # --- DoRA anywhere, on every kind of module ---
