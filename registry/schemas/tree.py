@@ -8,26 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field
 
-from registry.figures import amount
-from registry.figures import counted
-from registry.figures import metrics
-from registry.figures import moment
-from registry.figures import ranked
-from registry.figures import short_digest
-from registry.figures import size
-from registry.schemas.artifacts import ArtifactKind
-from registry.schemas.artifacts import EngineAnswer
-from registry.schemas.artifacts import Extracted
-from registry.schemas.artifacts import Materialisation
-from registry.schemas.artifacts import TrainedQuantised
-from registry.schemas.form import LeftOut
-from registry.schemas.form import Schema
-from registry.schemas.form import WrittenDtype
-from registry.schemas.frames import Column
-from registry.schemas.frames import Described
-from registry.schemas.frames import Listed
-from registry.schemas.frames import blocks_html
-from registry.schemas.frames import frame
+from registry.figures import amount, counted, metrics, moment, ranked, short_digest, size
+from registry.schemas.artifacts import ArtifactKind, EngineAnswer, Extracted, Materialisation, TrainedQuantised
+from registry.schemas.form import LeftOut, Schema, WrittenDtype
+from registry.schemas.frames import Column, Described, Listed, blocks_html, frame
 from registry.schemas.labels import CardState, RenamedTo
 from registry.schemas.parents import level_of
 from registry.schemas.tags import Children, Notice, TagHistory, all_notices, is_empty
