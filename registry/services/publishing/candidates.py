@@ -24,7 +24,7 @@ from registry.tensors.checkpoint.reading import parse_config, read_checkpoint, r
 from registry.tensors.exact.file_format import ExactIndex
 from registry.tensors.lineage.inputs import path_table
 from registry.tensors.lineage.paths import LoadedPath
-from registry.tensors.table.targets import TargetKind, TargetTable
+from registry.tensors.table.targets import TargetTable
 
 _OF_ANOTHER_BASE: Final = ("shape_mismatch", "unknown_target")
 
@@ -139,7 +139,7 @@ def _guessed_kinds(checkpoint: Checkpoint, table: TargetTable) -> Iterator[str]:
     guessed = [
         module
         for module, pair in checkpoint.pairs.items()
-        if pair.target.kind is TargetKind.LINEAR and not table.knows_kind(pair.target)
+        if table.may_be_embedding(pair.target)
         if "bias" not in table.parameters_of(pair.target.module)  # an embedding has none
     ]
     if guessed:

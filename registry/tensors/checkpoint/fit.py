@@ -147,7 +147,7 @@ def as_folded(name: str, target: Target, *, embedding: bool, table: TargetTable)
             "Train without it, or train it whole (modules_to_save).",
         )
     check_kept(name, target)
-    if embedding and target.kind is TargetKind.LINEAR and not table.knows_kind(target):
+    if embedding and table.may_be_embedding(target):
         return target.as_embedding()
     if embedding is not (target.kind is TargetKind.EMBEDDING):
         needs = "lora_A.weight" if embedding else "lora_embedding_A"

@@ -18,7 +18,6 @@ from registry.tensors.composed.forms import (
     CONFIG,
     BaseRepo,
     ComposedNames,
-    attention_of,
     composed_config,
     forms_of,
     is_inside,
@@ -104,7 +103,7 @@ class Composition:
     def notices(self) -> list[str]:
         """What a person should know about the adapter."""
         told = []
-        if any(attention_of(pair.target, self._table) for pair in self._pairs):
+        if any(self._table.attention_of(pair.target.module) for pair in self._pairs):
             told.append(
                 "The composed adapter has the output projection of a fused attention, whose delta PEFT up to 0.21.2 "
                 "applies twice: its B is halved for those versions."
@@ -202,7 +201,7 @@ class Composition:
 
     def _pair(self, target: Target, program: Program) -> ComposedPair:
         # PEFT up to 0.21.2 applies the delta of an attention's output projection twice
-        factor = 0.5 if attention_of(target, self._table) else 1.0
+        factor = 0.5 if self._table.attention_of(target.module) else 1.0
         path = self._forms.named.get(target.module)
         name = path.rpartition(".")[0] if path else target.module
         path = self._wrapped.path(name)
@@ -248,7 +247,7 @@ class Composition:
 
     def _rank_group(self, name: str, *, uniform: bool) -> str:
         target = self._table.targets.get(name)
-        attention = attention_of(target, self._table) if target is not None else None
+        attention = self._table.attention_of(target.module) if target is not None else None
         return "" if uniform else attention.module if attention else name
 
     # ------------------------------------------------------------------ values
@@ -305,7 +304,7 @@ class Composition:
     # ------------------------------------------------------------------ what the configuration says
 
     def _names(self, tokens: Mapping[str, Sequence[int]]) -> ComposedNames:
-        projections = {pair.target.module for pair in self._pairs if attention_of(pair.target, self._table)}
+        projections = {pair.target.module for pair in self._pairs if self._table.attention_of(pair.target.module)}
         targeted = dict(self._forms.named)
         targeted |= {experts.parameter: experts.parameter for experts in self._experts}
         ranks = {targeted.get(name, name): rank for name, rank in self.ranks.items() if name not in projections}

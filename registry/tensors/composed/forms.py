@@ -233,13 +233,6 @@ def twins_of(pairs: Sequence[tuple[Target, Program]], tied: Sequence[str], table
     return found
 
 
-def attention_of(target: Target, table: TargetTable) -> Target | None:
-    """The nn.MultiheadAttention that a module is the output projection of."""
-    parent, _, leaf = target.module.rpartition(".")
-    found = table.targets.get(parent)
-    return found if leaf == "out_proj" and found is not None and found.kind is TargetKind.ATTENTION else None
-
-
 def not_composable(what: str) -> InvalidAdapterError:
     """The error for a path that no single PEFT adapter equals."""
     return InvalidAdapterError(
@@ -319,7 +312,7 @@ def _check_dora(forms: Forms, since: int, table: TargetTable) -> None:
         return
     kinds = dict.fromkeys(forms.experts, TargetKind.EXPERTS)
     for target, _ in forms.pairs:
-        kinds[target.module] = TargetKind.ATTENTION if attention_of(target, table) else target.kind
+        kinds[target.module] = TargetKind.ATTENTION if table.attention_of(target.module) else target.kind
     kinds |= dict.fromkeys(forms.named, TargetKind.UNKNOWN)
     for module, kind in kinds.items():
         if kind in _NO_DORA:

@@ -16,7 +16,6 @@ from registry.files.source import ByteSource, read_range
 from registry.progress import SILENT, Progress
 from registry.tensors.arithmetic.dtypes import FLOATS
 from registry.tensors.checkpoint.fit import check_orientation, undeclared
-from registry.tensors.checkpoint.variants.layers import holder_of
 from registry.tensors.checkpoint.variants.saved_modules import COUNTER
 from registry.tensors.composed.forms import is_called_bias
 from registry.tensors.extraction.delta import Delta
@@ -159,7 +158,7 @@ class _Walk:
         """A full model has no factors, whose shapes would tell: PEFT would lay the pair over the weight its own way."""
         if contradicts_bias(target, self._table) and not self._table.knows_kind(target):
             raise undeclared(target, "its bias fits (in, out) only")
-        if holder_of(target.module, self._table) is None:
+        if self._table.attention_of(target.module) is None:
             check_orientation(target, self._table, flag=False, transposed=self._transposed)
 
     def _experts(self, target: Target) -> None:

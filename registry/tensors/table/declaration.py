@@ -61,8 +61,7 @@ def table_from_names(
 
 def is_square_guess(target: Target, table: TargetTable) -> bool:
     """Whether a matrix of a table from names is square and undeclared: no shape tells (out, in) from (in, out)."""
-    guessed = target.kind is TargetKind.LINEAR and not table.knows_kind(target)
-    return guessed and len(target.shape) == 2 and target.shape[0] == target.shape[1] > 1
+    return table.may_be_embedding(target) and len(target.shape) == 2 and target.shape[0] == target.shape[1] > 1
 
 
 def kept_transposed(table: TargetTable) -> str | None:

@@ -160,6 +160,16 @@ class TargetTable:
         """Whether a target's kind is certain: from model code or declared (else see `Target.as_embedding`)."""
         return self.knows_kinds or target.declared
 
+    def may_be_embedding(self, target: Target) -> bool:
+        """Whether a target is LINEAR by its name only: see `Target.as_embedding`."""
+        return target.kind is TargetKind.LINEAR and not self.knows_kind(target)
+
+    def attention_of(self, module: str) -> Target | None:
+        """The nn.MultiheadAttention that a module is the output projection of."""
+        parent, _, leaf = module.rpartition(".")
+        found = self.targets.get(parent)
+        return found if leaf == "out_proj" and found is not None and found.kind is TargetKind.ATTENTION else None
+
     def find(self, module: str) -> Target | None:
         """The target that a checkpoint's module name means.
 

@@ -95,8 +95,8 @@ COMPOSED: Final = (
     Mutant(
         "output-projection-not-halved",
         "Composition._pair",
-        "factor = 0.5 if attention_of",
-        "factor = 1.0 if attention_of",
+        "factor = 0.5 if self._table.attention_of",
+        "factor = 1.0 if self._table.attention_of",
         link("attention-plain"),
     ),
     Mutant(

@@ -22,17 +22,10 @@ from registry.tensors.checkpoint.adapter import LoraPair, PeftVersion
 from registry.tensors.checkpoint.fit import check_factors, check_kept, meant, resolve
 from registry.tensors.checkpoint.variants.draft import Draft, Variant
 from registry.tensors.checkpoint.variants.pairs import A, B, take_pair
-from registry.tensors.table.targets import Target, TargetKind, TargetTable
+from registry.tensors.table.targets import Target, TargetKind
 
 INNER: Final = ".base_layer.out_proj"
 LAST_DOUBLED: Final = PeftVersion(0, 21, 2)
-
-
-def holder_of(module: str, table: TargetTable) -> Target | None:
-    """The attention whose output projection the module is."""
-    parent, _, leaf = module.rpartition(".")
-    found = table.targets.get(parent)
-    return found if leaf == "out_proj" and found is not None and found.kind is TargetKind.ATTENTION else None
 
 
 def fold_attention(draft: Draft) -> None:
@@ -92,7 +85,7 @@ def _leave_out_unused(draft: Draft) -> None:
     left_out = []
     for name in list(draft.having(A)):
         target = meant(name, draft.table)
-        if target is not None and holder_of(target.module, draft.table) is not None:
+        if target is not None and draft.table.attention_of(target.module) is not None:
             for part in list(draft.parts[name]):
                 if part.startswith("lora_"):
                     draft.take(name, part)
