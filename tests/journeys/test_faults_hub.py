@@ -50,10 +50,6 @@ class Stored:
     store: Shim
     settings: dict[str, str]
 
-    def blob_of_base(self) -> Path:
-        """The file in which the store keeps the weights of the base model."""
-        return largest(self.place.folder)
-
 
 @pytest.fixture(scope="module")
 def shared_store(models: Models, own_home: Home) -> Iterator[Stored]:

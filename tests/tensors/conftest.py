@@ -19,3 +19,15 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
     made = Shelf(tmp_path_factory.mktemp("shelf"))
     yield made
     made.close()
+
+
+@pytest.fixture
+def quiet_transformers() -> Iterator[None]:
+    """It reports what it loads on the streams."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    yield
+    transformers.logging.enable_progress_bar()
+    transformers.logging.set_verbosity_warning()

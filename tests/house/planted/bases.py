@@ -6,8 +6,6 @@ from typing import Final
 
 from tests.house.planted.mutant import Mutant
 
-_MADE: Final = "test_all_linear_modules_are_those_of_training[embedded]"
-
 _TABLE: Final = "quantised:test_table.py"
 
 QUANTISED: Final = (
@@ -177,7 +175,6 @@ NORMS: Final = (
     ),
 )
 _CHANGES: Final = "test_what_a_path_changes_and_what_its_last_link_does"
-_DENSE: Final = "test_every_change_is_what_dense_matrices_say"
 
 DENSE: Final = (
     Mutant(

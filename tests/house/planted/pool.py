@@ -7,7 +7,6 @@ from typing import Final
 from tests.house.planted.mutant import Mutant
 
 INTERRUPTED: Final = "test_interrupted.py"
-SWITCHES: Final = "test_random_switches"
 
 POOL: Final = (
     Mutant("pool-never-torn", "LiveWeights._write", "self._now[place] = _TORN\n", "pass\n", INTERRUPTED),

@@ -245,7 +245,6 @@ WORKERS: Final = (
         "test_it_comes_back_to_a_service_that_has_too_much_to_do",
     ),
 )
-_SENDING: Final = "test_who_hangs_up_while_sending_is_no_fault_of_the_service"
 _READING: Final = "test_who_hangs_up_while_reading_is_no_fault_of_the_service"
 _STAYS: Final = "test_what_stays_wrong_on_its_way_is_no_damage"
 _LIES: Final = "test_what_is_wrong_where_it_lies_is_damage"

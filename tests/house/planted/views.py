@@ -228,7 +228,6 @@ PAGES: Final = (
 )
 _ALL: Final = "test_pages_of_other_sites_change_nothing_at_any_address_with_any_type_of_body"
 _PUBLISH: Final = "test_what_would_publish_is_refused_to_pages_of_other_sites"
-_PROXY: Final = "test_behind_a_proxy_our_pages_are_those_of_the_public_address"
 _SECRET: Final = "test_an_address_with_a_secret_takes_what_comes_with_it"
 
 ORIGINS: Final = (

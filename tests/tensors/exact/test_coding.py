@@ -24,10 +24,6 @@ def test_all_bytes_come_back(element: int, data: st.DataObject) -> None:
     assert bytes(decode_frame(memoryview(frame), len(values), memoryview(against), element, "it")) == values
 
 
-def _whole(raw: bytes, element: int) -> bytes:
-    return raw[: len(raw) - len(raw) % element]
-
-
 def test_small_differences_take_little() -> None:
     base = bytes(range(256)) * (FRAME // 256)
     moved = bytearray(base)

@@ -7,7 +7,7 @@ orientation. The child's code runs in this process here; the process itself is t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from registry.tensors.table.architecture import table_from_facts
-from registry.tensors.table.architecture_child import answer
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
+from tests.tensors.table.test_targets_fused import table_of
 
 SIZES = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 40,
@@ -89,16 +88,7 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
 ]
 IDS = [f"{name}-tied" if sizes.get("tie_word_embeddings") else name for name, sizes in MODELS]
 Files = dict[str, torch.Tensor]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Transformers reports what it loads on the streams."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    yield
-    transformers.logging.enable_progress_bar()
-    transformers.logging.set_verbosity_warning()
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 
 def make(name: str, sizes: dict[str, Any], folder: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -111,15 +101,6 @@ def make(name: str, sizes: dict[str, Any], folder: Path, dtype: torch.dtype = to
             parameter.normal_()
     model.save_pretrained(folder)
     return model
-
-
-def table_of(folder: Path) -> TargetTable:
-    files, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
-    facts = answer({"config": config, "tensors": {name: list(tensor.shape) for name, tensor in files.items()}})
-    assert facts["status"] == "built", facts
-    return table_from_facts(
-        json.loads(json.dumps(facts)), {name: ("F32", tuple(tensor.shape)) for name, tensor in files.items()}
-    )
 
 
 def loaded_from(model: Any, files: Files) -> dict[str, str | None]:

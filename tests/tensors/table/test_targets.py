@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from registry.errors import IntegrityError
-from registry.tensors.table.architecture import table_from_facts
-from registry.tensors.table.architecture_child import answer
 from registry.tensors.table.declaration import table_from_names
 from registry.tensors.table.parameters import FileParameter
 from registry.tensors.table.targets import FileModule, Target, TargetKind, TargetTable
+from tests.tensors.table.test_targets_fused import table_of
 
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 T5 = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 4, "vocab_size": 40}
 LLAMA = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 40,
@@ -26,27 +25,11 @@ LLAMA = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    yield
-    transformers.logging.enable_progress_bar()
-    transformers.logging.set_verbosity_warning()
-
-
 def made(name: str, sizes: dict[str, Any], folder: Path) -> TargetTable:
     cls = getattr(transformers, name)
     torch.manual_seed(0)
     cls(cls.config_class(**sizes)).save_pretrained(folder)
     return table_of(folder)
-
-
-def table_of(folder: Path) -> TargetTable:
-    files, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
-    facts = answer({"config": config, "tensors": {name: list(tensor.shape) for name, tensor in files.items()}})
-    assert facts["status"] == "built", facts
-    return table_from_facts(facts, {name: ("F32", tuple(tensor.shape)) for name, tensor in files.items()})
 
 
 def test_a_tie_group_names_its_holder_first(tmp_path: Path) -> None:

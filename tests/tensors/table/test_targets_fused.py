@@ -7,7 +7,6 @@ to be the loaded parameter exactly.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +46,7 @@ FAMILIES: list[tuple[str, dict[str, Any]]] = [
 ]
 IDS = ["mixtral-square" if sizes["intermediate_size"] == 16 else name for name, sizes in FAMILIES]
 Files = dict[str, torch.Tensor]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Transformers reports what it loads on the streams."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    yield
-    transformers.logging.enable_progress_bar()
-    transformers.logging.set_verbosity_warning()
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 
 def save_random(name: str, config: Any, folder: Path) -> None:
