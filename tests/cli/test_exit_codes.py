@@ -206,13 +206,14 @@ def test_closed_streams_change_no_ending(closed: str, run: Run, tmp_path: Path) 
 def test_ctrl_c_of_a_real_process_is_quiet() -> None:
     # The registry's place is a pipe that nobody writes to: the command waits in the middle of its work.
     script = (
-        "import sys, os, signal\n"
+        "import sys, os, signal, time\n"
         # as Python itself does where whoever started the tests has not ignored Ctrl-C, as a shell's `&` does
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import registry.app\n"
         "def wait(*args, **options):\n"
         "    print('ready', flush=True)\n"
-        "    signal.pause()\n"
+        "    while True:\n"  # not signal.pause: a signal just before it would wait for the next one
+        "        time.sleep(0.05)\n"
         "registry.app.open_registry = wait\n"
         "sys.argv = ['registry', 'tree']\n"
         "from registry.cli.main import main\n"
