@@ -25,6 +25,7 @@ from registry.folders.archive_entries import Entry, checked, damaged, entries_of
 from registry.folders.foreign import is_archive
 from registry.folders.heaps import Taken, walk_heap
 from registry.folders.local_files import ErrorMapping, telling_unwritable, unreadable_file
+from registry.folders.lora_files import is_lora_file, only_weights, put_beside, write_config
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED_WEIGHTS, is_own_file
 from registry.folders.staging import temporary_folder
 from registry.progress import Progress
@@ -82,11 +83,15 @@ class Opened:
     def one(self, place: str | PathLike[str], wanted: Taken | None = None) -> Path:
         """As `folder`; an archive itself is the one adapter or model in it, else what it holds, to be refused for that.
 
+        A LoRA file of an image model is a folder, too.
+
         Raises:
             UsageError: there are several.
             InvalidAdapterError: ``missing_file``, there is none; or what `folder` raises.
         """
         archive = archive_of(Path(place))
+        if wanted != "model" and archive is None and is_lora_file(Path(place)):
+            return self.lora_folder(Path(place))
         if archive is None or archive != Path(place):
             return self.folder(place)
         heap = walk_heap(archive, self)
@@ -121,7 +126,9 @@ class Opened:
         return self._members[key]
 
     def readable(self, folder: Path) -> Path:
-        """A folder; one of an adapter whose weights are a pickle with these as a file that is read."""
+        """A folder; one of an adapter whose weights are a pickle, or a LoRA file, with what it lacks beside them."""
+        if (name := _lora_file_in(folder)) is not None:
+            return self.lora_folder(folder / name)
         pickle, config = folder / PICKLED_WEIGHTS, folder / ADAPTER_CONFIG
         if any(folder.glob("*.safetensors")) or not (is_own_file(pickle, folder) and is_own_file(config, folder)):
             return folder
@@ -130,6 +137,20 @@ class Opened:
         shutil.copy(config, written.parent)
         self._roots[folder] = written.parent
         return written.parent
+
+    def lora_folder(self, file: Path) -> Path:
+        """A LoRA file as the folder of an adapter, with the configuration that it lacks."""
+        folder = self._new_folder()
+        write_config(file, folder / ADAPTER_CONFIG)
+        put_beside(file, folder / ADAPTER_WEIGHTS)
+        self._roots[file] = folder
+        return folder
+
+    def config(self, file: Path) -> Path:
+        """A new file with the configuration of a LoRA file."""
+        out = self._new_folder() / ADAPTER_CONFIG
+        write_config(file, out)
+        return out
 
     def weights(self, pickle: Path) -> Path:
         """A new safetensors file with the tensors of a pickle."""
@@ -219,6 +240,12 @@ class Opened:
             folder = self._room / f"{count:06}"
             folder.mkdir(mode=0o700)
         return folder
+
+
+def _lora_file_in(folder: Path) -> str | None:
+    """The LoRA file of a folder that has no configuration of an adapter; None: it holds no such file, or several."""
+    name = None if (folder / ADAPTER_CONFIG).exists() else only_weights([one.name for one in folder.glob("*")])
+    return name if name is not None and is_lora_file(folder / name) else None
 
 
 def _in_json(path: Path) -> str:

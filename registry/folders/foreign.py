@@ -37,6 +37,10 @@ _RENAME: Final = (
     "is of, with an adapter_config.json that has r, lora_alpha and target_modules; and each module's alpha, where the "
     "file has one, in alpha_pattern: left out, the weights are wrong."
 )
+_AS_FILE: Final = (
+    f"Publish the file itself, such as {command('registry', 'publish', 'FILE', 'BASE/NAME')}, where BASE is the unet "
+    "or transformer that it was trained on."
+)
 _CONVERT: Final = "It is no pair of two factors a module, so convert it to a plain LoRA first."
 _FUSE: Final = (
     f"Write its tensors as PEFT does, MODULE.lora_a transposed as {_IN_PEFT} and MODULE.lora_b transposed as lora_B, "
@@ -72,17 +76,17 @@ _OF_A_LORA: Final = re.compile(
 DIALECTS: Final = (
     Dialect("an adapter of LyCORIS", _CONVERT, _OF_A_LORA, re.compile(r".*\.(hada_w|lokr_w|oft_).*")),
     Dialect(
-        "a LoRA as kohya's scripts write them", _RENAME, _OF_A_LORA, re.compile(r"lora_(unet|te\d?|transformer)_.*")
+        "a LoRA as kohya's scripts write them", _AS_FILE, _OF_A_LORA, re.compile(r"lora_(unet|te\d?|transformer)_.*")
     ),
     Dialect(
         "a LoRA as ComfyUI and ai-toolkit write them",
-        _RENAME,
+        _AS_FILE,
         _OF_A_LORA,
         re.compile(r"(diffusion_model|text_encoders)\..*lora.*"),
     ),
     Dialect(
         "a LoRA as diffusers writes them",
-        _RENAME,
+        _AS_FILE,
         _OF_A_LORA,
         re.compile(r"(unet|transformer(_2)?|text_encoder(_[23])?)\..*lora.*|.*\.processor\..*_lora\d?\..*"),
     ),
@@ -177,7 +181,7 @@ def _foreign(where: str, names: Collection[str], head: Head | None) -> str | Non
         if _CONFIG not in names and _is_peft(tensors):
             return f"{where} holds {name}, weights of a PEFT adapter without its {_CONFIG}. {_CONFIGURE}"
         if name == _DIFFUSERS:
-            return f"{where} holds {name}, a LoRA as diffusers writes them. {_RENAME}"
+            return f"{where} holds {name}, a LoRA as diffusers writes them. {_AS_FILE}"
     return None
 
 

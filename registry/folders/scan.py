@@ -10,13 +10,14 @@ import os
 import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, Protocol
 
 from registry.errors import InvalidAdapterError, RegistryError
 from registry.folders.foreign import Head, no_folder, what_it_is
 from registry.folders.local_files import check_name, check_together, head_of, is_taken, telling_unreadable
+from registry.folders.lora_files import is_lora_file, only_weights
 from registry.schemas import LeftOut
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
@@ -321,20 +322,30 @@ def _others(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def adapter_folder(folder: Path, from_pickle: Callable[[Path], Path] | None = None) -> Folder:
+class Written(Protocol):
+    """What an adapter lacks, made elsewhere."""
+
+    def weights(self, pickle: Path, /) -> Path:
+        """The tensors of a pickle as a safetensors file."""
+
+    def config(self, file: Path, /) -> Path:
+        """The configuration of a LoRA file."""
+
+
+def adapter_folder(folder: Path, written: Written | None = None) -> Folder:
     """List a publish folder: PEFT's two files, and whatever a trainer left beside them.
 
     Args:
         folder: the folder.
-        from_pickle: writes the tensors of a pickle elsewhere, where they are weights; None: such a folder is refused.
+        written: makes what an adapter lacks; None: such a folder is refused.
 
     Raises:
         NotFoundError: there is no such folder.
         InvalidAdapterError: ``missing_file``, ``pickle`` or ``checkpoint_folders`` if the two files are missing.
     """
     found = scan(folder, InvalidAdapterError)
-    if from_pickle is not None:
-        found = _with_pickle(found, folder, from_pickle)
+    if written is not None:
+        found = _with_config(_with_pickle(found, folder, written.weights), written.config)
     places = {one.path: one.file for one in found.files}
     require_adapter(str(folder), places, found.left_out, lambda name: head_of(places[name]))
     models = models_beside(places)
@@ -359,6 +370,19 @@ def _with_pickle(found: Folder, folder: Path, from_pickle: Callable[[Path], Path
     left_out = [LeftOut(path=PICKLED_WEIGHTS, reason=READ_PICKLE) if one.path == PICKLED_WEIGHTS else one
                 for one in found.left_out]  # fmt: skip
     return Folder(found.root, tuple(sorted(files, key=lambda one: one.path)), tuple(left_out))
+
+
+def _with_config(found: Folder, made: Callable[[Path], Path]) -> Folder:
+    """The listing with a LoRA file of an image model as weights, and the configuration that it lacks."""
+    files = {one.path: one for one in found.files}
+    name = only_weights(files)
+    if ADAPTER_CONFIG in files or name is None or not is_lora_file(files[name].file):
+        return found
+    config = made(files[name].file)
+    weights = files.pop(name)
+    files[ADAPTER_WEIGHTS] = replace(weights, path=ADAPTER_WEIGHTS)
+    files[ADAPTER_CONFIG] = FoundFile(ADAPTER_CONFIG, config, config.stat().st_size)
+    return Folder(found.root, tuple(files[path] for path in sorted(files)), found.left_out)
 
 
 def models_beside(names: Collection[str]) -> tuple[LeftOut, ...]:

@@ -226,7 +226,7 @@ def read_adapter(publication: Publication, progress: Progress) -> PublishFolder:
     """
     opened, skip, labels = publication.opened, publication.skip_parent_check, publication.labels
     given = given_adapter(publication.folder, progress, opened)
-    found = adapter_folder(given.folder, None if opened is None else opened.weights)
+    found = adapter_folder(given.folder, opened)
     by_name = {one.path: one for one in found.files}
     form = form_of(by_name)
     config = read_start(by_name[form.config].file, MAX_CONFIG + 1)

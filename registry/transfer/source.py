@@ -20,6 +20,7 @@ from registry.files.hashed import HashedFile
 from registry.folders.archives import Opened, archive_of
 from registry.folders.hub.repository import Choose, Listing, Snapshot, as_repository, bring, names_a_hub
 from registry.folders.local_files import hash_found, head_of, telling_unreadable, telling_unwritable
+from registry.folders.lora_files import is_lora_file, only_weights
 from registry.folders.receipts import derived_from
 from registry.folders.scan import (
     ADAPTER_CONFIG,
@@ -85,7 +86,7 @@ def given_adapter(place: str | PathLike[str], progress: Progress, opened: Opened
     """An adapter; of a repository only the files are downloaded that a publish folder would keep.
 
     Args:
-        place: the folder, the repository; or an archive with one adapter, or a folder in an archive.
+        place: the folder, the repository; an archive with one adapter, or a folder in an archive; or a LoRA file.
         progress: of the download.
         opened: unpacks archives; None: they are no folders.
 
@@ -95,13 +96,14 @@ def given_adapter(place: str | PathLike[str], progress: Progress, opened: Opened
 
     def choose(listing: Listing) -> tuple[Iterable[str], Iterable[LeftOut]]:
         pickle = (PICKLED_WEIGHTS,) if opened is not None and has_pickle_alone(listing.names, listing.left_out) else ()
-        if not pickle:
+        alone = opened is not None and ADAPTER_CONFIG not in listing.names and only_weights(listing.names)
+        if not pickle and not alone:  # what that file is can be seen once it is there
             require_adapter(listing.where, listing.names, listing.left_out)
         models = models_beside(listing.names)
         names = (name for name in listing.names if name not in {model.path for model in models})
         return (*names, *pickle, *_receipt(listing)), models
 
-    if opened is not None and not names_a_hub(place) and archive_of(Path(place)) is not None:
+    if opened is not None and not names_a_hub(place) and (archive_of(Path(place)) or is_lora_file(Path(place))):
         return Given(opened.one(place, "adapter"))
     return _given(place, choose, InvalidAdapterError, progress)
 

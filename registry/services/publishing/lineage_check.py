@@ -27,7 +27,7 @@ from registry.services.bases.not_finite import check_changed_rows
 from registry.tensors.arithmetic.dtypes import FLOATS, WHOLE_NUMBERS
 from registry.tensors.arithmetic.threads import in_order
 from registry.tensors.checkpoint.adapter import Checkpoint
-from registry.tensors.checkpoint.coverage import check_twins
+from registry.tensors.checkpoint.coverage import check_alphas, check_twins
 from registry.tensors.checkpoint.factors import read_rows
 from registry.tensors.comparison.roundings import coarser, links_of, rounded_block
 from registry.tensors.lineage.bound import bind_link
@@ -124,6 +124,7 @@ def check_lineage(blobs: Blobs, parent: LoadedPath, checkpoint: Checkpoint, sour
         programs = path_programs([*parent_links(blobs, parent, open_blobs), BoundLink(checkpoint, source)], table)
         check_changed_rows(blobs, parent, programs)
         check_twins(checkpoint, source)
+        check_alphas(checkpoint, source)
         _check_constants(blobs, parent, checkpoint, source, open_blobs)
         for copy, misfit in _misfits(blobs, parent, checkpoint, source, open_blobs):
             if misfit is not None:

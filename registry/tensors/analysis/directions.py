@@ -59,7 +59,8 @@ class DirectionWatch:
         self._of: dict[str, str] = {}
         for name, pair in checkpoint.pairs.items():
             experts = 1 if pair.fused is None or pair.piece is not None else pair.fused.experts
-            if pair.blocks_a == pair.blocks_b == 1 and pair.rank <= _most_rank(pair, experts):
+            streamed = pair.a.name in header.entries and pair.b.name in header.entries  # not rows of a LoRA file
+            if streamed and pair.blocks_a == pair.blocks_b == 1 and pair.rank <= _most_rank(pair, experts):
                 shapes[pair.a.name] = FactorShape("rows", pair.rank, experts)
                 shapes[pair.b.name] = FactorShape("columns", pair.rank, experts)
                 self._of |= {pair.a.name: name, pair.b.name: name}

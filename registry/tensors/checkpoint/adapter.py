@@ -16,12 +16,14 @@ from functools import cached_property
 from typing import Any, Final
 
 from registry.files.header import TensorEntry
+from registry.images.normal_form import SwappedHalves
 from registry.tensors.checkpoint.factors import (
     BlockDiagonal,
     ExpertA,
     ExpertB,
     FactorMatrix,
     Plain,
+    Swapped,
     TurnedExpertA,
     TurnedExpertB,
 )
@@ -119,6 +121,8 @@ class LoraPair:
     @property
     def b_matrix(self) -> FactorMatrix:
         """B as a matrix (out_features, rank); not for experts."""
+        if isinstance(self.b, SwappedHalves):
+            return Swapped(self.b)
         return Plain(self.b) if self.blocks_b == 1 else BlockDiagonal(self.b, self.blocks_b)
 
     def expert_matrices(self, piece: Piece) -> tuple[FactorMatrix, FactorMatrix]:
@@ -188,6 +192,7 @@ class Checkpoint:
     twins: tuple[Twin, ...] = ()
     constants: Mapping[str, TensorEntry] = field(default_factory=dict)  # parameter -> whole numbers, as the base's
     saved: tuple[str, ...] = ()  # modules that were trained whole (modules_to_save), none inside another
+    alphas: tuple[tuple[TensorEntry, float], ...] = ()  # tensors that have to hold what the configuration says
     untargeted: tuple[str, ...] = ()  # modules with a pair that the configuration does not target, as spelled
 
     @cached_property

@@ -17,8 +17,9 @@ from typing import Final
 import torch
 
 from registry.errors import InvalidAdapterError
-from registry.files.source import ByteSource
+from registry.files.source import ByteSource, read_range
 from registry.files.strict_json import shown
+from registry.images.adapter_file import alpha_in
 from registry.tensors.checkpoint.adapter import Checkpoint, LoraAdapterConfig, Twin
 from registry.tensors.checkpoint.factors import read_rows
 from registry.tensors.checkpoint.patterns import PatternBudget, ends
@@ -40,6 +41,22 @@ def check_twins(checkpoint: Checkpoint, source: ByteSource) -> None:
                 f"The tensors {twin.first.name!r} and {twin.second.name!r} are the same weight, but contain different "
                 "numbers. Save the adapter again.",
                 code="tied_partial",
+            )
+
+
+def check_alphas(checkpoint: Checkpoint, source: ByteSource) -> None:
+    """Compare every tensor that holds an alpha with what the configuration says.
+
+    Raises:
+        InvalidAdapterError: ``alpha_invalid``, or what `registry.images.adapter_file.alpha_in` raises.
+    """
+    for entry, expected in checkpoint.alphas:
+        found = alpha_in(entry, lambda one: bytes(read_range(source, one.start, one.stop)))
+        if found != expected:
+            raise InvalidAdapterError(
+                f"Tensor {entry.name!r} holds an alpha of {found:g}, and adapter_config.json says {expected:g}. "
+                "Publish the file as it is.",
+                code="alpha_invalid",
             )
 
 

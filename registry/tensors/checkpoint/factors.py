@@ -130,6 +130,24 @@ class Plain(Stored):
 
 
 @dataclass(frozen=True)
+class Swapped(Plain):
+    """A matrix whose halves of rows the file keeps in the other order."""
+
+    def read(self, source: ByteSource, start: int, stop: int) -> torch.Tensor:
+        rows, _ = self.shape
+        half = rows // 2
+        parts = [
+            read_rows(source, self.entry, first + at, last + at)
+            for first, last, at in (
+                (start, min(stop, half), rows - half),
+                (max(start, half), stop, -half),
+            )
+            if first < last
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@dataclass(frozen=True)
 class ExpertA(Stored):
     """A of one expert: rows ``expert * rank`` on of a tensor (experts * rank, in_features)."""
 

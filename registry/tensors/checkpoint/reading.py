@@ -18,6 +18,8 @@ from typing import Any, Final
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.strict_json import MAX_SETTINGS, parse, shown
+from registry.images.adapter_file import FIELD, LoraFile
+from registry.images.normal_form import normal_form
 from registry.tensors.arithmetic.dtypes import FLOATS, WHOLE_NUMBERS
 from registry.tensors.checkpoint.adapter import (
     Checkpoint,
@@ -38,7 +40,7 @@ from registry.tensors.checkpoint.patterns import PatternBudget
 from registry.tensors.checkpoint.variants.draft import Draft, Parts
 from registry.tensors.checkpoint.variants.pairs import check_whole
 from registry.tensors.checkpoint.variants.table import RULES, VARIANTS
-from registry.tensors.table.targets import TargetTable
+from registry.tensors.table.targets import TargetKind, TargetTable
 
 FILE: Final = "adapter_config.json"
 MAX_BYTES: Final = 8 * 1024 * 1024
@@ -218,8 +220,14 @@ def read_checkpoint(config: LoraAdapterConfig, tensors: Mapping[str, TensorEntry
     Raises:
         InvalidAdapterError: naming the tensor, module or field; the code says which rule it was.
     """
-    parts, whole = sort_parts(tensors, table.targets)
-    draft = Draft(config, table, parts, whole, [])
+    file: LoraFile | None = config.values.get(FIELD)
+    if file is None:
+        draft = Draft(config, table, *sort_parts(tensors, table.targets), [])
+    else:
+        normal = normal_form(file, config.lora_alpha, tensors, _shapes(table))
+        draft = Draft(
+            config, table, *sort_parts(normal.tensors), [*normal.notices], given=normal.scales, alphas=normal.alphas
+        )
     for variant in VARIANTS:
         if variant.fold is not None:
             variant.fold(draft)
@@ -228,12 +236,19 @@ def read_checkpoint(config: LoraAdapterConfig, tensors: Mapping[str, TensorEntry
         if variant.finish is not None:
             variant.finish(draft)
     draft.notices += draft.scales.notices()
+    if draft.given is not None:  # the file's own modules are those that it targets
+        return draft.checkpoint()
     draft.notices += check_coverage(config, table, draft.adapted, draft.budget)
     asked = {name: pair for name, pair in draft.asked.items() if pair.target.module not in draft.implied}
     untargeted = untargeted_pairs(config, table, asked, draft.budget)
     if untargeted:
         draft.notices.append(untargeted_notice(untargeted))
     return replace(draft.checkpoint(), untargeted=tuple(untargeted))
+
+
+def _shapes(table: TargetTable) -> dict[str, tuple[int, ...]]:
+    multiplied = (TargetKind.LINEAR, TargetKind.CONV)
+    return {name: target.shape for name, target in table.targets.items() if target.kind in multiplied}
 
 
 def _check_something(draft: Draft) -> None:

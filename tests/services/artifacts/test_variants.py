@@ -147,6 +147,7 @@ SAMPLES: dict[str, tuple[str, str] | dict[str, Any]] = {
     "other tuners": {"peft_type": "LOHA"},
     "no change of weights": {"layer_replication": [[0, 2]]},
     "initialisations": {"init_lora_weights": "pissa"},
+    "LoRA files": {"registry": {"format": "kohya", "file": "style.safetensors", "alphas": {}}},
     "training only": {"velora_config": {"rank": 2}},
     "parameters": ("gpt_oss", "up only"),
     "experts by file": ("mixtral", "each expert"),

@@ -135,11 +135,11 @@ def test_an_archive_is_a_heap_too_and_what_is_no_use_in_one_is_listed(tmp_path: 
         "./net": ("base model", "add", None),
         "./legal": ("adapter", "publish", None),
         "./a-legal.zip/legal": ("adapter", "skip", None),
-        "./loras/style.safetensors": ("weights in one file", "refused", "missing_file"),
-        "./loras/face.safetensors": ("weights in one file", "refused", "missing_file"),
+        "./loras/style.safetensors": ("adapter", "refused", "unknown_target"),
+        "./loras/face.safetensors": ("adapter", "refused", "unknown_target"),
         "./loras/legal.safetensors": ("weights in one file", "refused", "missing_file"),
-        "./inner.zip/style.safetensors": ("weights in one file", "refused", "missing_file"),
-        "./inner.zip/face.safetensors": ("weights in one file", "refused", "missing_file"),
+        "./inner.zip/style.safetensors": ("adapter", "skip", None),
+        "./inner.zip/face.safetensors": ("adapter", "skip", None),
         "./inner.zip/legal.safetensors": ("weights in one file", "refused", "missing_file"),
         "./papers.zip": ("archive", "skip", None),
         "./bad.tgz": ("archive", "refused", "bad_archive"),
@@ -147,9 +147,9 @@ def test_an_archive_is_a_heap_too_and_what_is_no_use_in_one_is_listed(tmp_path: 
         "./link.zip": ("archive", "skip", None),
     }
     assert {place: (one.what, one.action, one.code) for place, one in found.items()} == expected
-    assert "a LoRA as kohya's scripts write them" in str(found["./loras/style.safetensors"].reason)
+    assert "modules that the file changes" in str(found["./loras/style.safetensors"].reason)
     assert "without its adapter_config.json" in str(found["./loras/legal.safetensors"].reason)
-    assert f"{top}/inner.zip/style.safetensors is a LoRA" in str(found["./inner.zip/style.safetensors"].reason)
+    assert f"{top}/inner.zip/legal.safetensors holds" in str(found["./inner.zip/legal.safetensors"].reason)
     assert found["./papers.zip"].reason == "no adapter and no model is in it"
     loose = {place: one for place, one in expected.items() if "inner.zip" not in place and "bad" not in place}
     del loose["./a-legal.zip/legal"]

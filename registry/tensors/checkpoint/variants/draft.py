@@ -63,14 +63,19 @@ _TOLD: Final = 20  # notices are kept with the revision
 class Scales:
     """Answers for one checkpoint, and remembers what a person should be told about its patterns."""
 
-    def __init__(self, config: LoraAdapterConfig, budget: PatternBudget) -> None:
+    def __init__(
+        self, config: LoraAdapterConfig, budget: PatternBudget, given: Mapping[str, tuple[int, float]] | None = None
+    ) -> None:
         self.config = config
+        self._given = given
         self._ranks = PatternMap(config.rank_pattern, field="rank_pattern", budget=budget)
         self._alphas = PatternMap(config.alpha_pattern, field="alpha_pattern", budget=budget)
         self._ambiguous: dict[tuple[str, tuple[str, ...]], list[str]] = {}
 
     def of(self, name: str) -> tuple[int, float, str]:
         """Rank and alpha of a module (its name as the checkpoint spells it), and which field gave the rank."""
+        if self._given is not None:
+            return *self._given[name], "its tensors"
         rank, rank_keys = self._ranks.resolve(name)
         alpha, alpha_keys = self._alphas.resolve(name)
         for patterns, keys in ((self._ranks, rank_keys), (self._alphas, alpha_keys)):
@@ -135,9 +140,11 @@ class Draft:
     named: dict[str, dict[str, TensorEntry]] = field(default_factory=dict)  # parameter -> names of it that have a value
     asked: dict[str, LoraPair] = field(default_factory=dict)  # as spelled: what `target_modules` has to mean
     implied: set[str] = field(default_factory=set)  # of `adapted`: PEFT adds them without being told
+    given: Mapping[str, tuple[int, float]] | None = None  # rank and alpha of every module, where no pattern says them
+    alphas: tuple[tuple[TensorEntry, float], ...] = ()
 
     def __post_init__(self) -> None:
-        self.scales = Scales(self.config, self.budget)
+        self.scales = Scales(self.config, self.budget, self.given)
         self.saved = NameEnds(saved_names(self.config))
 
     @property
@@ -268,6 +275,7 @@ class Draft:
             twins=tuple(self.twins),
             saved=tuple(sorted(self.whole_modules)),
             notices=tuple(self.notices),
+            alphas=self.alphas,
         )
 
     def _with_names(self, value: NewValue) -> NewValue:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from registry.files.strict_json import shown
+from registry.images.adapter_file import FIELD, lora_file
 from registry.tensors.checkpoint.field_rules import any_value, boolean, fault, fraction, nothing, text
 from registry.tensors.checkpoint.variants.draft import Draft, Variant, refuse_tensor
 
@@ -232,3 +233,4 @@ def peft_type(field: str, value: Any) -> str:
 
 
 OTHER_TUNERS: Final = Variant("other tuners", fields={"peft_type": peft_type})
+LORA_FILES: Final = Variant("LoRA files", fields={FIELD: lora_file})

@@ -10,6 +10,7 @@ from registry.tensors.checkpoint.variants.draft import Variant
 from registry.tensors.checkpoint.variants.experts import FILE_EXPERTS, PARAMETERS
 from registry.tensors.checkpoint.variants.fields import (
     INITIALISATIONS,
+    LORA_FILES,
     NO_EFFECT,
     NOT_WEIGHTS,
     OTHER_TUNERS,
@@ -23,6 +24,7 @@ from registry.tensors.checkpoint.variants.token_rows import TIES, TOKEN_ROWS
 VARIANTS: Final[tuple[Variant, ...]] = (
     # what can't be folded into weights comes first, so that the message names it and not what follows from it
     OTHER_TUNERS,
+    LORA_FILES,
     NOT_WEIGHTS,
     INITIALISATIONS,
     TRAINING_ONLY,

@@ -1,0 +1,79 @@
+"""LoRA files of image models: one safetensors file without a configuration, which is made beside it.
+
+Trainers of image models write one file, or a folder with one and pictures. Such a file is taken as the weights of an
+adapter, byte for byte, and what PEFT's adapter_config.json would say is made of its names and alphas
+(`registry.images.adapter_file`). Needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from registry.errors import InvalidAdapterError
+from registry.files.header import TensorEntry, read_header
+from registry.files.opened import open_new
+from registry.files.source import FileSource, read_range
+from registry.folders.local_files import head_of, telling_unreadable, telling_unwritable
+from registry.images.adapter_file import as_bytes, made_config
+from registry.images.keys import is_image_lora
+
+ENDING = ".safetensors"
+
+
+def is_lora_file(file: Path) -> bool:
+    """Whether a path is a file that is a LoRA of an image model, by the names of its tensors.
+
+    Raises:
+        UnavailableError: it can't be read.
+    """
+    if file.suffix != ENDING:
+        return False
+    with telling_unreadable(file):
+        if not file.is_file():
+            return False
+        try:
+            found = json.loads(head_of(file)[8:])  # behind its length
+        except ValueError:
+            return False
+    return isinstance(found, dict) and is_image_lora([name for name in found if name != "__metadata__"])
+
+
+def only_weights(names: Collection[str]) -> str | None:
+    """The only weight file at the top of a folder; None: there is none, or several."""
+    found = [name for name in names if name.endswith(ENDING) and "/" not in name]
+    return found[0] if len(found) == 1 else None
+
+
+def write_config(file: Path, out: Path) -> None:
+    """Write the configuration of a LoRA file.
+
+    Raises:
+        InvalidAdapterError: the file is damaged, or what `registry.images.adapter_file.made_config` raises.
+        UnavailableError: it can't be read, or the configuration not written.
+    """
+    with telling_unreadable(file), FileSource(file) as source:
+        header = read_header(source, what=str(file), error=InvalidAdapterError)
+
+        def read(entry: TensorEntry) -> bytes:
+            return bytes(read_range(source, entry.start, entry.stop))
+
+        made = as_bytes(made_config(header, read, file.name))
+    with telling_unwritable(out), os.fdopen(open_new(out), "wb") as written:
+        written.write(made)
+
+
+def put_beside(file: Path, place: Path) -> None:
+    """Put a file into a folder under another name, without a copy where the disk allows it.
+
+    Raises:
+        UnavailableError: it can't be read or written.
+    """
+    with telling_unreadable(file), telling_unwritable(place):
+        try:
+            os.link(file.resolve(), place)
+        except OSError:  # another disk, or one without links
+            shutil.copyfile(file, place)

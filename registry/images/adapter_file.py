@@ -1,0 +1,208 @@
+"""The configuration of a LoRA that came as one file: what PEFT's adapter_config.json says, said of the file's tensors.
+
+Trainers of image models write weights alone. Where alpha stands in tensors of no dimension (kohya's way) these are read
+once, when the file is published, and compared with it when it is stored; where none is, alpha is the rank of each pair;
+where diffusers wrote its configuration into the header, that counts. The file itself stays as it is: the made
+configuration names its format, and the normal form (`registry.images.normal_form`) is made when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from registry.errors import InvalidAdapterError
+from registry.files.header import Header, TensorEntry
+from registry.files.strict_json import parse, shown
+from registry.images.keys import (
+    ALPHA,
+    BIAS,
+    DENOISER,
+    DORA_SCALE,
+    DOWN,
+    FORMATS,
+    MAGNITUDE,
+    SpelledModule,
+    components_of,
+    format_of,
+    spelled_modules,
+)
+
+FIELD: Final = "registry"
+"""The field of adapter_config.json that PEFT does not have."""
+METADATA: Final = "lora_adapter_metadata"
+"""Where diffusers writes the configuration of each component, in the header (``utils/peft_utils``)."""
+
+_MOST_METADATA: Final = 1 << 20
+_MOST_NAME: Final = 1024
+_PLACES: Final = {"F16": "<e", "F32": "<f", "F64": "<d", "I8": "<b", "U8": "<B", "I16": "<h", "I32": "<i", "I64": "<q"}
+_SAID: Final = ("ss_network_alpha", "alpha")  # metadata that readers of such files do not look at
+_OF_COMPONENT: Final = ("unet", "transformer")
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """What the made configuration says of the file.
+
+    Attributes:
+        format: what such files are called (`registry.images.keys.FORMATS`).
+        file: its name.
+        alphas: alpha of modules as the file spells them, of those that have another than ``lora_alpha``; None: the
+            configuration says it by PEFT's patterns.
+        split_qkv: it was trained with split projections, whose alpha readers divide by the joined rank.
+    """
+
+    format: str
+    file: str
+    alphas: Mapping[str, float] | None = field(default=None)
+    split_qkv: bool = False
+
+    def document(self) -> dict[str, Any]:
+        """As it stands in the configuration."""
+        alphas = {} if self.alphas is None else {"alphas": dict(self.alphas)}
+        return {"format": self.format, "file": self.file, **alphas, **({"split_qkv": True} if self.split_qkv else {})}
+
+
+def lora_file(name: str, value: Any) -> LoraFile | None:
+    """Read the field.
+
+    Raises:
+        InvalidAdapterError: ``bad_config``.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not set(value) <= {"format", "file", "alphas", "split_qkv"}:
+        raise _fault(name, value)
+    form, file, alphas = value.get("format"), value.get("file"), value.get("alphas")
+    if form not in {known for known, _ in FORMATS} or not isinstance(file, str) or len(file) > _MOST_NAME:
+        raise _fault(name, value)
+    if alphas is not None and not (isinstance(alphas, dict) and all(map(_is_alpha, alphas.values()))):
+        raise _fault(name, value)
+    return LoraFile(form, file, alphas, value.get("split_qkv") is True)
+
+
+def _is_alpha(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value != 0
+
+
+def _fault(name: str, value: object) -> InvalidAdapterError:
+    return InvalidAdapterError(
+        f"adapter_config.json: {name} is {shown(value)}; expected what `registry publish` writes there of a LoRA file.",
+        code="bad_config",
+    )
+
+
+def made_config(header: Header, read: Callable[[TensorEntry], bytes], file: str) -> dict[str, Any]:
+    """The configuration of a LoRA file.
+
+    Args:
+        header: its header.
+        read: reads the bytes of a small tensor of it.
+        file: its name.
+
+    Raises:
+        InvalidAdapterError: what `registry.images.keys.spelled_modules` raises; ``alpha_zero`` or ``alpha_invalid``
+            for an alpha that means nothing; ``alpha_unclear`` where the metadata has one and no tensor.
+    """
+    form = format_of(header.entries)
+    if form is None:
+        raise AssertionError(f"{file} is no LoRA file")
+    modules = spelled_modules(header.entries)
+    told = _told(header, modules)
+    if told is not None:
+        return {**told, FIELD: LoraFile(form, file).document()}
+    ranks = {name: header.entries[one.parts[DOWN]].shape[:1] for name, one in modules.items()}
+    alphas = {
+        name: alpha_in(header.entries[one.parts[ALPHA]], read) for name, one in modules.items() if ALPHA in one.parts
+    }
+    if not alphas:
+        _check_said(header, ranks)
+    whole = {name: alphas.get(name, float(rank[0]) if rank else 1.0) for name, rank in ranks.items()}
+    usual = Counter(whole.values()).most_common(1)[0][0]
+    others = {name: alpha for name, alpha in whole.items() if alpha != usual}
+    split = "split_qkv" in header.metadata.get("ss_network_args", "") and "True" in header.metadata["ss_network_args"]
+    return {
+        "peft_type": "LORA",
+        "r": max((rank[0] for rank in ranks.values() if rank), default=1),
+        "lora_alpha": int(usual) if usual == int(usual) else usual,
+        "use_dora": any({DORA_SCALE, MAGNITUDE} & set(one.parts) for one in modules.values()),
+        "lora_bias": any(BIAS in one.parts for one in modules.values()),
+        "target_modules": None,
+        FIELD: LoraFile(form, file, others, split).document(),
+    }
+
+
+def alpha_in(entry: TensorEntry, read: Callable[[TensorEntry], bytes]) -> float:
+    """The alpha that a tensor holds.
+
+    Raises:
+        InvalidAdapterError: ``alpha_zero``, readers differ in what it means; ``alpha_invalid``.
+    """
+    if entry.shape or entry.dtype not in {*_PLACES, "BF16"}:
+        raise InvalidAdapterError(
+            f"Tensor {shown(entry.name)} is an alpha of shape {entry.shape} and dtype {entry.dtype}; one number is "
+            "expected. Save the LoRA again.",
+            code="alpha_invalid",
+        )
+    data = read(entry)
+    wide, dtype = (b"\0\0" + data, "<f") if entry.dtype == "BF16" else (data, _PLACES[entry.dtype])
+    alpha = float(struct.unpack(dtype, wide)[0])
+    if not math.isfinite(alpha):
+        raise InvalidAdapterError(
+            f"Tensor {shown(entry.name)} is an alpha of {alpha}, by which nothing can be scaled. Save the LoRA again.",
+            code="alpha_invalid",
+        )
+    if not alpha:
+        raise InvalidAdapterError(
+            f"Tensor {shown(entry.name)} is an alpha of 0, which kohya's scripts read as the rank and ComfyUI as 0. "
+            "Write the alpha that is meant, or remove the tensor: then it is the rank.",
+            code="alpha_zero",
+        )
+    return alpha
+
+
+def _told(header: Header, modules: Mapping[str, SpelledModule]) -> dict[str, Any] | None:
+    """The configuration that diffusers wrote for the only component of a file; None: there is none."""
+    text = header.metadata.get(METADATA)
+    if text is None or any(ALPHA in one.parts for one in modules.values()):
+        return None
+    document = parse(
+        text.encode(), what=f"{METADATA} in the header", limit=_MOST_METADATA, error=InvalidAdapterError,
+        code="bad_config",
+    )  # fmt: skip
+    if not isinstance(document, dict):
+        raise InvalidAdapterError(f"{METADATA} in the header is no JSON object.", code="bad_config")
+    named = [component for component, _ in components_of(modules.values())]
+    leads = _OF_COMPONENT if named == [DENOISER] else tuple(named)
+    found = {
+        key.partition(".")[2]: value
+        for key, value in document.items()
+        if isinstance(key, str) and key.partition(".")[0] in leads
+    }
+    return {"peft_type": "LORA", **found} if found else None
+
+
+def _check_said(header: Header, ranks: Mapping[str, tuple[int, ...]]) -> None:
+    """Check that an alpha of the metadata is the rank of every pair, where no tensor has one."""
+    for key in _SAID:
+        try:
+            alpha = float(header.metadata.get(key, ""))
+        except ValueError:
+            continue
+        if any(rank != (alpha,) for rank in ranks.values()):
+            raise InvalidAdapterError(
+                f"The file's metadata says {key} {shown(header.metadata[key])}, and no tensor does: most readers then "
+                "take the rank, so it is not known which is meant. Write the alpha tensors that were trained with, or "
+                f"remove {key}.",
+                code="alpha_unclear",
+            )
+
+
+def as_bytes(document: Mapping[str, Any]) -> bytes:
+    """The configuration as a file; equal ones are equal bytes."""
+    return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,216 @@
+"""How files of LoRAs for image models name their tensors: a module as the file spells it, and a part of its change.
+
+The ends of names are the same for all models and all trainers, the beginnings say which component is meant and how the
+module is spelled: diffusers, kohya's scripts (dots became underlines), ComfyUI and ai-toolkit (``diffusion_model.``),
+OneTrainer (``lora_transformer_``), SimpleTuner (``lycoris_``), XLabs (processors). A name that is none of these is
+refused, and so is every kind of change that is not read yet, by its name. Sources: diffusers 0.42
+(``loaders/lora_conversion_utils``, ``utils/state_dict_utils``), ComfyUI's ``comfy/lora.py``, sd-scripts' ``networks``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from registry.errors import InvalidAdapterError
+from registry.files.strict_json import shown
+
+DOWN: Final = "down"
+UP: Final = "up"
+ALPHA: Final = "alpha"
+BIAS: Final = "bias"
+MAGNITUDE: Final = "magnitude"
+"""Of DoRA, one number for each output feature, whatever the axis of its tensor."""
+DORA_SCALE: Final = "dora_scale"
+"""Of DoRA, with the axis that its shape says."""
+
+_PARTS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+    (re.compile(r"\.lora_down\.weight"), DOWN),
+    (re.compile(r"\.lora_up\.weight"), UP),
+    (re.compile(r"\.lora_A(\.default)?\.weight"), DOWN),
+    (re.compile(r"\.lora_B(\.default)?\.weight"), UP),
+    (re.compile(r"\.lora_B(\.default)?\.bias"), BIAS),
+    (re.compile(r"\.(lora|lora_linear_layer)\.down\.weight"), DOWN),
+    (re.compile(r"\.(lora|lora_linear_layer)\.up\.weight"), UP),
+    (re.compile(r"\.alpha"), ALPHA),
+    (re.compile(r"\.dora_scale"), DORA_SCALE),
+    (re.compile(r"\.lora_magnitude_vector(\.default)?(\.weight)?"), MAGNITUDE),
+    (re.compile(r"\.magnitude"), MAGNITUDE),
+)
+_PROCESSOR: Final = re.compile(r"(.+)\.processor\.(\w+)_lora\.(down|up)\.weight")
+_XLABS: Final = re.compile(r"((?:double|single)_blocks\.\d+\.processor\.(?:qkv|proj)_lora\d?)\.(down|up)\.weight")
+_UNREAD: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+    (re.compile(r".*\.lora_mid\.weight"), "a Tucker factor (LoCon with use_cp)"),
+    (re.compile(r".*\.hada_\w+"), "a LoHa"),
+    (re.compile(r".*\.lokr_\w+"), "a LoKr"),
+    (re.compile(r".*\.(oft_blocks|oft_diag|oft_\w+)"), "an OFT or BOFT"),
+    (re.compile(r".*\.(a1|a2|b1|b2|bm)\.weight"), "a GLoRA"),
+    (re.compile(r".*\.(scalar|reshape_weight)"), "a LyCORIS adapter that was saved in training"),
+    (re.compile(r".*\.(diff|diff_b|set_weight|w_norm|b_norm)"), "a difference of whole weights"),
+    (re.compile(r".*\.on_input"), "an IA3"),
+)
+_EMBEDDING: Final = re.compile(r"emb_params|clip_[lg]|string_to_param\..*")
+
+DENOISER: Final = "denoiser"
+"""The component that LoRAs of image models change first: a pipeline's unet or transformer."""
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """A beginning of names: the component that it means, and how the module behind it is spelled."""
+
+    lead: str
+    component: str
+    flat: bool = False  # dots became underlines
+
+
+SPELLINGS: Final[tuple[Spelling, ...]] = (
+    Spelling("lora_unet_", DENOISER, flat=True),
+    Spelling("lora_transformer_", DENOISER, flat=True),
+    Spelling("lycoris_", DENOISER, flat=True),
+    Spelling("lora_te_", "text_encoder", flat=True),
+    Spelling("lora_te1_", "text_encoder", flat=True),
+    Spelling("lora_te2_", "text_encoder_2", flat=True),
+    Spelling("lora_te3_", "text_encoder_3", flat=True),
+    Spelling("model.diffusion_model.", DENOISER),
+    Spelling("diffusion_model.", DENOISER),
+    Spelling("unet.", DENOISER),
+    Spelling("transformer.", DENOISER),
+    Spelling("transformer_2.", "transformer_2"),
+    Spelling("text_encoder.", "text_encoder"),
+    Spelling("text_encoder_2.", "text_encoder_2"),
+    Spelling("text_encoder_3.", "text_encoder_3"),
+    Spelling("text_encoders.", "text_encoder"),
+    Spelling("base_model.model.", DENOISER),
+)
+"""From the narrowest to the widest; a name that begins with none is the module itself."""
+
+FORMATS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
+    ("XLabs", re.compile(r"(double|single)_blocks\.\d+\.processor\..+")),
+    ("OneTrainer", re.compile(r"lora_transformer_.+")),
+    ("kohya", re.compile(r"lora_(unet|te\d?)_.+")),
+    ("SimpleTuner", re.compile(r"lycoris_.+")),
+    ("ComfyUI", re.compile(r"(model\.)?diffusion_model\..+|text_encoders\..+")),
+    ("diffusers", re.compile(r"(unet|transformer(_2)?|text_encoder(_[23])?)\..+|.+\.processor\..+")),
+)
+"""What people call files with such names; the first that matches one of a file's."""
+
+
+@dataclass(frozen=True)
+class SpelledModule:
+    """A module that a file changes, and the names of its tensors by part."""
+
+    spelled: str  # as in the file, with what stands before it: lora_unet_mid_block_attentions_0_proj_in
+    component: str
+    name: str  # without it
+    flat: bool
+    parts: Mapping[str, str]
+
+
+def format_of(names: Iterable[str]) -> str | None:
+    """What a file with tensors of these names is called; None: it is none of these."""
+    listed = list(names)
+    return next((name for name, pattern in FORMATS if any(map(pattern.fullmatch, listed))), None)
+
+
+def is_image_lora(names: Collection[str]) -> bool:
+    """Whether every tensor of a file is named as one of a LoRA for an image model, and one as such a trainer does."""
+    return format_of(names) is not None and all(_split(name) is not None or _unread(name) for name in names)
+
+
+def spelled_modules(names: Iterable[str]) -> dict[str, SpelledModule]:
+    """The modules of a file, by what it calls them.
+
+    Raises:
+        InvalidAdapterError: ``unexpected_tensor`` for a name that says nothing here, or the same as another;
+            ``format_unsupported`` for a kind of change that is not read; ``incomplete_pair``.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        split = _split(name)
+        if split is None:
+            raise _refusal(name)
+        module, part = split
+        parts = found.setdefault(module, {})
+        if part in parts:
+            raise InvalidAdapterError(
+                f"Tensor {shown(name)} says the same as {shown(parts[part])}. Keep one of them.",
+                code="unexpected_tensor",
+            )
+        parts[part] = name
+    return {module: _complete(module, parts) for module, parts in sorted(found.items())}
+
+
+def _split(name: str) -> tuple[str, str] | None:
+    """(module as spelled, part) of a tensor's name."""
+    xlabs = _XLABS.fullmatch(name)
+    if xlabs is not None:
+        return xlabs[1], xlabs[2]
+    old = _PROCESSOR.fullmatch(name)
+    if old is not None:
+        return f"{old[1]}.{'to_out.0' if old[2] == 'to_out' else old[2]}", old[3]
+    for pattern, part in _PARTS:
+        end = next((found for found in pattern.finditer(name) if found.end() == len(name)), None)
+        if end is not None and end.start():
+            return name[: end.start()], part
+    return None
+
+
+def _unread(name: str) -> str | None:
+    return next((what for pattern, what in _UNREAD if pattern.fullmatch(name)), None)
+
+
+def _refusal(name: str) -> InvalidAdapterError:
+    what = _unread(name)
+    if what is not None:
+        return InvalidAdapterError(
+            f"Tensor {shown(name)} is a part of {what}, which is not read here yet: train a plain LoRA, or convert it "
+            "to one.",
+            code="format_unsupported",
+        )
+    if _EMBEDDING.fullmatch(name):
+        return InvalidAdapterError(
+            f"Tensor {shown(name)} is a textual inversion: it changes the input and no weights, so there is nothing to "
+            "compose or to merge. Keep it beside the model.",
+            code="format_unsupported",
+        )
+    return InvalidAdapterError(
+        f"Tensor {shown(name)} is no part of a LoRA that is known here. Remove it, or save the LoRA again.",
+        code="unexpected_tensor",
+    )
+
+
+def _complete(spelled: str, parts: Mapping[str, str]) -> SpelledModule:
+    for there, missing in ((DOWN, UP), (UP, DOWN)):
+        if there in parts and missing not in parts:
+            raise InvalidAdapterError(
+                f"{shown(parts[there])} has no counterpart: the file holds no {missing} factor of {shown(spelled)}, "
+                "and a pair needs both. Save the LoRA again.",
+                code="incomplete_pair",
+            )
+    if DOWN not in parts:
+        first = next(iter(parts.values()))
+        raise InvalidAdapterError(
+            f"Tensor {shown(first)} belongs to no pair: the file holds no factors of {shown(spelled)}. Save the LoRA "
+            "again.",
+            code="incomplete_pair",
+        )
+    if DORA_SCALE in parts and MAGNITUDE in parts:
+        raise InvalidAdapterError(
+            f"{shown(spelled)} has two magnitudes, {shown(parts[DORA_SCALE])} and {shown(parts[MAGNITUDE])}. Keep one.",
+            code="unexpected_tensor",
+        )
+    for one in SPELLINGS:
+        if spelled.startswith(one.lead):
+            return SpelledModule(spelled, one.component, spelled[len(one.lead) :], one.flat, dict(parts))
+    return SpelledModule(spelled, DENOISER, spelled, False, dict(parts))
+
+
+def components_of(modules: Iterable[SpelledModule]) -> Iterator[tuple[str, int]]:
+    """The components that a file changes, and how many modules of each."""
+    counted: dict[str, int] = {}
+    for module in modules:
+        counted[module.component] = counted.get(module.component, 0) + 1
+    yield from sorted(counted.items())
