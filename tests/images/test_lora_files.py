@@ -283,14 +283,12 @@ def test_diffusers_loads_and_fuses_the_same(denoiser: Denoiser, local: LocalRegi
     peer.load_lora_adapter(load_file(file), prefix="unet")
     peer.fuse_lora()
     fused = {name.replace(".base_layer", ""): value for name, value in peer.state_dict().items() if "lora_" not in name}
-    differing = 0
     for module in written.weights:
         one, other = ours[f"{module}.weight"].float(), fused[f"{module}.weight"].float()
         unit = 2.0 ** (torch.floor(torch.log2(one.abs().clamp_min(1e-30))) - 7)
-        # diffusers rounds the factors' product before it adds it
-        assert ((one - other).abs() <= torch.maximum(unit, other.abs() * 2**-7)).all(), module
-        differing += int((one != other).sum())
-    assert differing < sum(weight.numel() for weight in written.weights.values()) / 10
+        change = torch.from_numpy(written.deltas[module]).float().reshape(one.shape).abs()
+        # diffusers rounds the factors' product to bf16 before it adds it
+        assert ((one - other).abs() <= unit + change * 2**-8).all(), module
 
 
 def one_pair(written: Written, spelled: str = "lora_unet_conv_in", module: str = "conv_in") -> Tensors:
