@@ -375,8 +375,10 @@ def _with_pickle(found: Folder, folder: Path, from_pickle: Callable[[Path], Path
 def _with_config(found: Folder, made: Callable[[Path], Path]) -> Folder:
     """The listing with a LoRA file of an image model as weights, and the configuration that it lacks."""
     files = {one.path: one for one in found.files}
+    if ADAPTER_CONFIG in files:
+        return found
     name = only_weights(files)
-    if ADAPTER_CONFIG in files or name is None or not is_lora_file(files[name].file):
+    if name is None or not is_lora_file(files[name].file):
         return found
     config = made(files[name].file)
     weights = files.pop(name)

@@ -20,7 +20,7 @@ from registry.files.hashed import HashedFile
 from registry.folders.archives import Opened, archive_of
 from registry.folders.hub.repository import Choose, Listing, Snapshot, as_repository, bring, names_a_hub
 from registry.folders.local_files import hash_found, head_of, telling_unreadable, telling_unwritable
-from registry.folders.lora_files import is_lora_file, only_weights
+from registry.folders.lora_files import ENDING, only_weights
 from registry.folders.receipts import derived_from
 from registry.folders.scan import (
     ADAPTER_CONFIG,
@@ -103,8 +103,10 @@ def given_adapter(place: str | PathLike[str], progress: Progress, opened: Opened
         names = (name for name in listing.names if name not in {model.path for model in models})
         return (*names, *pickle, *_receipt(listing)), models
 
-    if opened is not None and not names_a_hub(place) and (archive_of(Path(place)) or is_lora_file(Path(place))):
-        return Given(opened.one(place, "adapter"))
+    if opened is not None and not names_a_hub(place):
+        file = Path(place)
+        if archive_of(file) is not None or (file.suffix == ENDING and file.is_file()):
+            return Given(opened.one(place, "adapter"))
     return _given(place, choose, InvalidAdapterError, progress)
 
 
