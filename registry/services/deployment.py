@@ -140,7 +140,7 @@ class Deployment:
 
 def _function(operation: Operation[Any, Any]) -> Callable[..., Any]:
     module, _, name = operation.does.rpartition(".")
-    found: Callable[..., Any] = getattr(importlib.import_module(f"registry.services.{module}"), name)
+    found: Callable[..., Any] = getattr(importlib.import_module(f".{module}", __package__), name)
     return found
 
 

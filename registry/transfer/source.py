@@ -25,6 +25,7 @@ from registry.folders.receipts import derived_from
 from registry.folders.scan import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    MODEL_CONFIG,
     PICKLED_WEIGHTS,
     RECEIPT,
     Folder,
@@ -96,7 +97,8 @@ def given_adapter(place: str | PathLike[str], progress: Progress, opened: Opened
 
     def choose(listing: Listing) -> tuple[Iterable[str], Iterable[LeftOut]]:
         pickle = (PICKLED_WEIGHTS,) if opened is not None and has_pickle_alone(listing.names, listing.left_out) else ()
-        alone = opened is not None and ADAPTER_CONFIG not in listing.names and only_weights(listing.names)
+        bare = opened is not None and {ADAPTER_CONFIG, MODEL_CONFIG}.isdisjoint(listing.names)
+        alone = bare and only_weights(listing.names)
         if not pickle and not alone:  # what that file is can be seen once it is there
             require_adapter(listing.where, listing.names, listing.left_out)
         models = models_beside(listing.names)

@@ -131,9 +131,9 @@ def test_deltas_are_compared_where_they_are_asked_for(registry: Registry, base: 
     assert matrix.cosine[0][1] == pytest.approx(found.cosine)
     assert repr(matrix).startswith("<DeltaMatrix of net: 2 children, largest cosine ")
     assert list(matrix.to_pandas().columns) == list(MATRIX_COLUMNS)
-    for answer, cells in ((found, ("net..net/x@1", "energy ratio")), (matrix, ("x@1", "y@1"))):
+    for answer, cells in ((found, ("<td>net..net/x@1</td>", "<th>energy</th>")), (matrix, ("x@1", "y@1"))):
         html = answer._repr_html_()
-        assert all(f"<th>{cell}</th>" in html for cell in cells)
+        assert all(cell in html for cell in cells)
     registry.retract("net/y", reason="wrong data")
     assert registry.diff("net/x", "net/y", deltas=True).deltas == found
 

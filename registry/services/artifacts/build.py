@@ -26,7 +26,7 @@ PUBLISHED: Final = Builder(
 def builder_of(kind: ArtifactKind) -> Builder:
     """The builder of a kind, which its row names."""
     module, _, name = KINDS[kind].builder.partition(":")
-    found: Builder = getattr(import_module(f"registry.services.artifacts.{module}"), name)
+    found: Builder = getattr(import_module(f".{module}", __package__), name)
     return found
 
 
