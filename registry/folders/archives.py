@@ -141,15 +141,15 @@ class Opened:
     def lora_folder(self, file: Path) -> Path:
         """A LoRA file as the folder of an adapter, with the configuration that it lacks."""
         folder = self._new_folder()
-        write_config(file, folder / ADAPTER_CONFIG)
+        write_config(file, file.name, folder / ADAPTER_CONFIG)
         put_beside(file, folder / ADAPTER_WEIGHTS)
         self._roots[file] = folder
         return folder
 
-    def config(self, file: Path) -> Path:
-        """A new file with the configuration of a LoRA file."""
+    def config(self, file: Path, name: str) -> Path:
+        """A new file with the configuration of a LoRA file of that name."""
         out = self._new_folder() / ADAPTER_CONFIG
-        write_config(file, out)
+        write_config(file, name, out)
         return out
 
     def weights(self, pickle: Path) -> Path:

@@ -25,13 +25,16 @@ ENDING = ".safetensors"
 
 
 def is_lora_file(file: Path) -> bool:
-    """Whether a path is a file that is a LoRA of an image model, by the names of its tensors.
+    """Whether a path is called as a safetensors file and `holds_lora`."""
+    return file.suffix == ENDING and holds_lora(file)
+
+
+def holds_lora(file: Path) -> bool:
+    """Whether a path is a file with a LoRA of an image model, by the names of its tensors.
 
     Raises:
         UnavailableError: it can't be read.
     """
-    if file.suffix != ENDING:
-        return False
     with telling_unreadable(file):
         if not file.is_file():
             return False
@@ -48,8 +51,8 @@ def only_weights(names: Collection[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def write_config(file: Path, out: Path) -> None:
-    """Write the configuration of a LoRA file.
+def write_config(file: Path, name: str, out: Path) -> None:
+    """Write the configuration of a LoRA file of that name.
 
     Raises:
         InvalidAdapterError: the file is damaged, or what `registry.images.adapter_file.made_config` raises.
@@ -61,7 +64,7 @@ def write_config(file: Path, out: Path) -> None:
         def read(entry: TensorEntry) -> bytes:
             return bytes(read_range(source, entry.start, entry.stop))
 
-        made = as_bytes(made_config(header, read, file.name))
+        made = as_bytes(made_config(header, read, name))
     with telling_unwritable(out), os.fdopen(open_new(out), "wb") as written:
         written.write(made)
 

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from registry.errors import InvalidAdapterError, RegistryError
 from registry.folders.foreign import Head, no_folder, what_it_is
 from registry.folders.local_files import check_name, check_together, head_of, is_taken, telling_unreadable
-from registry.folders.lora_files import is_lora_file, only_weights
+from registry.folders.lora_files import holds_lora, only_weights
 from registry.schemas import LeftOut
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
@@ -328,8 +328,8 @@ class Written(Protocol):
     def weights(self, pickle: Path, /) -> Path:
         """The tensors of a pickle as a safetensors file."""
 
-    def config(self, file: Path, /) -> Path:
-        """The configuration of a LoRA file."""
+    def config(self, file: Path, name: str, /) -> Path:
+        """The configuration of a LoRA file of that name."""
 
 
 def adapter_folder(folder: Path, written: Written | None = None) -> Folder:
@@ -372,15 +372,15 @@ def _with_pickle(found: Folder, folder: Path, from_pickle: Callable[[Path], Path
     return Folder(found.root, tuple(sorted(files, key=lambda one: one.path)), tuple(left_out))
 
 
-def _with_config(found: Folder, made: Callable[[Path], Path]) -> Folder:
+def _with_config(found: Folder, made: Callable[[Path, str], Path]) -> Folder:
     """The listing with a LoRA file of an image model as weights, and the configuration that it lacks."""
     files = {one.path: one for one in found.files}
     if ADAPTER_CONFIG in files:
         return found
     name = only_weights(files)
-    if name is None or not is_lora_file(files[name].file):
+    if name is None or not holds_lora(files[name].file):  # of a Hub's snapshot, it is called as its digest
         return found
-    config = made(files[name].file)
+    config = made(files[name].file, name)
     weights = files.pop(name)
     files[ADAPTER_WEIGHTS] = replace(weights, path=ADAPTER_WEIGHTS)
     files[ADAPTER_CONFIG] = FoundFile(ADAPTER_CONFIG, config, config.stat().st_size)

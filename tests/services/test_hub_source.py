@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from registry.client.remote import RemoteRegistry
+from registry.digest import sha256_digest
 from registry.errors import (
     IntegrityError,
     InvalidAdapterError,
@@ -25,7 +26,7 @@ from registry.errors import (
 from registry.folders.hub.repository import check_source
 from registry.services.local import LocalRegistry
 from registry.tensors import limited
-from tests.kit import Base, add_tokenizer, plain_base, write_adapter
+from tests.kit import Base, add_tokenizer, plain_base, read_tensors, write_adapter, write_tensors
 from tests.kit.hub_folder import HubFolders, Repo, commit_of, hub_client
 from tests.kit.sending import SHAPES
 from tests.kit.servers_service import clean_environ
@@ -238,6 +239,29 @@ def test_a_folder_of_this_machine_says_nothing_of_what_comes_from_a_hub(
     monkeypatch.chdir(tmp_path)
     revision = registry.publish("hf:org/support", "net/support").revision
     assert (revision.parent_known_by, revision.notices) == ("assumed", ())
+
+
+def test_a_repository_with_a_lora_file_of_an_image_model_is_taken(
+    registry: Anywhere, hub: HubFolders, net: Base, tmp_path: Path
+) -> None:
+    registry.add_base("net", net.folder)
+    made = adapter(net, tmp_path / "made")
+    tensors = read_tensors(made / "adapter_model.safetensors")
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    renamed = {name.replace("base_model.model.", "unet."): tensor for name, tensor in tensors.items()}
+    write_tensors(repo / "pytorch_lora_weights.safetensors", renamed)
+    (repo / "README.md").write_text("# A style\n")
+    hub.add("org/style", repo)
+    published = registry.publish("hf:org/style", "net/style").revision
+    stored = {one.path: one.digest for one in registry.show(published.reference).files}
+    assert set(stored) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert stored["adapter_model.safetensors"] == sha256_digest(
+        (repo / "pytorch_lora_weights.safetensors").read_bytes()
+    )
+    registry.fetch("net/style", tmp_path / "composed", kind="lora")
+    factor = "base_model.model.a.lora_A.weight"
+    assert factor in read_tensors(tmp_path / "composed" / "adapter_model.safetensors")
 
 
 def test_a_repository_that_is_no_adapter_is_not_brought(local: LocalRegistry, hub: HubFolders, net: Base) -> None:
