@@ -58,7 +58,7 @@ class Address:
                 f"The address of {found.host} holds a user name or a password; leave them out and give a token."
             )
         if parts.query or parts.fragment:
-            # not the text: what is asked for may hold a secret too
+            # not the text: the query may hold a secret too
             raise UsageError(f"The address contains a '?' or a '#' after {found.url}; leave it out.")
         if not has_host(text):
             raise UsageError(f"The host in {text!r} is not valid: a label is empty, too long or malformed; correct it.")

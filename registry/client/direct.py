@@ -32,7 +32,7 @@ def reading(answer: httpx.Response) -> ReadInto:
 
 
 class _Chunks:
-    """The chunks of a body, cut as they are asked for."""
+    """The chunks of a body, cut as they are requested."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -48,10 +48,10 @@ class _Chunks:
 
 
 class DirectTransport(httpx.BaseTransport):
-    """Requests without a body, over connections that are kept for the next; thread-safe.
+    """Requests without a body, over connections that are reused; thread-safe.
 
     Args:
-        keep: how many idle connections are kept to one origin.
+        keep: the most idle connections held open to one origin.
     """
 
     def __init__(self, keep: int) -> None:

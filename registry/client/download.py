@@ -90,7 +90,7 @@ class Journal:
         try:
             self._notes.write(line + "\n")
             self._notes.flush()
-        except OSError:  # such as no space left there
+        except OSError:  # such as no space left on the disk
             self._stop_noting()
 
     def _stop_noting(self) -> None:

@@ -1,8 +1,8 @@
 """Fetches from a service: writes its bytes, or merges here if this machine has the base weights.
 
-Where it has them is remembered: folders that were added, or merged on before. A remembered folder is a hint. Its files
-count only after hashing; a cached digest is reused while the file's stamp is the same, if stamps are reliable there
-(`registry.files.hashed`). Whoever reads the files later checks the stamp again.
+The folders of added base models, and those that were merged on before, are remembered. A remembered folder is a hint.
+Its files count only after hashing; a cached digest is reused while the file's stamp is the same, if that file system's
+stamps are reliable (`registry.files.hashed`). Later readers of the files check the stamp again.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class BaseFolders:
         self._change(note)
 
     def find(self, base: BaseEntry, progress: Progress) -> tuple[Path, dict[str, HashedFile]] | None:
-        """A remembered folder that still has a base model's weights, and its files; None if there is none."""
+        """A remembered folder that still has a base model's weights, and its files; None: no such folder."""
         for place in self._read().folders.get(base.files_digest, []):
             folder = Path(place)
             try:
@@ -239,7 +239,7 @@ class Fetching:
     def _merge_here(
         self, ref: str, options: Options, base_dir: Path | None, measured: MeasuredRows, progress: Progress
     ) -> tuple[MergedHere, Path, Bundle] | None:
-        """The model merged on local base weights, their folder, and what was merged; None if there are none."""
+        """The model merged on local base weights, their folder, and what was merged; None: no base weights here."""
         if not self._may_merge(base_dir):
             return None
         check_options(options)  # what is refused is no use

@@ -1,8 +1,8 @@
 """Adds and publishes from this machine: the service checks everything else first, then missing files are uploaded.
 
 Parts of several files travel in parallel, and an earlier attempt is resumed. An upload is opened by the digest of its
-bytes; the service returns an open one with the parts that it has. Parts go to the store by presigned URLs, or through
-the service if there are none.
+bytes; the service returns an open one with the parts that it has. Parts go to the store by presigned URLs, or, without
+such URLs, through the service.
 """
 
 from __future__ import annotations

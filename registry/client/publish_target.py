@@ -1,6 +1,6 @@
-"""Folders of this machine and a service: what they are compared with, planned for, and published to.
+"""A service as the target of this machine's folders: they are compared, planned and published against it.
 
-It gives its paths as bundles; comparing is up to this machine's tensor core, if there is one.
+It returns its paths as bundles; this machine's tensor core, if installed, compares.
 """
 
 from __future__ import annotations
@@ -129,9 +129,9 @@ class RemoteTarget:
         """The path to the parent of a full model; the service finds it again when the adapter is published.
 
         Raises:
-            NotFoundError, RetractedError: there is no such revision, or it can't be read.
+            NotFoundError, RetractedError: the revision does not exist, or can't be read.
             UsageError: ``parent_ambiguous``, the parent has several revisions and none is given.
-            ConflictError: ``parent_mismatch``, what is given is none of the parent that the path says.
+            ConflictError: ``parent_mismatch``, the given revision is none of the parent that the path names.
         """
         above = publication.path.parent
         if above is None:

@@ -1,9 +1,9 @@
 """Ranges of a service's files, and whole blobs as byte sources.
 
-A range read resumes where the connection broke, and never requests more than was asked for. A service may redirect to a
-store by a presigned URL, which is used until it is refused; then the service is asked for a new one. A middlebox (such
-as a captive portal) may answer for either: a service's response counts only with its protocol header and the file's
-ETag, and bytes only with the requested extent.
+A range read resumes where the connection broke, and never transfers more than the caller requested. A service may
+redirect to a store by a presigned URL, which is used until it is refused; then a new one is requested from the service.
+A middlebox (such as a captive portal) may answer for either: a service's response counts only with its protocol header
+and the file's ETag, and bytes only with the requested extent.
 
 No byte of a blob is returned before the whole blob is verified. A digest can't be checked on a part, so the first read
 downloads the blob: small ones into memory, others into an anonymous temporary file.

@@ -1,4 +1,4 @@
-"""The registry over HTTP: `Registry` and `Transfer` of `registry.operations`; verifying there.
+"""The registry over HTTP: `Registry` and `Transfer` of `registry.operations`, and verification.
 
 Verifies a fetched folder against a service: byte by byte, or by tensor if the arithmetic differs.
 """

@@ -118,7 +118,7 @@ Planner = Callable[[Registry, BundleSource, str, Progress], ImportDocument]
 
 
 def missing() -> str:
-    """The package to install if there is no tensor core."""
+    """The package to install if the tensor core is missing."""
     return "torch" if is_whole() else WHOLE
 
 

@@ -68,7 +68,7 @@ def open_client(**settings: Any) -> httpx.Client:
 
 
 def names_proxies() -> bool:
-    """Whether there are proxies for some addresses; httpx decides for which."""
+    """Whether a proxy is configured for some addresses; httpx decides for which."""
     return any(getproxies().get(scheme) for scheme in ("http", "https", "all"))
 
 
@@ -130,14 +130,14 @@ class Transport:
         self.url = self.address.url
         self.retry = retry or RetryPolicy()
         self.interface = interface
-        """Through what weights are asked for."""
+        """The interface that weights are requested through."""
         self._headers = {"User-Agent": f"{AGENT}{__version__}"}
         self._token = None if token is None else _checked(token)
         self._known = False
         self.over = threading.Event()
         """Set on close: transfers on other threads end at their next piece."""
         self.lanes = ThreadPoolExecutor(LANES, thread_name_prefix="transfer")
-        """The worker pool of transfers. It starts a thread when there is work for it, and none before."""
+        """The worker pool of transfers. It starts threads on demand, none before the first work."""
         limits = httpx.Limits(max_connections=2 * LANES, max_keepalive_connections=LANES)
         common: dict[str, Any] = {
             "timeout": self.retry.timeout(),
@@ -193,7 +193,7 @@ class Transport:
         slow: bool = False,
         use: str | None = None,
     ) -> httpx.Response:
-        """One API request with retries; raises the error of the service, or `UnavailableError` where there is none."""
+        """One API request with retries; raises the service's error, or `UnavailableError` if it sent none."""
         content = None if body is None else body.model_dump_json(exclude_defaults=True).encode("utf-8")
         request = self._http.build_request(
             method,
@@ -229,9 +229,9 @@ class Transport:
                 raise unreachable(self.url, problem) from problem
 
     def reach(self) -> None:
-        """See that something answers at the address; the first call takes the same connection.
+        """Check that something answers at the address; the first call reuses the connection.
 
-        What it answers is not looked at: a proxy may lead there only what belongs to the API.
+        The response is not examined: a proxy may forward the API's routes alone.
         """
         self._sent(self._http.build_request("GET", f"{self.url}/healthz"), self.attempts())
 
@@ -252,7 +252,7 @@ class Transport:
         return error_of(problem), retry_after(response.headers), is_transient(problem)
 
     def own_headers(self, url: str) -> dict[str, str]:
-        """What only the registry is told, where ``url`` is of its origin: the protocol, and the token."""
+        """Headers for the registry alone, empty if ``url`` is of another origin: the protocol, and the token."""
         if not self.address.is_origin_of(url):
             return {}
         headers = {PROTOCOL_HEADER: str(PROTOCOL)}
@@ -287,10 +287,10 @@ class Transport:
 
 
 def for_hub_clients(url: str, token: str) -> str:
-    """A token in the form that all Hub clients send, unless the service at ``url`` says that it knows only the other.
+    """A token in the form that all Hub clients send, unless the service at ``url`` knows only the older form.
 
-    Clients are upgraded before services, and one of before takes ``reg_...`` alone. A service that can't be asked now
-    is taken for one that is not older.
+    Clients are upgraded before services, and an older service accepts ``reg_...`` alone. A service that can't be
+    reached now is assumed not to be older.
     """
     form = hub_form(token)
     headers = {PROTOCOL_HEADER: str(PROTOCOL), "Authorization": f"Bearer {_checked(form)}"}

@@ -1,7 +1,7 @@
 """Trains a link of the demo with PEFT, measures it, and compares fetched weights with PEFT's own step-by-step result.
 
-There is no classifier to train: a label's *prototype* is the mean embedding of its training sentences, and a sentence
-belongs to the label whose prototype is nearest (Snell et al. 2017, Prototypical Networks).
+No classifier is trained: a label's *prototype* is the mean embedding of its training sentences, and a sentence belongs
+to the label whose prototype is nearest (Snell et al. 2017, Prototypical Networks).
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _values(a: Mapping[str, object], b: Mapping[str, object]) -> tuple[ValueDiff
 
 
 def _told(value: object) -> str:
-    """As JSON: ``True`` is not ``1`` there, nor is ``1`` the same as ``1.0``."""
+    """As JSON: in JSON, ``True`` is not ``1``, nor is ``1`` the same as ``1.0``."""
     return json.dumps(value, sort_keys=True)
 
 
@@ -182,7 +182,7 @@ def children_deltas(deployment: Deployment, request: PathRequest, progress: Prog
         progress: of the matrices that they change.
 
     Raises:
-        NotFoundError: there is nothing at the path.
+        NotFoundError: nothing exists at the path.
         UsageError: it has more than `MOST_CHILDREN` children.
         InvalidAdapterError: a link is invalid by the rules of this version, or a delta is not finite.
     """
@@ -217,7 +217,7 @@ def _digests_of_base(path: LoadedPath) -> tuple[str, str]:
 
 
 def _spans(a: LoadedPath, b: LoadedPath) -> tuple[int, int, Literal["a", "b"]]:
-    """The number of the first link that counts on each side, and of which delta shares are told."""
+    """The number of the first link that counts on each side, and the side of whose delta shares are reported."""
     mine, other = ([link.digest for link in path.links] for path in (a, b))
     shared = next((n for n, (one, two) in enumerate(zip(mine, other, strict=False)) if one != two), None)
     if shared is not None:

@@ -40,7 +40,7 @@ T = TypeVar("T")
 DATABASE: Final = "registry.db"
 """File name of the catalogue in the folder of an embedded registry."""
 GRACE: Final = 24 * 3600.0
-"""Seconds that unreferenced bytes are kept: far longer than storing and publishing anything takes."""
+"""Seconds for which unreferenced bytes are retained: far longer than storing and publishing anything takes."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Deployment:
     folder: pathlib.Path | None = None  # of an embedded registry
     uses: UseLog | None = None  # None: uses are not counted
     looks: bool = False  # whether what is published is looked at by a job afterwards: in a service
-    interface: Interface = "fetch"  # through what weights are asked for, unless a request says so
+    interface: Interface = "fetch"  # that weights are requested through, unless a request names another
 
     @property
     def actor(self) -> str:
@@ -115,12 +115,12 @@ class Deployment:
         return self.database.change(held, rights=self.rights)
 
     def note_use(self, reference: str, interface: Interface | None = None) -> None:
-        """Note that the principal asked for the weights of a revision (``PATH@N``), or of a base model."""
+        """Note that the principal requested the weights of a revision (``PATH@N``), or of a base model."""
         if self.uses is not None:
             self.uses.note(reference, interface or self.interface, self.principal)
 
     def note_load(self, reference: str, *, weights: bool) -> None:
-        """Record that the principal loaded a revision (``PATH@N``) from a Hub view, or was told of it only."""
+        """Record that the principal loaded a revision (``PATH@N``) from a Hub view, or only resolved a name to it."""
         if self.uses is not None:
             self.uses.loads.note(reference, self.principal, weights=weights)
 
@@ -130,7 +130,7 @@ class Deployment:
 
     @property
     def artifact_blobs(self) -> Blobs:
-        """The blobs as artifacts read them: through the memory cache where there is one."""
+        """The blobs as artifacts read them: through the memory cache, if configured."""
         if self.memory is None:
             return self
         from registry.storage.caching import CachingBlobs
@@ -146,13 +146,13 @@ def _function(operation: Operation[Any, Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Background:
-    """A revision and what is kept of its lineage.
+    """A revision and what is stored about its lineage.
 
     Args:
-        lineage: the revisions of its path that the principal sees, root first, each with the statistics kept of it.
+        lineage: the revisions of its path that the principal sees, root first, each with its stored statistics.
         config: its ``adapter_config.json``.
-        link: statistics of its own delta; None: none are kept.
-        path: statistics of all deltas of its path; None: none are kept.
+        link: statistics of its own delta; None: none are stored.
+        path: statistics of all deltas of its path; None: none are stored.
     """
 
     lineage: tuple[RevisionSummary, ...]
@@ -162,7 +162,7 @@ class Background:
 
 
 def background(deployment: Deployment, ref: str) -> Background:
-    """What is kept of a revision.
+    """What is stored about a revision.
 
     Raises:
         NotFoundError: the reference names nothing.

@@ -85,7 +85,7 @@ def path_fidelity(deployment: Deployment, path: LoadedPath, dtype: Dtype, since:
 
 
 def _estimated(deployment: Deployment, path: LoadedPath, dtype: Dtype, since: int) -> EstimatedPath:
-    # What is kept of statistics is answered without torch.
+    # Stored statistics are returned without torch.
     from registry.tensors.lineage.bound import bound_links
 
     if not path.links:
@@ -125,7 +125,7 @@ log = logging.getLogger(__name__)
 
 
 def check(deployment: Deployment, request: CheckRequest) -> EngineCheck:
-    """Judge what ``fetch --for`` would write, before it is truncated. An answer by defaults is kept with the revision.
+    """Judge what ``fetch --for`` would write, before truncation. The result for defaults is stored with the revision.
 
     Raises:
         NotFoundError: a reference names nothing.

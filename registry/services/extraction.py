@@ -90,7 +90,7 @@ def _check_architecture(folder: Path, base: Mapping[str, object], named: Mapping
 def _check_there(
     folder: Path, base: Mapping[str, object], named: Mapping[str, object], table: TargetTable, name: str
 ) -> None:
-    """Every tensor of the base is there, unless another one that it is tied to is, or another head replaces it."""
+    """Require every tensor of the base, unless one that it is tied to is present, or another head replaces it."""
     shared = {tensor for group in _ties(table) for tensor in group if not group.isdisjoint(named)}
     sides = _sides(table)
     heads = {tensor for tensor in named if tensor not in base and tensor not in sides}
@@ -159,7 +159,7 @@ def extract_full(
         blobs: where the parent is read from.
         parent: the revision or base model that the full model was trained from.
         full: the folder of the full model.
-        asked: which rank or error.
+        asked: the requested rank or error.
         out: an empty folder for the adapter; its sibling ``factors`` is used meanwhile.
         progress: of the work.
 

@@ -103,7 +103,7 @@ def find_repo(session: Session, view: ArtifactKind, repo_id: str) -> Repo:
 
     Raises:
         UsageError: the id is outside the grammar.
-        NotFoundError: there is no such path, or it is hidden.
+        NotFoundError: the path does not exist, or is hidden.
     """
     try:
         path = Path.of_repo_id(repo_id)
@@ -216,7 +216,7 @@ def history(session: Session, repo: Repo, name: str, *, below: int | None, limit
 
 
 def count_commits(session: Session, repo: Repo, name: str) -> int:
-    """How many commits there are from a revision back to the first; raises as `history`."""
+    """The number of commits from a revision back to the first; raises as `history`."""
     if repo.path.is_base:
         _check_base_name(session, repo, name)
         return 1
@@ -237,7 +237,7 @@ class _Makings:
 
 
 def _kept_by_others(session: Session, repo: Repo) -> dict[int, str]:
-    """How materialisations of another arithmetic were made, by revision number. Mostly there are none."""
+    """How materialisations of another arithmetic were made, by revision number. Mostly empty."""
     rows = repo_rows.kept_by_others(
         session, repo.path, repo.kind, numerics=fingerprint(), artifact_format=ARTIFACT_FORMAT
     )

@@ -202,10 +202,10 @@ _TICK: Final = 1.0  # seconds between progress writes
 _POLL: Final = 2.0  # seconds between polls for unclaimed jobs
 
 _LAST: Final = frozenset({"notice"})
-"""Kinds of jobs that no request asked for: all others run first."""
+"""Kinds of jobs that no request started: all others run first."""
 _REST: Final = 3.0
-"""Nobody waits for a job that was not asked for by a request: it rests so many times as long as it ran, at most for a
-poll, which leaves the processor to requests while there are many."""
+"""Nobody waits for a job that no request started: it rests this many times as long as it ran, at most for a poll, which
+leaves the processor to requests under load."""
 
 log = logging.getLogger(__name__)
 
@@ -490,7 +490,7 @@ class Runner:
             self._follow(following)
 
     def _waiting(self) -> list[str]:
-        """Jobs that nobody has claimed, those that somebody asked for first, at most as many as run at once."""
+        """Unclaimed jobs, those that a request started first, at most as many as run at once."""
         try:
             with self._deployment.read_everything() as session:
                 limit = self._threads + len(self._left)

@@ -64,7 +64,7 @@ class LoadLog:
         self._tried: float | None = None
 
     def note(self, reference: str, principal: Principal, *, weights: bool) -> None:
-        """Record that a revision (``PATH@N``) was loaded, or only told; never fails who asked for it."""
+        """Record that a revision (``PATH@N``) was loaded, or only resolved from a name; never fails the request."""
         path, _, number = reference.rpartition("@")
         if not path:
             return
@@ -160,7 +160,7 @@ class UseLog:
         _OPEN.add(self)
 
     def note(self, reference: str, interface: Interface, principal: Principal) -> None:
-        """Note that a revision (``PATH@N``) was asked for as weights. A base model alone is not counted."""
+        """Note that a revision (``PATH@N``) was requested as weights. A base model alone is not counted."""
         path, _, number = reference.rpartition("@")
         if not path:
             return

@@ -87,7 +87,7 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
         """Open the embedded registry in ``folder``.
 
         Raises:
-            NotFoundError: there is none, and ``create`` is false.
+            NotFoundError: the folder has none, and ``create`` is false.
         """
         folder = Path(folder).expanduser().absolute()
         if os.path.isfile(folder):  # noqa: PTH113 - false, and no error, for what can't be looked at
@@ -130,7 +130,7 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
         return LocalRegistry(replace(self.deployment, principal=principal), self._cache)
 
     def without_uses(self) -> LocalRegistry:
-        """The same registry, which counts no use of what is asked for. Close the original, not the copy."""
+        """The same registry, without counting uses. Close the original, not the copy."""
         return LocalRegistry(replace(self.deployment, uses=None), self._cache)
 
     def with_memory(self, memory: MemoryCache) -> LocalRegistry:

@@ -1,4 +1,4 @@
-"""Materialising: a whole artifact is computed once, and its files are kept as blobs until a given time."""
+"""Materialising: a whole artifact is computed once, and its files are stored as blobs until a given time."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def drop(deployment: Deployment, request: DropRequest) -> tuple[Materialisation,
     """Drop one, or all of a revision; see `registry.operations.registry.Registry.drop_materialisation`.
 
     Raises:
-        NotAllowedError: the principal may not write there.
-        NotFoundError: there is none.
+        NotAllowedError: the principal may not write to the path.
+        NotFoundError: no materialisation exists.
     """
     principal, which = deployment.principal, request.which
     by_id = "/" not in which  # adapter paths contain a slash, ids don't
@@ -184,7 +184,7 @@ def _materialise(deployment: Deployment, asked: Asked, request: MaterialiseReque
 
 
 def _measured_fully(deployment: Deployment, asked: Asked, row: MaterialisationRow) -> MaterialisationRow:
-    """Measure all rows of a model that is kept already."""
+    """Measure all rows of a model that is materialised already."""
     from registry.services.artifacts.build import build_artifact
 
     with deployment.read() as session:

@@ -1,7 +1,7 @@
-"""What is noticed about a link by computing: its delta beside the base's weights, its parent's delta, its siblings'.
+"""Computed notices about a link: its delta compared with the base's weights, its parent's delta, and its siblings'.
 
-A service looks after each publish, as a job; `registry stats` looks where that has not been done. What is found is kept
-whoever may see it: a notice about another revision is shown to whom sees both.
+A service computes them after each publish, as a job; `registry stats` does if that has not been done. Results are
+stored regardless of who may see them: a notice about another revision is shown to principals that see both.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def look(
 
 
 def of_modules(code: NoticeCode, names: Sequence[str], of: int, value: float | None = None) -> Iterator[Noticed]:
-    """One notice about all of some modules; none where there are none."""
+    """One notice about all of some modules; none for no modules."""
     if names:
         yield Noticed(notice(code, modules=len(names), of=of, names=tuple(names[:NAMED]), value=value))
 
@@ -201,7 +201,7 @@ def _cosine(deployment: Deployment, link: LinkAtHand, sibling: Sibling) -> float
 
 
 def _measured(deployment: Deployment, sibling: Sibling) -> bytes:
-    """The sketch of a sibling that has none, which is kept."""
+    """Compute and store the sketch of a sibling that has none."""
     with ExitStack() as opened:
         inputs = Inputs(deployment.artifact_blobs, _path_of(deployment, sibling), opened)
         direction = sketch(bound_links(inputs, inputs.path.live), inputs.table)

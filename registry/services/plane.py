@@ -36,7 +36,7 @@ class Plane:
 
     Args:
         base: the base model.
-        places: of the adapters whose statistics are kept.
+        places: of the adapters whose statistics are stored.
         missing: adapters, in the order of the tree, whose statistics are not computed yet.
         full_rank: the largest rank that a change of a weight can have, as full fine-tuning may.
     """
@@ -72,10 +72,10 @@ class Plane:
 
 
 def plane(deployment: Deployment, name: str) -> Plane:
-    """The plane of a base model, from what is kept: nothing is computed for it.
+    """The plane of a base model, from stored statistics: nothing is computed for it.
 
     Raises:
-        NotFoundError: there is no such base model.
+        NotFoundError: the base model does not exist.
     """
     with deployment.read() as session:
         base = bases.get(session, name)

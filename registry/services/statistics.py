@@ -41,9 +41,9 @@ log = logging.getLogger(__name__)
 
 
 def statistics(deployment: Deployment, request: StatisticsRequest, progress: Progress) -> Statistics:
-    """What each link of a path added, and all of them together; kept with the revisions once it is computed.
+    """What each link of a path added, and all of them together; stored with the revisions once computed.
 
-    Links that the principal does not see are in the path's figures, and have none of their own.
+    Links that the principal does not see are included in the path's figures, and have none of their own.
 
     Args:
         deployment: the registry.
@@ -95,18 +95,18 @@ def keep(deployment: Deployment, made: Mapping[Key, DeltaStatistics | DenseStati
 
 
 def looked(deployment: Deployment, ref: str, progress: Progress) -> Looked:
-    """Compute and keep the statistics of a revision, notices about it, and which engines load it.
+    """Compute and store the statistics of a revision, notices about it, and which engines load it.
 
-    Of one that is deleted by now nothing. Of one that can't be merged in bf16 no fidelity is told.
+    For a revision that was deleted meanwhile nothing. For one that can't be merged in bf16 no fidelity is reported.
 
     Args:
         deployment: unrestricted.
-        ref: ``PATH@N``, as it was published; what is renamed by now is looked at under its new name.
+        ref: ``PATH@N``, as it was published; a renamed adapter is found under its new name.
         progress: of the work.
 
     Raises:
         InvalidAdapterError: as `statistics`.
-        UnavailableError: they could not be kept.
+        UnavailableError: they could not be stored.
     """
     reference = Reference.parse(ref)
     try:
@@ -121,7 +121,7 @@ def looked(deployment: Deployment, ref: str, progress: Progress) -> Looked:
     except InvalidAdapterError as problem:
         if problem.code != "not_composable":
             raise
-        return Looked(reference=ref)  # a full fine-tune has no delta that figures are kept of
+        return Looked(reference=ref)  # a full fine-tune has no delta to store figures of
     if sketch is None or not sketch.noticed:
         raise UnavailableError(f"What was noticed about {reference} could not be kept; it is looked at again.")
     _look_further(deployment, found.reference)
@@ -201,7 +201,7 @@ def _computed(
     """Statistics of some links together: from a number to before another one, which is the end of its own path."""
     if not spans:
         return {}
-    # What is kept already is answered without torch.
+    # What is stored already is returned without torch.
     from registry.tensors.analysis.statistics import delta_statistics
     from registry.tensors.lineage.bound import bound_links
     from registry.tensors.lineage.inputs import Inputs
@@ -267,7 +267,7 @@ def _error(asked: _Quantised) -> float:
 
 
 def dense_statistics(deployment: Deployment, request: DenseStatisticsRequest, progress: Progress) -> DenseStatistics:
-    """What the links of a path changed together; kept with the revision where it is the whole path.
+    """What the links of a path changed together; stored with the revision if it is the whole path.
 
     Raises:
         NotFoundError: a reference names nothing.
@@ -282,7 +282,7 @@ def dense_statistics(deployment: Deployment, request: DenseStatisticsRequest, pr
             kept = rows.kept_dense(session, ids[-1], relative=norms is not None)
         if kept is not None:
             return kept.model_copy(update={"reference": path.reference, "since": since})  # it may have been renamed
-    # What is kept already is answered without torch.
+    # What is stored already is returned without torch.
     from registry.tensors.analysis import dense
     from registry.tensors.analysis.dense import ChangedWeights
     from registry.tensors.lineage.bound import bound_links

@@ -13,7 +13,7 @@ __all__ = ["RegistryCallback", "publish_model"]
 
 _ELSEWHERE: Final = {"RegistryCallback": "callback", "publish_model": "publishing"}
 
-if not TYPE_CHECKING:  # nothing is loaded before it is asked for: transformers takes seconds
+if not TYPE_CHECKING:  # nothing is loaded before it is used: transformers takes seconds
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:

@@ -36,10 +36,10 @@ def _ends_no_training(handler: _Handler) -> _Handler:
 
 
 class RegistryCallback(TrainerCallback):  # type: ignore[misc] # of a library without types
-    """Publishes the adapter that a Trainer trains: at the end the best, if it is known, else the last.
+    """Publishes the adapter that a Trainer trains: at the end the best, if known, else the last.
 
-    It copies what the trainer saved into ``OUTPUT_DIR/_registry``, and publishes it from there in a thread. Nothing
-    that fails there ends or stops the training: it is logged, waits on the disk, and is tried again at the end, by the
+    It copies what the trainer saved into ``OUTPUT_DIR/_registry``, and publishes it from there in a thread. A failed
+    publish never ends or stops the training: it is logged, waits on the disk, and is tried again at the end, by the
     next run with this folder, and by ``registry publish --resume OUTPUT_DIR``. Only the first process publishes.
 
     Args:
@@ -48,10 +48,10 @@ class RegistryCallback(TrainerCallback):  # type: ignore[misc] # of a library wi
         keep_best: remove all revisions of this run but so many of the best,
         keep_last: and so many of the last. None for both: nothing is removed. What somebody tagged, trained on or used
             stays in any case.
-        metric: by which the best is told, of evaluations; ``train_reward`` and ``train_loss`` are of the training.
+        metric: of evaluations, decides which is the best; ``train_reward`` and ``train_loss`` are of the training.
             None: the trainer's ``metric_for_best_model``.
-        greater_is_better: whether more of it is better. None: as the trainer has it, else as its name tells.
-        parent: the revision that it is trained on. None: what the model was loaded from tells.
+        greater_is_better: whether more of it is better. None: as the trainer has it, else by its name.
+        parent: the revision that it is trained on. None: derived from what the model was loaded from.
         tags: for what the run ends with.
         message: for all revisions. Empty: step and epoch.
         annotations: for all revisions.
@@ -59,7 +59,7 @@ class RegistryCallback(TrainerCallback):  # type: ignore[misc] # of a library wi
         token: as in `registry.connect`.
 
     Raises:
-        UsageError: there is no path, or an option is malformed; before the training begins.
+        UsageError: the path is missing, or an option is malformed; before the training begins.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ _Tell = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What there is to say of the place, and how runs are told what was published of them."""
+    """What is known about the environment, and how to write published references into its runs."""
 
     annotations: Mapping[str, str] = field(default_factory=dict)
     told: Mapping[str, _Tell] = field(default_factory=dict)  # by the name of the annotation with the run's id
@@ -77,7 +77,7 @@ def look_around(args: Any = None, *, again: bool = False) -> Surroundings:
 
 
 def _git_commit() -> str | None:
-    """The commit of the working directory, ``-dirty`` if files in it differ; None: there is none."""
+    """The commit of the working directory, ``-dirty`` if files in it differ; None: it has none."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_SECONDS)  # noqa: S603 - no word of it is from outside
@@ -87,7 +87,7 @@ def _git_commit() -> str | None:
 
 
 def _tensorboard(args: Any) -> str | None:
-    """The folder that TensorBoard's events of a trainer are in, below its output; None: there are none."""
+    """The folder that TensorBoard's events of a trainer are in, below its output; None: it has none."""
     if "tensorboard" not in (args.report_to or ()):
         return None
     output = Path(args.output_dir)
@@ -163,10 +163,10 @@ class Options:
         parent: str | None,
         labels: Labels,
     ) -> Options:
-        """What is given, else set, else usual.
+        """The given options, else the settings, else the defaults.
 
         Raises:
-            UsageError: there is no path, or something is malformed.
+            UsageError: the path is missing, or something is malformed.
         """
         settings = read_settings(os.environ)
         chosen = cls(
@@ -187,9 +187,9 @@ class Options:
         return chosen
 
     def metric_of(self, trainers: str | None) -> str | None:
-        """The name of the metric by which the best is told: of an evaluation, unless it is said to be of the training.
+        """The name of the metric that decides the best: of an evaluation, unless declared as one of the training.
 
-        None: nobody has said one.
+        None: none is configured.
         """
         name = self.metric or trainers
         if name is None or name.startswith(_EVAL) or self.metric in OF_TRAINING:
@@ -220,5 +220,5 @@ def _checked(field: str, value: Any) -> Any:
 
 
 def labels_of(message: str, tags: Any, annotations: Mapping[str, str]) -> Labels:
-    """Labels that can be kept; raises `UsageError` naming what can't."""
+    """Labels that can be stored; raises `UsageError` naming what can't."""
     return Labels.checked(message, {}, tags, annotations)

@@ -1,4 +1,4 @@
-"""What of a training run waits to be published, and what of it is: a folder beside the trainer's output.
+"""What of a training run waits to be published, and what is published: a folder in the trainer's output.
 
 ::
 
@@ -11,7 +11,7 @@
 
 Hidden names, so that publishing OUTPUT_DIR itself takes nothing of it.
 
-Which revisions of a training run stay, where somebody asked for fewer than all.
+Which revisions of a training run are retained, if fewer than all are requested.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ToPublish(Schema):
     metrics: dict[str, float] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
     tags: tuple[str, ...] = ()
-    score: float | None = None  # by which the best are told
+    score: float | None = None  # decides which are the best
     final: bool = False  # what the run ended with
     labels_of: str | None = None  # the words are for a revision of this run: its files are gone, and not needed
 
@@ -131,7 +131,7 @@ class Outbox:
         """What was published of the run.
 
         Raises:
-            UnavailableError: there is nothing that can be read.
+            UnavailableError: the record can't be read.
         """
         try:
             return Run.model_validate_json((self.root / _RUN).read_bytes())
@@ -245,8 +245,8 @@ class Keep:
 def too_many(sent: Sequence[Sent], keep: Keep) -> list[Sent]:
     """The revisions of a run that are neither among its best nor among its last, in the order of steps.
 
-    What the run ended with stays, and so does what was there before it. One without a score is not judged by it: asked
-    for the best alone, it stays.
+    What the run ended with stays, and so do revisions from before it. One without a score can't be ranked: if only the
+    best are requested, it stays.
     """
     if keep.best is None and keep.last is None:
         return []

@@ -25,7 +25,7 @@ def unwrapped(model: Any) -> Any:
     """PEFT's model inside what compiles or distributes it.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it contains none.
     """
     from peft import PeftModel
 
@@ -42,10 +42,10 @@ def unwrapped(model: Any) -> Any:
 
 
 def adapter_of(model: Any, name: str | None) -> str:
-    """The adapter of a PeftModel that is meant: the one of this name, None for the only active one.
+    """The chosen adapter of a PeftModel: the one of this name, None for the only active one.
 
     Raises:
-        UsageError: there is no such adapter, or several are active.
+        UsageError: the model has no such adapter, or several are active.
     """
     there = list(model.peft_config)
     if name is not None:
@@ -101,8 +101,8 @@ def _plain(value: Any) -> Any:
 def note_commit(folder: Path, path: TreePath, commit: str | None) -> None:
     """Write the commit into the configuration of an adapter that was trained on a Hub view of its base model's tree.
 
-    PEFT writes the repository's name there, and a revision only where somebody gave one. The commit tells which
-    revision it was, so it proves the parent; of a repository of another Hub it would say nothing.
+    PEFT writes the repository's name into it, and a revision only if one was given. The commit identifies the revision,
+    so it proves the parent; for a repository of another Hub it would prove nothing.
     """
     file = folder / ADAPTER_CONFIG
     if commit is None or not file.is_file():
@@ -129,8 +129,8 @@ def publish_model(
     """Publish the adapter of a PeftModel as the next revision of a path, from any training loop.
 
     It is saved to a temporary folder by PEFT and published from there; the model stays as it is. The git commit of the
-    working directory and the ids of open runs of W&B and MLflow become annotations, and these runs are told the
-    reference. Of several processes that train together, call it in one.
+    working directory and the ids of open runs of W&B and MLflow become annotations, and the reference is written into
+    these runs. Of several processes that train together, call it in one.
 
     Args:
         model: a `PeftModel`, also inside ``torch.compile`` or DistributedDataParallel.
@@ -138,7 +138,7 @@ def publish_model(
         registry: an open registry. None: the one that `registry.connect` opens.
         adapter: which adapter of the model. None: the active one.
         tokenizer: is saved beside it: a tokenizer or processor.
-        parent: as in `publish`; None: what the model was loaded from tells.
+        parent: as in `publish`; None: derived from what the model was loaded from.
         message: as in `publish`.
         metrics: as in `publish`.
         tags: as in `publish`.

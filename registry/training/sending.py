@@ -158,7 +158,7 @@ class Sender:
                 self._remove(team, sent.reference)
 
     def _remove(self, team: Registry, reference: str) -> None:
-        """Delete a revision, unless somebody tagged it, trained on it, or asked for its weights."""
+        """Delete a revision, unless somebody tagged it, trained on it, or requested its weights."""
         try:
             use = team.delete(reference, dry_run=True).use
             if use is not None and use.last_used_at is not None:
@@ -187,7 +187,7 @@ def publish_waiting(
     Args:
         team: the registry.
         output: the trainer's ``output_dir``.
-        parent: the revision that it was trained on, if nothing that waits tells it.
+        parent: the revision that it was trained on, if nothing that waits names it.
         refused: is called with the folder of each that is not published, and why.
 
     Raises:

@@ -56,7 +56,7 @@ class Recording:
             self._thread.start()
 
     def lay_beside(self, adapter: Path) -> None:
-        """Write the record into an adapter's folder, once it is made; nothing, where there is no folder to record.
+        """Write the record into an adapter's folder, once it is made; nothing without a folder to record.
 
         Raises OSError.
         """
@@ -93,7 +93,7 @@ class Moment:
     step: int
     epoch: float | None
     metrics: dict[str, float]
-    score: float | None  # by which the best are told
+    score: float | None  # decides which are the best
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -127,7 +127,7 @@ def _epoch_of(state: Any, step: int) -> float | None:
 
 
 def best_step(state: Any, options: Options) -> int | None:
-    """The step that was best: as the trainer has it, or by the metric that was asked for; None: nobody knows."""
+    """The best step: as the trainer has it, or by the requested metric; None: unknown."""
     if options.metric is None:
         checkpoint = state.best_model_checkpoint
         match = CHECKPOINT.fullmatch(Path(checkpoint).name) if checkpoint else None
@@ -241,7 +241,7 @@ class Session:
             self._sender.finish()
 
     def published(self) -> tuple[str, ...]:
-        """References of what is published of the run and there."""
+        """References of the run's published revisions that were not removed."""
         return tuple(one.reference for one in self._outbox.run().sent if not one.removed)
 
     def _take_last(self, state: Any) -> None:

@@ -1,7 +1,7 @@
-"""Applies a plan of an import: exactly what it says, parents first, every folder as it was seen.
+"""Applies a plan of an import: exactly as written, parents first, every folder as it was seen.
 
-What is published is proven again where the plan has a proof, by the registry that it goes to. What is there already is
-recognised, so that an interrupted run can be repeated.
+The target registry checks each proof of the plan again. What it has already is recognised, so that an interrupted run
+can be repeated.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ class Receiving(Protocol):
 def apply_plan(
     registry: Receiving, target: PublishTarget, document: ImportDocument, opened: Opened, told: Told, progress: Progress
 ) -> tuple[FolderOutcome, ...]:
-    """Do what a plan says; see `registry.operations.registry.Registry.apply_import`.
+    """Apply a plan; see `registry.operations.registry.Registry.apply_import`.
 
     Raises:
         UsageError: the plan contradicts itself; nothing is done then.
-        NotFoundError: its source is not there.
+        NotFoundError: its source does not exist.
         UnavailableError: the registry can't be reached.
     """
     document = answered(document)
@@ -204,12 +204,12 @@ class _Run:
     target: PublishTarget
     source: Path | None  # None: repositories of a Hub
     entries: Mapping[str, ImportEntry]
-    asked: Mapping[str, str]  # repositories' names whose base model the plan says, by the folder of an adapter
+    asked: Mapping[str, str]  # repositories' names whose base model the plan gives, by the folder of an adapter
     opened: Opened
     told: Told
     progress: Progress
     outcomes: list[FolderOutcome] = field(default_factory=list)
-    references: dict[str, str] = field(default_factory=dict)  # of what is there by now, by folder
+    references: dict[str, str] = field(default_factory=dict)  # of what exists in the target by now, by folder
     failed: set[str] = field(default_factory=set)
     checked: dict[str, ConflictError | None] = field(default_factory=dict)  # whether models are as they were seen
     compared: dict[str, FolderCompared] = field(default_factory=dict)  # by the folder that was trained on
@@ -269,7 +269,7 @@ class _Run:
         return FolderOutcome(folder=entry.folder, path=name, state=state)
 
     def _publish_full(self, entry: ImportEntry) -> FolderOutcome:
-        """Publish a full model, exactly or as the adapter that was asked for; one that is there is made once more."""
+        """Publish a full model, exactly or as the requested adapter; an existing one is made once more."""
         parent = self.references.get(entry.parent or "", entry.parent or "")
         path = TreePath.parse(f"{Reference.parse(parent).path}/{entry.name}")
         self._require_unchanged(entry)

@@ -37,9 +37,9 @@ class CardTarget(CardSource, Protocol):
 
 
 def copy_card(source: CardSource, target: CardTarget, path: str, where: str) -> str | None:
-    """Give the adapter at ``target`` the edited card that it has at ``source``; a card that was edited there stays.
+    """Copy the edited card of an adapter from ``source`` to ``target``; a card that was edited at the target stays.
 
-    ``where`` is the target's address, for the notice that is returned where the card was not copied.
+    ``where`` is the target's address, for the notice that is returned if the card was not copied.
     """
     if not _is_edited(source.show(path).card):  # a service of before cards knows none
         return None

@@ -1,8 +1,9 @@
 """Copying a path or a subtree, with its lineage, from one registry into another.
 
 Only what the target lacks is sent: a revision that it has by digest is left alone, and of a new one only the bytes that
-it asks for are sent. So copying is idempotent and resumes where it was interrupted. The target's own decisions stay: a
-tag that names another revision there is reported and not moved, and a card that was edited there is not replaced.
+it requests are sent. So copying is idempotent and resumes where it was interrupted. The target's own decisions stay: a
+tag that names another revision there is reported and not moved, and a card that was edited at the target is not
+replaced.
 """
 
 from __future__ import annotations
@@ -70,9 +71,10 @@ def copy(source: Source, ref: str, target: object, *, recursive: bool, progress:
 
     Raises:
         UsageError: source and target are the same, or ``ref`` names a revision where a path is expected.
-        NotFoundError, RetractedError: there is nothing to copy under this name, or it is retracted.
+        NotFoundError, RetractedError: nothing exists under this name, or it is retracted.
         ConflictError: ``other_weights``: the target's base model of this name has other weights.
-        NotAllowedError: the target's token may not write there, or part of the lineage is hidden from the source's.
+        NotAllowedError: the target's token may not write to the path, or part of the lineage is hidden from the
+            source's.
         IntegrityError: a digest came out differently at the target, or stored bytes are damaged.
     """
     if not isinstance(target, Target):
@@ -273,7 +275,7 @@ class _Revisions:
         return self._there[path]
 
     def _publish_if_possible(self, path: str, link: LinkEntry) -> RevisionSummary | None:
-        """Publish at the target; None: an ancestor of the revision is retracted there, or see `_publish`."""
+        """Publish at the target; None: the target has retracted an ancestor of the revision, or see `_publish`."""
         needed = {self.chosen.parents[link.reference], *(of.reference for of in link.sources)}
         if not needed.isdisjoint(self._left):
             self._left.add(link.reference)
@@ -288,7 +290,7 @@ class _Revisions:
             return None
 
     def _publish(self, path: str, link: LinkEntry) -> RevisionSummary | None:
-        """Publish at the target; None: the target's token may not write this ancestor, which has to exist there."""
+        """Publish at the target; None: the target's token may not write this ancestor, which has to exist already."""
         if link.summary is None:
             raise NotAllowedError(
                 f"{link.reference} belongs to the lineage, but this token may not see its author and date, and "
@@ -381,7 +383,7 @@ class _Revisions:
                 self.notices.append(f"{reference} was copied without its tag {tag}: {error}")
 
     def copy_cards(self) -> None:
-        """Copy the edited cards of the adapters that were asked for."""
+        """Copy the edited cards of the requested adapters."""
         paths = {str(Reference.parse(one.source).path) for one in self.copied if one.source in self.chosen.asked}
         for path in sorted(paths):
             notice = copy_card(self.source, self.target, path, self.target.url)

@@ -194,7 +194,7 @@ def _text(file: Readable, changed: bytes | None) -> str:
 
 
 def _metadata(file: Readable) -> str:
-    """What is kept beside the tensors in a safetensors file, as JSON."""
+    """The metadata of a safetensors file, as JSON."""
     length = int.from_bytes(file.read(0, _LENGTH), "little")
     header = json.loads(file.read(_LENGTH, _LENGTH + min(length, _MOST_HEADER)))
     words = header.get("__metadata__", {})

@@ -59,7 +59,7 @@ def write_artifact(
     answer = _written(source, cache, out, force=force, progress=progress)
     if source.measure is None or is_full(answer.fidelity):
         return answer
-    source.measure()  # the folder had these files already, and the receipt says less than was asked for
+    source.measure()  # the folder had these files already, and the receipt reports less than was requested
     return fetched_before(source, cache, out, progress) or answer
 
 
@@ -299,7 +299,7 @@ def _compare_tensors(
 
 
 def _without_repeats(mismatches: Iterable[TensorMismatch]) -> tuple[TensorMismatch, ...]:
-    """Drop duplicates, and mismatches of a whole file where there are some of its tensors."""
+    """Drop duplicates, and mismatches of a whole file if some of its tensors are listed."""
     listed = list(mismatches)
     named = {mismatch.file for mismatch in listed if mismatch.tensor is not None}
     kept: dict[tuple[str, str | None], TensorMismatch] = {}

@@ -128,7 +128,7 @@ def _is_sure(last: float, changed: float, own: Sequence[_Saved]) -> bool:
     if last >= min(one.earliest for one in own):  # the adapter was touched, or saved once more since
         return False
     saved, moved = own[0].written, max(one.changed for one in own)
-    # put there later, with the times of another place: unless all of it was
+    # moved to this place later, with the times of another one: unless all of it was
     return changed <= saved + MOMENT or (moved > saved + MOMENT and abs(moved - changed) <= _TOGETHER)
 
 

@@ -47,7 +47,7 @@ _OTHER_FORMATS: Final = (
 )
 
 ReadDocument = Callable[[str], bytes | None]
-"""Reads a document by name, at most one byte more than `MAX_DOCUMENT` of it; None where there is none."""
+"""Reads a document by name, at most one byte more than `MAX_DOCUMENT` of it; None: it does not exist."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ def read_model_files(folder: Path) -> ModelFiles:
     """List and check a base folder.
 
     Raises:
-        NotFoundError: there is no such folder.
+        NotFoundError: the folder does not exist.
         UnavailableError: the folder, or a file, can't be read.
         InvalidBaseError: ``missing_file``, ``bad_index``, ``path_traversal``, ``bad_safetensors``, ``quantised_base``,
             ``bad_config``, ``bad_declaration``, ``adapter_as_base``.
@@ -328,7 +328,7 @@ def list_folder(folder: Folder) -> ModelListing:
 
 
 def read_document(folder: Folder, path: str) -> bytes | None:
-    """A small document of a base folder, up to one byte beyond the limit; None where there is none."""
+    """A small document of a base folder, up to one byte beyond the limit; None: it does not exist."""
     file = folder.find(path)
     return None if file is None else read_start(file, MAX_DOCUMENT + 1)
 

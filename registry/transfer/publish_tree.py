@@ -140,7 +140,7 @@ class _Run:
                     self.refused[node.place] = problem
 
     def _cause(self, node: Node) -> str | None:
-        """The refused folder above, which leaves this one without a parent; None: there is none."""
+        """The refused folder above, which leaves this one without a parent; None: no such folder."""
         if node.above is None:
             return None
         return node.above if node.above in self.refused else self.blocked.get(node.above)

@@ -1,7 +1,7 @@
-"""Holding a receipt against what the registry says of the same artifact, field by field. Needs no torch.
+"""Compares a receipt with the registry's description of the same artifact, field by field. Needs no torch.
 
-All that can be computed again is compared, a field that later versions add as well. What is only told is not: which
-registry it was, the versions of the programs, and notices. Docs: `docs/cli.md`, registry verify.
+Every field that can be computed again is compared, including fields of later versions. What is only recorded is not:
+the registry's address, the versions of the programs, and notices. Docs: `docs/cli.md`, registry verify.
 
 The receipt of a written artifact, whichever machine computed it.
 """

@@ -99,7 +99,7 @@ def given_adapter(place: str | PathLike[str], progress: Progress, opened: Opened
         pickle = (PICKLED_WEIGHTS,) if opened is not None and has_pickle_alone(listing.names, listing.left_out) else ()
         bare = opened is not None and {ADAPTER_CONFIG, MODEL_CONFIG}.isdisjoint(listing.names)
         alone = bare and only_weights(listing.names)
-        if not pickle and not alone:  # what that file is can be seen once it is there
+        if not pickle and not alone:  # the file can be recognised once it is downloaded
             require_adapter(listing.where, listing.names, listing.left_out)
         models = models_beside(listing.names)
         names = (name for name in listing.names if name not in {model.path for model in models})
@@ -180,7 +180,7 @@ def base_request(name: str, place: str | PathLike[str], progress: Progress) -> B
     """Read a base model's folder (a repository of a Hub is downloaded first) and hash its files.
 
     Raises:
-        NotFoundError: there is no such folder.
+        NotFoundError: the folder does not exist.
         InvalidBaseError: see `registry.transfer.model_files.read_model_files`.
         What `registry.folders.hub.repository.bring` raises.
     """
@@ -235,8 +235,7 @@ class MadeOfFull:
 
 
 Extract = Callable[[Path, FullModel, Path], MadeOfFull]
-"""Writes what is published of a full model into an empty folder: the model's folder, what is asked for, the
-empty one."""
+"""Writes what is published of a full model into an empty folder: the model's folder, the request, the empty one."""
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def trained_folder(config: bytes, adapter: Path) -> TrainedFolder | None:
 
 
 def moved_folder(config: bytes, look_in: Sequence[Path]) -> TrainedFolder | None:
-    """The folder that ``base_model_name_or_path`` names, in another place by now; None: there is none.
+    """The folder that ``base_model_name_or_path`` names, in another place by now; None: not found.
 
     It is the one below ``look_in`` whose path ends with most of the parts of that name.
 
@@ -101,7 +101,7 @@ def cached_parent(config: bytes, folder: TrainedFolder | None) -> str | None:
 
 
 def cached_commit(repo_id: str) -> str | None:
-    """The only commit of a repository of which the Hub's cache holds files; None: there are several, or none.
+    """The only commit of a repository of which the Hub's cache holds files; None: several commits, or none.
 
     PEFT writes the name of the model that an adapter was trained on, and no revision.
     """
@@ -144,8 +144,8 @@ def receipt_of_parent(
 ) -> GivenReceipt | None:
     """The receipt that names the parent: the given one, or that of the folder that the adapter was trained on.
 
-    ``weights`` are the adapter's, and ``beside`` is when that folder was written: a receipt that is newer shows nothing
-    by itself, and a person who gives one says that it was there before.
+    ``weights`` are the adapter's, and ``beside`` is when that folder was written: a receipt that is newer proves
+    nothing by itself, and a person who gives one states that it existed before.
 
     Raises:
         NotFoundError, InvalidAdapterError: the receipt can't be read.
@@ -172,9 +172,9 @@ def receipt_of_parent(
 
 
 def receipt_of_export(folder: Folder) -> GivenReceipt | None:
-    """The receipt beside an adapter that came back: it says what the adapter goes on, as long as it is unchanged.
+    """The receipt in the folder of a fetched adapter: it names what the adapter continues, as long as it is unchanged.
 
-    None: there is none, or the adapter is another by now, such as one that was trained further in the same folder.
+    None: no receipt, or the adapter differs by now, such as one that was trained further in the same folder.
     """
     try:
         receipt = read_receipt(folder.root)
@@ -228,7 +228,7 @@ class Beside:
 
 
 UNTIMED: Final = Beside("unknown")
-"""Where there is no adapter to be older than."""
+"""For a folder without an adapter to be older than."""
 
 
 def _as_named(folder: Path, adapter: Path) -> Path:

@@ -49,7 +49,7 @@ class Kept:
 
 
 def kept_for(session: Session, path: LoadedPath, plan: Plan | None) -> Kept | None:
-    """The materialisation of a path by its plain plan and this version's `ARTIFACT_FORMAT`; None if there is none.
+    """The materialisation of a path by its plain plan and this version's `ARTIFACT_FORMAT`; None: it has none.
 
     A revision may have others: with other artifact formats, or other plans (its base model's table was remade).
     """

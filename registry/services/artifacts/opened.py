@@ -30,9 +30,9 @@ class Asked:
     path: LoadedPath
     ancestor: LoadedPath | None
     options: Options
-    materialised: Kept | None = None  # its materialisation, if there is one
+    materialised: Kept | None = None  # its materialisation, if it has one
     plan: Plan | None = None  # only if it can be materialised; otherwise the plan is made when it is opened
-    renamed_to: str | None = None  # where the reference is by an old name
+    renamed_to: str | None = None  # if the reference uses an old name
 
 
 def ask(deployment: Deployment, ref: str, options: Options) -> Asked:

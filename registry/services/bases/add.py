@@ -121,7 +121,7 @@ def require_adding(deployment: Deployment, name: str) -> None:
 def as_told(deployment: Deployment, stored: tuple[StoredBlob, ...]) -> tuple[StoredBlob, ...]:
     """What was stored, as reported to the principal.
 
-    To a scoped one, blobs that were already there count as stored now: that they exist may be hidden from it.
+    To a scoped one, blobs that were already stored count as stored now: their existence may be hidden from it.
     """
     if deployment.rights.unlimited:
         return stored
@@ -132,7 +132,7 @@ def as_told(deployment: Deployment, stored: tuple[StoredBlob, ...]) -> tuple[Sto
 
 
 def existing(deployment: Deployment, name: str) -> BaseSummary | None:
-    """The base model of this name; None if there is no visible one."""
+    """The base model of this name; None: no such base model is visible."""
     try:
         with deployment.read() as session:
             return base_rows.summary(session, name)

@@ -289,7 +289,7 @@ def _add(
             sources = {path: opened.enter_context(intake.opened(checked.files[path].digest)) for path in hashes}
             index, rows = decoded(index, model.plain, model.small, sources, energies_of(energies), progress)
         index = replace(index, not_finite=not_finite(energies, index.tensors))
-        if commit.request.table is None:  # a copied table is kept unchanged
+        if commit.request.table is None:  # a copied table stays unchanged
             table = settled(table, index)
         stored = intake.commit()
         request, left_out = commit.request, checked.left_out

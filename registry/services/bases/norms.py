@@ -1,8 +1,8 @@
-"""Frobenius norms of a base model's weights, by slot: what figures of deltas are relative to.
+"""Frobenius norms of a base model's weights, by slot: the reference for relative figures of deltas.
 
-They are taken while the bytes of a base model pass by that is added, and kept in the database: no blob and no digest
-has them. A base model that was added by a version without them, or whose target table was rebuilt, has none until they
-are measured, which reads its weights once.
+They are computed while the bytes of an added base model pass by, and stored in the database: no blob and no digest
+contains them. A base model that was added by a version without them, or whose target table was rebuilt, has none until
+they are measured, which reads its weights once.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ NORMS_FORMAT: Final = 1
 
 
 def measure(deployment: Deployment, request: MeasureBaseRequest, progress: Progress) -> BaseMeasured:
-    """Take the norms of a base model that has none; see `registry.operations.registry.Registry.measure_base`.
+    """Compute the norms of a base model that has none; see `registry.operations.registry.Registry.measure_base`.
 
     Raises:
-        NotFoundError: there is no base model of this name.
+        NotFoundError: no base model has this name.
         UsageError: the name is the path of an adapter.
         What `take_norms` raises.
     """

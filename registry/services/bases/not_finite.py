@@ -1,7 +1,8 @@
-"""Weights of a base model that hold NaN or infinity: told when it is added, and no adapter may change their rows.
+"""Weights of a base model that hold NaN or infinity: reported when it is added, and no adapter may change their rows.
 
-Such rows are often those of tokens that were never used. A merge takes a weight block by block and rounds it, and what
-is not finite can't be rounded: a revision that changes such a row could be published, and never be fetched as merged.
+Such rows are often those of tokens that were never used. A merge takes a weight block by block and rounds it, and
+values that are not finite can't be rounded: a revision that changes such a row could be published, but never be fetched
+as merged.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _bad_rows(origin: Slot, document: Mapping[str, Any]) -> list[tuple[str, int]
 
 
 def _part_of(index: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What of an index is kept in memory: the rows, and how many elements a row of their tensors has."""
+    """The part of an index that is cached in memory: the rows, and how many elements a row of their tensors has."""
     rows: Rows = index.get("not_finite", {})
     return {"rows": rows, "widths": {name: math.prod(index["tensors"][name]["shape"][1:]) for name in rows}}
 

@@ -59,7 +59,7 @@ def retable(deployment: Deployment, request: RetableRequest, progress: Progress)
     """Remake the target table of a base model; see `registry.operations.registry.Registry.retable`.
 
     Raises:
-        NotFoundError: there is no base model of this name.
+        NotFoundError: no base model has this name.
         UsageError: the name is the path of an adapter.
         InvalidBaseError: as `registry.services.bases.add.add_base`, for the stored files.
         ConflictError: ``retable_refused``, a revision below would change its meaning or become unreadable.

@@ -1,1 +1,1 @@
-"""Full fine-tunes that are kept exactly: writing the file of one, and checking what somebody publishes as one."""
+"""Full fine-tunes that are stored exactly: writing the file of one, and checking what somebody publishes as one."""

@@ -75,7 +75,7 @@ def models_apart(folder: Path, other: Path) -> Apart | None:
 def _apart(model: Tensors, other: Tensors) -> Apart | None:
     """By samples of the tensors of the same shape: a vocabulary may have grown.
 
-    Each tensor counts by all of its elements: there are as many samples of a norm as of a matrix.
+    Each tensor is weighted by its number of elements, since a norm has as many samples as a matrix.
     """
     alike = {
         name: entry

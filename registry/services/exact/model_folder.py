@@ -119,7 +119,7 @@ def read_full_model(folder: Path) -> FullFolder:
     """The folder of a full model, as ``save_pretrained`` writes it, with one file of weights or several.
 
     Raises:
-        NotFoundError: there is no such folder.
+        NotFoundError: the folder does not exist.
         InvalidAdapterError: ``pickle``, ``missing_file``, ``bad_index``, ``bad_safetensors``, ``quantised_base``,
             ``adapter_as_base``: it is no full model.
     """

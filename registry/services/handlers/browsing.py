@@ -1,6 +1,6 @@
-"""Handlers of looking at what is there.
+"""Handlers of operations that browse the registry.
 
-What only one of them needs is imported there, so that browsing starts fast.
+Imports that only one handler needs are made inside it, so that browsing starts fast.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def _checked(text: str) -> front_matter.Metadata:
     """The front matter of a new card.
 
     Raises:
-        UsageError: the text is empty or too long, can't be kept, or its front matter is malformed.
+        UsageError: the text is empty or too long, can't be stored, or its front matter is malformed.
     """
     if not is_plain(text):
         raise UsageError("The card contains a NUL or an invalid character: plain text is expected.")

@@ -41,7 +41,7 @@ def wanted_name(place: str, repo: str | None, *, dots: bool) -> str:
 
 
 def says_copy(place: str) -> bool:
-    """Whether a folder, or one above it, is called a copy or is an archive: another one has the name, if there is."""
+    """Whether a folder, or one above it, is called a copy or is an archive: another folder, if any, takes the name."""
     return any(is_archive(part) or _COPY.search(part.casefold()) is not None for part in place.split("/"))
 
 

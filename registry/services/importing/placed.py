@@ -73,7 +73,7 @@ def _repo_ids(base: BaseSummary) -> frozenset[str]:
 class Measured:
     """What was found out about the models of a heap that stays so, for every try at settling it."""
 
-    there: dict[str, FolderCompared] = field(default_factory=dict)  # beside what the registry has, by key
+    there: dict[str, FolderCompared] = field(default_factory=dict)  # compared with the registry's models, by key
     sizes: dict[tuple[str, str, str], FullSize | RegistryError | None] = field(default_factory=dict)
     """By key, and by the name and the digest of the base model."""
     apart: dict[tuple[str, str], Apart | None] = field(default_factory=dict)  # by keys
@@ -85,7 +85,7 @@ class Landed:
 
     answer: Published
     path: TreePath  # in the registry that is imported into
-    there: str | None  # reference of the same revision there
+    there: str | None  # of the same revision in that registry
     merged: tuple[str, str] | None = None  # the only thing that shows its parent: a model that is both, and how equal
 
 
@@ -170,7 +170,7 @@ class FullModels:
         return min(found, key=lambda one: one.distance, default=None)
 
     def problem(self, key: str) -> RegistryError | None:
-        """Why a model, which is near a base model, can't be kept exactly below that."""
+        """Why a model, which is near a base model, can't be stored exactly below that."""
         return next((one for one in self._beside(key) if isinstance(one, RegistryError)), None)
 
     def _beside(self, key: str) -> Iterator[FullSize | RegistryError | None]:
@@ -257,7 +257,7 @@ class FullModels:
         return self.measured.apart[key, other]
 
     def _came_first(self, key: str, base: str) -> bool:
-        """Whether something shows that a base model was there before a model that is near it.
+        """Whether something shows that a base model precedes a model that is near it.
 
         The registry has it; or the other one says so; or it comes from a Hub, and the other does not; or a trainer left
         its files with the other alone; or the heap uses it as one: it has merged models of it, or several adapters that
@@ -279,9 +279,9 @@ class FullModels:
 
 
 def began_at(distance: float, other: float, apart: Apart) -> bool:
-    """Whether a model, by the distances of two from their base model, began at the other one.
+    """Whether a model, by the distances of two from their base model, was trained from the other one.
 
-    What training adds is at a right angle to what was there, in so many dimensions, up to the noise of the samples.
+    In so many dimensions, what training adds is orthogonal to what it started from, up to the noise of the samples.
     """
     square, noise = apart.distance**2, 2 * distance * apart.distance / math.sqrt(apart.elements)
     # were it the other way round, this would be off by two squares

@@ -54,8 +54,8 @@ class Settling:
     progress: Progress
     done: Settled = field(default_factory=Settled)
     _waiting: list[Adapter] = field(default_factory=list)
-    _searched: dict[str, frozenset[str]] = field(default_factory=dict)  # what there was, by key of the model
-    _asked: set[str] = field(default_factory=set)  # models and adapters that the registry was asked for
+    _searched: dict[str, frozenset[str]] = field(default_factory=dict)  # what was searched, by key of the model
+    _asked: set[str] = field(default_factory=set)  # models and adapters already looked up in the registry
     _copied: set[str] = field(default_factory=set)
     _tried: dict[str, dict[str, RegistryError | None]] = field(default_factory=dict)  # paths, by place
     _subtracted: set[frozenset[str]] = field(default_factory=set)  # base models, adapters and models looked at together
@@ -92,7 +92,7 @@ class Settling:
         return self.done
 
     def _goes_on(self, pending: Sequence[str]) -> bool:
-        """Place or explain something; False: there is nothing left that proofs can do."""
+        """Place or explain something; False: proofs achieve nothing more."""
         return (
             self._publish_ready()
             or self._explain(pending)
@@ -260,7 +260,7 @@ class Settling:
             self._copied.add(reference)
 
     def _publish_ready(self) -> bool:
-        """Publish what was trained on models that are explained; whether there was anything."""
+        """Publish what was trained on models that are explained; returns whether anything was."""
         ready = [one for one in self._waiting if (key := self.contents.key(one)) is not None and self._fits(key)]
         self._waiting = [one for one in self._waiting if one not in ready]
         for number, one in enumerate(ready, 1):
@@ -379,7 +379,7 @@ class Settling:
         return [one for one in self.contents.spare if one.identity not in known]
 
     def _of_receipt(self, one: Adapter) -> Iterator[str]:
-        """The path of the private registry that the receipt of an export says the adapter goes on, if it is there."""
+        """The path of the private registry that the adapter continues, if an export's receipt names one that exists."""
         given = one.made.request.receipt
         digest = None if given is None else given.receipt.made_for
         landed = [each.answer.revision for each in self.done.landed.values()]

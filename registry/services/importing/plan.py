@@ -1,6 +1,6 @@
-"""A plan of an import: what a heap of folders becomes in a registry. Nothing is changed, here or there.
+"""A plan of an import: what a heap of folders becomes in a registry. Neither the folders nor the registry change.
 
-Its entries say what was found out about each folder, in the words of people who are to read and edit it.
+Its entries describe what was found out about each folder, in words for the people who read and edit it.
 """
 
 from __future__ import annotations
@@ -266,17 +266,17 @@ def plan_import(
     private: Callable[[], AbstractContextManager[Side]],
     progress: Progress,
 ) -> ImportDocument:
-    """Say what of a heap can come in, where, with which proof, and what can't and why.
+    """Plan what of a heap can be imported, where, with which proof, and what can't and why.
 
     Args:
-        source: the folder or archive that is looked through, or ``hf:ORG``.
+        source: the folder or archive that is searched, or ``hf:ORG``.
         opened: unpacks archives, and reads pickles.
         target: the registry that is imported into, which is only read.
         private: opens an empty registry that is thrown away, in which everything is tried.
         progress: of the search.
 
     Raises:
-        NotFoundError: there is no such folder, or no repository.
+        NotFoundError: the folder does not exist, or has no repository.
         UnavailableError: the registry can't be reached.
     """
     progress.begin("Looking through the folders", 0)
@@ -302,9 +302,9 @@ def _settle(
     private: Callable[[], AbstractContextManager[Side]],
     progress: Progress,
 ) -> Settled:
-    """Settle by the likeliest order; where that leaves a model near one that was taken for a base, also from there.
+    """Settle by the likeliest order; if that leaves a model near one that was taken for a base, also from that model.
 
-    The one that was taken may be made of the other. What explains most is right: every explanation is a proof.
+    The one that was taken may be made from the other. What explains most is right: every explanation is a proof.
     """
     likely, measured = order_of(contents.models, contents.adapters), Measured()
 

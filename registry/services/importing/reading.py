@@ -2,8 +2,8 @@
 
 Heaps that were moved: the folders that configurations name are below another root by now.
 
-A name that ends as a place of the heap says little: there are many ``out/merged``. Where the names of two different
-folders have the same root before their places in the heap, the heap lay there.
+A name that ends like a place of the heap proves little: ``out/merged`` is common. If the names of two different folders
+have the same root before their places in the heap, the heap was at that root.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Model:
     written: float = 0.0
     receipt: bool = False
     with_adapter: bool = False  # an adapter was saved into its folder, so that it is no entry of its own
-    trained: bool = False  # a trainer left its files there
+    trained: bool = False  # a trainer left its files in it
     began_with: frozenset[str] = frozenset()  # the models that it says that it was made of
     run: Path | None = None  # of a checkpoint
     vectors: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # dtype and digest of norms and biases

@@ -46,7 +46,7 @@ def notes_of(folder: Path, run: Path | None) -> Notes:
 
 
 def notes_in(card: str, state: Mapping[str, Any]) -> Notes:
-    """What a model card and a trainer's state say, where there is no folder."""
+    """What a model card and a trainer's state report, if the folder is absent."""
     texts = ((name, words) for name, words, _ in TRACES if words is not None)
     trainers = [("trainer", name) for name, words in texts if words.search(card)][:1]
     metrics = metrics_among((*_of_card(card), *figures_of_state(state, None)))

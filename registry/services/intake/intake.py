@@ -1,7 +1,7 @@
 """Storing the bytes of what is added: hashed and checked in one pass, and visible only after `Intake.commit`.
 
 They come from a local file, from an upload, or are stored already. A failure before the catalogue's transaction leaves
-nothing behind. Uploads are kept until that transaction is committed, so that it can be retried.
+nothing behind. Uploads are retained until that transaction is committed, so that it can be retried.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Intake:
             self._joined[digest] = staging.joined
 
     def stored(self, blob: BlobRef, watch: Watch | None = None) -> None:
-        """Use a blob that is stored already; it is read only if there is a ``watch``."""
+        """Use a blob that is stored already; it is read only if ``watch`` is given."""
         self._there[blob.digest] = blob
         if watch is None:
             self._progress.advance(blob.size)

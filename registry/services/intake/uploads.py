@@ -95,8 +95,8 @@ def put_part(deployment: Deployment, upload_id: str, number: int, chunks: Iterab
     """Store one part that is sent through the service.
 
     Raises:
-        NotFoundError: there is no such upload of this principal.
-        UsageError: there is no such part, or it has another length.
+        NotFoundError: this principal has no such upload.
+        UsageError: the upload has no such part, or it has another length.
     """
     row = _row(deployment, upload_id)
     deployment.blobs.put_part(staging_of(row), number, chunks)
@@ -155,7 +155,7 @@ def staging_of(row: UploadRow) -> Staging:
 
 def _answer(deployment: Deployment, row: UploadRow, *, new: bool = False) -> Upload:
     staging = staging_of(row)
-    lengths = {} if new else deployment.blobs.parts(staging)  # the store is not asked what was never sent
+    lengths = {} if new else deployment.blobs.parts(staging)  # the store is not queried for what was never sent
     numbers = range(1, staging.part_count + 1)
     there = tuple(number for number in numbers if lengths.get(number) == staging.part_length(number))
     urls = {}

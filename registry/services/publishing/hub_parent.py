@@ -118,7 +118,7 @@ class Place:
 
 
 def candidates_for(session: Session, path: TreePath) -> tuple[RevisionRow, ...]:
-    """The candidates of a `Place`; raises `NotFoundError` where there is no adapter above ``path``."""
+    """The candidates of a `Place`; raises `NotFoundError` if no adapter exists above ``path``."""
     return revisions.pinnable(session, path, limit=LISTED + 1)
 
 
@@ -161,7 +161,7 @@ def _base(place: Place, told: TrainedOn) -> Proof | Doubt:
     names = RepoNames.of(TRAINED_ON, told.path, place.base)
     if told.revision is not None and is_commit(told.revision) and told.revision[:MEANT] != names.meaning(None):
         return _unknown(place, told)
-    return Proof(None, f"{told.words} says so", "named")  # which a model keeps that was merged in memory
+    return Proof(None, f"{told.words} says so", "named")  # a model that was merged in memory still has that name
 
 
 def _revision(session: Session, place: Place, told: TrainedOn) -> Proof | Doubt | None:
@@ -200,7 +200,7 @@ def _of_commit(session: Session, place: Place, path: TreePath, commit: str) -> R
 def _only_loaded(session: Session, place: Place, told: TrainedOn) -> Proof | None:
     """The only revision that the publisher has loaded; no proof, since its machines may have others from before.
 
-    One that it was told of is in doubt as well: a client whose cache has it asks for nothing else.
+    One that it only resolved a name to leaves doubt as well: a client that has it cached requests nothing else.
     """
     loaded = told.loaded
     if len(loaded.weights) != 1 or loaded.told:

@@ -115,11 +115,11 @@ def search_trained(
 
 
 def revisions_of(where: Port, folder: Path, progress: Progress) -> SameLinks:
-    """Say which revisions an adapter is, on every base model that it fits.
+    """Find which revisions an adapter is, on every base model that it fits.
 
     Raises:
         InvalidAdapterError: the adapter can't be read.
-        NotFoundError: there is no such folder.
+        NotFoundError: the folder does not exist.
     """
     files = {one.path: one.file for one in adapter_folder(folder).files}
     config = read_start(files[ADAPTER_CONFIG], MAX_CONFIG + 1)
@@ -210,7 +210,7 @@ _WEIGHTS: Final = {".safetensors", ".bin", ".pt", ".pth", ".gguf"}
 
 
 def identify(where: Port, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
-    """Say what a folder is.
+    """Identify a folder.
 
     Args:
         where: the registry that is searched.
@@ -219,7 +219,7 @@ def identify(where: Port, folder: Path, look_in: tuple[Path, ...], progress: Pro
         progress: of the search.
 
     Raises:
-        NotFoundError: there is no such folder.
+        NotFoundError: the folder does not exist.
         InvalidAdapterError: it holds an adapter that can't be read; ``missing_file``, it holds no weights at all.
     """
     if holds_adapter(folder):
@@ -298,16 +298,16 @@ def _merged(found: OnBase, name: str) -> MergedFrom:
 
 
 def _links(path: LoadedPath) -> tuple[str, ...]:
-    """What was merged: the links that add, after the full fine-tune that they go on, if there is one."""
+    """What was merged: the links that add, after the full fine-tune that they build on, if any."""
     return tuple(link.reference for link in path.links[max(0, path.dead - 1) :])
 
 
 def with_compared(where: Port, folder: PublishFolder, progress: Progress) -> PublishFolder:
-    """The folder, its request with what the weights are that the adapter was trained on, if these are there.
+    """The folder, its request extended by what the weights are that the adapter was trained on, if these are available.
 
     Args:
         where: the registry that has the candidates.
-        folder: the adapter's. Where its parent is to be found, that is searched among all revisions; else they are
+        folder: the adapter's. If the request is to find the parent, all revisions are searched; else the weights are
             compared with the path's first.
         progress: of the comparison.
 

@@ -91,7 +91,7 @@ def planned_parent(
         told: the evidence of its parent, where ``told.parent`` is ``PATH@DIGEST``.
 
     Raises:
-        NotFoundError: there is no such base model.
+        NotFoundError: the base model does not exist.
         ConflictError: ``parent_mismatch``: the folder was trained on something else.
     """
     above, parent, receipt, trained_on = path.parent, told.parent, told.receipt, told.trained_on
@@ -185,7 +185,7 @@ class Lookup:
     lineage: LoadedPath
     notices: tuple[str, ...]
     existing: str | None  # the reference of the adapter's revision of this digest
-    wanted: Wanted | None  # None where there is such a revision: it has its bytes
+    wanted: Wanted | None  # None: that revision exists and has its bytes
     uploads: tuple[UploadRow, ...]  # of the claims: the open ones
     combination: Combination | None = None  # what it is a weighted sum of
 

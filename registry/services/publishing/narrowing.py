@@ -1,6 +1,6 @@
-"""Which revisions on a base model some weights may be those of: by samples, which are kept with each revision.
+"""Which revisions on a base model some weights may be those of: by samples, which are stored with each revision.
 
-The samples of revisions that have none yet are made here, a few at a time, so that who asks again goes on.
+The samples of revisions that have none yet are made here, a few at a time, so that a repeated request continues.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from registry.tensors.lineage.inputs import base_weights, replaced_tensors
 from registry.tensors.lineage.paths import LoadedPath
 from registry.tensors.path.origins import BaseTensors
 
-_AT_ONCE: Final = 32  # fingerprints that are kept at a time
+_AT_ONCE: Final = 32  # fingerprints that are stored at a time
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def narrow_paths(deployment: Deployment, request: NarrowRequest, progress: Progr
 
     Raises:
         NotFoundError: the base model does not exist.
-        UsageError: there are not as many samples as stand for the base model.
+        UsageError: the samples are not as many as those of the base model.
     """
     with deployment.read() as session:
         row = bases.get(session, request.base)
@@ -64,7 +64,7 @@ def narrow_paths(deployment: Deployment, request: NarrowRequest, progress: Progr
     with ExitStack() as opened:
         ground = _Ground.of(deployment, row, root, opened)
         found = _sampled(request, ground.sample)
-        if request.link is not None and not any(request.dtypes):  # nothing that it adds can be told
+        if request.link is not None and not any(request.dtypes):  # nothing that it adds can be detected
             narrowed = Narrowed((), ())
         else:
             prints = ground.fingerprints(rows, progress)
@@ -80,14 +80,14 @@ def narrow_paths(deployment: Deployment, request: NarrowRequest, progress: Progr
 
 
 def sample_revision(deployment: Deployment, ref: str) -> None:
-    """Make the samples of a revision, so that the first search does not have to; kept ones stay.
+    """Make the samples of a revision, so that the first search does not have to; stored ones stay.
 
     Args:
         deployment: where it is published.
         ref: ``PATH@N``.
 
     Raises:
-        NotFoundError: there is no such revision.
+        NotFoundError: the revision does not exist.
     """
     with deployment.read() as session:
         reference = Reference.parse(ref)
@@ -153,7 +153,7 @@ class _Ground:
         return sample_values(self.sample, self.base.tensors)
 
     def chains(self, rows: Sequence[Searched], prints: Mapping[int, bytes]) -> Iterator[Chain]:
-        """The paths whose fingerprints are there, the base model first."""
+        """The paths whose fingerprints are available, the base model first."""
         own = self.own.values.to(torch.float32)
         yield Chain(self.row.name, [own])
         states = _States(self.sample, prints, own, rows)
@@ -163,7 +163,7 @@ class _Ground:
                 yield Chain(one.reference, found)
 
     def fingerprints(self, rows: Sequence[Searched], progress: Progress) -> Mapping[int, bytes]:
-        """Those of all revisions and of what is above them; missing ones are made, and kept."""
+        """Fingerprints of all revisions and of their ancestors; missing ones are made, and stored."""
         digest, keys = self.row.table_digest, {key for one in rows for key in one.above}
         with self.deployment.read() as session:
             there = fingerprints.kept(session, keys, digest)
@@ -201,7 +201,7 @@ class _Ground:
         model = BaseTensors(base_weights(blobs, path, opened).tensors)
 
         def values(tensors: Collection[str]) -> torch.Tensor:
-            """What the model has there; frames of other tensors are not decoded for it."""
+            """The model's values in these tensors; frames of other tensors are not decoded."""
             there = {name: one for name, one in model.tensors.items() if name in tensors}
             return sample_values(self.sample, there).values
 

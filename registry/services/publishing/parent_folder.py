@@ -205,7 +205,7 @@ def _bind(blobs: Blobs, link: Link, path: LoadedPath, opened: ExitStack, bound: 
 
 
 def open_folder(folder: Path, opened: ExitStack) -> Held:
-    """All tensors of the model in a folder, by their names there; raises `NotComparableError`."""
+    """All tensors of the model in a folder, by their names in it; raises `NotComparableError`."""
     if holds_adapter(folder):
         raise NotComparableError("it holds an adapter and no model that this was merged into")
     try:
@@ -235,10 +235,10 @@ def _bytes_of(source: ByteSource, entry: TensorEntry) -> bytes:
 
 
 def holds_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter, and no model beside it.
+    """Whether a folder holds an adapter, and no model.
 
     Raises:
-        NotFoundError: there is no such folder.
+        NotFoundError: the folder does not exist.
     """
     if not folder.is_dir():
         of_registry = "" if folder.exists() else "; what is in the registry is shown by `registry show`"

@@ -106,7 +106,7 @@ def search_bases(where: Port, folder: Path, progress: Progress) -> list[OnBase]:
     """Compare a folder with all revisions on every base model whose tensors it has.
 
     Raises:
-        NotComparableError: it fits no base model; or too many revisions can't be told apart by samples.
+        NotComparableError: it fits no base model; or samples leave too many revisions indistinguishable.
     """
     found, reasons = [], []
     with ExitStack() as opened:

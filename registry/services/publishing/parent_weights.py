@@ -85,14 +85,14 @@ def reason_of(compared: FolderCompared, reference: str) -> str:
 
 
 def ambiguous(what: str) -> UsageError:
-    """The error where a search proves nothing."""
+    """The error if a search proves nothing."""
     return UsageError(f"{what} {_SETTLE}", code="parent_ambiguous")
 
 
 def not_found(known_by: str, reference: str, notices: tuple[str, ...]) -> UsageError:
-    """The error where there was nothing to search with, so that the parent would only be assumed.
+    """The error if a search had nothing to go by, so that the parent would only be assumed.
 
-    ``notices`` say why the folder that it was trained on could not be compared, if it is there.
+    ``notices`` describe why the folder that it was trained on could not be compared, if it exists.
     """
     why = " ".join(notices) or (
         "The folder that its configuration names is not there; if it was moved, give the one around it with --look-in "

@@ -3,11 +3,11 @@
 In this order: ``--parent``; the receipt (given, or that of the folder which ``base_model_name_or_path`` names); the
 repo id and the revision of a Hub view in the configuration (`.hub_parent`); the weights in that folder
 (`.parent_weights`); else, called assumed, the only revision of the path's parent, or in nested folders the one that the
-folder above was published as. A parent found in another way is checked against the weights in the folder, where these
-can be compared. Contradicting proofs are refused.
+folder above was published as. A parent found in another way is checked against the weights in the folder, if these can
+be compared. Contradicting proofs are refused.
 
-Publishing on a revision gives read access to it, and above a token's scopes numbers and tags could be guessed. So there
-only revisions in the token's own lineages, whole digests and commits are accepted.
+Publishing on a revision gives read access to it, and above a token's scopes numbers and tags could be guessed. So above
+them only revisions in the token's own lineages, whole digests and commits are accepted.
 """
 
 from __future__ import annotations

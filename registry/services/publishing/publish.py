@@ -216,10 +216,10 @@ def with_copies(deployment: Deployment, candidate: Candidate, weights: ByteSourc
 
 @dataclass
 class InProcess:
-    """A registry in process, that folders are compared with, planned for and published to.
+    """A registry in process, as a target: folders are compared, planned and published against it.
 
-    Nested folders are planned parents first: what was planned counts as there for those below. Retracted revisions are
-    compared too, and refused when they are pinned.
+    Nested folders are planned parents first: what was planned counts as published for those below. Retracted revisions
+    are compared too, and refused when they are pinned.
     """
 
     deployment: Deployment

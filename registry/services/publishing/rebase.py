@@ -1,4 +1,4 @@
-"""Putting a revision on another revision of its parent: the same files, checked there, published as a new revision.
+"""Putting a revision on another revision of its parent: the same files, checked against it, as a new revision.
 
 A revision that only adds keeps its meaning: its delta is added to other weights. What it replaces stays as it was
 trained. A DoRA is refused, since its magnitudes are those of the weights it was trained on, and so are copies of whole
@@ -47,11 +47,12 @@ def rebase(deployment: Deployment, request: RebaseRequest, progress: Progress) -
 
     Raises:
         NotFoundError: a reference names nothing.
-        RetractedError: the revision, or what it is to be put on, was retracted. That its old parent was is no reason.
+        RetractedError: the revision, or what it is to be put on, was retracted. A retracted old parent does not prevent
+            it.
         UsageError: it is a base model, is directly on one, or is on that parent already.
         ConflictError: ``parent_mismatch``, ``onto`` is no revision of its parent.
         InvalidAdapterError: ``not_rebasable``; ``not_composable``, over an exact revision; or it does not fit the new
-            parent, as when it is published there.
+            parent, as when it is published on that.
     """
     old = _to_rebase(deployment, request)
     with ExitStack() as opened:
@@ -90,7 +91,7 @@ def _to_rebase(deployment: Deployment, request: RebaseRequest) -> _Old:
     with deployment.read() as session:
         base = base_rows.get(session, reference.path.base)
         found = link_rows.links(session, reference)
-        path = path_of(base, found, with_retracted=True)  # its new parent may be there because of that
+        path = path_of(base, found, with_retracted=True)  # its new parent may exist because of that
         retraction.check([found[-1].revision])
         if path.exact is not None:
             raise exact_link(path.exact)

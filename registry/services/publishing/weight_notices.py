@@ -1,4 +1,4 @@
-"""What is noticed about the weights of a publish: told in its answer, or why it is refused, where that is asked for."""
+"""Notices about the weights of a publish: returned in its answer, or the reason for refusing it, if so requested."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def of_directions(found: Directions) -> tuple[Noticed, ...]:
 
 
 def kept_notices(deployment: Deployment, reference: str) -> tuple[Notice, ...]:
-    """The notices about a revision that is there."""
+    """The notices about a revision of the registry."""
     with deployment.read() as session:
         return notices.notices(session, revisions.find(session, Reference.parse(reference)).id)
 
@@ -127,9 +127,9 @@ def check_products(
 ) -> tuple[str, ...]:
     """Notices about pairs that may add more than the base model's dtype holds, and could not be merged into it.
 
-    Most are cleared by the norm of their delta, which the Gram matrices of the factors told as the bytes passed by; the
-    factors of the others are read once more.
-    A DoRA rescales what its pairs make, and a copy is accepted as in the source registry: neither is looked at.
+    Most are cleared by the norm of their delta, which the Gram matrices of the factors gave as the bytes passed by; the
+    factors of the others are read once more. A DoRA rescales what its pairs make, and a copy is accepted as in the
+    source registry: neither is checked.
 
     Args:
         deployment: where the base model is.

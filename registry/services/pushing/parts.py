@@ -30,7 +30,7 @@ from registry.tensors.arithmetic.streamed import Watch
 
 @dataclass(frozen=True)
 class LargeUpload:
-    """What a client has to send of a file; None: all of it is there."""
+    """What a client has to send of a file; None: all of it is stored."""
 
     oid: str  # the sha256 of its bytes, in hex
     size: int
@@ -61,11 +61,11 @@ def begin_large(deployment: Deployment, path: Path, oid: str, size: int) -> Larg
 
 
 def put_large_part(deployment: Deployment, upload_id: str, number: int, chunks: Iterable[bytes]) -> None:
-    """Store a part of a file. LFS clients send no token with it: the id, which only its owner was told, has to do.
+    """Store a part of a file. LFS clients send no token with it: the id, which only its owner received, must do.
 
     Raises:
-        NotFoundError: there is no such upload.
-        UsageError: there is no such part, or it has another length.
+        NotFoundError: the upload does not exist.
+        UsageError: the upload has no such part, or it has another length.
     """
     with deployment.read() as session:
         row = upload_rows.get(session, upload_id, None)
@@ -136,7 +136,7 @@ def part_of(deployment: Deployment, name: str, sent: Sent) -> Part:
 
 
 def is_complete(deployment: Deployment, row: UploadRow) -> bool:
-    """Whether all parts of an upload are there."""
+    """Whether all parts of an upload are stored."""
     staging = staging_of(row)
     try:
         there = deployment.blobs.parts(staging)

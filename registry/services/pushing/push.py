@@ -116,7 +116,7 @@ MOST_WAITING: Final = 16 << 30
 
 _OTHERS: Final = 10.0
 """Seconds in which another push that took the same bytes is waited for: it only has its transaction before it."""
-_LOOK: Final = 0.1  # seconds between looks whether it is there
+_LOOK: Final = 0.1  # seconds between checks whether it exists
 _PARENT: Final = re.compile(r"^Parent:[ \t]+(\S{1,512})[ \t]*$", re.MULTILINE)
 _FOR_GOOD: Final = (InvalidAdapterError, ConflictError, UsageError, RetractedError, NotFoundError)
 _HOW_TO_SAY: Final = (
@@ -153,7 +153,7 @@ def parent_in(summary: str, description: str) -> tuple[str, str | None]:
 
 
 def take_push(deployment: Deployment, push: Push) -> Taken:
-    """Publish what is complete, keep what is not; nothing is kept of what can't be published.
+    """Publish what is complete, store what is not; nothing is stored of what can't be published.
 
     Raises:
         UnavailableError: ``too_large``.
@@ -321,7 +321,7 @@ def _forget(deployment: Deployment, path: Path, parts: Parts, waiting: Mapping[s
 def _dropped_when_refused(
     deployment: Deployment, path: Path, parts: Parts, waiting: Mapping[str, PushedRow]
 ) -> Iterator[None]:
-    """Nothing is kept of what no repetition publishes; of a parent that is not known, the error says how to name it."""
+    """Nothing is stored that no retry could publish; for an unknown parent, the error says how to name it."""
     try:
         yield
     except _FOR_GOOD as error:

@@ -1,4 +1,4 @@
-"""The repo that a Hub client pushes to: the path it stands for, who may push there, and which of its files are taken.
+"""The repo that a Hub client pushes to: the path it stands for, who may push to it, and which files are accepted.
 
 Trainers push whole folders. What does not become part of a revision is declined before its bytes travel.
 """
@@ -89,8 +89,8 @@ def choose(
 ) -> Chosen:
     """Choose among the files that a client is about to send, by name and size; ``waiting``: what was sent before.
 
-    ``uses_lfs``: the client is known to send files by LFS where it is told to; ``may_insist_on_xet``: it may not, and
-    would hash all of them before it fails without a reason.
+    ``uses_lfs``: the client is known to send files by LFS when instructed to; ``may_insist_on_xet``: it may not, and
+        would hash all of them before it fails without a reason.
 
     Raises:
         UsageError: the weights have to go by LFS, and this client may insist on Xet.
@@ -162,7 +162,7 @@ def place_of(deployment: Deployment, repo_id: str) -> Path:
 
     Raises:
         UsageError: the id stands for none, or for a base model.
-        NotAllowedError: it may not publish there.
+        NotAllowedError: it may not publish to that path.
         NotFoundError: what the path lies under does not exist.
         ConflictError: ``renamed``, the path is an old name.
     """
@@ -180,7 +180,7 @@ def place_of(deployment: Deployment, repo_id: str) -> Path:
 
 
 def pending_commit(session: Session, principal: Principal, repo_id: str) -> str | None:
-    """What stands for the commit of a repo that has no revision yet; None: this principal has begun none there."""
+    """What stands for the commit of a repo that has no revision yet; None: this principal has begun none."""
     try:
         path = Path.of_repo_id(repo_id)
     except UsageError:
@@ -191,7 +191,7 @@ def pending_commit(session: Session, principal: Principal, repo_id: str) -> str 
 
 
 def begin(deployment: Deployment, path: Path) -> bool:
-    """Begin a repo that is empty until a revision is published; False: it is there already, with revisions or not."""
+    """Begin a repo that is empty until a revision is published; False: it exists already, with revisions or not."""
     me = deployment.principal
 
     def work(session: Session) -> bool:

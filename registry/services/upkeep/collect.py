@@ -38,7 +38,7 @@ T = TypeVar("T")
 _AT_ONCE: Final = 100
 _ROUND: Final = 10_000  # blobs that are looked at together, and objects that are found before they are removed
 LISTED: Final = 10_000
-"""Blobs and revisions that an answer lists; there may be a million."""
+"""The most blobs and revisions that an answer lists; a run may collect a million."""
 _MOST_UPLOADS: Final = 1_000_000
 _REMOVERS: Final = 8  # threads, since a remote store has a high latency for each deletion
 
@@ -158,7 +158,7 @@ class _Collection:
             progress.advance(sum(row.size for row in part))
 
     def _list(self, collected: Iterable[CollectedBlob]) -> None:
-        """Count what was collected, and list it as long as there is room."""
+        """Count what was collected, and list it up to `LISTED`."""
         for one in collected:
             self.blobs += 1
             self.bytes += one.size

@@ -29,7 +29,7 @@ def delete(deployment: Deployment, request: DeleteRequest) -> Deleted:
 
     Raises:
         UsageError: the reference names no revision by its number or digest.
-        NotFoundError: there is no such revision.
+        NotFoundError: the revision does not exist.
         ConflictError: ``has_children``, naming the revisions trained on it; ``tagged``.
         NotAllowedError: a protected tag names the revision.
     """
@@ -52,7 +52,7 @@ def undelete(deployment: Deployment, request: UndeleteRequest) -> Deleted:
 
     Raises:
         UsageError: the reference names no revision by its number or digest.
-        NotFoundError: there is no such revision, or its grace period is over.
+        NotFoundError: the revision does not exist, or its grace period is over.
         ConflictError: ``parent_deleted``.
         NotAllowedError: a protected tag named the revision.
     """
@@ -67,7 +67,7 @@ def delete_tree(deployment: Deployment, request: DeleteTreeRequest) -> DeletedTr
 
     Raises:
         UsageError: the path is a base model, or names one revision.
-        NotFoundError: there is no such adapter.
+        NotFoundError: the adapter does not exist.
         ConflictError: ``tagged``.
         NotAllowedError: a protected tag names a revision.
     """
@@ -96,7 +96,7 @@ def delete_base(deployment: Deployment, request: DeleteBaseRequest) -> DeletedTr
 
     Raises:
         UsageError: ``bad_name``.
-        NotFoundError: there is none of this name.
+        NotFoundError: no base model has this name.
         ConflictError: ``has_children`` or ``in_use``.
     """
     name = check_base_name(request.name)
@@ -117,7 +117,7 @@ def undelete_base(deployment: Deployment, request: UndeleteRequest) -> DeletedTr
 
     Raises:
         UsageError: ``bad_name``.
-        NotFoundError: there is none of this name, or its grace period is over.
+        NotFoundError: no base model has this name, or its grace period is over.
     """
     name = check_base_name(request.ref)
     return deployment.change(lambda session: new_base.undo(session, name, _since(deployment), deployment.principal))

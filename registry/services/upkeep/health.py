@@ -337,9 +337,9 @@ def successes(session: Session) -> Mapping[str, float]:
 
 
 def damage(session: Session) -> Mapping[str, float]:
-    """How many blobs are damaged and unreadable, as the checks since the last deep one, and that one, found them.
+    """How many blobs are damaged and unreadable, as found by the last deep check and by all later ones.
 
-    One that only sees that each blob is there takes back nothing of what a deep one read.
+    A check that only verifies that each blob exists revokes nothing that a deep one found.
     """
     checks: list[Event] = []
     for one in _checks(session):

@@ -1,9 +1,9 @@
-"""Retention: rules that say which revisions of an adapter are kept, and runs that delete the others.
+"""Retention: rules that define which revisions of an adapter are retained, and runs that delete the others.
 
 A run deletes as `registry delete` does: the revisions can be restored until the grace period is over, all of one run
 together. A service runs the rule of a path after each publish to it.
 
-Which revisions a retention rule keeps, and why: from what is known about them alone.
+Which revisions a retention rule retains, and why: from their metadata alone.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from registry.services.deployment import Deployment
 
 
 def kept_by_rule(rule: RetentionRule, revisions: Sequence[KeptRevision]) -> Mapping[int, tuple[KeepReason, ...]]:
-    """The keys of the revisions that are kept, each with the reasons.
+    """The keys of the retained revisions, each with the reasons.
 
-    What was retracted is kept, so that its reason is still told, and takes no place among the last or the best ones.
+    Retracted revisions are retained, so that their reasons are still shown, and take no place among the last or the
+    best ones.
     """
     in_use = [one for one in revisions if not one.is_retracted]
     newest = max((one.number for one in revisions), default=0)
@@ -82,7 +83,7 @@ WHY: Final = "the retention rule"
 
 @dataclass(frozen=True)
 class _Choice:
-    """What a rule says of the revisions that are there now."""
+    """A rule, applied to the revisions that exist now."""
 
     rule: RetentionRule
     revisions: Sequence[KeptRevision]  # by rising numbers
@@ -95,11 +96,11 @@ class _Choice:
 
 
 def set_rule(deployment: Deployment, request: SetRetentionRequest) -> Retention:
-    """Set a rule, and tell what a run would delete now; nothing is deleted.
+    """Set a rule, and return what a run would delete now; nothing is deleted.
 
     Raises:
-        UsageError: the rule is empty or says nothing clear, or the path names a base model.
-        NotFoundError: there is no such adapter.
+        UsageError: the rule is empty or ambiguous, or the path names a base model.
+        NotFoundError: the adapter does not exist.
         ConflictError: ``renamed``, it is an old name.
     """
     check_rule(request.path, request.keep_last, request.keep_every, request.keep_best)
@@ -112,7 +113,7 @@ def show(deployment: Deployment, request: RetentionRequest) -> Retention:
     """The rule of an adapter, and what a run would delete now.
 
     Raises:
-        NotFoundError: there is no such adapter, or it has no rule.
+        NotFoundError: the adapter does not exist, or has no rule.
     """
     path = Path.parse(request.path)
     with deployment.read() as session:
@@ -126,17 +127,17 @@ def clear(deployment: Deployment, request: RetentionRequest) -> RetentionRule:
     """Remove the rule of an adapter.
 
     Raises:
-        NotFoundError: there is no such adapter, or it has no rule.
+        NotFoundError: the adapter does not exist, or has no rule.
     """
     path = Path.parse(request.path)
     return deployment.change(lambda session: rules.clear(session, path, deployment.principal))
 
 
 def run(deployment: Deployment, request: RunRetentionRequest, progress: Progress) -> Retention:
-    """Delete what the rule of an adapter keeps no longer.
+    """Delete what the rule of an adapter no longer retains.
 
     Raises:
-        NotFoundError: there is no such adapter, or it has no rule.
+        NotFoundError: the adapter does not exist, or has no rule.
     """
     path = Path.parse(request.path)
     if request.dry_run:
@@ -149,7 +150,7 @@ def run(deployment: Deployment, request: RunRetentionRequest, progress: Progress
 
 
 def run_if_set(deployment: Deployment, path: Path, progress: Progress) -> None:
-    """The same, where an adapter has a rule; of one that is not there nothing."""
+    """The same, if an adapter has a rule; nothing for an adapter that does not exist."""
     with deployment.read() as session:
         found = rules.find(session, path)
         if found is None:
@@ -165,7 +166,7 @@ def _choice(session: Session, adapter_id: int, rule: RetentionRule) -> _Choice:
 
 
 def _delete_by_parts(deployment: Deployment, choice: _Choice, progress: Progress) -> DeletedTags:
-    """Delete what a choice leaves to go, by parts; the rule is asked again in the transaction that deletes a part."""
+    """Delete what a choice does not retain, by parts; each part's transaction evaluates the rule again."""
     path, going, now = Path.parse(choice.rule.path), choice.going, datetime.now(UTC)
     gone: DeletedTags = {}
     progress.begin(f"Deleting revisions of {path}", sum(one.size for one in going))

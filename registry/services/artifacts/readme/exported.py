@@ -1,12 +1,12 @@
-"""The card of an export, README.md of a repository that leaves the team; and what Hub clients are told of a repo.
+"""The card of an export, README.md of a repository that leaves the team; and the metadata of a repo for Hub clients.
 
 Front matter has what a Hub reads of a model. A path is its customers' names, so without ``with_names`` the card is made
 of digests, figures and the base model's own files: nothing that a publisher wrote goes out but metrics, licence,
 language and the like, and of these none that holds a name of the path. Annotations stay in the registry in any case.
 
-What the Hub's clients are told about repos beside their files: what for, by which library, from which base model.
+The metadata that Hub clients receive in addition to a repo's files: its purpose, its library, its base model.
 
-It is made of what the pinned README.md is made of, with the edited card over it, and so may change at any time.
+It is made from the sources of the pinned README.md with the edited card over them, and so may change at any time.
 """
 
 from __future__ import annotations

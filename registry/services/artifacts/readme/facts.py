@@ -91,7 +91,7 @@ def _base_facts(wanted: _Wanted) -> BaseFacts:
 
 
 def readme_text(blobs: Blobs, file: StoredFile | None) -> str | None:
-    """A stored README.md; None where there is none, it is too long, or no text."""
+    """A stored README.md; None: it does not exist, is too long, or is no text."""
     if file is None or file.size > MOST_README:
         return None
     try:

@@ -64,7 +64,7 @@ def check(card: str) -> Metadata:
 
 
 def _divided(card: str) -> tuple[str, str]:
-    """The YAML of the front matter, empty if there is none, and the text after it."""
+    """The YAML of the front matter, empty if it has none, and the text after it."""
     text = card.removeprefix("\ufeff").replace("\r\n", "\n")
     if text.partition("\n")[0].rstrip() != _FENCE:
         return "", text
