@@ -82,7 +82,7 @@ class Address:
 
 
 def has_host(text: str) -> bool:
-    """Whether the host can be one: httpx encodes and decodes its labels, and the system asks how long they are."""
+    """Whether the host can be one: httpx encodes and decodes its labels, and the system checks their lengths."""
     import httpx  # takes a while, and the place of a registry is most often a folder
 
     try:
@@ -181,7 +181,7 @@ class Credentials:
         except FileNotFoundError:
             return _Kept()
         except ValidationError:
-            # not what it says: it holds secrets
+            # not its text: it holds secrets
             raise UsageError(f"{self._file} is not what `registry login` writes; remove it and log in again.") from None
         except OSError as problem:
             raise NotAllowedError(

@@ -18,7 +18,7 @@ from typing import Final, cast
 import httpx
 
 ReadInto = Callable[[memoryview], int]
-"""Fills a buffer, or what is left of the body, and says how many bytes; 0 at its end. Raises `httpx.HTTPError`."""
+"""Fills a buffer, or takes the rest of the body; returns how many bytes, 0 at its end. Raises `httpx.HTTPError`."""
 
 _READ: Final = "readinto"
 _STEP: Final = 64 << 10

@@ -4,7 +4,7 @@ Memory is bounded by the pieces in flight, whatever the files' size.
 
 A fetch journals the digest of each piece when it has arrived, before it is written. The next fetch of the same
 rendering to the same place takes the pieces from the killed run's folder whose bytes still have their digests. The
-journal is in the cache. Where that is read-only, a fetch goes on without one.
+journal is in the cache. If that is read-only, a fetch proceeds without one.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ class RangeReader:
     def _check_extent(self, answer: httpx.Response, offset: int, length: int, url: str | None) -> None:
         """Check that the response declares the requested range."""
         said = answer.headers.get("content-range")
-        if said is not None:  # some stores say 200 to a range
+        if said is not None:  # some stores answer a range with 200
             match = _CONTENT_RANGE.fullmatch(said)
             if match is None or tuple(map(int, match.groups())) != (offset, offset + length - 1, self._size):
                 expected = f"{offset}-{offset + length - 1}/{self._size}"

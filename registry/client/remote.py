@@ -90,7 +90,7 @@ def verify(
 
 
 def _ours(transport: Transport, plan: ArtifactPlan) -> Ours:
-    """What the service says of the artifact, with the name in its README.md that gives the service's rendering."""
+    """The service's description of the artifact, with the name in its README.md that gives the service's rendering."""
     made_of = (plan.plan_digest, plan.artifact_format, plan.numerics)
     known = True
     for name in _names(transport, plan):
@@ -102,7 +102,8 @@ def _ours(transport: Transport, plan: ArtifactPlan) -> Ours:
 
 
 def _names(transport: Transport, plan: ArtifactPlan) -> Iterator[str | None]:
-    """What README.md may call the model: nothing, the repo id of what it goes on in the views, or its repo on a Hub."""
+    """What README.md may call the model: nothing, the repo id in the views of what it applies to, or its repo on a
+    Hub."""
     yield None
     below = plan.base if plan.since is None else str(Reference.parse(plan.since).path)
     yield TreePath.parse(below).repo_id

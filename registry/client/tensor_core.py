@@ -79,7 +79,7 @@ class Arithmetic(Protocol):
     def identify(
         self, service: BundleSource, folder: Path, look_in: tuple[Path, ...], progress: Progress
     ) -> Identified:
-        """Say which base model and revisions a folder is made of."""
+        """Find which base model and revisions a folder is made of."""
 
     def write_full(
         self,

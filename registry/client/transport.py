@@ -156,7 +156,7 @@ class Transport:
     def get(
         self, route: str, kind: type[Answer], /, *, slow: bool = False, use: str | None = None, **params: Any
     ) -> Answer:
-        """GET a document; ``use`` says which use of weights it begins, see `USE_HEADER`."""
+        """GET a document; ``use`` names the use of weights that it begins, see `USE_HEADER`."""
         return self.read(self.call("GET", route, params=params, slow=slow, use=use), kind)
 
     def send(
@@ -218,7 +218,7 @@ class Transport:
                 raise error
 
     def _sent(self, request: httpx.Request, attempts: Attempts, *, idempotent: bool = True) -> httpx.Response:
-        """What answers, whatever it says; raises `UnavailableError` where nothing does."""
+        """The response, whatever its content; raises `UnavailableError` if nothing answers."""
         while True:
             try:
                 return self._http.send(request)

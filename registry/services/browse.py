@@ -64,7 +64,7 @@ def shown(session: Session, reference: Reference) -> Shown:
 
 
 def _engines(kept: Iterable[KeptAnswer]) -> tuple[EngineAnswer, ...]:
-    """What the present rules said."""
+    """The results of the present rules."""
     found = {one.engine: one for one in kept}
     return tuple(
         EngineAnswer(

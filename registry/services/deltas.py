@@ -49,7 +49,7 @@ _ABOUT: Final = ("message", "tags", "rank", "parameters", "size", "parent", "tra
 
 
 def compared(session: Session, first: Reference, second: Reference) -> Difference:
-    """What differs between two revisions that the session sees; of hidden ancestors no more than ``show`` tells.
+    """What differs between two revisions that the session sees; of hidden ancestors no more than ``show`` returns.
 
     Raises:
         NotFoundError: one does not exist; offers the nearest.

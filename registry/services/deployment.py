@@ -57,7 +57,7 @@ class Deployment:
     memory: MemoryCache | None = None  # of a service: shared by its requests
     folder: pathlib.Path | None = None  # of an embedded registry
     uses: UseLog | None = None  # None: uses are not counted
-    looks: bool = False  # whether what is published is looked at by a job afterwards: in a service
+    looks: bool = False  # whether a job analyses published revisions afterwards: in a service
     interface: Interface = "fetch"  # that weights are requested through, unless a request names another
 
     @property
@@ -92,11 +92,11 @@ class Deployment:
         return self.database.read(self.rights)
 
     def ask(self, work: Callable[[Reader], T]) -> T:
-        """The result of ``work``, which asks one prepared query with the principal's visibility filter."""
+        """The result of ``work``, which runs one prepared query with the principal's visibility filter."""
         return self.database.ask(work, self.rights)
 
     def read_everything(self) -> AbstractContextManager[Session]:
-        """An unrestricted read transaction: for what lies above a scope and is needed to publish into it."""
+        """An unrestricted read transaction: for what is above a scope and is needed to publish into it."""
         return self.database.read(UNLIMITED)
 
     def change(self, work: Callable[[Session], T]) -> T:
@@ -106,7 +106,7 @@ class Deployment:
             NotAllowedError: ``bad_token``, the principal's token was revoked or has expired since the request began.
         """
 
-        from registry.catalogue.team import tokens  # whoever only reads needs none of it
+        from registry.catalogue.team import tokens  # reading needs none of it
 
         def held(session: Session) -> T:
             tokens.hold(session, self.principal)

@@ -56,7 +56,7 @@ def link_fidelity(deployment: Deployment, ref: str, dtype: Dtype = "bf16") -> Li
 def new_link_fidelity(
     deployment: Deployment, parent: LoadedPath, links: Sequence[BoundLink], dtype: Dtype = "bf16"
 ) -> LinkFidelity:
-    """The same of the last of some links, which goes on ``parent`` and is not published yet."""
+    """The same for the last of some links, which is trained on ``parent`` and not published yet."""
     with ExitStack() as opened:
         inputs = Inputs(deployment.artifact_blobs, parent, opened)
         return _of_link(parent.reference, _of_links(inputs, links, dtype, parent.tip, len(links) - 1).links[-1])
@@ -163,7 +163,7 @@ def _checked(deployment: Deployment, request: CheckRequest) -> EngineCheck:
 
 
 def _keep(deployment: Deployment, found: EngineCheck) -> None:
-    """Keep the answer with the revision, for `show`."""
+    """Store the result with the revision, for `show`."""
     codes = tuple(reason.code for reason in found.reasons)
     answer = KeptAnswer(found.engine, RULES[found.engine], codes, found.rank)
 
@@ -179,7 +179,7 @@ def _keep(deployment: Deployment, found: EngineCheck) -> None:
 
 
 def _facts(deployment: Deployment, path: LoadedPath) -> BaseFacts:
-    """What the base model's files say."""
+    """The facts in the base model's files."""
     with ExitStack() as opened:
         table = Inputs(deployment.artifact_blobs, path, opened).table
     config = next((file for file in path.base.files if file.path == CONFIG), None)

@@ -2,7 +2,7 @@
 
 It runs where the folder is: in the process of a client or of a registry. Nothing is stored meanwhile.
 
-The folder of a full model beside the base model that it was trained from: opened, named and refused by name.
+The folder of a full model and the base model that it was trained from: opened, named and refused by name.
 
 What is published of a full model: all of it, exactly, or the adapter that is nearest to it.
 """
@@ -125,7 +125,7 @@ def _check_fits(folder: Path, tensor: str, base: TensorEntry, full: TensorEntry,
 
 
 def _check_new(folder: Path, base: Mapping[str, object], named: Held, table: TargetTable, name: str) -> None:
-    """What the base lacks may be the head of another task, which lies beside all that the base has."""
+    """What the base lacks may be the head of another task, in addition to all tensors of the base."""
     tops = {tensor.partition(".")[0] for tensor in (*base, *table.parameters)}
     sides = _sides(table)
     for tensor, (_, entry) in named.items():

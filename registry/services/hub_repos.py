@@ -30,7 +30,7 @@ from registry.tensors.lineage.plan import make_plan
 
 _AT_COMMIT: Final = re.compile(r"hf:[^@]+@([0-9a-f]{40})(?: at .*)?")
 MOST_REFS: Final = 10_000
-"""Numbers that a repo lists as refs: clients ask for all of them at once."""
+"""The most numbers that a repo lists as refs: clients request all of them at once."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Repo:
     base: BaseRow
     names: RepoNames
     created_at: datetime
-    renamed_to: str | None = None  # where this is an old name; commits of both go on
+    renamed_to: str | None = None  # if this is an old name; commits of both stay valid
 
     @property
     def kind(self) -> ArtifactKind:
@@ -246,7 +246,7 @@ def _kept_by_others(session: Session, repo: Repo) -> dict[int, str]:
         try:
             plan = plain_plan(path_in(session, Reference(repo.path, number=number)), Options(kind=repo.kind))
         except RetractedError:
-            continue  # retracted revisions are not served, whoever rendered them
+            continue  # retracted revisions are not served, even if rendered elsewhere
         if plan is not None and plan.digest == plan_digest:
             found[number] = repo.names.made_by(numerics)
     return found

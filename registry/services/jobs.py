@@ -405,7 +405,7 @@ class Runner:
         return self._deployment.change(lambda session: rows.finish(session, work.row.id, self._name, text))
 
     def _put_off(self, work: _Work) -> bool:
-        """Back off: set a short lease that is not renewed, so that nobody claims the job before it expires."""
+        """Back off: set a short lease that is not renewed, so that no runner claims the job before it expires."""
         return self._deployment.change(
             lambda session: rows.renew(
                 session,

@@ -4,9 +4,9 @@ Uses are noted in memory when weights are requested, and written in batches, nev
 service, or when another process closes the registry. What can't be written never fails who requested the weights.
 
 From loads the parent of a push is inferred, where its configuration names a repo and no revision. Clients with a cache
-request no weights that it has: they send a HEAD for them, or, as transformers 5 does, ask only which commit a name
-means. So both are recorded, while the request is answered, since a push may come to another worker next: once a token,
-revision and hour. It is an inference, never a proof.
+request no weights that it has: they send a HEAD for them, or, as transformers 5 does, request only the commit that a
+name means. So both are recorded, while the request is answered, since a push may come to another worker next: once a
+token, revision and hour. It is an inference, never a proof.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class LoadLog:
         self._recorded: OrderedDict[Load, None] = OrderedDict()
         self._waiting: dict[Load, None] = {}  # that could not be recorded
         self._problem = ""
-        self._dropped = False  # some can never be recorded, so that nobody knows whose they were
+        self._dropped = False  # some can never be recorded, so that their tokens are unknown
         self._tried: float | None = None
 
     def note(self, reference: str, principal: Principal, *, weights: bool) -> None:

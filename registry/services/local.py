@@ -90,7 +90,7 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
             NotFoundError: the folder has none, and ``create`` is false.
         """
         folder = Path(folder).expanduser().absolute()
-        if os.path.isfile(folder):  # noqa: PTH113 - false, and no error, for what can't be looked at
+        if os.path.isfile(folder):  # noqa: PTH113 - false, and no error, for what can't be read
             kind = UnavailableError if create else NotFoundError
             raise kind(f"There is no registry in {folder}: it is a file, and a folder is expected.")
         with telling_unreadable(folder):
@@ -138,7 +138,7 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
         return LocalRegistry(replace(self.deployment, memory=memory), self._cache)
 
     def with_jobs(self) -> LocalRegistry:
-        """The same registry of a service, whose jobs look at what is published. Close the original, not the copy."""
+        """The same registry of a service, whose jobs analyse published revisions. Close the original, not the copy."""
         return LocalRegistry(replace(self.deployment, looks=True), self._cache)
 
     @property
@@ -159,7 +159,7 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
             log.warning("%s.", done.told(self.url))
 
     def upgrade(self) -> None:
-        """Upgrade the database of a folder, and say so, before it is served: a service writes at once."""
+        """Upgrade the database of a folder, and report that, before it is served: a service writes at once."""
         self._before_writing()
 
     def _list(self, listing: Listing[R, Item], request: R, limit: int | None = None) -> tuple[Item, ...]:
@@ -297,7 +297,7 @@ def planned_import(
 
 @contextmanager
 def _thrown_away() -> Iterator[LocalRegistry]:
-    """An empty registry in a temporary folder, whose blobs are references to files that lie elsewhere."""
+    """An empty registry in a temporary folder, whose blobs are references to files outside it."""
     from registry.folders.staging import temporary_folder
     from registry.storage.caching import ReferencingStore
 
@@ -322,7 +322,7 @@ def _principal(name: str | None) -> Principal:
 
 
 def _cache(folder: Path | None, limit: int | None) -> Callable[[], FetchCache]:
-    """The cache, made when something is fetched: it imports what looks at folders."""
+    """The cache, made on the first fetch: it imports the modules that read folders."""
     place = (folder or Path(platformdirs.user_cache_dir("adapter-registry", appauthor=False)) / "fetched").absolute()
 
     def made() -> FetchCache:

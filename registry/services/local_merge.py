@@ -129,7 +129,7 @@ class LocalArithmetic:
     def identify(
         self, service: BundleSource, folder: Path, look_in: tuple[Path, ...], progress: Progress
     ) -> Identified:
-        """Say which base model and revisions of a service a folder is made of."""
+        """Find which base model and revisions of a service a folder is made of."""
         with over_http(service, progress) as port:
             return identify(port, folder, look_in, progress)
 

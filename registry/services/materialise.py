@@ -41,7 +41,7 @@ _AHEAD: Final = 256 << 20  # bytes of read-ahead for the base, where each read i
 
 
 def materialise(deployment: Deployment, request: MaterialiseRequest, progress: Progress) -> Materialised:
-    """Keep an artifact; see `registry.operations.registry.Registry.materialise`. Doing it again extends the time.
+    """Store an artifact; see `registry.operations.registry.Registry.materialise`. Doing it again extends the time.
 
     Raises:
         UsageError: its files are stored already as they are, or the lifetime is out of range.

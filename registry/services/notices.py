@@ -39,7 +39,7 @@ NAMED: Final = 3
 LIKE: Final = 0.99
 """A sibling whose delta has a cosine above this is named."""
 KEPT: Final = 0.9
-"""A link of whose change a merge in bf16 would keep less than this share is named."""
+"""A link of whose change a merge in bf16 would preserve less than this share is named."""
 NOISE: Final = 1.0
 """A link to which a merge in bf16 would add more noise than this, relative to its change, is named; at least `KEPT`."""
 UNDONE: Final = 0.5
@@ -48,11 +48,11 @@ _CANDIDATE: Final = (
     0.8  # sketches of deltas with a cosine of 0.99: above 0.88 in 6000 trials, of one pair of rank 1 each
 )
 _MOST: Final = 8  # siblings that are compared exactly
-_PAGES: Final = 10  # of siblings whose sketches are looked at
+_PAGES: Final = 10  # of siblings whose sketches are compared
 _NO_NAME: Final = ComparedDelta(reference="", since="")
 
 SERVICE: Final = Principal("registry", UNLIMITED)
-"""Who looks: nobody in particular, and at everything."""
+"""The principal of these analyses: nobody in particular, and unrestricted."""
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class LinkAtHand:
 def look_at(
     deployment: Deployment, path: LoadedPath, ids: Sequence[int], figures: DeltaStatistics, *, relative: bool
 ) -> None:
-    """Look at the last link of a path, and keep what is noticed.
+    """Analyse the last link of a path, and store its notices.
 
     Args:
         deployment: the registry.
@@ -129,7 +129,7 @@ def of_modules(code: NoticeCode, names: Sequence[str], of: int, value: float | N
 
 
 def look_at_fidelity(deployment: Deployment, revision_id: int, found: LinkFidelity) -> None:
-    """Keep whether a merge in bf16 loses much of a link's change, or drowns it."""
+    """Store whether a merge in bf16 loses much of a link's change, or drowns it."""
     noticed = tuple(of_fidelity(found))
     deployment.change(lambda session: fingerprints.keep_fidelity(session, revision_id, noticed, SERVICE))
 
@@ -137,7 +137,7 @@ def look_at_fidelity(deployment: Deployment, revision_id: int, found: LinkFideli
 def of_fidelity(found: LinkFidelity) -> Iterator[Noticed]:
     """The notice about what a merge in bf16 leaves of a link's change.
 
-    A base in bf16 does not move where the change is small. One in fp32 lies anywhere between two values of bf16: some
+    A base in bf16 does not move where the change is small. One in fp32 is anywhere between two values of bf16: some
     elements move by far too much, the others not at all, and the change survives on average, below the noise of that.
     """
     kept, noise = found.surviving_share, found.relative_error

@@ -47,7 +47,7 @@ def statistics(deployment: Deployment, request: StatisticsRequest, progress: Pro
 
     Args:
         deployment: the registry.
-        request: ``fidelity`` asks for an estimate of what rounding would leave, which reads some rows of the base.
+        request: ``fidelity`` requests an estimate of what rounding would leave, which reads some rows of the base.
         progress: of what has to be computed.
 
     Raises:
@@ -90,7 +90,7 @@ def statistics(deployment: Deployment, request: StatisticsRequest, progress: Pro
 
 
 def keep(deployment: Deployment, made: Mapping[Key, DeltaStatistics | DenseStatistics], *, relative: bool) -> None:
-    """Keep what was computed, where the registry can be written."""
+    """Store what was computed, if the registry is writable."""
     _unless_read_only(lambda: deployment.change(lambda session: rows.keep(session, made, relative=relative)))
 
 
@@ -154,7 +154,7 @@ def _unless_read_only(work: Callable[[], None]) -> None:
 def _look_once(
     deployment: Deployment, path: LoadedPath, ids: Sequence[int], figures: DeltaStatistics, *, relative: bool
 ) -> None:
-    """Look for what can be noticed about the last link, unless that was done."""
+    """Compute the notices about the last link, unless that was done."""
     with deployment.read() as session:
         sketch = fingerprints.kept_sketch(session, ids[-1])
     if sketch is None or not sketch.tells(relative=relative):
@@ -169,7 +169,7 @@ def loaded(deployment: Deployment, ref: str, since: str | None) -> tuple[LoadedP
     Below an exact revision that is the first one after it, which adds to that model.
 
     Raises:
-        InvalidAdapterError: ``not_composable``, it is an exact revision, or one lies after ``since``.
+        InvalidAdapterError: ``not_composable``, it is an exact revision, or one is after ``since``.
     """
     reference = Reference.parse(ref)
     with deployment.read() as session:

@@ -1,4 +1,4 @@
-"""The callback as a plugin of axolotl; its YAML says ``plugins: [registry.training.axolotl.RegistryPlugin]``."""
+"""The callback as a plugin of axolotl; its YAML has ``plugins: [registry.training.axolotl.RegistryPlugin]``."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class RegistryCallback(TrainerCallback):  # type: ignore[misc] # of a library wi
 
     @_ends_no_training
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Begin or go on; what waits from before is sent."""
+        """Begin or resume; what waits from before is sent."""
         del control, kwargs
         self._session = None
         if not state.is_world_process_zero:

@@ -128,7 +128,7 @@ def _mlflow() -> tuple[str, str, _Tell] | None:
     identity = str(run.info.run_id)
 
     def tell(reference: str) -> None:
-        # By its id: what is active belongs to a thread, and the run may have ended by now.
+        # By its id: what is active belongs to a thread, and the run may have ended.
         mlflow.MlflowClient().set_tag(identity, _TAG, reference)
 
     return "mlflow", identity, tell
@@ -197,7 +197,7 @@ class Options:
         return f"{_EVAL}{name}"
 
     def prefers_greater(self, name: str | None, trainers: bool | None) -> bool:
-        """Whether more of the metric is better: as given, as the trainer has it, else as its name tells."""
+        """Whether more of the metric is better: as given, as the trainer has it, else by its name."""
         if self.greater_is_better is not None:
             return self.greater_is_better
         if self.metric is None and trainers is not None:

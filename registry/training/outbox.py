@@ -108,7 +108,7 @@ class Outbox:
         self.root = output / FOLDER
 
     def begin(self, *, resumed: bool) -> Run:
-        """Prepare the folder: the same run goes on, or another one begins.
+        """Prepare the folder: the same run resumes, or another one begins.
 
         What waits from before stays, also where another run begins.
 
@@ -142,7 +142,7 @@ class Outbox:
             ) from problem
 
     def add(self, document: ToPublish, save: Callable[[Path], None]) -> bool:
-        """Keep an adapter that ``save`` writes into a folder; False: too many wait, and it is not the final one.
+        """Store an adapter that ``save`` writes into a folder; False: too many wait, and it is not the final one.
 
         Raises:
             UnavailableError, NotAllowedError: the folder can't be written.
@@ -159,7 +159,7 @@ class Outbox:
         except OSError as problem:
             raise unwritable(self.root, problem) from problem
         finally:
-            shutil.rmtree(making, ignore_errors=True)  # it has another name by now, or is worth nothing
+            shutil.rmtree(making, ignore_errors=True)  # it was renamed already, or is worth nothing
         return True
 
     def waiting(self) -> list[Path]:
@@ -209,7 +209,7 @@ class Outbox:
             )
             others = tuple(other for other in run.sent if other.reference != reference)
             self._keep(run.model_copy(update={"sent": (*others, sent)}))
-        gone = one.place.rename(self.root / f"{_MAKING}{uuid.uuid4().hex}")  # at once, so that nobody sees half of it
+        gone = one.place.rename(self.root / f"{_MAKING}{uuid.uuid4().hex}")  # at once, so that none sees half of it
         shutil.rmtree(gone)
 
     def removed(self, reference: str) -> None:

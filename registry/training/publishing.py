@@ -72,7 +72,7 @@ def save_adapter(model: Any, name: str, folder: Path, tokenizer: Any = None) -> 
 def loaded_commit(model: Any) -> str | None:
     """The commit of the Hub's repository that the model below a PeftModel was loaded from; None: it is not known.
 
-    Version 4 of transformers keeps it in the model's configuration; version 5 keeps it nowhere.
+    Version 4 of transformers stores it in the model's configuration; version 5 stores it nowhere.
     """
     commit = getattr(getattr(model.get_base_model(), "config", None), "_commit_hash", None)
     return commit if isinstance(commit, str) else None
@@ -81,7 +81,7 @@ def loaded_commit(model: Any) -> str | None:
 def note_quantised(folder: Path, model: Any) -> None:
     """Write how the weights of the model below a PeftModel were quantised into the card of its adapter.
 
-    In the words in which PEFT did it, and newer versions of it no longer do: nothing else that it saves says it.
+    In the words in which PEFT did it, and newer versions of it no longer do: nothing else that it saves shows it.
     """
     block = getattr(getattr(model.get_base_model(), "config", None), "quantization_config", None)
     card = folder / README
@@ -137,7 +137,7 @@ def publish_model(
         path: the adapter's path, ``BASE/name/name``.
         registry: an open registry. None: the one that `registry.connect` opens.
         adapter: which adapter of the model. None: the active one.
-        tokenizer: is saved beside it: a tokenizer or processor.
+        tokenizer: saved into the same folder: a tokenizer or processor.
         parent: as in `publish`; None: derived from what the model was loaded from.
         message: as in `publish`.
         metrics: as in `publish`.

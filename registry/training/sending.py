@@ -1,6 +1,6 @@
 """Publishes what a training run has left in its outbox: while it trains, and when the training is over.
 
-One thread does it beside the training, and its failures end nothing: what could not be sent is sent later.
+One thread does it in parallel to the training, and its failures end nothing: what could not be sent is sent later.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def send(team: Registry, outbox: Outbox, one: Waiting) -> RevisionSummary:
     """Publish an adapter that waits, or label the revision that this run has published its weights as already.
 
     Raises:
-        RegistryError: as `publish`; it goes on waiting.
+        RegistryError: as `publish`; it stays in the outbox.
     """
     document, before = one.document, outbox.sent_before(one)
     labelled = None if before is None else _labelled(team, one, before.reference)
@@ -67,7 +67,7 @@ class Sender:
         outbox: what waits.
         connect: opens the registry, once for each time that something is sent.
         keep: which revisions of the run stay.
-        tell: is called with each reference that is published.
+        tell: called with each published reference.
         above: the path of the parent.
     """
 
@@ -129,7 +129,7 @@ class Sender:
             LOG.exception("Nothing is published for now; it is tried again.")
 
     def _look(self) -> None:
-        """Say at the beginning what would else be known at the end: that nothing can be published below this parent."""
+        """Report early what would otherwise be known at the end: that nothing can be published below this parent."""
         if self.above is None:
             return
         try:
@@ -182,7 +182,7 @@ def publish_waiting(
     parent: str | None = None,
     refused: Callable[[Path, RegistryError], None],
 ) -> tuple[RevisionSummary, ...]:
-    """Publish all that waits in the output folder of a trainer; what is refused goes on waiting.
+    """Publish all that waits in the output folder of a trainer; what is refused stays in the outbox.
 
     Args:
         team: the registry.

@@ -6,7 +6,7 @@ What a trainer knows of a moment of its run: step, epoch, metrics, and which che
 
 What the folder holds that a training starts from, recorded when it starts: it may be overwritten before the end.
 
-Reading all of it takes as long as the disk does, so a thread does that beside the training.
+Reading all of it takes as long as the disk does, so a thread does that in parallel to the training.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _FILE: Final = ".trained-on.json"
 
 
 class Recording:
-    """The record of one run, which lies beside the adapters that wait.
+    """The record of one run, stored with the adapters that wait.
 
-    A run that goes on keeps its first record: if it goes on from another folder, that is not what it was trained on.
+    A resumed run retains its first record: if it resumes from another folder, that is not what it was trained on.
     """
 
     def __init__(self, root: Path, model: Any, adapter: str) -> None:
@@ -50,7 +50,7 @@ class Recording:
         self._thread = threading.Thread(target=self._work, name="registry-trained-on", daemon=True)
 
     def start(self, *, resumed: bool) -> None:
-        """Begin to read the folder, unless a run goes on that has a record."""
+        """Begin to read the folder, unless a resumed run has a record."""
         self._record = self._before() if resumed else None
         if self._record is None and self._name:
             self._thread.start()
@@ -102,12 +102,12 @@ class Moment:
 
     @property
     def message(self) -> str:
-        """What stands beside a revision where nobody gave a message."""
+        """The message of a revision if none was given."""
         return f"Step {self.step}" if self.epoch is None else f"Step {self.step}, epoch {self.epoch:.6g}"
 
 
 def moment_of(state: Any, step: int, metric: str | None) -> Moment:
-    """What the state of a trainer says of a step."""
+    """What the state of a trainer records about a step."""
     # Without the trainer's own best: it is a metric of another step.
     metrics = metrics_among(figures_of_state({"log_history": state.log_history}, step))
     score = metrics.get(metric) if metric is not None and _is_measured_at(state, step, metric) else None
@@ -115,7 +115,7 @@ def moment_of(state: Any, step: int, metric: str | None) -> Moment:
 
 
 def _is_measured_at(state: Any, step: int, metric: str) -> bool:
-    """Whether the metric was measured at the very step: what was measured before says nothing of these weights."""
+    """Whether the metric was measured at the very step: an earlier measurement does not describe these weights."""
     return any(entry.get("step") == step and is_number(figure_of(entry, metric)) for entry in state.log_history)
 
 
@@ -203,7 +203,7 @@ class Session:
         self._trained_on = Recording(self._outbox.root, self._model, self._adapter)
 
     def begin(self, *, resumed: bool) -> None:
-        """Begin a run, or go on with it; send what waits from before."""
+        """Begin or resume a run; send what waits from before."""
         self._run = self._outbox.begin(resumed=resumed).run
         self._trained_on.start(resumed=resumed)
         if self._options.keep_best is not None and self._metric is None:
@@ -290,7 +290,7 @@ class Session:
         final: bool = False,
         labels_of: str | None = None,
     ) -> None:
-        """Keep the adapter of a step in the outbox, and have it sent."""
+        """Store the adapter of a step in the outbox, and have it sent."""
         moment = moment_of(state, step, self._metric)
         labels = self._options.labels
         self._around = self._around.with_later(look_around(self._args, again=True))

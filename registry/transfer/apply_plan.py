@@ -37,7 +37,7 @@ _DONE: Final = ("add", "publish", "full")
 
 
 class Receiving(Protocol):
-    """What applying asks of a registry, besides publishing."""
+    """What applying requires of a registry, besides publishing."""
 
     @property
     def url(self) -> str:
@@ -47,7 +47,7 @@ class Receiving(Protocol):
         """All base models."""
 
     def resolve(self, ref: str) -> Resolved:
-        """What a reference stands for."""
+        """What a reference names."""
 
     def also_known_as(self, name: str, repo_id: str) -> AlsoKnownAs:
         """Let a base model be known by the id of a repository."""
@@ -216,7 +216,7 @@ class _Run:
     named: set[str] = field(default_factory=set)  # names that base models were given
 
     def apply(self, entry: ImportEntry, count: str) -> None:
-        """Do one entry, and tell what came of it."""
+        """Apply one entry, and return its outcome."""
         if entry.parent in self.failed and entry.action != "add":
             self.failed.add(entry.folder)
             why = f"its parent, the folder {entry.parent}, is not published"
@@ -308,7 +308,7 @@ class _Run:
         return _outcome(entry, path, answer).model_copy(update={"notices": notices})
 
     def _name(self, base: str, repo_id: str | None) -> tuple[str, ...]:
-        """Let a base model be known by what a question's answer says, once; a notice, if it can't be."""
+        """Add a base model's other name from the answer to a question, once; a notice, if it can't be added."""
         if repo_id is None or repo_id in self.named:
             return ()
         self.named.add(repo_id)

@@ -74,7 +74,7 @@ def claims_of(files: Iterable[BlobEntry]) -> tuple[FileClaim, ...]:
 
 
 def named(files: Iterable[BlobEntry], digests: Iterable[str]) -> list[BlobEntry]:
-    """The files that the target asks for, each digest once; raises `IntegrityError` for an unknown one."""
+    """The files that the target requests, each digest once; raises `IntegrityError` for an unknown one."""
     by_digest = {blob.digest: blob for blob in files}
     if unknown := [digest for digest in digests if digest not in by_digest]:
         raise IntegrityError(f"The target requests {unknown[0]}, which is not one of the files being copied.")

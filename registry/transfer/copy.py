@@ -220,7 +220,7 @@ def _copy_base(source: Source, target: Target, base: BaseEntry, blobs: SourceBlo
 
 
 def _said(base: BaseEntry, blobs: SourceBlobs) -> dict[str, bytes]:
-    """The values that say how a quantised base model is read."""
+    """The values that control how a quantised base model is decoded."""
     files = {blob.path: blob for blob in base.files}
     said = said_in(blobs.read_document(base.index))
     return {name: blobs.read(files[path], start, stop) for name, (path, start, stop) in said.items()}

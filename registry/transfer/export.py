@@ -52,7 +52,7 @@ class FolderFile:
 def output_files(
     files: Mapping[str, bytes | Path], fetched: Mapping[str, OutputFile], progress: Progress
 ) -> tuple[tuple[OutputFile, ...], dict[str, str]]:
-    """What a receipt says of the files, and the sha256 digest of each."""
+    """The files as listed in a receipt, and the sha256 digest of each."""
     progress.begin("Hashing", sum(fetched[path].size for path, one in files.items() if isinstance(one, Path)))
     outputs, digests = [], {}
     for path, one in sorted(files.items()):
@@ -142,7 +142,7 @@ def _to_folder(source: Source, asked: Export, progress: Progress) -> Exported:
 
 
 def _check_still(place: Path, before: Receipt | None, progress: Progress) -> None:
-    """Refuse to replace an export that was changed since it was looked at; `put_in_place` refuses a new folder."""
+    """Refuse to replace an export that was changed since it was read; `put_in_place` refuses a new folder."""
     if before is not None and export_in(place, progress) != before:
         raise ConflictError(f"{place} was changed meanwhile; nothing was written.", code="folder_taken")
 
@@ -186,10 +186,10 @@ def _to_hub(source: Source, asked: Export, progress: Progress) -> Exported:
 
 
 def _visibility(asked: Export, there: Repository | None) -> tuple[str, ...]:
-    """What is said where a repository that exists stays private.
+    """The notice if an existing repository stays private.
 
     Raises:
-        ConflictError: ``repo_taken``, it is public, and nobody said that this may be.
+        ConflictError: ``repo_taken``, it is public, and that was not permitted.
     """
     if there is None or there.public == asked.public:
         return ()

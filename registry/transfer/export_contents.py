@@ -23,7 +23,7 @@ from registry.transfer.model_files import CONFIG
 _BEFORE = r"(?:(?<![a-z0-9])|(?<=\\[bfnrt])|(?<=\\u[0-9a-f]{4}))"
 """A word begins after what is no letter; JSON and templates write some of that with letters, such as ``\\n``."""
 _LONG = 3
-"""A name of so many letters is looked for inside words, too; a shorter one would be in every other word."""
+"""A name of so many letters is searched inside words, too; a shorter one would be in every other word."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def _is_word(name: str, text: str) -> bool:
 
 
 _PLACES: Final = ("_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file")
-"""Fields in which transformers keeps the folder that a model or a tokenizer was loaded from."""
+"""Fields in which transformers stores the folder that a model or a tokenizer was loaded from."""
 _WITH_PLACES: Final = frozenset({CONFIG, "tokenizer_config.json"})
 _USUAL: Final = frozenset(("format", name) for name in ("pt", "tf", "flax", "np", "mlx"))
-"""What every program that writes weights says in their metadata; an adapter may well be called ``pt``."""
+"""Values that every program that writes weights puts into their metadata; an adapter may well be called ``pt``."""
 _MOST_DOCUMENT: Final = 256 << 20
 _MOST_HEADER: Final = 100 << 20
 _LENGTH: Final = 8
@@ -169,7 +169,7 @@ def _without_places(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(path: str, file: Readable, changed: bytes | None, hidden: Hidden) -> Iterator[str]:
-    """Look for names in a file; its notices.
+    """Search a file for names; returns notices.
 
     Raises:
         ConflictError: ``names_inside``.

@@ -181,8 +181,8 @@ def verified(
         folder: that was fetched.
         receipt: in it.
         files: of the registry's artifact.
-        ours: what the registry says of it. Another format writes another README.md, which is held against the receipt
-            only.
+        ours: the registry's description of it. Another format writes another README.md, which is held against the
+            receipt only.
         compare: for tensors of another arithmetic or format; None: every byte has to be equal.
         fidelity: what the registry measured of the rows that the receipt's figures are of, once all files were read.
         progress: counts bytes.
@@ -218,7 +218,7 @@ def verified(
 def _against_receipt(
     folder: Path, receipt: Receipt, own: Collection[str], progress: Progress
 ) -> Iterator[TensorMismatch]:
-    """Files that differ from the receipt; others than the artifact's ``own`` that it lists are not looked at."""
+    """Files that differ from the receipt; others that it lists than the artifact's ``own`` are not checked."""
     for file in receipt.files:
         if file.path in own and not file_is_right(folder, file, progress):
             there = (folder / file.path).is_file()

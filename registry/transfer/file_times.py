@@ -1,6 +1,6 @@
-"""Whether a folder was written before an adapter that was trained on it, where the times of their files tell.
+"""Whether a folder was written before an adapter that was trained on it, if the times of their files show it.
 
-A folder that was written later may hold something else by now, and proves nothing. But a time says when a file was
+A folder that was written later may hold something else now, and proves nothing. But a time says when a file was
 written, not when its content was made: what was copied or cloned without its times all stems from one moment, in an
 order that means nothing. So two times tell only where more than a moment lies between them, and where that was no
 copying either: files all around, each as soon after the one before as a disk writes. A folder that was fetched, and not
@@ -30,20 +30,20 @@ _RATE: Final = 10e6
 _TOGETHER: Final = 3600.0
 """Seconds within which a heap is given its times, owners or place again."""
 _LOOKED_AT: Final = 4096
-"""Files around that are looked at."""
+"""The most files around that are examined."""
 OF_ONE_MOMENT: Final[Times] = "unknown"
-"""What times say of files that were written in one go."""
+"""The times of files that were written in one go."""
 
 
 @dataclass(frozen=True)
 class Around:
-    """The files around a folder and an adapter: of the heap that both lie in."""
+    """The files around a folder and an adapter: of the heap that contains both."""
 
     root: Path | None  # None: they have nothing in common but the disk
 
     @classmethod
     def both(cls, folder: Path, adapter: Path) -> Around:
-        """What a folder and an adapter's folder lie in together."""
+        """The folder that contains both a folder and an adapter's folder."""
         try:
             root = Path(os.path.commonpath([folder.resolve(), adapter.resolve()]))
         except ValueError:  # on two drives
@@ -133,7 +133,7 @@ def _is_sure(last: float, changed: float, own: Sequence[_Saved]) -> bool:
 
 
 def weights_in(folder: Path) -> list[Path]:
-    """The weights in a folder that was trained on: of the model, where an adapter was saved beside it."""
+    """The weights in a folder that was trained on: of the model, if an adapter was saved into the same folder."""
     found = sorted(folder.glob("*.safetensors"))
     return [file for file in found if file.name != ADAPTER_WEIGHTS] or found
 
@@ -178,7 +178,7 @@ def _files_below(root: Path) -> Iterator[tuple[float, int]]:
 
 
 def _born(file: Path, found: os.stat_result) -> float | None:
-    """When a file was made that may have been written to since; None: this system does not say.
+    """When a file was made that may have been written to since; None: this system does not report it.
 
     Python asks only on other systems than Linux.
     """

@@ -33,11 +33,11 @@ class IndexedTensor:
 
 @dataclass(frozen=True)
 class Decoded:
-    """How a quantised model is stored, beside the plain tensors that it means."""
+    """How a quantised model is stored, in addition to the plain tensors that it means."""
 
     stored: Mapping[str, IndexedTensor]
     plain: PlainListing
-    said: tuple[str, ...] = ()  # the stored tensors whose values say how others are read
+    said: tuple[str, ...] = ()  # the stored tensors whose values control how others are decoded
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def plain_of(document: Mapping[str, Any]) -> PlainListing | None:
 
 
 def said_in(document: Mapping[str, Any]) -> dict[str, tuple[str, int, int]]:
-    """The stored tensors whose values say how others of a quantised model are read: file, first byte, byte after it."""
+    """The stored tensors whose values control how others are decoded, if quantised: file, first byte, byte after it."""
     tensors = stored_tensors(document)
     said = document.get("quantised", {}).get("said", ())
     return {name: (tensors[name]["file"], tensors[name]["start"], tensors[name]["stop"]) for name in said}

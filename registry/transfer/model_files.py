@@ -52,7 +52,7 @@ ReadDocument = Callable[[str], bytes | None]
 
 @dataclass(frozen=True)
 class ModelListing:
-    """The files of a base model by role, as far as names and documents tell."""
+    """The files of a base model by role, as far as names and documents show."""
 
     where: str
     config: Mapping[str, Any] | None
@@ -179,11 +179,11 @@ class CheckedModel:
     listing: ModelListing
     headers: Mapping[str, Header]  # by weight file
     plain: PlainListing | None = None  # what a quantised one means
-    small: Mapping[str, bytes] = field(default_factory=dict)  # the tensors whose values say how others are read
+    small: Mapping[str, bytes] = field(default_factory=dict)  # the tensors whose values control how others are decoded
 
     @property
     def config(self) -> Mapping[str, Any] | None:
-        """config.json, without what it says of quantisation."""
+        """config.json, without its fields of quantisation."""
         config = self.listing.config
         return plain_config(config) if config is not None and self.plain is not None else config
 

@@ -1,7 +1,7 @@
-"""The request to publish an adapter: made of its folder, which is read once, and checked by whoever receives it.
+"""The request to publish an adapter: made of its folder, which is read once, and checked by its receiver.
 
 It has names, digests and headers, without the weights. Publishing in process and over HTTP, previews, nested folders
-and imports all begin here. Afterwards only the files' bytes are read again, to hash, keep or send them. What a client
+and imports all begin here. Afterwards only the files' bytes are read again, to hash, store or send them. What a client
 claims about its files is held to the rules for local folders. Needs neither torch nor a database, since clients use it.
 """
 

@@ -37,7 +37,7 @@ class PublishTarget(Protocol):
         """Check one folder as publishing does, without storing anything."""
 
     def publish(self, folder: PublishFolder, progress: Progress) -> Published:
-        """Publish a folder as its request says; one that is nested stands on what the folder above was published as."""
+        """Publish a folder by its request; a nested one is pinned to what the folder above was published as."""
 
     def compare(self, folder: PublishFolder, progress: Progress) -> PublishFolder:
         """The folder, its request with what the weights are that the adapter was trained on: its parent's, or others.
@@ -48,7 +48,7 @@ class PublishTarget(Protocol):
 
 
 class BundleSource(PublishTarget, Protocol):
-    """A service, which gives its paths as bundles, to whoever compares a folder of this machine with them."""
+    """A service, which returns its paths as bundles, for comparing a folder of this machine with them."""
 
     def bases(self) -> Sequence[str]:
         """The names of all base models."""

@@ -63,7 +63,7 @@ _ENERGIES: Final = frozenset({"energy", "discarded"})
 
 @dataclass(frozen=True)
 class Ours:
-    """What the registry says of the artifact of a receipt."""
+    """The registry's description of the artifact of a receipt."""
 
     plan: ArtifactPlan
     registry: str  # its address
@@ -107,11 +107,11 @@ class Ours:
 
 
 def wrong_fields(receipt: Receipt, ours: Ours, fidelity: Fidelity | None) -> Iterator[TensorMismatch]:
-    """Every field of a receipt that is not what the registry says.
+    """Every field of a receipt that differs from the registry's description.
 
     Args:
         receipt: in the folder.
-        ours: what the registry says.
+        ours: the registry's description.
         fidelity: of the same rows, as the registry measured it; None: it did not.
     """
     reasons = [*_wrong_files(receipt, ours), *filter(None, [ours.wrong_rendering(receipt)])]

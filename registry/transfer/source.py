@@ -84,7 +84,7 @@ def given_base(place: str | PathLike[str], progress: Progress) -> Given:
 
 
 def given_adapter(place: str | PathLike[str], progress: Progress, opened: Opened | None = None) -> Given:
-    """An adapter; of a repository only the files are downloaded that a publish folder would keep.
+    """An adapter; of a repository only the files are downloaded that a publish folder would include.
 
     Args:
         place: the folder, the repository; an archive with one adapter, or a folder in an archive; or a LoRA file.
@@ -125,7 +125,7 @@ def _given(place: str | PathLike[str], choose: Choose, error: type[RegistryError
 
 
 def _there(place: str, repository: str | None) -> Path:
-    """The folder; where it is none and is named as a ``repository`` is, `NotFoundError` says how to name that one."""
+    """The folder; if it is none and is named as a ``repository`` is, `NotFoundError` explains how to name that."""
     folder = Path(place)
     with telling_unreadable(folder):
         if repository is None or folder.exists():
@@ -212,7 +212,7 @@ _ADAPTER_WEIGHTS: Final = (ADAPTER_WEIGHTS, PICKLED_WEIGHTS)
 
 
 def refuse_adapter_beside(folder: Folder) -> None:
-    """Refuse a base model beside which an adapter lies: trained on that folder is trained on both.
+    """Refuse a base model with an adapter in its folder: trained on that folder is trained on both.
 
     Raises:
         InvalidBaseError: ``adapter_as_base``.

@@ -63,7 +63,7 @@ def trained_folder(config: bytes, adapter: Path) -> TrainedFolder | None:
 
 
 def moved_folder(config: bytes, look_in: Sequence[Path]) -> TrainedFolder | None:
-    """The folder that ``base_model_name_or_path`` names, in another place by now; None: not found.
+    """The folder that ``base_model_name_or_path`` names, in its present place; None: not found.
 
     It is the one below ``look_in`` whose path ends with most of the parts of that name.
 
@@ -202,17 +202,17 @@ def trained_on(config: bytes) -> str | None:
 
 @dataclass(frozen=True)
 class Beside:
-    """What says whether a folder still holds what an adapter was trained on."""
+    """The evidence whether a folder still holds what an adapter was trained on."""
 
     times: Times
     recorded: bool | None = None  # it is what was recorded when the training began; None: nothing was
-    covered: bool = False  # another adapter lies in it, which loaders put on top of its weights
+    covered: bool = False  # another adapter is in it, which loaders put on top of its weights
 
     @classmethod
     def of(cls, folder: TrainedFolder, weights: Path, around: Around | None = None) -> Beside:
-        """Look at the times of a folder and of an adapter's ``weights``, and at what the callback has recorded.
+        """Compare the times of a folder and of an adapter's ``weights``, and read what the callback has recorded.
 
-        ``around`` are the files of the heap that both lie in, where it is known.
+        ``around`` are the files of the heap that contains both, if known.
         """
         there = folder.place
         around = around or Around.both(there, weights.parent)
@@ -241,7 +241,7 @@ def _as_named(folder: Path, adapter: Path) -> Path:
 
 
 class TrainedRecord(Schema):
-    """What a folder held when a training began that starts from it: lies beside the adapter, and is never published."""
+    """What a folder held when a training from it began: stored in the adapter's folder, and never published."""
 
     format: Literal[1] = 1
     name: str  # base_model_name_or_path
@@ -259,7 +259,7 @@ def weights_of_folder(folder: Path) -> str | None:
 
 
 def write_record(folder: Path, record: TrainedRecord) -> None:
-    """Lay a record beside an adapter; raises OSError."""
+    """Write a record into an adapter's folder; raises OSError."""
     (folder / RECORD).write_text(record.model_dump_json(indent=2), encoding="utf-8")
 
 
@@ -271,10 +271,10 @@ def _has_own_times(folder: Path) -> bool:
 
 
 def _is_covered(folder: Path, weights: Path, around: Around) -> bool:
-    """Whether another adapter lies beside the model in a folder, unless it was saved there after the training.
+    """Whether another adapter is in the model's folder, unless it was saved into it after the training.
 
-    transformers puts it on top of the weights, as `PeftAdapterMixin.load_adapter` does. What lies in the folder itself
-    or below it is the trainer's own output, and so is a copy of the adapter.
+    transformers puts it on top of the weights, as `PeftAdapterMixin.load_adapter` does. What is in the folder itself or
+    below it is the trainer's own output, and so is a copy of the adapter.
     """
     other = folder / ADAPTER_WEIGHTS
     try:

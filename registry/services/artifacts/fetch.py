@@ -49,7 +49,7 @@ _CPUINFO: Final = Path("/proc/cpuinfo")
 _VARIES: Final = re.compile(
     r"processor|physical id|siblings|core id|cpu cores|(initial )?apicid|cpu MHz|bogomips", re.IGNORECASE
 )
-"""Lines of `_CPUINFO` that say which core it is and how fast it runs at the moment, and not what it can do."""
+"""Lines of `_CPUINFO` that give the core's number and its current speed, and not its capabilities."""
 _READ_BY_TORCH: Final = re.compile(
     r"(MKL|OMP|KMP|GOMP|OPENBLAS|BLIS|DNNL|ONEDNN|ATEN|TORCH|PYTORCH|LD|GLIBC|NPY|VECLIB|ACCELERATE)_.*"
 )
@@ -60,7 +60,7 @@ _FINGERPRINT: Final = re.compile(r"[0-9a-f]{16}")
 def machine_fingerprint(folder: Path) -> str:
     """The numerics fingerprint of this machine: as remembered in ``folder``, or else probed with torch and remembered.
 
-    In a process that has loaded torch it is always probed: nobody knows in what environment that was.
+    In a process that has loaded torch it is always probed: the environment in which torch was loaded is unknown.
     """
     if _torch_is_loaded() or (key := _key()) is None:
         return fingerprint()
@@ -106,7 +106,7 @@ def _remembered(file: Path, key: dict[str, Any]) -> str | None:
 
 
 def _key() -> dict[str, Any] | None:
-    """Everything that the fingerprint depends on; None where the processor does not say what it is."""
+    """Everything that the fingerprint depends on; None: the processor does not identify itself."""
     torch = find_spec("torch")  # finds it without loading it
     if torch is None or torch.origin is None:
         return None

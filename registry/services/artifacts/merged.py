@@ -90,7 +90,7 @@ class LaidOut:
     codes: Requantised | None = None
 
     def rewrites(self, path: str) -> bool:
-        """Whether a JSON file of the base says how it is quantised."""
+        """Whether a JSON file of the base describes its quantisation."""
         return self.plain is not None and path in (CONFIG, HF_QUANT)
 
     def rewritten(self, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def _rewritten(
 ) -> list[ArtifactFile]:
     """config.json and the index, where dtype, ties, labels or the set of tensors change; removed from ``side``.
 
-    Of a quantised base model the index is made anew, and what says how it is quantised is rewritten.
+    Of a quantised base model the index is made anew, and the description of its quantisation is rewritten.
     """
     files = []
     recast = laid.dtype is not None and changes_dtype(laid.weights.headers, laid.dtype)
@@ -291,7 +291,7 @@ def _by_file(new: Iterable[NewTensor], headers: Mapping[str, Header]) -> dict[st
 
 
 def onto_notices(order: Order) -> Iterator[str]:
-    """What the path was merged onto, where that is not the base model as it is stored."""
+    """What the path was merged onto, if that is not the stored base model."""
     how = order.plan.onto
     if how is not None:
         silent = [link.reference for link in order.path.live if link.trained_quantised is None]

@@ -29,7 +29,7 @@ def decoded(
     Args:
         index: of the stored tensors.
         plain: the plain listing.
-        said: the stored tensors whose values it was read by.
+        said: the stored tensors whose values control the decoding.
         sources: its open weight files, by name.
         energies: of the rows of its stored tensors, as far as they are floats.
         progress: gets the bytes that are decoded.

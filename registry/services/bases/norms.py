@@ -35,7 +35,7 @@ from registry.tensors.table.targets import TargetTable
 from registry.transfer.index import plain_of, stored_index, weight_files
 
 NORMS_FORMAT: Final = 1
-"""What documents look like, and how norms are computed: those of another format are measured again."""
+"""The format of documents, and how norms are computed: those of another format are measured again."""
 
 
 def measure(deployment: Deployment, request: MeasureBaseRequest, progress: Progress) -> BaseMeasured:
@@ -66,7 +66,7 @@ def slot_norms(deployment: Deployment, base: PathBase) -> Mapping[Slot, float] |
 
 
 def take_norms(deployment: Deployment, base: PathBase, progress: Progress) -> Mapping[Slot, float]:
-    """Read the weights of a stored base model once, and keep the norms of its slots.
+    """Read the weights of a stored base model once, and store the norms of its slots.
 
     Raises:
         IntegrityError: a file is damaged.

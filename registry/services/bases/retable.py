@@ -179,7 +179,7 @@ class _Revisions:
             lineage = self._lineage(row)
             exact = next((at for at, key in reversed(list(enumerate(lineage))) if self._is_exact(key)), None)
             if exact is not None and exact == len(lineage) - 1:
-                return {}  # it replaces tensors by their names in the files, whatever the table says
+                return {}  # it replaces tensors by their names in the files, independent of the table
             above = None if exact is None else lineage[exact]
             links = [
                 BoundLink(*self._read(one, above, table is self.new))

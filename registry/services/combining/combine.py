@@ -1,7 +1,7 @@
 """Publishing the weighted sum of some revisions, and combining again what was published.
 
 The sum is made from the factors, when its files are read, and checked as any adapter is. What a published combination
-says that it is made of has to give what is stored.
+names as its sources has to give what is stored.
 """
 
 from __future__ import annotations

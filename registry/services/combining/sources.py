@@ -50,7 +50,7 @@ class Chosen:
 
     @property
     def combination(self) -> Combination:
-        """As a manifest says it."""
+        """As in a manifest."""
         return Combination(tuple(one.pinned for one in self.sources), self.rank, self.max_error)
 
 

@@ -1,4 +1,4 @@
-"""How far a full model is from others, and what it takes to keep it exactly: before anything of it is written."""
+"""How far a full model is from others, and what it takes to store it exactly: before anything of it is written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from registry.tensors.lineage.paths import Blobs, LoadedPath
 
 
 def full_size(blobs: Blobs, base: LoadedPath, folder: Path, far: float, progress: Progress) -> FullSize | None:
-    """What it takes to keep a model exactly; None: it is as far from the base model as ``far``, or farther.
+    """What it takes to store a model exactly; None: it is as far from the base model as ``far``, or farther.
 
     Args:
         blobs: where the base model's files are.
@@ -58,7 +58,7 @@ class Apart:
     """How far a model is from another one, by samples."""
 
     distance: float  # relative to the norm of the other
-    elements: int  # that were looked at
+    elements: int  # that were compared
 
 
 def models_apart(folder: Path, other: Path) -> Apart | None:

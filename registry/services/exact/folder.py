@@ -1,4 +1,4 @@
-"""The publish folder of a full fine-tune: its exact file, what belongs to the model beside it, and whether it fits."""
+"""The publish folder of a full fine-tune: its exact file, the model's other files, and whether it fits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MAX_CONFIG: Final = 8 << 20
 
 
 def exact_config(data: bytes) -> LoraAdapterConfig:
-    """The model's config.json in the place of an adapter's configuration: it says nothing about pairs.
+    """The model's config.json in the place of an adapter's configuration: it describes no pairs.
 
     Raises:
         InvalidAdapterError: ``bad_config``.
@@ -100,7 +100,7 @@ class ExactFolder:
 
 @dataclass(frozen=True)
 class Beside:
-    """A full model beside its base model, both open: the tensors of both by the base's names."""
+    """A full model and its base model, both open: the tensors of both by the base's names."""
 
     config: Mapping[str, Any]
     found: Tensors
@@ -128,7 +128,7 @@ def write_exact_folder(blobs: Blobs, base: LoadedPath, full: FullFolder, out: Pa
         base: the path of the base model alone.
         full: the folder of the model.
         out: an empty folder.
-        progress: of the comparison, then of the compression; its title says what that will take.
+        progress: of the comparison, then of the compression; its title gives the expected cost.
 
     Raises:
         InvalidAdapterError: ``missing_file``, it has no config.json; ``incomplete_model``, tensors are missing; or
@@ -157,7 +157,7 @@ def write_exact_folder(blobs: Blobs, base: LoadedPath, full: FullFolder, out: Pa
 
 
 def open_beside(blobs: Blobs, base: LoadedPath, full: FullFolder, opened: ExitStack) -> Beside:
-    """Open a full model beside the path of its base model alone; ``opened`` closes both.
+    """Open a full model, and the path of its base model alone; ``opened`` closes both.
 
     Raises:
         InvalidAdapterError: ``missing_file``, it has no config.json; ``incomplete_model``, tensors are missing;

@@ -1,4 +1,4 @@
-"""Handlers of what keeps a registry in order: deletion, retention, collecting, checking, tokens, materialisations.
+"""Handlers of upkeep: deletion, retention, collecting, checking, tokens, materialisations.
 
 Tensor code is imported where it is needed, so that browsing starts fast.
 """

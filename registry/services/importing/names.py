@@ -17,7 +17,7 @@ _SAYS_NOTHING: Final = re.compile(
     r"adapters?|q?lora([_-](out|model|adapters?|weights))?|peft|models?|outputs?|out|results?|final|last|best|save[ds]?|"
     r"merged([_-]model)?|full|sft|dpo|train_[0-9-]+|snapshots|[0-9a-f]{40}"
 )
-"""Names of folders that say what is in them, or where it comes from, and not which one it is."""
+"""Names of folders that describe the kind of their content or its source, and identify nothing."""
 _COPY: Final = re.compile(r"(?:^|[\W_])(?:backups?|bak|cop(?:y|ies)|old|archived?|trash|kopie)(?:[\W_]|\d|$)|\(\d+\)$")
 """In the place of a folder that is a copy of another one."""
 _LONGEST: Final = 40
@@ -27,7 +27,7 @@ _LEAST: Final = 3
 def wanted_name(place: str, repo: str | None, *, dots: bool) -> str:
     """The name that the place of a folder suggests; ``dots``: of a base model, whose name may have some.
 
-    The folder's own name, or that of the nearest one above it that says more.
+    The folder's own name, or that of the nearest one above it that identifies more.
     """
     if repo is not None:
         return _valid(repo.rpartition("/")[2], dots) or "adapter"

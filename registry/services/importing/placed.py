@@ -3,7 +3,7 @@
 What the registry has already is known, too.
 
 Those near a base model that no path makes are full fine-tunes. What is near is measured; which of two models was
-trained from the other, weights alone don't say.
+trained from the other, weights alone don't show.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class There:
 
     @classmethod
     def of(cls, registry: Registry) -> There:
-        """Ask a registry."""
+        """Query a registry."""
         bases = registry.bases()
         revisions = registry.search(all_revisions=True).revisions
         repo_ids = {one.name: _repo_ids(one) for one in bases}
-        held = Counter(itertools.chain(*repo_ids.values()))  # what is the name of two says nothing
+        held = Counter(itertools.chain(*repo_ids.values()))  # a name that two share identifies neither
         paths = {one.path for one in revisions} | {one.name for one in bases}
         return cls(
             {one.digest: one.name for one in bases},
@@ -104,7 +104,7 @@ class Full:
     size: FullSize
     parent: str  # reference in one of the registries, or the key of another full fine-tune
     path: TreePath  # in the registry that is imported into
-    private: str | None  # the base model that stands for it in the private registry; None: nothing was trained on it
+    private: str | None  # the base model that represents it in the private registry; None: nothing was trained on it
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class FullModels:
     progress: Progress
 
     def size(self, key: str) -> FullSize | None:
-        """What a model is beside the base model that it is nearest to; None: it is near none that it fits."""
+        """What a model is compared with its nearest base model; None: it is near none that it fits."""
         found = [one for one in self._beside(key) if isinstance(one, FullSize)]
         return min(found, key=lambda one: one.distance, default=None)
 
@@ -259,9 +259,9 @@ class FullModels:
     def _came_first(self, key: str, base: str) -> bool:
         """Whether something shows that a base model precedes a model that is near it.
 
-        The registry has it; or the other one says so; or it comes from a Hub, and the other does not; or a trainer left
-        its files with the other alone; or the heap uses it as one: it has merged models of it, or several adapters that
-        were trained on it.
+        The registry has it; or the other one names it; or it comes from a Hub, and the other does not; or a trainer
+        left its files with the other alone; or the heap uses it as one: it has merged models of it, or several adapters
+        that were trained on it.
         """
         root = next((one for one, name in self.done.bases.items() if name == base), None)
         if root is None or base in self.there.bases.values():

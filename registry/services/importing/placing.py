@@ -58,7 +58,7 @@ class Settling:
     _asked: set[str] = field(default_factory=set)  # models and adapters already looked up in the registry
     _copied: set[str] = field(default_factory=set)
     _tried: dict[str, dict[str, RegistryError | None]] = field(default_factory=dict)  # paths, by place
-    _subtracted: set[frozenset[str]] = field(default_factory=set)  # base models, adapters and models looked at together
+    _subtracted: set[frozenset[str]] = field(default_factory=set)  # base models, adapters and models compared together
     _paths: dict[TreePath, TreePath] = field(default_factory=dict)  # by private path: the one in the registry
 
     def run(self, order: Sequence[str], roots: int | None = None) -> Settled:
@@ -355,7 +355,7 @@ class Settling:
         return bool(kept)
 
     def _keep_merged(self, tried: Sequence[Adapter], models: Sequence[str]) -> list[tuple[Adapter, tuple[str, str]]]:
-        """Keep those of some adapters in the private registry that a model here is made of, with it and how equal."""
+        """Retain those of some private adapters that a model of the heap is made of, with it and how equal."""
         paths = {self.done.landed[one.place].answer.revision.path: one for one in tried}
         kept: list[tuple[Adapter, tuple[str, str]]] = []
         for key in models if paths else ():
@@ -405,7 +405,7 @@ class Settling:
                 yield name
 
     def _leave(self, one: Adapter) -> None:
-        """Say of an adapter that is nowhere what it may belong to."""
+        """Record what an unplaced adapter may belong to."""
         if one.model is not None:
             self.done.doubts[one.place] = self._doubt(one)
             return

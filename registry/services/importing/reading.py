@@ -1,6 +1,6 @@
-"""Reads what a heap holds: models and adapters, hashed once, and which model each adapter says it was trained on.
+"""Reads what a heap holds: models and adapters, hashed once, and which model each adapter names as trained on.
 
-Heaps that were moved: the folders that configurations name are below another root by now.
+Heaps that were moved: the folders that configurations name have another root now.
 
 A name that ends like a place of the heap proves little: ``out/merged`` is common. If the names of two different folders
 have the same root before their places in the heap, the heap was at that root.
@@ -34,7 +34,7 @@ from registry.transfer.model_files import read_model_files, unquantised
 from registry.transfer.publish_request import PublishFolder, read_adapter
 from registry.transfer.trained_on import TrainedFolder, trained_folder, trained_on
 
-_LEAST: Final = 2  # folders that say the same root
+_LEAST: Final = 2  # folders that imply the same root
 _UNSETTLED: Final = TreePath("unsettled")
 """The path of an adapter until it is known where it belongs."""
 
@@ -58,7 +58,7 @@ class Moved:
         return cls({lead: found for lead, found in roots.items() if len(found) >= _LEAST})
 
     def place(self, name: str) -> str | None:
-        """The place that a name stands for now; None: unknown, or several."""
+        """The place that a name refers to now; None: unknown, or several."""
         found = set(self._places(named_parts(name)))
         return found.pop() if len(found) == 1 else None
 
@@ -78,7 +78,7 @@ def _absolute(name: str) -> bool:
 
 
 _TRAINED: Final = ("trainer_state.json", "training_args.bin", "train_results.json", "all_results.json", "optimizer.pt")
-"""What trainers leave beside the weights that they have trained."""
+"""What trainers leave in the folder of the weights that they have trained."""
 _PAIRED: Final = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(?!.*\bbias$)(\.|$)")
 
 
@@ -86,16 +86,16 @@ _PAIRED: Final = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vect
 class Model:
     """A folder that adapters are trained on: a whole model, or another adapter."""
 
-    key: str  # its place in the heap; the path of one that lies elsewhere
+    key: str  # its place in the heap; the path of one outside it
     folder: Path
-    digest: str | None = None  # of a model's weights; None: it lies elsewhere or is an adapter, and is only compared
+    digest: str | None = None  # of a model's weights; None: outside the heap or an adapter, and only compared
     files: tuple[FileEntry, ...] = ()
     repo: str | None = None  # of a cache of the Hub
     written: float = 0.0
     receipt: bool = False
     with_adapter: bool = False  # an adapter was saved into its folder, so that it is no entry of its own
     trained: bool = False  # a trainer left its files in it
-    began_with: frozenset[str] = frozenset()  # the models that it says that it was made of
+    began_with: frozenset[str] = frozenset()  # the models that it names as its sources
     run: Path | None = None  # of a checkpoint
     vectors: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # dtype and digest of norms and biases
 
@@ -123,7 +123,7 @@ class Adapter:
 
     @property
     def repo(self) -> str | None:
-        """The repository that it says that it was trained on, which is not here, as far as that is no folder's name."""
+        """The repository that it names as trained on, which is not in the heap, unless the name is a folder's."""
         folder = any(place.endswith(f"/{self.named}") for place in self.maybe)
         return self.named if self.model is None and not folder and names_repo(self.named) else None
 

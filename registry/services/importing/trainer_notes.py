@@ -1,4 +1,4 @@
-"""What trainers leave beside an adapter: metrics of its last evaluation, and ids of the run. No pickle is opened."""
+"""What trainers leave with an adapter: metrics of its last evaluation, and ids of the run. No pickle is opened."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def notes_in(card: str, state: Mapping[str, Any]) -> Notes:
 
 
 def _state(folder: Path, run: Path | None) -> tuple[Mapping[str, Any], int | None]:
-    """The trainer's state that tells most about these weights, and the step that they are of, if it is known."""
+    """The trainer's state with the most information about these weights, and their step, if known."""
     match = CHECKPOINT.fullmatch(folder.name)
     step = int(match[1]) if match else None
     places = [folder, *([run] if run is not None else []), *(_last_checkpoint(folder) if step is None else ())]
@@ -133,7 +133,7 @@ def _card(folder: Path) -> str:
 
 
 def began_with(folder: Path, config: Mapping[str, Any] | None) -> frozenset[str]:
-    """The models, repositories or folders, that a model's card and configuration say that it was made of."""
+    """The models, repositories or folders, that a model's card and configuration name as its sources."""
     said = split(_card(folder))[0].get("base_model")
     names = [*(said if isinstance(said, list) else [said]), (config or {}).get("_name_or_path")]
     return frozenset(name for name in names if isinstance(name, str) and name)

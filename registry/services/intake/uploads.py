@@ -38,7 +38,7 @@ from registry.storage.staging import MOST_PARTS, Staging
 PART: Final = 16 << 20
 _STEP: Final = 1 << 20
 _SIGNED_FOR: Final = 6 * 3600  # seconds
-_SIGNED_AT_ONCE: Final = 500  # parts: for more, a client asks again and gets fresh URLs
+_SIGNED_AT_ONCE: Final = 500  # parts: for more, a client sends another request and gets fresh URLs
 
 _FOR_GOOD: Final = (InvalidAdapterError, InvalidBaseError, ConflictError, UsageError, RetractedError)
 
@@ -182,7 +182,7 @@ class Wanted:
     sizes: Mapping[str, int]
     uploads: Mapping[str, UploadRow]
     stored: Mapping[str, BlobRef]  # as far as the principal sees them
-    recorded: Mapping[str, BlobRef]  # whoever sees them: equal bytes are stored once
+    recorded: Mapping[str, BlobRef]  # regardless of visibility: equal bytes are stored once
 
     @property
     def missing(self) -> tuple[str, ...]:

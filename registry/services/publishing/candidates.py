@@ -71,7 +71,7 @@ def check_draft(
         UsageError, NotFoundError, ConflictError: the path or the parent; see `registry.services.publishing.parents`.
         ConflictError: ``renamed``, the path is an old name or below one.
         RetractedError: the parent or one of its ancestors was retracted.
-        InvalidAdapterError: the adapter can't be composed exactly; the code says which rule it breaks.
+        InvalidAdapterError: the adapter can't be composed exactly; the code names the rule that it breaks.
     """
     exact = draft.form is EXACT
     config = exact_config(draft.config) if exact else parse_config(draft.config)

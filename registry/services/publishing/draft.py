@@ -30,7 +30,7 @@ from registry.transfer.publish_request import Head, check_derivation
 
 @dataclass(frozen=True)
 class Said:
-    """What the publisher, and the folder that the adapter was trained on, say about the parent."""
+    """Evidence of the parent from the publisher, and from the folder that the adapter was trained on."""
 
     parent: str | None = None
     receipt: GivenReceipt | None = None
@@ -144,7 +144,7 @@ def manifest_of(
     extracted: Extraction | None = None,
     trained_quantised: FourBits | None = None,
 ) -> bytes:
-    """The canonical text of a manifest; only that of a ``combination`` says what it is made of.
+    """The canonical text of a manifest; only that of a ``combination`` names its sources.
 
     ``extracted`` is in those of adapters that were made of a full model, ``trained_quantised`` in those that are known
     to be trained on quantised weights.

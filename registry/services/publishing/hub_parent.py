@@ -270,7 +270,7 @@ def names_repo(name: str | None) -> bool:
 def names_source(name: str | None, source: str | None, given: Collection[str] = ()) -> bool | None:
     """Whether the name in a configuration is the repository that a base model was taken from.
 
-    So are repo ids that an admin gave it. None: nothing can be said, since the name is no repo id, or none of those
+    So are repo ids that an admin gave it. None: nothing can be inferred, since the name is no repo id, or none of those
     and the base was not taken from a Hub.
     """
     if name is None or len(name) > _LONGEST:

@@ -142,7 +142,7 @@ def revisions_of(where: Port, folder: Path, progress: Progress) -> SameLinks:
             near += one.near
             searched += one.searched
     near.sort(key=lambda one: one.distance)
-    same = [one for one in same if one[1] == _FILES] or same  # whose configuration says the same, too
+    same = [one for one in same if one[1] == _FILES] or same  # whose configuration is the same, too
     return SameLinks(tuple(bases), tuple(same), tuple(retracted), tuple(near[:LISTED]), searched)
 
 
@@ -215,7 +215,7 @@ def identify(where: Port, folder: Path, look_in: tuple[Path, ...], progress: Pro
     Args:
         where: the registry that is searched.
         folder: a merged model, or an adapter.
-        look_in: where the folder that an adapter was trained on may be by now.
+        look_in: where the folder that an adapter was trained on may be now.
         progress: of the search.
 
     Raises:
@@ -227,7 +227,7 @@ def identify(where: Port, folder: Path, look_in: tuple[Path, ...], progress: Pro
     with telling_unreadable(folder):
         weights = {file.suffix for file in folder.iterdir()} & _WEIGHTS
     if (folder / ADAPTER_CONFIG).is_file() and ".safetensors" not in weights:
-        adapter_folder(folder)  # says what is wrong with it
+        adapter_folder(folder)  # raises the error that describes the fault
     if not weights:
         raise InvalidAdapterError(
             f"{folder} holds neither an adapter nor a model: expected are {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}, or "

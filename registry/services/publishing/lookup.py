@@ -1,4 +1,4 @@
-"""What the catalogue says about a draft, in one read transaction.
+"""What the catalogue has about a draft, in one read transaction.
 
 Its parent and lineage, whether the adapter has the very revision already, where the bytes of its files are, and what is
 to be said about files that were composed or rebased for another place.
@@ -54,7 +54,7 @@ def named(session: Session, told: DerivedFrom | None) -> DerivedFrom | None:
 
 
 def derivation_notices(session: Session, path: TreePath, told: DerivedFrom | None, parent: Parent) -> Iterator[str]:
-    """Notices for what was rebased, and for an adapter whose receipt says what it copies or was composed for."""
+    """Notices for what was rebased, and for an adapter whose receipt names what it copies or was composed for."""
     if told is None or told.digest is None or KINDS[told.kind].is_model:
         return
     if parent.known_by == REBASED:

@@ -135,7 +135,7 @@ def _sampled(request: NarrowRequest, sample: BaseSample) -> SampledValues:
 
 @dataclass(frozen=True)
 class _Ground:
-    """A base model, and what stands for it."""
+    """A base model, and the samples that represent it."""
 
     deployment: Deployment
     row: BaseRow
@@ -220,10 +220,10 @@ class _States:
     ) -> None:
         self._sample, self._prints, self._own = sample, prints, own
         self._children = Counter(one.above[-2] for one in rows if len(one.above) > 1)
-        self._shared: dict[tuple[int, ...], list[torch.Tensor] | None] = {}  # those that several go on from
+        self._shared: dict[tuple[int, ...], list[torch.Tensor] | None] = {}  # those that several continue from
 
     def after(self, keys: tuple[int, ...]) -> list[torch.Tensor] | None:
-        """The values after each link, those of the model that they go on first; None: they are not all known."""
+        """The values after each link, those of the model that they start from first; None: not all are known."""
         if not keys:
             return [self._own]
         if keys in self._shared:

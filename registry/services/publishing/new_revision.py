@@ -167,7 +167,7 @@ def new_revision(candidate: Candidate, files: Files, principal: Principal) -> Ne
 
 
 def _sign(draft: Draft) -> str | None:
-    """What shows that it was trained on quantised weights: something in its folder, else what the publisher says."""
+    """What shows that it was trained on quantised weights: something in its folder, else the publisher's statement."""
     how = draft.trained_quantised
     return draft.quantised or (None if how is None else str(how))
 
@@ -179,7 +179,7 @@ def _original(origin: Origin) -> CopiedFrom:
 
 
 def _of_pickle(draft: Draft) -> Iterator[str]:
-    """That the weights are those of a pickle, which was read where the folder lies."""
+    """That the weights are those of a pickle, which was read on the machine that has the folder."""
     if any(one.reason == READ_PICKLE for one in draft.left_out):
         yield OF_PICKLE
 

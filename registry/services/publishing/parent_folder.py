@@ -50,7 +50,7 @@ class NotComparableError(Exception):
 
 @dataclass(frozen=True)
 class _OpenFolder:
-    """The weights in a folder beside those that the live links of some paths go on, both open."""
+    """The weights in a folder, and those that the live links of some paths start from, both open."""
 
     base: BaseTensors
     named: Held  # those of the folder, by the base's names where they have one
@@ -69,7 +69,7 @@ class _OpenFolder:
 
 
 def _beside(blobs: Blobs, path: LoadedPath, found: Held, opened: ExitStack) -> _OpenFolder:
-    """The weights in a folder beside those that the live links of a path go on; raises `NotComparableError`."""
+    """The weights in a folder, and those that the live links of a path start from; raises `NotComparableError`."""
     base = BaseTensors(base_weights(blobs, path, opened).tensors)
     named = comparable(base.tensors, found)
     replaced = replaced_tensors(blobs, path)
@@ -151,7 +151,7 @@ def compare_whole(
 
 
 def of_models(paths: Sequence[LoadedPath], of_one: Callable[[Sequence[LoadedPath]], Verdict]) -> Verdict:
-    """The verdict on paths whose live links go on several models: the base model, and exact revisions.
+    """The verdict on paths whose live links start from several models: the base model, and exact revisions.
 
     What fits bit for bit is it, whatever else is within rounding of it; so is, by every element, what lies far nearer
     to what merging makes of one than of another.
@@ -183,7 +183,7 @@ def _is_rather(one: Verdict, other: Verdict) -> bool:
 
 
 def candidates_of(blobs: Blobs, paths: Sequence[LoadedPath], opened: ExitStack) -> list[Candidate]:
-    """What some paths make of the one model that their live links go on.
+    """What some paths make of the one model that their live links start from.
 
     Raises:
         What `registry.tensors.lineage.bound.bind_link` and `registry.tensors.path.programs.path_programs` raise.
@@ -377,7 +377,7 @@ def look_into(
 
 
 def measured(verdict: Verdict, beside: Beside) -> dict[str, Any]:
-    """What says how much a comparison proves."""
+    """The facts that decide how much a comparison proves."""
     return {
         "rule": RULE,
         "whole": verdict.whole,

@@ -39,7 +39,7 @@ from registry.tensors.path.programs import BoundLink
 from registry.transfer.trained_on import Beside, TrainedFolder
 
 MOST: Final = 64
-"""Revisions that are compared by every element; of more that samples don't tell apart, nothing is pinned."""
+"""Revisions that are compared by every element; of more that samples don't distinguish, nothing is pinned."""
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ class _Functions:
     blobs: Blobs
     opened: ExitStack
     looking: bool
-    _known: dict[str, str | None] = field(default_factory=dict)  # what stands for a link, by model and files
-    _links: dict[str, list[tuple[str, BoundLink]]] = field(default_factory=dict)  # that were looked at, by model
+    _known: dict[str, str | None] = field(default_factory=dict)  # what represents a link, by model and files
+    _links: dict[str, list[tuple[str, BoundLink]]] = field(default_factory=dict)  # that were compared, by model
 
     def of(self, path: LoadedPath) -> str:
         """A digest that is the same for paths that stand for the same function."""

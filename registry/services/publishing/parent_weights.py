@@ -32,7 +32,7 @@ _SETTLE = (
 def check_found(compared: FolderCompared, *, named: bool) -> None:
     """Check that a search found one path alone; of several that fit equally, other evidence may have ``named`` one.
 
-    Revisions whose links have the same files are one path: which of them it is, the place of the new adapter says.
+    Revisions whose links have the same files are one path: the path of the new adapter decides which of them it is.
 
     Raises:
         UsageError: ``parent_ambiguous``, it found none, several, or the links of one in another order.
@@ -122,8 +122,8 @@ def of_weights(
     """The parent by the weights (None: they show nothing), and notices.
 
     ``said`` is the parent by other evidence, if any, and ``what`` names that evidence. A folder that is newer than the
-    adapter shows nothing for it, and nothing against what a person, a receipt or a view says. What only fits within
-    rounding is pinned where nothing else says a parent, and is assumed.
+    adapter proves nothing for it, and nothing against a person, a receipt or a view. What only fits within rounding is
+    pinned if no other evidence names a parent, and is assumed.
 
     Raises:
         ConflictError: ``parent_mismatch``, the weights are those of another revision; ``parent_unproven``, of none.
@@ -165,7 +165,7 @@ def _check(place: Place, compared: FolderCompared, *, named: bool) -> None:
 def _agreeing(
     place: Place, compared: FolderCompared, what: str, said: Proof, rows: Sequence[RevisionRow | None]
 ) -> Proof:
-    """The parent that other evidence says, if the weights don't contradict it."""
+    """The parent by other evidence, if the weights don't contradict it."""
     if said.row not in rows:
         name = said.row.reference if said.row else f"the base model {place.base.name}"
         raise _mismatch(place, compared, f"{what} says {name}, but")
@@ -176,7 +176,7 @@ def _agreeing(
 
 
 def _alone(place: Place, compared: FolderCompared, row: RevisionRow | None) -> Proof:
-    """The parent that nothing but the weights says."""
+    """The parent by the weights alone."""
     if compared.why_not is not None:
         return Proof(row, f"nothing is nearer to what it was trained on, but {compared.why_not}", "assumed")
     word = _word_of_weights(compared, row)

@@ -58,7 +58,7 @@ class Told:
     trained_on: TrainedOn | None = None  # the repo of a Hub view that the configuration names
     compared: FolderCompared | None = None  # the comparison with the weights in the folder
     name: str | None = None  # base_model_name_or_path
-    word: str | None = None  # how the parent is known, where that is settled: of a copy as its source registry says
+    word: str | None = None  # how the parent is known, if settled: for a copy as in its source registry
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def _check_agree(base: BaseRow, found: Sequence[_Said]) -> None:
 
 
 def _only(session: Session, place: Place, notices: Sequence[str]) -> RevisionRow:
-    """The only revision that may be pinned; ``notices`` say why other evidence did not help, for the error.
+    """The only revision that may be pinned; ``notices`` explain why other evidence did not help, for the error.
 
     Raises:
         UsageError: ``parent_ambiguous``.

@@ -37,7 +37,7 @@ class Compared:
     _known: dict[tuple[Path, tuple[tuple[str, ...], ...]], _Found | NotComparableError] = field(default_factory=dict)
 
     def once(self, folder: Path, paths: Sequence[LoadedPath], compare: Callable[[], _Found]) -> _Found:
-        """What `compare_whole` says of a folder and these paths; raises what it raises."""
+        """The result of `compare_whole` for a folder and these paths; raises what it raises."""
         key = folder, tuple((path.tip, path.reference, *(one.reference for one in path.links)) for path in paths)
         if key not in self._known:
             try:

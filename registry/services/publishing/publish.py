@@ -311,10 +311,10 @@ class InProcess:
             NotAllowedError: the principal may not publish at this path.
             UsageError, NotFoundError, ConflictError: the path or the parent; see
                 `registry.services.publishing.parents`.
-            InvalidAdapterError: the adapter can't be composed exactly; the code says which rule it breaks.
+            InvalidAdapterError: the adapter can't be composed exactly; the code names the rule that it breaks.
         """
         require_publishing(self.deployment, TreePath.parse(folder.request.path))
-        folder = with_compared(InProcess(self.deployment), folder, progress)  # as it is now, whatever was planned
+        folder = with_compared(InProcess(self.deployment), folder, progress)  # as it is now, independent of the plan
 
         def take_files(intake: Intake, _candidate: Candidate, watch: Watch) -> Files:
             progress.begin("Publishing", folder.size)

@@ -40,7 +40,7 @@ from registry.tensors.path.programs import BoundLink
 _ROOM: Final = 2
 """What a pair may add stays below this part of a limit: the other is for the weight itself."""
 LEAST: Final = min(limit_of(dtype) for dtype in FLOATS.values()) / _ROOM
-"""A pair that adds less is not looked at: every dtype of a base model holds it."""
+"""A pair that adds less is not checked: every dtype of a base model holds it."""
 
 
 def with_notices(
@@ -91,7 +91,7 @@ def refuse_noticed(draft: Draft, noticed: Sequence[Notice]) -> None:
 
 
 def refuse_measured(deployment: Deployment, candidate: Candidate, weights: ByteSource) -> None:
-    """Refuse a publish that is strict about notices which take computing: they are looked for, before it is stored.
+    """Refuse a publish that is strict about notices that need computing: these are computed before it is stored.
 
     Only siblings that the publisher sees are compared. Those that have no sketch yet get one.
 

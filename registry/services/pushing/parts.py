@@ -72,7 +72,7 @@ def put_large_part(deployment: Deployment, upload_id: str, number: int, chunks: 
     deployment.blobs.put_part(staging_of(row), number, chunks)
 
 
-_LENGTH: Final = 8  # bytes that say how long the header is
+_LENGTH: Final = 8  # bytes that hold the header's length
 
 
 @dataclass(frozen=True)

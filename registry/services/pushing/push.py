@@ -1,7 +1,7 @@
 """One commit of a push: both files of an adapter become a revision; what comes alone waits for the other.
 
 A half is never completed by the other half of an older revision: a client may send a changed configuration and the
-weights that belong to it in two commits, and what lies between them was never trained.
+weights that belong to it in two commits, and a state between them was never trained.
 
 The card of a push that brings no new revision: a README.md alone, or with weights that are published already.
 
@@ -58,7 +58,7 @@ from registry.transfer.publish_request import Head
 from registry.transfer.trained_on import trained_on
 
 _MOST: Final = 8
-"""Revisions of the same files that are looked at: each is on another parent, or has another README.md."""
+"""The most revisions of the same files that are examined: each is on another parent, or has another README.md."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,13 @@ _HOW_TO_SAY: Final = (
 
 @dataclass(frozen=True)
 class Push:
-    """A commit: what is said in it, and the files that it brings."""
+    """A commit: its message, and the files that it brings."""
 
     path: Path
     message: str
     parent: str | None  # a reference, where its description names one
     files: Mapping[str, Sent]
-    after: int | None = None  # number of the newest revision that it is based on, 0: none; None: it says none
+    after: int | None = None  # number of the newest revision that it is based on, 0: none; None: it names none
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def take_push(deployment: Deployment, push: Push) -> Taken:
 
 
 def _wait(deployment: Deployment, path: Path, parts: Parts) -> dict[str, PushedRow]:
-    """Keep what was sent; everything that waits now. Of two halves that come at once, the later one finds both.
+    """Store what was sent; returns all that waits now. Of two halves that come at once, the later one finds both.
 
     Raises:
         UnavailableError: ``too_large``, too much of this principal waits already.
@@ -256,7 +256,7 @@ def _published(deployment: Deployment, push: Push, parts: Parts) -> Taken:
 
 
 def _said(deployment: Deployment, path: Path, parts: Parts) -> Taken:
-    """What is said about the newest revision: its metrics, and the card of its adapter."""
+    """What is added to the newest revision: its metrics, and the card of its adapter."""
     notes = _notes(parts)
 
     def work(session: Session) -> None:
@@ -278,7 +278,7 @@ def _notes(parts: Parts) -> Notes:
 def _document(data: bytes) -> dict[str, Any]:
     try:
         found = json.loads(data)
-    except (ValueError, RecursionError):  # of a file that only tells metrics
+    except (ValueError, RecursionError):  # of a file that only holds metrics
         return {}
     return found if isinstance(found, dict) else {}
 

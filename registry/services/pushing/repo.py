@@ -51,7 +51,7 @@ _NAMED: Final = 5
 
 @dataclass(frozen=True)
 class Chosen:
-    """The names of a push that are taken, and of the others those that say something to its user."""
+    """The names of a push that are taken, and of the others those that matter to its user."""
 
     taken: frozenset[str]
     declined: tuple[str, ...]
@@ -161,9 +161,9 @@ def place_of(deployment: Deployment, repo_id: str) -> Path:
     """The path that a repo id stands for, where this principal may publish.
 
     Raises:
-        UsageError: the id stands for none, or for a base model.
+        UsageError: the id names no path, or a base model.
         NotAllowedError: it may not publish to that path.
-        NotFoundError: what the path lies under does not exist.
+        NotFoundError: the parent path does not exist.
         ConflictError: ``renamed``, the path is an old name.
     """
     path = Path.of_repo_id(repo_id)

@@ -36,7 +36,7 @@ from registry.storage.staging import Staging
 T = TypeVar("T")
 
 _AT_ONCE: Final = 100
-_ROUND: Final = 10_000  # blobs that are looked at together, and objects that are found before they are removed
+_ROUND: Final = 10_000  # blobs that are examined together, and objects that are found before they are removed
 LISTED: Final = 10_000
 """The most blobs and revisions that an answer lists; a run may collect a million."""
 _MOST_UPLOADS: Final = 1_000_000
@@ -166,7 +166,7 @@ class _Collection:
                 self.collected.append(one)
 
     def _forget(self, part: list[BlobRef]) -> Sequence[BlobRef]:
-        """Remove rows; the removed ones, without those that a publisher uses again by now."""
+        """Remove rows; the removed ones, without those that a publisher uses again."""
 
         def work(session: Session) -> Sequence[BlobRef]:
             gone = unreferenced.forget(session, [row.digest for row in part], self.before)
@@ -264,8 +264,8 @@ class _Collection:
         self.deployment.change(work)
 
     def record(self) -> None:
-        """Record that this collection came to its end, and all that it removed: by that, events and metrics tell when
-        a registry was collected last.
+        """Record that this collection came to its end, and all that it removed: so that events and metrics show when a
+        registry was collected last.
         """
         if not self.dry_run:
             whole = self._detail(self.blobs, self.bytes, self.uploads, len(self.materialisations)) | {"done": True}

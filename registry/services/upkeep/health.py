@@ -1,7 +1,7 @@
-"""The state of a service: who asks, its tokens, its replicas, and whether its store agrees with its catalogue.
+"""The state of a service: its caller, its tokens, its replicas, and whether its store agrees with its catalogue.
 
 Rows and objects are merged in the order of their keys, so memory use does not grow with the store. Publishing and
-collecting go on meanwhile, so anything suspect is checked again before it is reported. ``unreadable`` blobs are
+collecting continue meanwhile, so anything suspect is checked again before it is reported. ``unreadable`` blobs are
 reported apart from ``damaged`` ones, since they may be intact.
 """
 
@@ -206,7 +206,7 @@ class _Check:
         return None if found is None else _Problem(found, "damaged")
 
     def _damaged(self, row: BlobRef, why: Callable[[BlobRef], _Problem | None]) -> None:
-        """Record damage, unless the row is gone or names another object by now."""
+        """Record damage, unless the row is gone or names another object."""
         problem = why(row)
         if problem is None:
             return
@@ -300,7 +300,7 @@ def create_token(deployment: Deployment, request: TokenRequest, *, form: str | N
     return deployment.change(work)
 
 
-_MOST: Final = 100  # events that are looked at for the end of a collection, and for the last deep check
+_MOST: Final = 100  # events that are searched for the end of a collection, and for the last deep check
 
 
 def health(deployment: Deployment) -> Health:

@@ -91,7 +91,7 @@ class _Choice:
 
     @property
     def going(self) -> tuple[KeptRevision, ...]:
-        """Those that nothing keeps."""
+        """Those that nothing retains."""
         return tuple(one for one in self.revisions if one.id not in self.kept)
 
 

@@ -79,7 +79,7 @@ def repo_card(
 
     Args:
         kind: what the view serves.
-        base: what the base model's files say.
+        base: the facts in the base model's files.
         base_model: as cards name it.
         adapter_config: of the revision; None: the repo is the base model itself.
         edited: the front matter of the edited card.
@@ -180,7 +180,7 @@ def export_card(deployment: Deployment, request: ExportCardRequest) -> ExportCar
     metrics = {name: value for name, value in sorted(told.metrics.items()) if not hidden.in_text(name)}
     loads_on = base_model
     if KINDS[request.kind].tip_only and len(path.links) > 1:
-        loads_on = request.base_model  # it goes on its parent's merged model, and never on the base alone
+        loads_on = request.base_model  # it is loaded onto its parent's merged model, and never onto the base alone
     fields, dropped = _fields(deployment, path, request, config, edited, base_model, hidden, metrics)
     return ExportCard(
         reference=path.reference,
@@ -204,7 +204,7 @@ def _fields(
     hidden: Hidden,
     metrics: Mapping[str, float],
 ) -> tuple[dict[str, Any], list[str]]:
-    """The front matter, and what is said of what it lacks.
+    """The front matter, and remarks about what it lacks.
 
     The edited card is over the published README.md, which is over the base model's.
     """

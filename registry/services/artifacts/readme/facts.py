@@ -1,4 +1,4 @@
-"""What an artifact's README.md says, from what can't change: digests, the base model's files, the last configuration.
+"""The text of an artifact's README.md, from what can't change: digests, the base model's files, the last configuration.
 
 It is the same for every token and under every name that the revision has: revisions are digests.
 """
@@ -25,7 +25,7 @@ from registry.transfer.model_files import CONFIG
 MOST_README: Final = 256 << 10  # bytes of a README.md that are read
 
 LICENCE: Final = ("license", "license_name", "license_link")
-"""Fields of front matter that say the licence, the first one always."""
+"""Fields of front matter that give the licence, the first one always."""
 _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OF_TASK_TYPE: Final = {
     "CAUSAL_LM": "text-generation",
@@ -52,7 +52,7 @@ _OF_ARCHITECTURE: Final = (
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """What the files of a base model say of it."""
+    """Facts about a base model from its files."""
 
     licence: Mapping[str, Any] = field(default_factory=dict)  # fields of front matter
     library: str | None = None
@@ -71,7 +71,7 @@ class _Wanted:
 
 
 def base_facts(blobs: Blobs, files: Iterable[StoredFile]) -> BaseFacts:
-    """What a base model's configuration and card say; its files are read once per process."""
+    """Facts in a base model's configuration and card; its files are read once per process."""
     found = {file.path: file for file in files if file.path in {CONFIG, README}}
     digests = {path: file.digest for path, file in found.items()}
     return _base_facts(_Wanted(digests.get(CONFIG), digests.get(README), found, blobs))
@@ -128,7 +128,7 @@ def _pipeline_of(architecture: str | None) -> str | None:
 
 
 def pipeline_tag(base: BaseFacts, adapter_config: Mapping[str, Any] | None) -> str | None:
-    """What a path is for: what its last adapter was trained for or, where that is not said, the base model."""
+    """What a path is for: what its last adapter was trained for or, if that is not given, the base model."""
     said = None if adapter_config is None else adapter_config.get("task_type")
     return (_OF_TASK_TYPE.get(said) if isinstance(said, str) else None) or base.pipeline_tag
 
@@ -227,7 +227,7 @@ def _lineage(path: LoadedPath, plan: Plan) -> str:
 
 
 def lineage_table(names: Sequence[str], path: LoadedPath, marks: Mapping[str, str]) -> str:
-    """The lineage, root first: what each link is called and its digest, with what is said of some digests."""
+    """The lineage, root first: the name and digest of each link, with remarks about some digests."""
     digests = (path.base.digest, *(link.digest for link in path.links))
     rows = zip(names, digests, strict=True)
     lines = (f"| {what}{marks.get(digest, '')} | `{digest}` |" for what, digest in rows)
