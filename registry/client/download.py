@@ -160,7 +160,7 @@ PIECE: Final = 8 << 20
 
 @dataclass(frozen=True)
 class RemoteBytes:
-    """A file to download; ``digest``, where known, is what its bytes are verified against."""
+    """A file to download; ``digest``, if known, is what its bytes are verified against."""
 
     path: str
     source: ByteSource

@@ -36,7 +36,7 @@ class RetryPolicy:
     """
 
     known: float = 90.0  # total without progress
-    met: float = 20.0  # total where the very first response is a transient error
+    met: float = 20.0  # total if the very first response is a transient error
     unknown: float = 2.0
     first: float = 0.2
     most: float = 15.0
@@ -78,7 +78,7 @@ class Attempts:
             self._deadline = time.monotonic() + self.total
 
     def wait(self, at_least: float | None = None) -> bool:
-        """Sleep before the next attempt; False at once where it would exceed the total."""
+        """Sleep before the next attempt; False at once if it would exceed the total."""
         delay = min(self.retry.most, self.retry.first * 2**self._tries)
         delay *= random.uniform(0.5, 1.0)  # noqa: S311 - so that clients do not come back all at once
         delay = max(delay, at_least or 0.0)
@@ -147,7 +147,7 @@ def read_problem(response: httpx.Response) -> Problem | None:
 
 
 def foreign_answer(url: str, response: httpx.Response) -> UnavailableError | None:
-    """The error where a response is not from a registry of this protocol; None where it is."""
+    """The error if a response is not from a registry of this protocol; None: it is."""
     said = response.headers.get(PROTOCOL_HEADER)
     if said is None:
         return not_a_registry(url, response)
@@ -216,7 +216,7 @@ def unreadable(url: str, response: httpx.Response, problem: ValidationError) -> 
 
 
 def unreachable(url: str, problem: httpx.HTTPError) -> UnavailableError:
-    """The error where no response came."""
+    """The error if no response came."""
     late = isinstance(problem, httpx.TimeoutException)
     return UnavailableError(_no_answer(url, problem), code="too_slow" if late else "unavailable")
 

@@ -40,7 +40,7 @@ class RemoteTarget:
     Args:
         transport: to the service.
         arithmetic: loads this machine's tensor core, if it has one.
-        room: the folder of the cache, where base models are remembered, too.
+        room: the folder of the cache, which also remembers base models.
     """
 
     transport: Transport

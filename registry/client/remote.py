@@ -102,8 +102,7 @@ def _ours(transport: Transport, plan: ArtifactPlan) -> Ours:
 
 
 def _names(transport: Transport, plan: ArtifactPlan) -> Iterator[str | None]:
-    """What README.md may call the model: nothing, the repo id in the views of what it applies to, or its repo on a
-    Hub."""
+    """Names of the model in README.md: none, the repo id in the views of what it applies to, or its repo on a Hub."""
     yield None
     below = plan.base if plan.since is None else str(Reference.parse(plan.since).path)
     yield TreePath.parse(below).repo_id
@@ -242,7 +241,7 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         return Uploads(self._transport, progress).send([(digest, source)])[digest]
 
     def reach(self) -> None:
-        """See that something answers at the address; raises `UnavailableError`, and closes, where nothing does."""
+        """See that something answers at the address; raises `UnavailableError`, and closes, if nothing does."""
         try:
             self._transport.reach()
         except BaseException:

@@ -146,7 +146,7 @@ def deltas(deployment: Deployment, a: str, b: str, progress: Progress) -> Deltas
 
     Args:
         deployment: the registry.
-        a, b: revisions. Where one is an ancestor of the other, what it is since the base model is compared with what
+        a, b: revisions. If one is an ancestor of the other, what it is since the base model is compared with what
             followed it; a revision and itself are compared by its own link.
         progress: of the matrices that both change.
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 def link_fidelity(deployment: Deployment, ref: str, dtype: Dtype = "bf16") -> LinkFidelity:
     """What is left of a revision's own change once it is merged in a dtype, from about 16 MiB of base rows.
 
-    Without figures where the link changes nothing that can be estimated, such as only replaced values.
+    Without figures if the link changes nothing that can be estimated, such as only replaced values.
 
     Raises:
         NotFoundError: the reference names nothing.

@@ -48,7 +48,7 @@ _MOST_OF_IT: Final = 0.5  # share of the base's tensors that must be found by na
 def open_full_model(
     full: FullFolder, base: BaseTensors, table: TargetTable, name: str, opened: ExitStack
 ) -> BaseTensors:
-    """The tensors of a full model, by the names of the base's files where they have one.
+    """The tensors of a full model, by the names of the base's files if they have one.
 
     Args:
         full: the folder.

@@ -86,7 +86,7 @@ def subject_of(job: Job[Any, Any], request: Schema) -> str | None:
 
 
 def bytes_to_read(request: Schema) -> int | None:
-    """Bytes that a request has to read back; None where unknown in advance, or where other work dominates."""
+    """Bytes that a request has to read back; None: unknown in advance, or other work dominates."""
     if isinstance(request, PublishCommit) and not set(request.request.strict) & set(MEASURED_CODES):
         return sum(claim.size for claim in request.request.files)
     return None  # making a base model's target table takes seconds, a whole merged model minutes
@@ -112,7 +112,7 @@ def written(document: Schema) -> str:
     """A request or a result as a row stores it.
 
     Defaults are left out: during a rolling upgrade older replicas read these rows and reject unknown fields, so a new
-    field appears only where it is used.
+    field appears only if it is used.
     """
     return document.model_dump_json(exclude_defaults=True)
 
@@ -138,7 +138,7 @@ def acting_for(deployment: Deployment, principal: Principal) -> Deployment:
 
 
 def plain_problem(error: RegistryError) -> Problem:
-    """The default error mapping of jobs, used where the API does not supply its own."""
+    """The default error mapping of jobs, used if the API does not supply its own."""
     kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == RegistryError.__module__)
     return Problem(
         type=f"urn:adapter-registry:error:{error.code}",

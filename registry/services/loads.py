@@ -1,9 +1,9 @@
 """Uses of revisions, and which ones a token has loaded from the Hub views.
 
 Uses are noted in memory when weights are requested, and written in batches, never within a request: by a thread of a
-service, or when another process closes the registry. What can't be written never fails who requested the weights.
+service, or when another process closes the registry. What can't be written never fails a request for weights.
 
-From loads the parent of a push is inferred, where its configuration names a repo and no revision. Clients with a cache
+From loads the parent of a push is inferred, if its configuration names a repo and no revision. Clients with a cache
 request no weights that it has: they send a HEAD for them, or, as transformers 5 does, request only the commit that a
 name means. So both are recorded, while the request is answered, since a push may come to another worker next: once a
 token, revision and hour. It is an inference, never a proof.
@@ -32,7 +32,7 @@ LATELY: Final = timedelta(days=31)
 """How long a load counts."""
 MOST: Final = 10_000
 """Loads that are remembered as recorded, and those that wait to be: bounds of memory."""
-_PAUSE: Final = 10.0  # seconds without a try, where the database took nothing
+_PAUSE: Final = 10.0  # seconds without a try, if the database accepted nothing
 _HEADERS: Final = 8 << 20  # bytes at the beginning of a file that are read for its header; downloads send a HEAD first
 _BOUNDED: Final = re.compile(r"bytes=\d+-(\d{1,18})")
 
@@ -132,7 +132,7 @@ WRITTEN_EVERY: Final = 10.0
 ONE_DOWNLOAD: Final = timedelta(minutes=10)
 """Requests for a revision that follow each other within this time belong to one download or load."""
 _OF_MANY_REQUESTS: Final = frozenset({"hub", "vllm"})
-"""Interfaces where one download or load is several requests."""
+"""Interfaces whose downloads or loads are several requests each."""
 _OPEN: Final[WeakSet[UseLog]] = WeakSet()
 
 

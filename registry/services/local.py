@@ -146,9 +146,9 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
         return self.deployment.url
 
     def do(self, operation: Operation[R, A], request: R, progress: Progress = SILENT) -> A:
-        """Do an operation of the table; raises `NotAllowedError` where the principal's rights don't allow it."""
+        """Do an operation of the table; raises `NotAllowedError` if the principal's rights don't allow it."""
         if operation.writes(request):
-            operation.right.require(self.deployment.rights, request)  # nothing is upgraded for who may not write
+            operation.right.require(self.deployment.rights, request)  # nothing is upgraded without write access
             self._before_writing()
         return self.deployment.do(operation, request, progress)
 

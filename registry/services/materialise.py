@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 LIFETIME: Final = 30 * 86400
 """Seconds; the default."""
 MAX_LIFETIME: Final = 100 * 365 * 86400
-_AHEAD: Final = 256 << 20  # bytes of read-ahead for the base, where each read is a request to the store
+_AHEAD: Final = 256 << 20  # bytes of read-ahead for the base, if each read is a request to the store
 
 
 def materialise(deployment: Deployment, request: MaterialiseRequest, progress: Progress) -> Materialised:

@@ -45,9 +45,9 @@ class RegistryCallback(TrainerCallback):  # type: ignore[misc] # of a library wi
     Args:
         path: the adapter's path, ``BASE/name/name``. None: ``REGISTRY_PUBLISH_PATH``.
         every: ``"end"``; ``"save"``, each checkpoint too; or a number N, each N-th step too.
-        keep_best: remove all revisions of this run but so many of the best,
-        keep_last: and so many of the last. None for both: nothing is removed. What somebody tagged, trained on or used
-            stays in any case.
+        keep_best: remove all revisions of this run but this many of the best,
+        keep_last: and this many of the last. None for both: nothing is removed. What somebody tagged, trained on or
+            used stays in any case.
         metric: of evaluations, decides which is the best; ``train_reward`` and ``train_loss`` are of the training.
             None: the trainer's ``metric_for_best_model``.
         greater_is_better: whether more of it is better. None: as the trainer has it, else by its name.

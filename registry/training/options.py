@@ -1,7 +1,7 @@
 """What a training run is published with: the options of a callback, from arguments or settings, and where it runs.
 
 The git commit, and the runs of W&B and MLflow that are open in this process. None of these programs is imported here: a
-run can only be open where the trainer imported them.
+run can only be open if the trainer imported them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Surroundings:
         for tell in self.told.values():
             try:
                 tell(reference)
-            except Exception as problem:  # noqa: BLE001 - code of others; the revision is published all the same
+            except Exception as problem:  # noqa: BLE001 - third-party code; the revision is published all the same
                 LOG.warning("A run could not be told that %s is published: %s", reference, problem)
 
 
@@ -66,7 +66,7 @@ def look_around(args: Any = None, *, again: bool = False) -> Surroundings:
     for look in (_wandb, _mlflow):
         try:
             found = look()
-        except Exception as problem:  # noqa: BLE001 - code of others, whose attributes differ between versions
+        except Exception as problem:  # noqa: BLE001 - third-party code, whose attributes differ between versions
             LOG.warning("A run was not recognised: %s", problem)
             continue
         if found is not None:
@@ -116,7 +116,7 @@ def _wandb() -> tuple[str, str, _Tell] | None:
     def tell(reference: str) -> None:
         run.summary[_SUMMARY] = reference
 
-    # Without an entity where the run is offline.
+    # Without an entity if the run is offline.
     return "wandb", "/".join(part for part in (run.entity, run.project, "runs", run.id) if part), tell
 
 

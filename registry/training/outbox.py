@@ -110,7 +110,7 @@ class Outbox:
     def begin(self, *, resumed: bool) -> Run:
         """Prepare the folder: the same run resumes, or another one begins.
 
-        What waits from before stays, also where another run begins.
+        What waits from before stays, also if another run begins.
 
         Raises:
             UnavailableError, NotAllowedError: the folder can't be written.

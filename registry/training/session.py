@@ -161,7 +161,7 @@ def copy_adapter(checkpoint: Path, into: Path) -> None:
 def checkpoint_of(output: Path, step: int, adapter: str) -> Path | None:
     """Where a trainer has the adapter's files of a step; None: nowhere."""
     folder = output / f"checkpoint-{step}"
-    for place in (folder, folder / adapter):  # by name where it is not PEFT's default
+    for place in (folder, folder / adapter):  # by name if it is not PEFT's default
         if (place / ADAPTER_CONFIG).is_file() and (place / ADAPTER_WEIGHTS).is_file():
             return place
     return None

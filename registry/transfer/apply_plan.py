@@ -321,7 +321,7 @@ class _Run:
         return ()
 
     def _there(self, path: TreePath, entry: ImportEntry) -> str | None:
-        """The revision that the registry has already, where it is the one that was planned."""
+        """The revision that the registry has already, if it is the planned one."""
         if entry.digest is None:
             return None
         try:
@@ -331,7 +331,7 @@ class _Run:
         return found.reference if found.digest == entry.digest else None
 
     def _with_parent(self, made: PublishFolder, entry: ImportEntry, parent: str) -> PublishFolder:
-        """The request with its parent: as the weights prove again, or by the word of who edited the plan."""
+        """The request with its parent: as the weights prove again, or as stated by the person who edited the plan."""
         place = entry.trained_on
         folder = None if place is None else self._trained_on(place)
         if _by_a_merge(entry):
@@ -396,7 +396,7 @@ def _require_same(entry: ImportEntry, found: Mapping[str, str]) -> None:
 
 
 def _with_a_way(entry: ImportEntry, problem: ConflictError) -> ConflictError:
-    """Why a registry refuses a parent, and what can be done about it in a plan, where that is none of a folder's."""
+    """A registry's refusal of a parent, with what to do about it in a plan, if a merged model is its proof."""
     if problem.code != "parent_unproven" or not _by_a_merge(entry):
         return problem
     return ConflictError(

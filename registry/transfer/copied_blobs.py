@@ -41,7 +41,7 @@ def copy_card(source: CardSource, target: CardTarget, path: str, where: str) -> 
 
     ``where`` is the target's address, for the notice that is returned if the card was not copied.
     """
-    if not _is_edited(source.show(path).card):  # a service of before cards knows none
+    if not _is_edited(source.show(path).card):  # a service from before cards knows none
         return None
     card = source.card(path)
     there = target.show(path).card
@@ -55,7 +55,7 @@ def copy_card(source: CardSource, target: CardTarget, path: str, where: str) -> 
         ConflictError,
         NotAllowedError,
         NotFoundError,
-    ) as error:  # edited this moment, no right, a service of before
+    ) as error:  # edited this moment, no right, a service from before
         return f"{path} was copied without its edited card: {error}"
     return None
 

@@ -141,7 +141,7 @@ def _changed(path: str, file: Readable, card: ExportCard) -> bytes | None:
 
 
 def _edited(file: Readable, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes | None:
-    """A document with other fields; None where nothing is changed, or it is none that anything reads."""
+    """A document with other fields; None: nothing is changed, or it is no document that programs read."""
     try:
         document = json.loads(file.read(0, None))
     except (ValueError, RecursionError):

@@ -1,6 +1,6 @@
 """A fetched folder: writing it from any source of bytes, and comparing it with its receipt and its artifact.
 
-Needs neither torch nor a database where bytes are compared.
+Needs neither torch nor a database if bytes are compared.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class FetchSource:
     check: Callable[[], None] = _nothing  # called after the last byte was written; raises if the bytes are not right
     words: str = "Writing"  # label of the progress bar
     notices: tuple[str, ...] = ()  # in addition to those of the artifact
-    lasting: tuple[str, ...] = ()  # the same, also where nothing had to be written
+    lasting: tuple[str, ...] = ()  # the same, also if nothing had to be written
     resumable: bool = False
-    measure: Callable[[], None] | None = None  # where all rows are to be measured: does so with what was not made
+    measure: Callable[[], None] | None = None  # if all rows are to be measured: measures those that were not made
 
 
 def write_artifact(
@@ -89,7 +89,7 @@ def place_of(rendering: str, cache: FetchCache, out: Path | None) -> Path:
 
 
 def fetched_before(source: FetchSource, cache: FetchCache, out: Path | None, progress: Progress) -> Fetched | None:
-    """The answer of `write_artifact` where the folder holds the artifact already; else None, and nothing was done."""
+    """The answer of `write_artifact` if the folder holds the artifact already; else None, and nothing was done."""
     place = place_of(source.rendering, cache, out)
     there = already_there(place, source.rendering, source.size, source.receipt, progress)
     if there is None:
@@ -127,7 +127,7 @@ class Expected(Protocol):
 
     @property
     def header(self) -> Header | None:
-        """Its tensors, where it is a safetensors file."""
+        """Its tensors, if it is a safetensors file."""
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
         """The bytes ``start`` to ``stop`` in order."""

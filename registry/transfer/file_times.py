@@ -2,7 +2,7 @@
 
 A folder that was written later may hold something else now, and proves nothing. But a time says when a file was
 written, not when its content was made: what was copied or cloned without its times all stems from one moment, in an
-order that means nothing. So two times tell only where more than a moment lies between them, and where that was no
+order that means nothing. So two times prove an order only if they are more than a moment apart, and if that was no
 copying either: files all around, each as soon after the one before as a disk writes. A folder that was fetched, and not
 copied since, shows that itself. Needs no torch.
 """
@@ -107,8 +107,8 @@ def times_of(
 def _named(place: Path, root: Path | None) -> tuple[float, float]:
     """When a name came to mean the folder that it means: when it was linked to it, and when one was renamed last.
 
-    Files know nothing of it when a folder gets the name of another. Where something comes into a folder or goes, both
-    its times change; where the folder itself gets another name, only that of the change.
+    Renaming a folder to the name of another leaves no trace in its files. If an entry is added to a folder or removed,
+    both its times change; if the folder itself is renamed, only that of the change.
     """
     linked = place.lstat().st_mtime if place.is_symlink() else 0.0
     changed, itself = 0.0, place.resolve()

@@ -64,7 +64,7 @@ class BundleSource(PublishTarget, Protocol):
         """
 
     def base_files(self, bundle: Bundle, progress: Progress) -> Mapping[str, HashedFile]:
-        """The checked local weight files of its base, where this machine has them."""
+        """The checked local weight files of its base, if this machine has them."""
 
     def narrow(self, request: NarrowRequest) -> PathsLeft:
         """The paths that sampled weights may be those of."""

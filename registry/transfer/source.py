@@ -134,7 +134,7 @@ def _there(place: str, repository: str | None) -> Path:
 
 
 def own_folder(place: str | PathLike[str], what: str) -> Path:
-    """A local folder, where repositories are not accepted; ``what`` names the command for the error.
+    """A local folder, if repositories are not accepted; ``what`` names the command for the error.
 
     Raises:
         UsageError: it names a repository of a Hub.

@@ -1,4 +1,4 @@
-"""The local folder that an adapter was trained on, where its configuration names one that exists.
+"""The local folder that an adapter was trained on, if its configuration names one that exists.
 
 Needs no torch, since clients use it.
 """
@@ -117,7 +117,7 @@ def cached_commit(repo_id: str) -> str | None:
 
 
 def _cache_of_hub() -> Path:
-    """The cache, where the Hub's own client has it: by its environment variables."""
+    """The cache at the place of the Hub's own client: by its environment variables."""
     if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(cache).expanduser()
     if home := os.environ.get("HF_HOME"):
@@ -232,7 +232,7 @@ UNTIMED: Final = Beside("unknown")
 
 
 def _as_named(folder: Path, adapter: Path) -> Path:
-    """A folder by the name that an adapter knows, where that leads to it: it may be a link, or behind one."""
+    """A folder by the name that an adapter knows, if that leads to it: it may be a link, or behind one."""
     try:
         named = trained_folder((adapter / ADAPTER_CONFIG).read_bytes(), adapter)
     except OSError:

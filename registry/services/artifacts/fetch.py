@@ -198,7 +198,7 @@ def _source(deployment: Deployment, asked: Asked, artifact: Artifact, size: int)
 def _there_already(
     deployment: Deployment, asked: Asked, cache: FetchCache, out: Path | None, progress: Progress
 ) -> Fetched | None:
-    """The answer where this version has fetched the same into the folder before: it needs no torch. Else None.
+    """The answer if this version has fetched the same into the folder before: it needs no torch. Else None.
 
     What is only known once the artifact is built, such as its notices, is taken from the receipt. So the receipt has to
     be one that this version wrote, for the same reference.

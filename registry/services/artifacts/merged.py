@@ -248,7 +248,7 @@ def _stored(inputs: Inputs, name: str, header: Header, weights: ModelWeights) ->
 def _rewritten(
     inputs: Inputs, side: dict[str, StoredFile], weights: list[ArtifactFile], laid: LaidOut, programs: PathPrograms
 ) -> list[ArtifactFile]:
-    """config.json and the index, where dtype, ties, labels or the set of tensors change; removed from ``side``.
+    """config.json and the index, if dtype, ties, labels or the set of tensors change; removed from ``side``.
 
     Of a quantised base model the index is made anew, and the description of its quantisation is rewritten.
     """

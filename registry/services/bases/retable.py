@@ -1,4 +1,4 @@
-"""Remaking a base model's target table, where this version reads the model better than the version that added it.
+"""Remaking a base model's target table, if this version reads the model better than the version that added it.
 
 A table never changes by itself, since the digests of plans and the commit ids of all paths below depend on it. A new
 table is accepted only if every revision published below means the same under both.
@@ -225,7 +225,7 @@ class _Revisions:
 
 
 def _described(checkpoint: Checkpoint) -> Mapping[str, object]:
-    """Which tensors of an adapter go where, as far as that depends on the table."""
+    """Which tensors of an adapter map to which targets, as far as that depends on the table."""
     found: dict[str, object] = {
         f"pair {name}": (_place(pair.target), pair.fused and pair.fused.name) for name, pair in checkpoint.pairs.items()
     }

@@ -112,7 +112,7 @@ def make(deployment: Deployment, chosen: Chosen, opened: ExitStack) -> Made:
 
 
 def _hints(paths: Sequence[WeighedPath]) -> dict[str, Any]:
-    """How the adapter is to be loaded, where the sources agree."""
+    """How the adapter is to be loaded, if the sources agree."""
     found: dict[str, Any] = {}
     for key in ("task_type", "auto_mapping"):
         said = [path.links[-1].checkpoint.config.document.get(key) for path in paths]

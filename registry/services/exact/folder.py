@@ -194,7 +194,7 @@ def _by_base_names(found: Tensors, base: Tensors, table: TargetTable, folder: Pa
         spelled = _named(name, base, table)
         named[name if spelled in named else spelled] = found[name]
     missing = sorted(base.keys() - named.keys())
-    for name in missing:  # saved once, where the base's files have a copy for each side
+    for name in missing:  # saved once, but the base's files have a copy for each side
         held = _other_side(name, named, table)
         if held is None:
             raise InvalidAdapterError(

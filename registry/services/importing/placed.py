@@ -193,7 +193,7 @@ class FullModels:
             return problem
 
     def found(self, key: str, size: FullSize) -> MaybeFull:
-        """Where a model goes that is near a base model, and what is not clear about that."""
+        """The place of a model that is near a base model, and what is not clear about it."""
         parent, unclear = self._parent(key, size), None
         if size.distance >= _NEAR:
             unclear = "so far from it, it may be a base model of its own"

@@ -158,7 +158,7 @@ class Settling:
         return min(sizes, key=lambda one: one[1].distance, default=None)
 
     def _add_full(self, key: str, found: MaybeFull) -> None:
-        """Give a full fine-tune its path; where adapters were trained on it, it stands as a base model of its own."""
+        """Give a full fine-tune its path; if adapters were trained on it, it is also a base model of its own."""
         model = self.contents.models[key]
         if found.parent in self.done.full:
             above = self.done.full[found.parent].path

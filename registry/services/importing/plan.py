@@ -227,7 +227,7 @@ class Writing:
         }
 
     def _is_on_full(self, landed: Landed) -> bool:
-        """Whether it is below a full fine-tune, where the private registry has another lineage for it."""
+        """Whether it is below a full fine-tune, so that the private registry has another lineage for it."""
         return Path.parse(landed.answer.revision.path).base in {one.private for one in self.settled.full.values()}
 
     def _proof(self, landed: Landed) -> str:
@@ -256,7 +256,7 @@ _NO_TIMES: Final = (
     "(compared_untimed), not proven. Copy the heap with its times (cp -a, rsync -t) to have them proven."
 )
 _MOST_ORDERS: Final = 4
-"""Other models that are tried as the first base model, where one that no path explains is near another one."""
+"""Other models that are tried as the first base model, if one that no path explains is near another one."""
 
 
 def plan_import(

@@ -125,7 +125,7 @@ class Intake:
         return stored
 
     def keep(self, file: Path, digest: str, *, link: bool) -> StoredBlob:
-        """Store a file whose digest is known; ``link``: as a link where that is possible."""
+        """Store a file whose digest is known; ``link``: as a link if possible."""
         known = self._known(digest)
         stored = self.deployment.blobs.keep(file, digest, known=known, link=link, advance=self._progress.advance)
         self._note(stored, known)

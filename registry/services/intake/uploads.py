@@ -80,7 +80,7 @@ def begin_upload(deployment: Deployment, request: UploadRequest) -> Upload:
 
 
 def part_size(size: int) -> int:
-    """Bytes of a part: 16 MiB, or more where that would make too many parts."""
+    """Bytes of a part: 16 MiB, or more if that would make too many parts."""
     return max(PART, -(-size // (MOST_PARTS * _STEP)) * _STEP)
 
 

@@ -63,8 +63,8 @@ def check_draft(
     Args:
         deployment: where it is to be published.
         draft: what is to be published.
-        claims: its files, where their digests are known already.
-        nesting: only where nothing is published yet, so that the revision of the folder above may be planned only.
+        claims: its files, if their digests are known already.
+        nesting: only if nothing is published yet, so that the revision of the folder above may be planned only.
 
     Raises:
         NotAllowedError: the principal may not move a protected tag.
@@ -97,7 +97,7 @@ def check_draft(
 
 
 def _read(config: LoraAdapterConfig, header: Header, table: TargetTable, lineage: LoadedPath) -> Checkpoint:
-    """The checkpoint; where it does not fit the base model, the error names the one that it was trained on."""
+    """The checkpoint; if it does not fit the base model, the error names the one that it was trained on."""
     try:
         return read_checkpoint(config, header.entries, table)
     except InvalidAdapterError as wrong:

@@ -1,4 +1,4 @@
-"""The parent by an adapter's configuration, where it was trained on a model from a Hub-compatible view.
+"""The parent by an adapter's configuration, if it was trained on a model from a Hub-compatible view.
 
 PEFT records the repo id that the model was loaded by, or its folder in the Hub's cache. It records the revision only if
 the trainer passed one (``LoraConfig(revision=...)``, ``get_peft_model(..., revision=...)``). A commit id of the merged

@@ -116,8 +116,8 @@ def check_lineage(blobs: Blobs, parent: LoadedPath, checkpoint: Checkpoint, sour
 
     Raises:
         InvalidAdapterError: ``lineage_mismatch``; ``non_finite``, it changes rows of the base model that hold NaN or
-            infinity; ``tied_partial`` where tied tensors differ; or what
-            `registry.tensors.path.programs.path_programs` raises.
+            infinity; ``tied_partial`` if tied tensors differ; or what `registry.tensors.path.programs.path_programs`
+            raises.
     """
     with ExitStack() as open_blobs:
         table = path_table(blobs, parent)

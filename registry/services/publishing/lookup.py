@@ -47,7 +47,7 @@ from registry.tensors.lineage.paths import LoadedPath
 
 
 def named(session: Session, told: DerivedFrom | None) -> DerivedFrom | None:
-    """The same with the reference that the revision has here, where the receipt is of an export without names."""
+    """The same with the reference that the revision has here, if the receipt is of an export without names."""
     if told is None or told.reference is not None or told.digest is None:
         return told
     return told.model_copy(update={"reference": revisions.anywhere(session, told.digest)})
@@ -198,7 +198,7 @@ def look_up(
     claims: Claims | None,
     nesting: Nesting | None,
 ) -> Lookup:
-    """Look a draft up; ``nesting`` only where nothing is published yet.
+    """Look a draft up; ``nesting`` only if nothing is published yet.
 
     Raises:
         What `registry.services.publishing.candidates.check_draft` raises about its path and parent.
@@ -243,7 +243,7 @@ def _told(draft: Draft, config: LoraAdapterConfig) -> Told:
 
 
 def _word(draft: Draft) -> str | None:
-    """How the parent is known, where it is settled."""
+    """How the parent is known, if it is settled."""
     if draft.combination is not None:
         return COMBINED
     if draft.rebased:

@@ -53,7 +53,7 @@ class _OpenFolder:
     """The weights in a folder, and those that the live links of some paths start from, both open."""
 
     base: BaseTensors
-    named: Held  # those of the folder, by the base's names where they have one
+    named: Held  # those of the folder, by the base's names if they have one
     table: TargetTable
     replaced: frozenset[str]  # tensors of the base model that are not its own any more
     digests: Mapping[str, str]  # of the others
@@ -255,7 +255,7 @@ def _document(folder: Path, name: str, names: Sequence[str]) -> bytes | None:
 
 
 def by_names_of(base: Mapping[str, object], found: Held) -> Held:
-    """The tensors of a folder by the base's names, where either side's names may have an additional leading part."""
+    """The tensors of a folder by the base's names, if either side's names may have an additional leading part."""
     best: Held = {}
     most = 0
     for rename in _renamings(base, found):

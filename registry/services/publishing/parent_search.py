@@ -49,7 +49,7 @@ class OnBase:
     left: PathsLeft
     paths: Mapping[str, LoadedPath]  # that were compared, by reference
     verdict: Verdict
-    nearest: Standing  # of all: the first that samples are near, where nothing fits
+    nearest: Standing  # of all: the first that samples are near, if nothing fits
     orders: Mapping[str, Sequence[str]]  # other orders of links that were compared, by their names in the verdict
     dtype: str  # of most of the folder, as options call it
     unread: tuple[str, ...] = ()  # that were retracted, so that a service does not give them to compare
@@ -150,7 +150,7 @@ def _on_base(where: Port, root: LoadedPath, folder: Path, held: Held, progress: 
 
 
 def _nearest(where: Port, near: Sequence[NearPath], verdict: Verdict, folder: Path, held: Held) -> Standing:
-    """The nearest path of all by samples, where nothing fits: the others were struck out, and not compared."""
+    """The nearest path of all by samples, if nothing fits: the others were struck out, and not compared."""
     if not near:
         return verdict.nearest
     first, known = near[0], verdict.nearest
@@ -188,7 +188,7 @@ def fittings(blobs: Blobs, paths: Sequence[LoadedPath]) -> tuple[Fitting, ...]:
 
 @dataclass(frozen=True)
 class _Functions:
-    """Digests of what paths stand for; where ``looking``, links that do the same, or nothing, are known as such."""
+    """Digests of what paths mean; if ``looking``, links that do the same, or nothing, are known as such."""
 
     blobs: Blobs
     opened: ExitStack

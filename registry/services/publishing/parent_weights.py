@@ -1,11 +1,11 @@
 """The parent by the weights in the folder that an adapter was trained on.
 
 The weights prove a parent, contradict one, or match nothing known here; if they can't be compared, a notice says so.
-They prove one only where the folder is older than the adapter and is that parent's bit for bit, see decision 26.
-The comparison is made where the folder is: a service relies on what its client reports.
+They prove one only if the folder is older than the adapter and is that parent's bit for bit, see decision 26. The
+comparison is made where the folder is: a service relies on what its client reports.
 
-Where all revisions were searched, nothing is assumed: the weights are those of one path alone, or the publish is
-refused with what is nearest.
+If all revisions were searched, nothing is assumed: the weights are those of one path alone, or the publish is refused
+with what is nearest.
 """
 
 from __future__ import annotations

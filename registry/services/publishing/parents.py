@@ -193,7 +193,7 @@ def _settled(told: Told, doubt: Doubt) -> bool:
 
 
 def _unsaid(session: Session, place: Place, told: Told, notices: tuple[str, ...]) -> Parent:
-    """The parent where no evidence names one: the only one possible, ``named`` or ``assumed``."""
+    """The parent if no evidence names one: the only one possible, ``named`` or ``assumed``."""
     base, above = place.base, place.above
     named = None
     if told.compared is None:

@@ -29,7 +29,7 @@ _Found = tuple[Verdict, Mapping[str, Sequence[str]]]
 
 @dataclass(frozen=True)
 class Compared:
-    """What comparisons of whole folders came to, for who searches with the same folders again among more revisions.
+    """What comparisons of whole folders came to, for searching with the same folders again among more revisions.
 
     Folders are taken to stay as they are.
     """

@@ -342,7 +342,7 @@ def _with_link(candidate: Candidate, found: PublishPreview) -> LoadedPath:
 
 
 def _named(path: LoadedPath) -> LoadedPath:
-    """A path, referred to without a number where its last revision is only planned and has none."""
+    """A path, referred to without a number if its last revision is only planned and has none."""
     return replace(path, reference=path.links[-1].path) if path.links and not path.links[-1].number else path
 
 

@@ -52,7 +52,7 @@ def with_notices(
         deployment: where it is to be published.
         new: the revision.
         known: those of its digests that are stored already; None: not looked up yet.
-        directions: of its factors, where these were read.
+        directions: of its factors, if these were read.
     """
     found = () if directions is None else of_directions(directions)
     files = {file.path: file.digest for file in new.files}

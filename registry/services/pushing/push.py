@@ -131,7 +131,7 @@ class Push:
 
     path: Path
     message: str
-    parent: str | None  # a reference, where its description names one
+    parent: str | None  # a reference, if its description names one
     files: Mapping[str, Sent]
     after: int | None = None  # number of the newest revision that it is based on, 0: none; None: it names none
 
@@ -211,10 +211,10 @@ def _wait(deployment: Deployment, path: Path, parts: Parts) -> dict[str, PushedR
 
 
 def _taken_meanwhile(deployment: Deployment, parts: Parts, error: UnavailableError) -> Parts:
-    """The parts, where another push of the same bytes by the same token took their upload and stores them now.
+    """The parts, if another push of the same bytes by the same token took their upload and stores them now.
 
     Raises:
-        UnavailableError: ``error``, where nothing is stored in the end: the store has lost the bytes.
+        UnavailableError: ``error``, if nothing is stored in the end: the store has lost the bytes.
     """
     deadline = time.monotonic() + _OTHERS
     digests = {part.digest for part in parts.values() if part.upload is not None}

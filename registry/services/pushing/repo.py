@@ -29,7 +29,7 @@ from registry.transfer.publish_request import MAX_CONFIG
 
 STATE: Final = "trainer_state.json"
 LEAST_BY_LFS: Final = 2 << 20
-"""Bytes of weights from which on they go by LFS, where the client is known to use it: it takes less time."""
+"""Bytes of weights from which on they go by LFS, if the client is known to use it: it takes less time."""
 MOST_INLINE: Final = 256 << 20
 """Bytes of weights in a commit; larger ones go by LFS with every client."""
 MOST_LARGE: Final = 5 << 30
@@ -158,7 +158,7 @@ def _path_of(repo_id: str) -> str:
 
 
 def place_of(deployment: Deployment, repo_id: str) -> Path:
-    """The path that a repo id stands for, where this principal may publish.
+    """The path of a repo id, if this principal may publish to it.
 
     Raises:
         UsageError: the id names no path, or a base model.

@@ -218,7 +218,7 @@ def _fields(
     dropped = []
     for key in (*TAKEN, *LICENCE):
         if key not in found or (key in LICENCE and found[key] == facts.licence.get(key)):
-            continue  # the base model's own licence, such as llama3, stays where the base model is called llama
+            continue  # the base model's own licence, such as llama3, stays if the base model is called llama
         texts = front_matter.texts(found[key])
         kept = [text for text in texts if not _hides(hidden, text)]
         found[key] = (kept if isinstance(found[key], list) else kept[0]) if kept else None

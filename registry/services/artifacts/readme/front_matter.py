@@ -40,7 +40,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def split(card: str) -> tuple[Metadata, str]:
-    """The metadata of a card and the rest of it; none where its front matter is malformed."""
+    """The metadata of a card and the rest of it; none if its front matter is malformed."""
     try:
         found, rest = _divided(card)
         return _parsed(found), rest
