@@ -38,7 +38,7 @@ def _ends_no_training(handler: _Handler) -> _Handler:
 class RegistryCallback(TrainerCallback):  # type: ignore[misc] # of a library without types
     """Publishes the adapter that a Trainer trains: at the end the best, if known, else the last.
 
-    It copies what the trainer saved into ``OUTPUT_DIR/_registry``, and publishes it from there in a thread. A failed
+    It copies what the trainer saved into ``OUTPUT_DIR/_registry``, and publishes that copy in a thread. A failed
     publish never ends or stops the training: it is logged, waits on the disk, and is tried again at the end, by the
     next run with this folder, and by ``registry publish --resume OUTPUT_DIR``. Only the first process publishes.
 

@@ -128,7 +128,7 @@ def publish_model(
 ) -> Published:
     """Publish the adapter of a PeftModel as the next revision of a path, from any training loop.
 
-    It is saved to a temporary folder by PEFT and published from there; the model stays as it is. The git commit of the
+    PEFT saves it to a temporary folder, from which it is published; the model stays as it is. The git commit of the
     working directory and the ids of open runs of W&B and MLflow become annotations, and the reference is written into
     these runs. Of several processes that train together, call it in one.
 

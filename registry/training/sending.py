@@ -191,7 +191,7 @@ def publish_waiting(
         refused: is called with the folder of each that is not published, and why.
 
     Raises:
-        NotFoundError: no `RegistryCallback` has worked there.
+        NotFoundError: no `RegistryCallback` has used the folder.
         UnavailableError: the registry is away; what was published before stays published.
     """
     outbox = Outbox(output)

@@ -2,7 +2,7 @@
 
 Only what the target lacks is sent: a revision that it has by digest is left alone, and of a new one only the bytes that
 it requests are sent. So copying is idempotent and resumes where it was interrupted. The target's own decisions stay: a
-tag that names another revision there is reported and not moved, and a card that was edited at the target is not
+tag that names another revision in the target is reported and not moved, and a card that was edited at the target is not
 replaced.
 """
 

@@ -85,7 +85,7 @@ class Landed:
 
     answer: Published
     path: TreePath  # in the registry that is imported into
-    there: str | None  # of the same revision in that registry
+    there: str | None  # reference of the same revision in that registry
     merged: tuple[str, str] | None = None  # the only thing that shows its parent: a model that is both, and how equal
 
 
