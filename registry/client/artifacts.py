@@ -32,7 +32,7 @@ def plan_artifact(transport: Transport, ref: str, options: Options, *, is_use: b
 
 
 def measured_by_service(transport: Transport, plan: ArtifactPlan) -> Fidelity | None:
-    """What the service measured of a merged model when it was materialised; None: it was not."""
+    """What the service measured of a merged model when it was materialised; None: it was not measured."""
     if not KINDS[plan.kind].is_model or plan.plan.dtype is not None or not plan.lineage:
         return None
     found = transport.get("/materialisations", Page[Materialisation], ref=plan.reference)

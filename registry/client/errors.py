@@ -147,7 +147,7 @@ def read_problem(response: httpx.Response) -> Problem | None:
 
 
 def foreign_answer(url: str, response: httpx.Response) -> UnavailableError | None:
-    """The error if a response is not from a registry of this protocol; None: it is."""
+    """The error if a response is not from a registry of this protocol, else None."""
     said = response.headers.get(PROTOCOL_HEADER)
     if said is None:
         return not_a_registry(url, response)

@@ -246,7 +246,7 @@ def _kept_by_others(session: Session, repo: Repo) -> dict[int, str]:
         try:
             plan = plain_plan(path_in(session, Reference(repo.path, number=number)), Options(kind=repo.kind))
         except RetractedError:
-            continue  # retracted revisions are not served, even if rendered elsewhere
+            continue  # retracted revisions are not served, regardless of who rendered them
         if plan is not None and plan.digest == plan_digest:
             found[number] = repo.names.made_by(numerics)
     return found

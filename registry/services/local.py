@@ -90,7 +90,7 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
             NotFoundError: the folder has none, and ``create`` is false.
         """
         folder = Path(folder).expanduser().absolute()
-        if os.path.isfile(folder):  # noqa: PTH113 - false, and no error, for what can't be read
+        if os.path.isfile(folder):  # noqa: PTH113 - false, and no error, for what can't be accessed
             kind = UnavailableError if create else NotFoundError
             raise kind(f"There is no registry in {folder}: it is a file, and a folder is expected.")
         with telling_unreadable(folder):

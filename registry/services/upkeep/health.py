@@ -117,7 +117,7 @@ class _Check:
                 self._damaged(row, self._why_incomplete)
 
     def _side_by_side(self, objects: _Ahead, prefix: str) -> Iterator[tuple[BlobRef, int | None]]:
-        """Every row with the size of its object, None: it is missing; counts objects without a row."""
+        """Every row with the size of its object (None: missing); counts objects without a row."""
         unnamed: list[str] = []
 
         def pass_unnamed(before: str | None) -> None:
