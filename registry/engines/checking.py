@@ -57,7 +57,7 @@ _MERGED: Final = "Serve the path merged."
 
 
 def in_short(answer: EngineAnswer) -> list[str]:
-    """The reasons of an answer that is kept, which has their codes alone; those of later versions as they are."""
+    """The reasons of a stored answer, which has their codes alone; codes of later versions unchanged."""
     codes = dict.fromkeys(answer.reasons)
     if "rank" in codes and answer.max_lora_rank is not None:
         more = f"its rank is {answer.rank}, above {answer.max_lora_rank}, unless the engine is started with more"
@@ -187,11 +187,11 @@ def _reasons(row: Engine, parts: Parts, limit: int | None, base: BaseFacts) -> I
         modules = () if part == "model" else tuple(found)
         yield EngineReason(code=part, modules=modules, sentence=sentence, remedy=_MERGED, source=rule.source)
         if part == "model":
-            return  # what it has beside is no matter there
+            return  # its other parts don't matter then
 
 
 def _alone(row: Engine, parts: Parts) -> list[str]:
-    """Modules that lack one beside them that the engine stacks them with."""
+    """Modules that lack one of those that the engine stacks them with."""
     linear = set(parts.modules.get("modules", ()))
     return sorted(name for name in linear if _lacks(name, row, linear))
 
@@ -239,12 +239,12 @@ def _would_do(
 
 
 def options_for(options: Options, found: EngineCheck) -> Options:
-    """The options of the artifact that an engine loads, by its check: filled up, and truncated where that is asked for.
+    """The options of the artifact that an engine loads, by its check: filled up, and truncated if requested.
 
     ``options.max_error`` allows a truncation of what is above the limit; the rest is exact, whatever error is allowed.
 
     Raises:
-        InvalidAdapterError: ``engine_limits``, there is no such adapter.
+        InvalidAdapterError: ``engine_limits``, no such adapter exists.
     """
     others = [reason for reason in found.reasons if reason.code != "rank"]
     truncates = not found.loads and options.max_error is not None
@@ -260,7 +260,7 @@ def options_for(options: Options, found: EngineCheck) -> Options:
 
 
 def kept_refusal(answer: EngineAnswer) -> str | None:
-    """Why an engine loads a revision with no limit that it can be started with, by a kept answer; None: it does."""
+    """Why an engine loads a revision with no limit that it can be started with, by a stored answer; None: it does."""
     row = ENGINES[answer.engine]
     why = [f"{code} ({rule.why})" for code, rule in row.rules.items() if code in answer.reasons]
     if "rank" in answer.reasons and answer.rank is not None and startable(row, answer.rank) is None:

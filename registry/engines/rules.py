@@ -33,7 +33,7 @@ class Rule:
     only_on: frozenset[str] = frozenset()  # and those on which alone it does not, of the rule about the model
     more_on: Mapping[str, frozenset[str]] = field(
         default_factory=dict
-    )  # model type -> last names that it loads there, too
+    )  # model type -> last names that it loads on it, too
     less_on: Mapping[str, frozenset[str]] = field(default_factory=dict)  # and those that it does not, of `but_for`
 
     def loads(self, module: str, model_type: str | None) -> bool:
@@ -278,4 +278,4 @@ def _digest(row: Engine) -> str:
 
 
 RULES: Final[Mapping[EngineName, str]] = {name: _digest(row) for name, row in ENGINES.items()}
-"""The digest of each engine's rules: an answer that was kept holds for these rules alone."""
+"""The digest of each engine's rules: a stored answer is valid for these rules alone."""

@@ -26,7 +26,7 @@ CHUNK: Final = 1 << 20
 _BUFFERS: Final = 3
 
 Fill = Callable[[memoryview], int]
-"""Fills a buffer from a stream; returns how many bytes it put there, fewer than fit only at the end."""
+"""Fills a buffer from a stream; returns how many bytes it wrote, fewer than fit only at the end."""
 Each = Callable[[int, memoryview], None]
 """Gets a chunk and its offset."""
 
@@ -71,7 +71,7 @@ _SETTLED: Final = 3.0
 
 
 class Stamp(NamedTuple):
-    """What the file system says of a file, and says otherwise once somebody has written to it."""
+    """What the file system reports of a file; it changes once somebody has written to the file."""
 
     size: int
     modified: int
@@ -81,7 +81,7 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, found: os.stat_result) -> Stamp:
-        """The stamp in what ``stat`` says."""
+        """The stamp in what ``stat`` returns."""
         return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
 
     def settled_at(self, moment: float) -> bool:

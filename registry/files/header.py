@@ -160,7 +160,7 @@ def write_header(
     """Lay out tensors, given as (name, dtype, shape), one after another in the given order.
 
     Returns the bytes that come before the first tensor (padded with spaces to 8 bytes, as the reference
-    implementation does) and the header that they say.
+    implementation does) and the header that they encode.
     """
     document: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     laid_out: list[tuple[str, str, tuple[int, ...], int, int]] = []

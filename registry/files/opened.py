@@ -1,8 +1,8 @@
 """Open files, and locks on folders, as POSIX and Windows have them: what differs between the two is here.
 
 On POSIX a lock is a ``flock`` on the folder itself, which any process of the machine sees, also on a folder that it
-may only read. Windows opens no folders: there it is a range of a hidden file beside the folder, of which who shares
-the lock takes one byte, and who wants it alone takes all. Either way it ends with its process, however that ends.
+may only read. Windows opens no folders: on it the lock is a range of a hidden file next to the folder; a shared lock
+takes one byte of it, an exclusive one takes all. Either way the lock ends with its process, however that ends.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def open_to_read(file: Path) -> int:
 
 
 def open_new(file: Path) -> int:
-    """A descriptor of a file that was not there before; raises OSError."""
+    """A descriptor of a file that did not exist before; raises OSError."""
     return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o644)
 
 
@@ -74,7 +74,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def others_may_open(descriptor: int) -> bool:
-    """Whether the mode of a file lets other users of the machine in; on Windows modes say nothing of them."""
+    """Whether the mode of a file lets other users of the machine in; on Windows modes don't describe them."""
     return hasattr(os, "getuid") and bool(os.fstat(descriptor).st_mode & 0o077)
 
 
@@ -109,7 +109,7 @@ def lock_folder(folder: Path, *, shared: bool = False, wait: bool = True) -> Fol
 
     Raises:
         BlockingIOError: somebody else has it, and this does not ``wait``.
-        OSError: there is no such folder, or it can't be locked.
+        OSError: the folder does not exist, or can't be locked.
     """
     if not _IS_POSIX:
         return _lock_beside(folder, shared=shared, wait=wait)
@@ -128,7 +128,7 @@ def _beside(folder: Path) -> Path:
 
 
 def _lock_beside(folder: Path, *, shared: bool, wait: bool) -> FolderLock:
-    folder.stat()  # raises where there is none
+    folder.stat()  # raises if it does not exist
     descriptor = os.open(_beside(folder), os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
     try:
         while (taken := _take(descriptor, shared=shared)) is None:

@@ -26,7 +26,7 @@ _SMALLEST: Final = 16  # as powers of two: 64 KiB, below which malloc has memory
 _LARGEST: Final = 23  # 8 MiB, a block of the grid in float64
 _KEPT: Final = 16 << 20  # bytes of each size that nobody holds
 
-# Windows has no such flags: memory without a file is a process's own there.
+# Windows has no such flags: on it, memory without a file belongs to one process.
 _OWN: Final = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 _SIZES: Final = range(_SMALLEST, _LARGEST + 1)
 _LENT: Final = {bits: ctypes.c_ubyte * (1 << bits) for bits in _SIZES}  # ctypes would make such a type for each call
@@ -63,20 +63,20 @@ class ByteSource(Protocol):
         """Bytes."""
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` from ``offset``; raises `IntegrityError` when the bytes are not there or not right."""
+        """Fill ``buffer`` from ``offset``; raises `IntegrityError` if the bytes are missing or wrong."""
 
 
 class HoldingSource(ByteSource, Protocol):
     """A source that may have its bytes in memory."""
 
     def held(self, start: int, stop: int) -> memoryview | None:
-        """The bytes ``start`` to ``stop`` where they are kept, not to be changed; None: they are not in one place."""
+        """The bytes ``start`` to ``stop`` in place, not to be changed; None: they are not contiguous in memory."""
 
 
 def held(source: ByteSource, start: int, stop: int) -> memoryview | None:
     """The bytes where a `HoldingSource` keeps them; None: they have to be read.
 
-    Asked of its class, ``isinstance`` takes as long as reading some hundred KB.
+    ``isinstance`` with the protocol takes as long as reading some hundred KB.
     """
     look: Callable[[int, int], memoryview | None] | None = getattr(source, "held", None)
     return None if look is None else look(start, stop)
@@ -100,7 +100,7 @@ def look_at(source: ByteSource, start: int, stop: int) -> memoryview:
 
 
 class BytesSource:
-    """Bytes in memory; ``what`` names them where more of them is asked for than there is."""
+    """Bytes in memory; ``what`` names them in the error for a range beyond their end."""
 
     def __init__(self, data: bytes, what: str) -> None:
         self._data = memoryview(data)
@@ -117,11 +117,11 @@ class BytesSource:
         buffer[:] = self._data[offset:stop]
 
     def beyond(self, start: int, stop: int) -> RegistryError:
-        """The error for bytes that are not there."""
+        """The error for bytes beyond the end."""
         return IntegrityError(f"Bytes {start} to {stop} of {self._what} were requested, but it has {self.size}.")
 
     def close(self) -> None:
-        """There is nothing to release."""
+        """Nothing needs to be released."""
 
 
 NOWHERE: Final = BytesSource(b"", "what is in memory already")

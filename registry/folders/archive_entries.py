@@ -1,7 +1,7 @@
 """The entries of an archive, each looked at before anything of it is written: an archive is a stranger's.
 
 Nothing but plain files and folders is taken: no links, no devices, no name that leads out of it or that not every
-system can hold, no more than bounds allow. What a number in it says is believed nowhere.
+system can hold, no more than bounds allow. No number in it is trusted.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _words(kind: int) -> str:
 
 
 def entries_of(archive: Path) -> Iterator[Entry]:
-    """The entries of an archive, one after the other; the stream of each is read before the next one is asked for."""
+    """The entries of an archive, one after the other; the stream of each is read before the next one is requested."""
     with reading(archive):
         yield from (_of_zip if archive.name.lower().endswith(".zip") else _of_tar)(archive)
 

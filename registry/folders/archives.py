@@ -57,7 +57,7 @@ class Opened:
     _members: dict[tuple[Path, int, int], dict[str, int]] = field(default_factory=dict)  # of archives as they were
 
     def folder(self, place: str | PathLike[str]) -> Path:
-        """A path on this machine; one that leads to or into an archive as the folder with what lies there.
+        """A path on this machine; one that leads to or into an archive as the folder of its unpacked files.
 
         Raises:
             InvalidAdapterError: ``bad_archive`` or ``path_traversal``, the archive is not unpacked.
@@ -86,8 +86,8 @@ class Opened:
         A LoRA file of an image model is a folder, too.
 
         Raises:
-            UsageError: there are several.
-            InvalidAdapterError: ``missing_file``, there is none; or what `folder` raises.
+            UsageError: several exist.
+            InvalidAdapterError: ``missing_file``, none exists; or what `folder` raises.
         """
         archive = archive_of(Path(place))
         if wanted != "model" and archive is None and is_lora_file(Path(place)):
@@ -255,7 +255,7 @@ def _in_json(path: Path) -> str:
 
 @contextmanager
 def opened(convert: Convert, progress: Progress) -> Iterator[Opened]:
-    """Let paths lead into archives; whatever was written for that is removed on exit, however that comes about.
+    """Let paths lead into archives; whatever was written for that is removed on every exit.
 
     Args:
         convert: reads pickles.

@@ -121,7 +121,7 @@ def dialect_of(names: Collection[str]) -> Dialect | None:
 def what_it_is(
     where: str, names: Collection[str], left_out: Collection[str], others: Sequence[str], head: Head | None
 ) -> str | None:
-    """What the folder holds and what to do, in two sentences; None: it can't be told.
+    """What the folder holds and what to do, in two sentences; None: it is unknown.
 
     Args:
         where: the folder, as messages name it.
@@ -212,7 +212,7 @@ def is_unread_archive(name: str) -> bool:
 
 
 def no_folder(place: Path, expected: str = "") -> NotFoundError:
-    """The error for what is named as a folder and is none: it says what a single file is, or what is there instead.
+    """The error for what is named as a folder and is none: it says what a single file is, or what exists instead.
 
     Args:
         place: as it was given.
@@ -229,7 +229,7 @@ def no_folder(place: Path, expected: str = "") -> NotFoundError:
 
 
 def _near(place: Path) -> str:
-    """A sentence with the folder that is missing above one, or those that are called like it; empty: there is none."""
+    """A sentence with the missing folder above one, or those with a similar name; empty: none of either."""
     above = place.absolute().parent
     if not above.is_dir():
         gone = next(one for one in (above, *above.parents) if one.parent.is_dir())
@@ -283,7 +283,7 @@ def _tensors(head: bytes) -> Collection[str]:
 
 
 def gguf_in(where: str, names: Collection[str], instead: str = "Publish the folder of PEFT") -> str | None:
-    """That what lies there is for llama.cpp, and what to do ``instead`` with what it was made from; None: it is not.
+    """That the files are for llama.cpp, and what to do ``instead`` with what they were made from; None: they are not.
 
     Of a pipeline of diffusers, which part of it is the model.
     """

@@ -1,6 +1,6 @@
 """Heaps of folders as teams leave them: what each folder is, and which checkpoints belong to which run.
 
-Folders are told apart by the names in them alone. No link is followed: files of a cache of the Hub's client are links
+Folders are classified by the names in them alone. No link is followed: files of a cache of the Hub's client are links
 into its blobs, which `registry.folders.scan` knows. The state of a trainer of transformers has figures that become
 metrics. Needs no torch.
 """
@@ -132,7 +132,7 @@ KINDS: Final = (
 """`Kind.taken`: what is tried with it, so that it is refused with the very sentence of that."""
 
 NOT_ENTERED: Final = re.compile(r"\..*|__pycache__|global_step\d+|wandb|mlruns|runs-tensorboard|node_modules")
-"""Names of folders that are not looked into: hidden ones, and what programs keep there."""
+"""Names of folders that are not looked into: hidden ones, and those where programs store their own files."""
 
 CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
 HUB_REPO: Final = re.compile(r"models--([^/]+?)--([^/]+)")
@@ -220,7 +220,7 @@ def walk_heap(root: Path, opened: Archives) -> Heap:
         opened: unpacks the archives that hold an adapter or a model.
 
     Raises:
-        NotFoundError: there is no such folder.
+        NotFoundError: the folder does not exist.
         What `registry.folders.archives.Opened.folder` raises, for the root.
     """
     folder = opened.folder(root)

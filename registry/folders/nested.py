@@ -64,7 +64,7 @@ def nested_adapters(folder: Path, base: str, rename: Mapping[str, str]) -> Nesti
 
     Raises:
         UsageError: ``base`` is not the name of a base model, or ``rename`` can't be applied.
-        NotFoundError: there is no such folder.
+        NotFoundError: the folder does not exist.
         UnavailableError: it can't be read.
         InvalidAdapterError: ``missing_file`` or ``checkpoint_folders``, it contains no adapter.
     """
@@ -156,7 +156,7 @@ class _Walk:
 
 def _group(folder: Path) -> InvalidAdapterError:
     names: list[str] = []
-    with suppress(OSError):  # what can't be read is told of where it is entered
+    with suppress(OSError):  # what can't be read is reported where it is entered
         below = (Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
         names = sorted(one.name for one in below if folder_reason(one) == ANOTHER_ADAPTER)
     listed = f" ({', '.join(names)})" if names else ""

@@ -267,7 +267,7 @@ def fill(
     ``make_receipt`` is called after all files are written; if it raises, nothing is left behind.
 
     Raises:
-        ConflictError: ``folder_taken``, something was created there meanwhile.
+        ConflictError: ``folder_taken``, something was created in its place meanwhile.
         UnavailableError, NotAllowedError: the file system denied it; nothing is left behind.
     """
     with telling_unwritable(place), staged_folder(place, leave=resumable) as staging:
@@ -288,7 +288,7 @@ def _check_space(place: Path, size: int) -> None:
 
 
 def export_in(place: Path, progress: Progress) -> Receipt | None:
-    """The receipt of the export in a folder; None: there is no folder, or an empty one.
+    """The receipt of the export in a folder; None: it does not exist, or is empty.
 
     Raises:
         ConflictError: ``folder_taken``, it holds something else, or an export that was changed.

@@ -1,15 +1,15 @@
 """Finds signs in a folder that an adapter was trained on quantised weights, as QLoRA does.
 
 The checkpoint does not record it: `adapter_config.json` has no field for how the base model was loaded. Possible signs
-are the model card or another file of the trainer, a `config.json` saved beside them, and the `config.json` of the base
-model, if that is a local folder. The base model's name may show it too. Where they tell how, that is found too: type,
+are the model card or another file of the trainer, a `config.json` saved with them, and the `config.json` of the base
+model, if that is a local folder. The base model's name may show it too. If they describe how, that is read too: type,
 block size, double quantisation.
 
-Tensors that belong to quantised weights: packed numbers, and what quantisers keep beside them.
+Tensors that belong to quantised weights: packed numbers, and what quantisers store with them.
 
 A name is a mark as a whole last part only: ``down_blocks`` is a module of every Stable Diffusion UNet, ``layer_scales``
-a parameter of many nets, and neither says anything about how numbers are kept. Where a last part alone could be either
-(``gate_up_proj_blocks``, ``codes``), the dtype decides: quantisers keep integers there, models train floats.
+a parameter of many nets, and neither says anything about how numbers are stored. If a last part alone could be either
+(``gate_up_proj_blocks``, ``codes``), the dtype decides: quantisers store integers in it, models train floats.
 
 The notice for an adapter that was trained on quantised weights: on the unquantised base it behaves differently.
 """
@@ -54,7 +54,7 @@ def _by_name(trained_on: str) -> str:
 
 
 def sign_in(notices: Iterable[str]) -> str | None:
-    """The sign in a revision's notices: for a copy, since there is no folder to look into."""
+    """The sign in a revision's notices: for a copy, which has no folder to look into."""
     found = (_SAID_IN_NOTICE.fullmatch(notice) for notice in notices)
     return next((match[1] for match in found if match), None)
 
@@ -81,7 +81,7 @@ _INTEGERS: Final = ("U8", "I8", "U16", "I16", "U32", "I32")
 
 
 def is_quantised(entry: TensorEntry) -> bool:
-    """Whether a tensor is packed weights, or what a quantiser keeps beside them.
+    """Whether a tensor is packed weights, or what a quantiser stores with them.
 
     Integers that are neither, such as a byte mask (GPT-2's ``attn.bias``) and position ids, belong to any model.
     """
@@ -111,7 +111,7 @@ class Sign:
 
 
 def sign_of_quantised(folder: Folder, trained_on: Path | None, name: str | None = None) -> Sign | None:
-    """A sign that an adapter was trained on quantised weights; None if there is no sign, which proves nothing.
+    """A sign that an adapter was trained on quantised weights; None if no sign is found, which proves nothing.
 
     Args:
         folder: the adapter's folder.
@@ -152,10 +152,10 @@ _SKIPPED: Final = re.compile(r"^[ \t]*[-*]?[ \t]*llm_int8_skip_modules[ \t]*:[ \
 
 
 def _how_of_text(text: str) -> FourBits | None:
-    """How weights were quantised by what PEFT's card, axolotl, LLaMA-Factory or TRL write; None: it is not told.
+    """How weights were quantised by what PEFT's card, axolotl, LLaMA-Factory or TRL write; None: it is unknown.
 
-    axolotl and LLaMA-Factory take nf4 and double quantisation unless they are told otherwise, TRL nf4 without it. Where
-    two lines contradict each other, nothing is told.
+    axolotl and LLaMA-Factory default to nf4 and double quantisation, TRL to nf4 without it. None too if two lines
+    contradict each other.
     """
     said: dict[str, set[str]] = {}
     for key, value in _SAID.findall(text):
@@ -208,7 +208,7 @@ def how_of_block(block: Mapping[str, Any]) -> FourBits | None:
 
 
 _DYNAMIC: Final = "-unsloth-bnb-4bit"
-"""Ends the names of copies that keep some of their linear modules in 16 bits, and only the files say which."""
+"""Ends the names of copies that have some of their linear modules in 16 bits; only the files show which."""
 
 
 def how_of_name(name: str | None) -> FourBits | None:

@@ -1,8 +1,8 @@
 """The receipt: what was computed for a fetched folder, and the digests of the result.
 
-It lies beside the artifact's files and is not one of them. When an adapter is trained on a folder fetched as
-``merged``, the receipt tells publish which revision is the parent. Other files may lie in the folder, too: those that
-programs load together with the artifact's are reported.
+It lies next to the artifact's files and is not one of them. When an adapter is trained on a folder fetched as
+``merged``, publish reads from the receipt which revision is the parent. Other files may lie in the folder, too: those
+that programs load together with the artifact's are reported.
 
 What a receipt says about the weights beside it is recorded as ``derived_from``, when a composed or truncated adapter is
 published or a merged model is added as a base. That proves nothing, because the files may have been overwritten.
@@ -45,7 +45,7 @@ _OF_A_TRAINER: Final = re.compile(r"random_states_\d+\.pkl|user_content\.pt|data
 _SOME: Final = 4
 """Names in a message."""
 _ENTERED: Final = re.compile(r"additional_chat_templates|custom_generate|onnx|openvino|\d+_[A-Za-z]\w*")
-"""Folders that are read without being asked for; the numbered ones are the modules of sentence-transformers."""
+"""Folders that are read without being named; the numbered ones are the modules of sentence-transformers."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def advice(loaded: Collection[str], what: str) -> str:
 
 
 def named(names: Collection[str]) -> str:
-    """A few names, and how many more there are."""
+    """A few names, and how many more follow."""
     some = sorted(names)[:_SOME]
     more = len(names) - len(some)
     return (
@@ -138,7 +138,7 @@ def read_receipt(file: Path, error: type[RegistryError] = IntegrityError) -> Rec
     """Read a receipt, or the receipt in a folder.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: it does not exist.
         error: it is not a receipt.
     """
     try:
@@ -196,7 +196,7 @@ def derived_from(
 ) -> tuple[DerivedFrom | None, tuple[LeftOut, ...]]:
     """What the receipt beside some weights says about them, and the left-out files with their reasons updated.
 
-    None: there is no receipt, or it is about other files, since an adapter may be saved into a merged model's folder.
+    None: no receipt, or one about other files, since an adapter may be saved into a merged model's folder.
     """
     listed = tuple(left_out)
     told = tuple(one.model_copy(update={"reason": _UNREADABLE}) if one.path == RECEIPT else one for one in listed)

@@ -32,7 +32,7 @@ OF_PICKLE: Final = (
 )
 """The notice of a revision whose weights come from it."""
 EXACT_WEIGHTS: Final = "model.exact"
-"""What a full fine-tune that is kept exactly has in the place of PEFT's weights."""
+"""What a full fine-tune that is stored exactly has in the place of PEFT's weights."""
 MODEL_CONFIG: Final = "config.json"
 RECEIPT: Final = "registry-receipt.json"
 MAX_FILES: Final = 20_000
@@ -91,7 +91,7 @@ def scan(folder: Path, error: type[RegistryError]) -> Folder:
     """List a folder by the rules of this module.
 
     Raises:
-        NotFoundError: there is no such folder.
+        NotFoundError: the folder does not exist.
         UnavailableError: the folder, or one below it, can't be read.
         error: ``link_outside`` for a symbolic link that leads out, ``bad_config`` for a name that can't be stored.
     """
@@ -340,7 +340,7 @@ def adapter_folder(folder: Path, written: Written | None = None) -> Folder:
         written: makes what an adapter lacks; None: such a folder is refused.
 
     Raises:
-        NotFoundError: there is no such folder.
+        NotFoundError: the folder does not exist.
         InvalidAdapterError: ``missing_file``, ``pickle`` or ``checkpoint_folders`` if the two files are missing.
     """
     found = scan(folder, InvalidAdapterError)
@@ -395,7 +395,7 @@ def models_beside(names: Collection[str]) -> tuple[LeftOut, ...]:
 
 
 def require_adapter(where: str, taken: Collection[str], left_out: Iterable[LeftOut], head: Head | None = None) -> None:
-    """Check that PEFT's two files are among those taken; ``head`` reads headers of weights, if there already.
+    """Check that PEFT's two files are among those taken; ``head`` reads headers of weights, if available already.
 
     Raises:
         InvalidAdapterError: ``missing_file``, ``pickle`` or ``checkpoint_folders``.

@@ -1,7 +1,7 @@
 """Folders that get their final name only when they are complete, and the cache of fetched ones.
 
-A folder is filled beside its final place under a hidden name, with a lock on it. A killed run leaves the folder without
-its lock; the next run for the same place finds that and clears it. So it is with temporary folders, too.
+A folder is filled next to its final place under a hidden name, with a lock on it. A killed run leaves the folder
+unlocked; the next run for the same place finds it and clears it. The same holds for temporary folders.
 
 The cache of ``fetch`` has one folder per rendering, and a limit on the total size. Anything else in its directory
 belongs to the user: only folders with a name of the cache's form and a receipt are removed, and none that a process
@@ -78,12 +78,12 @@ _CANT: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP})
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Give each of two folders the other's name, so that both names are there at any time.
+    """Give each of two folders the other's name, so that both names exist at any time.
 
     False where that can't be done in one step: not on Linux, and on file systems such as NFS.
 
     Raises:
-        OSError: one of them is not there, or may not be renamed.
+        OSError: one of them does not exist, or may not be renamed.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -200,7 +200,7 @@ def put_in_place(staging: Path, place: Path, *, replace: bool) -> None:
     be done in one step, it does so for the moment between two.
 
     Raises:
-        ConflictError: ``folder_taken``, something was created there meanwhile.
+        ConflictError: ``folder_taken``, something was created in its place meanwhile.
     """
     sync_folder(staging)
     if replace and place.exists():

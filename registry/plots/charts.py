@@ -97,7 +97,7 @@ def _step(length: float, most: int, *, whole: bool) -> float:
 
 
 def _factors(low: float, high: float, most: int) -> list[float]:
-    """Powers of ten, and 2 and 5 times them where there is room."""
+    """Powers of ten, and 2 and 5 times them if they fit."""
     powers = range(floor(log10(low)), ceil(log10(high)) + 1)
     every = max(1, ceil(len(powers) / most))
     fine, coarse = (
@@ -184,7 +184,7 @@ class BarChart(Drawing):
     word: Callable[[float], str] = number
 
     def sheet(self) -> Sheet:
-        """Bars with their names and totals, and below what colours are, where there are several."""
+        """Bars with their names and totals, and a legend below, if they have several colours."""
         left = 16 + LETTER * max((len(bar.name) for bar in self.bars), default=0)
         most = max((bar.total for bar in self.bars), default=0.0)
         names = list(dict.fromkeys(name for bar in self.bars for name in bar.parts))
@@ -223,7 +223,7 @@ _TELLING: Final = 200  # points that tell something
 
 @dataclass(frozen=True)
 class Point:
-    """A value, or a gap where it is not known, and what is told of it."""
+    """A value, or a gap if it is not known, and the text about it."""
 
     x: float
     y: float | None

@@ -58,7 +58,7 @@ class HeatMap(Drawing):
         rows, columns: labels, from the top and from the left.
         across: what the columns are, such as ``layer``.
         unit: what the values are, beside the legend.
-        values: by row and column; what is not there is left blank.
+        values: by row and column; missing ones are left blank.
         scale: the shades of the values.
         word: a value in words.
     """

@@ -42,7 +42,7 @@ class Scale:
 
     @property
     def measure(self) -> Measure | None:
-        """What a legend says; None where no point has the number."""
+        """The name and range in a legend; None if no point has the number."""
         if not self.values:
             return None
         return Measure(self.name, self.word(min(self.values.values())), self.word(max(self.values.values())))
@@ -60,7 +60,7 @@ class Node:
     Args:
         label: beside its point; cut in the middle where it is long.
         href: where it leads.
-        told: a line for whoever points at it, such as the reference and figures. Marks and tags are told too.
+        told: a line for whoever points at it, such as the reference and figures. Marks and tags are added to it.
         size: of its point, from 0 to 1; none of its own without it.
         shade: of its point, from 0 to 7; hollow without it.
         more: how many nodes below it are not among its children, nor below them.
@@ -89,7 +89,7 @@ class Node:
 
     @property
     def kept(self) -> bool:
-        """Whether folding leaves it, if there is room."""
+        """Whether folding leaves it, if it fits."""
         return self.keep or self.current or self.on_path or self.found
 
 
@@ -106,9 +106,9 @@ class _Row:
 def folded(root: Node, most: int = MOST, widest: int = WIDEST) -> Node:
     """A tree of at most ``most`` nodes, each other one counted in ``more`` of the node that it is folded into.
 
-    First come the nodes to be kept and all above them: the current path, then in the order of the tree. Then whole
+    First come the marked nodes and all above them: the current path, then in the order of the tree. Then whole
     levels from the root on; of the first that doesn't fit, as many children of each family as fit, if that is at least
-    3 a family. Where anything is folded, families are cut after ``widest`` children, but for those to be kept.
+    3 a family. If anything is folded, families are cut after ``widest`` children, except marked ones.
     """
     rows = _rows(root)
     if len(rows) <= most:
@@ -141,7 +141,7 @@ def _rows(root: Node) -> list[_Row]:
 
 
 def _kept(rows: list[_Row], most: int) -> set[int]:
-    """The root, and of the nodes to be kept as many as fit, with all above them."""
+    """The root, and as many of the marked nodes as fit, with all above them."""
     chosen = {0}
     marked = [at for at, row in enumerate(rows) if row.node.kept]
     marked.sort(key=lambda at: not (rows[at].node.current or rows[at].node.on_path))

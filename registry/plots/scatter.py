@@ -18,7 +18,7 @@ _COUNT, _LARGEST = 5.5, 14.0  # radius of counts
 _DIGIT: Final = 5.5  # of a count, of 9 px
 _NAMES: Final = 60  # points that can still be named
 _LABEL: Final = 28  # letters of a name
-_TOLD: Final = 6  # names that are told of a count
+_TOLD: Final = 6  # names that the text of a count lists
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Dot:
     """A point.
 
     Args:
-        label: beside it, where there is room.
+        label: next to it, if it fits.
         href: where it leads.
         told: a line for whoever points at it.
         shade: from 0 to 7; one colour without it.
@@ -160,7 +160,7 @@ class _Cell:
 
     @property
     def text(self) -> str:
-        """The count, where there is room for it."""
+        """The count, if it fits."""
         text = str(self.count)
         return text if _DIGIT * len(text) + 3 <= 2 * self.radius else ""
 
@@ -192,7 +192,7 @@ class _Box:
 
 @dataclass(frozen=True)
 class _Name:
-    """A name beside a point."""
+    """A name next to a point."""
 
     of: Dot | Reference
     text: str
@@ -212,7 +212,7 @@ class _Name:
 
 
 def _names(single: Sequence[_Seen], taken: Sequence[_Box], frame: Frame) -> list[_Name]:
-    """The names of current points, and those of others where they cover nothing, if there are few."""
+    """The names of current points, and those of others that cover nothing, if the points are few."""
     names: list[_Name] = []
     boxes = list(taken)
     for one in sorted(single, key=lambda one: not one.dot.current):

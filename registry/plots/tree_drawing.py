@@ -41,7 +41,7 @@ class Placed(Generic[Item]):
     """A node in its place.
 
     Args:
-        item: what stands there.
+        item: what stands at this place.
         level: how many nodes are above it.
         place: across the levels; neighbours of one level are at least `SIBLINGS` apart, and the least of all is 0.
     """
@@ -180,7 +180,7 @@ _SMALL: Final = 6.4  # of tags and counts, of 10.5 px
 _WORD: Final = 6.2  # of other text, of 11 px: wide letters of a wide font
 _NAME: Final = 28  # letters of a name
 _TAGS: Final = 24  # letters of the tags of a node together
-_TOLD: Final = 240  # letters of a line that is told
+_TOLD: Final = 240  # letters of the text about a node
 _BESIDE: Final = 15  # from a point to its name
 _BEHIND: Final = "behind: its parent has newer revisions"
 
@@ -228,7 +228,7 @@ class TreeDrawing(Drawing):
 
 @dataclass(frozen=True)
 class _Part:
-    """Something beside a point, from left to right."""
+    """Something next to a point, from left to right."""
 
     kind: str
     text: str
@@ -238,7 +238,7 @@ class _Part:
 
 @dataclass(eq=False)
 class _Row:
-    """A node, or the count of its children that are not drawn, and what stands beside its point."""
+    """A node, or the count of its children that are not drawn, and what stands next to its point."""
 
     node: Node
     rest: bool = False
@@ -264,7 +264,7 @@ class _Row:
 
     @property
     def counts(self) -> bool:
-        """Whether it says how many are not drawn: beside a node, or in a row of their own below those that are."""
+        """Whether it shows how many are not drawn: next to a node, or in a row of their own below those that are."""
         return self.node.more > 0 and self.rest == bool(self.node.children)
 
     @property
@@ -290,7 +290,7 @@ class _Row:
 
     @property
     def told(self) -> str:
-        """What is told of it."""
+        """The text about it."""
         node = self.node
         marks = ["retracted"] * node.retracted + [_BEHIND] * node.behind
         tags = ["tags " + ", ".join(node.tags)] if node.tags else []
@@ -337,7 +337,7 @@ def _lines(placed: list[Placed[_Row]], columns: list[float], *, path: bool) -> s
 
 
 def _tags(tags: tuple[str, ...]) -> Iterator[str]:
-    """As many tags as there is room for, and how many more there are."""
+    """As many tags as fit, and the number of others."""
     room = _TAGS
     for at, tag in enumerate(tags):
         room -= len(tag)

@@ -1,6 +1,6 @@
 """Where the tensors of a running model lie in the base's files: each is one slot, or one for each piece of experts.
 
-The base's rows under a running model: kept in memory as far as the budget goes, else read from the registry.
+The base's rows under a running model: held in memory as far as the budget goes, else read from the registry.
 """
 
 from __future__ import annotations
@@ -157,8 +157,7 @@ def _not_followed(name: str) -> UsageError:
 def _check_whole(model: nn.Module, table: TargetTable, found: Layout) -> None:
     """What a module of the base has, the model's has too; and stacks of layers hold the same.
 
-    Beside that, whole modules may be missing, as an output head may in an encoder, and others may be there, as the head
-    of a classifier.
+    Whole modules may be missing, such as an encoder's output head, and others added, such as a classifier's head.
     """
     modules = dict(model.named_modules())
     for name, module in modules.items():
@@ -191,13 +190,13 @@ def _stacks(name: str, modules: Mapping[str, nn.Module]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class PristineTensors(BaseTensors):
-    """The base's tensors, of which some slots are kept on the CPU, in the dtype of the files.
+    """The base's tensors, of which some slots are held on the CPU, in the dtype of the files.
 
-    What is kept stays: paths are switched over all their modules in turn, so dropping the least recent would only make
-    the next one read again.
+    Held slots are never dropped: paths are switched over all their modules in turn, so dropping the least recent would
+    only make the next one read again.
 
     Args:
-        memory: bytes that may be kept.
+        memory: bytes that may be held.
     """
 
     memory: int = 0
@@ -205,7 +204,7 @@ class PristineTensors(BaseTensors):
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes that are kept."""
+        """Bytes that are held."""
         return sum(rows.nbytes for rows in list(self.kept.values()))
 
     def rows(self, slot: Slot) -> MatrixRows:
@@ -223,7 +222,7 @@ class PristineTensors(BaseTensors):
 
 
 def plain_rows(base: BaseTensors, place: Place, dtype: torch.dtype) -> MatrixRows:
-    """The base's rows of a place of the running model, in the dtype that they have there."""
+    """The base's rows of a place of the running model, in the dtype of the model."""
     if place.origin is None:
         raise AssertionError("what the base lacks is restored from its own copy")
     read = base.rows(place.origin)

@@ -7,7 +7,7 @@ Did something else than the pool change the weights? What each tensor was when t
 A look at all tensors costs less than a microsecond each, and finds what PyTorch counts (most writes in place), other
 objects in a tensor's place, and what ``.data = `` does: other memory, another dtype, another view. Writes through
 ``.data`` and by fused optimizers are not counted. They leave no trace but the values, so that at each change of the
-weights some elements of all tensors are compared, too, and at each look on the CPU those of one, by turns.
+weights some elements of all tensors are compared, too, and at each look on the CPU those of one tensor, in rotation.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Watch:
         """Take note of all tensors that were written, or forgotten, since.
 
         Args:
-            own: the names with a tensor of their own: some elements of each are kept.
+            own: the names with a tensor of their own: some elements of each are stored.
         """
         for name in self._layout.keys() - self._seen.keys():
             self.see(name)
@@ -412,7 +412,7 @@ class LiveWeights:
         return _Rows(place, key, tensor, RoundedSlot(values, tensor.dtype))
 
     def _keep(self, place: Place) -> None:
-        """Keep what a place holds before it is written, as far as it can't be had again or there is memory for it."""
+        """Keep what a place holds before it is written, if it can't be read again or memory is left for it."""
         origin = place.origin
         if origin is None:
             if place not in self._own:

@@ -40,14 +40,14 @@ class AdapterPool:
 
     The model is the base model of the paths, in bf16, fp16 or fp32 and on any one device; its weights are compared with
     the base's digests first. `merge` makes them those of ``registry fetch --as merged`` with the model's dtype, bit for
-    bit; `unmerge` gives the base's back, from rows that were kept and never by subtracting. Threads may share a pool.
+    bit; `unmerge` restores the base's, from rows that were stored and never by subtracting. Threads may share a pool.
 
     Args:
         model: a plain `torch.nn.Module`, such as a model of transformers, or one of sentence-transformers around it. It
             is changed in place.
         registry: an open registry, in process or over HTTP; it stays the caller's to close, after the pool.
-        memory: how many bytes of the base's rows are kept on the CPU. Others are read from the registry again.
-        base: the base model's name, where several have all weights of the model, as for a model without its head.
+        memory: how many bytes of the base's rows are held on the CPU. Others are read from the registry again.
+        base: the base model's name, if several have all weights of the model, as for a model without its head.
 
     Raises:
         IntegrityError: ``wrong_base``: the weights are not those of a base model of the registry.
@@ -138,7 +138,7 @@ class AdapterPool:
 
         Raises:
             IntegrityError: ``model_changed``: something else changed the weights.
-            UnavailableError: rows that were not kept can't be read.
+            UnavailableError: rows that are not held in memory can't be read.
 
         Example:
             >>> with AdapterPool(model, team) as pool:

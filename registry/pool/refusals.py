@@ -1,7 +1,7 @@
 """Which running models can be merged into in place; all others are refused by name, before anything is read.
 
-Classes are told by their names, so that none of these libraries is imported. The body of a model is what runs below its
-head.
+Classes are recognised by their names, so that none of these libraries is imported. The body of a model is what runs
+below its head.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ _KINDS: Final[Mapping[str, frozenset[_Kind]]] = {
     "nvfp4-pack-quantized": frozenset({"nvfp4"}),
     "mxfp4-pack-quantized": frozenset({"mxfp4"}),
     "mxfp8-quantized": frozenset({"mxfp8"}),
-    "mixed-precision": frozenset({"float", "mxfp8", "int", "packed", "nvfp4", "mxfp4"}),  # each group says which
+    "mixed-precision": frozenset({"float", "mxfp8", "int", "packed", "nvfp4", "mxfp4"}),  # each group has its own
     **dict.fromkeys(("dense", "fakequant"), frozenset[_Kind]()),
 }
 _TYPES: Final[Mapping[str, frozenset[_Kind]]] = {
@@ -59,7 +59,7 @@ _ACTIVATIONS: Final = re.compile(r"(?:(?:input|output)|[qkv])_(?:scale|zero_poin
 
 @dataclass(frozen=True)
 class _Group:
-    """What a group of ``config_groups`` says of weights."""
+    """The settings for weights of a group of ``config_groups``."""
 
     name: str = field(compare=False)
     kinds: frozenset[_Kind]
@@ -228,7 +228,7 @@ def _group(quantised: Quantised, where: str, weights: Mapping[str, Any], kinds: 
 
 
 def _decoding(module: _Module, groups: list[_Group], fitting: dict[Hashable, _Group]) -> tuple[_Kind, Grid]:
-    """How a module's weight is made: the one way that a group says and its shapes allow.
+    """How a module's weight is made: the one way that a group gives and its shapes allow.
 
     ``fitting`` keeps which group it was for modules that are alike: a model has thousands.
     """
@@ -276,7 +276,7 @@ def _kind(module: _Module) -> _Kind:
 
 
 def _grid(module: _Module, kind: _Kind, shape: tuple[int, int], group: _Group) -> Grid:
-    """The decoding of a module by what a group says."""
+    """The decoding of a module by the settings of a group."""
     if kind == "packed" and group.bits not in _BITS:
         raise module.refuse(
             "weight_packed", f"has codes of {group.bits} bits", "1, 2, 4 or 8, which all versions pack alike"
@@ -328,7 +328,7 @@ def _shape(module: _Module, kind: _Kind) -> tuple[int, int]:
 
 
 def _said_shape(module: _Module) -> tuple[int, int]:
-    """The shape of packed codes, which their words don't say."""
+    """The shape of packed codes, which their words don't determine."""
     stored = module.expect("weight_shape", ("I64", "I32"), (2,))
     rows, columns = struct.unpack(
         "<2q" if stored.dtype == "I64" else "<2i", module.quantised.small(module.named("weight_shape"))
@@ -383,7 +383,7 @@ def _zero(module: _Module, kind: _Kind, group: _Group, rows: int, grid: tuple[in
 
 
 def _of_activations(quantised: Quantised, modules: set[str]) -> Iterator[str]:
-    """Scales of activations and caches, beside a quantised module or in the module that it is in."""
+    """Scales of activations and caches, in a quantised module or in the module that contains it."""
     owners = modules | {name.rpartition(".")[0] for name in modules}
     for name in quantised.tensors:
         owner, _, part = name.rpartition(".")

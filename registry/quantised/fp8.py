@@ -29,10 +29,10 @@ _MOST_PARTS: Final = 40  # of a module's name that are compared with lists
 
 @dataclass(frozen=True)
 class _Rules:
-    """What the configuration says."""
+    """The settings of the configuration."""
 
     block: tuple[int, int] | None  # None: a scale for each row, or one for all
-    chosen: bool  # the configuration names the block, or that there is none
+    chosen: bool  # the configuration gives the block, or the absence of one
     scales: tuple[str, ...]  # dtypes
     fp4: bool  # experts may be FP4
 
@@ -41,7 +41,7 @@ def read(quantised: Quantised) -> Reading:
     """Read a checkpoint in FP8.
 
     Raises:
-        InvalidBaseError: ``quantised_base``: the configuration or a tensor is not as the format says.
+        InvalidBaseError: ``quantised_base``: the configuration or a tensor violates the format.
     """
     rules = _rules(quantised)
     decoded: dict[str, Grid] = {}

@@ -32,10 +32,10 @@ _DTYPES: Final = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _KEYS: Final = ("dtype", "torch_dtype")
 
 QUANTISED_KEYS: Final = ("quantization_config", "compression_config")
-"""Fields of config.json that say that a model is quantised; no plain model has them."""
+"""Fields of config.json that mark a model as quantised; no plain model has them."""
 
 QUANTISED_FILES: Final = ("hf_quant_config.json", "quantize_config.json")
-"""Files beside the weights that say the same."""
+"""Files next to the weights that mark the same."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class PlainListing:
     """The plain tensors of a quantised base model.
 
     Attributes:
-        kind: the format, as people say it.
-        dtype: the one that decoded tensors are written in unless another is asked for, as in headers.
+        kind: the format, by its common name.
+        dtype: the one that decoded tensors are written in unless another is requested, as in headers.
         stored: dtype and shape of the stored tensors.
         decoded: plain name -> how it is made; every other plain tensor is the stored one of its name.
         names: of all plain tensors, in the order of their bytes.
@@ -184,7 +184,7 @@ def plain_dtype(config: Mapping[str, Any] | None) -> str:
 
 
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json without what says that the model is quantised, in it and in the configs inside it."""
+    """A config.json without the fields that mark the model as quantised, in it and in the configs inside it."""
     return {
         key: plain_config(value) if isinstance(value, dict) else value
         for key, value in config.items()
@@ -235,7 +235,7 @@ def _group(name: str) -> tuple[str, ...]:
 
 
 def mixed_files(listing: PlainListing, headers: Mapping[str, Header], dense: Collection[str]) -> dict[str, MixedFile]:
-    """The files of a mixed model, by the names of the stored ones; one that has no tensor left is not there.
+    """The files of a mixed model, by the names of the stored ones; one that has no tensor left is omitted.
 
     Args:
         listing: of the base model.
@@ -272,7 +272,7 @@ def skipping(config: Mapping[str, Any], dense: Iterable[str], others: Iterable[s
     Args:
         config: config.json, or ModelOpt's hf_quant_config.json.
         dense: names of modules that became dense.
-        others: those of the linear layers that always were: a list that is there replaces a loader's default.
+        others: those of the linear layers that always were: a list in the configuration replaces a loader's default.
     """
     changed: dict[str, Any] = {}
     for key, value in config.items():

@@ -1,4 +1,4 @@
-"""NVIDIA ModelOpt: FP8, NVFP4, MXFP8 and INT8, as its ``quant_algo`` says and the tensors of each module bear out.
+"""NVIDIA ModelOpt: FP8, NVFP4, MXFP8 and INT8, as given by its ``quant_algo`` and confirmed by each module's tensors.
 
 A module has ``X.weight`` and ``X.weight_scale``; NVFP4 also ``X.weight_scale_2``, which *multiplies* where
 compressed-tensors divides by its global scale (modelopt 0.47: ``torch/quantization/qtensor``, ``torch/export``).
@@ -45,7 +45,7 @@ def read(quantised: Quantised) -> Reading:
     """Read a checkpoint of ModelOpt.
 
     Raises:
-        InvalidBaseError: ``quantised_base``: its algorithm is not read, or a tensor is not as the algorithm says.
+        InvalidBaseError: ``quantised_base``: its algorithm is not read, or a tensor does not fit the algorithm.
     """
     allowed = _allowed(quantised)
     decoded: dict[str, Grid] = {}

@@ -22,7 +22,7 @@ def read(quantised: Quantised) -> Reading:
     """Read a checkpoint in MXFP4.
 
     Raises:
-        InvalidBaseError: ``quantised_base``: a tensor is not as the format says.
+        InvalidBaseError: ``quantised_base``: a tensor violates the format.
     """
     decoded: dict[str, Grid] = {}
     dropped = set()

@@ -15,7 +15,7 @@ from registry.errors import InvalidBaseError
 from registry.files.strict_json import shown
 
 SMALL: Final = 1 << 20
-"""Bytes of the largest tensor whose values say how others are read, such as a state or a shape."""
+"""Bytes of the largest tensor whose values determine how others are read, such as a state or a shape."""
 
 
 MAPS: Final[Mapping[str, tuple[float, ...]]] = {
@@ -232,9 +232,9 @@ class Reading:
     """What a format's reader found.
 
     Attributes:
-        kind: the format as people say it: ``bitsandbytes nf4``, ``fp8``.
+        kind: the format by its common name: ``bitsandbytes nf4``, ``fp8``.
         decoded: plain tensor name -> how it is made.
-        dropped: stored tensors that say nothing of a weight: scales of activations and caches.
+        dropped: stored tensors that are not part of a weight: scales of activations and caches.
         notices: sentences for who adds the base.
     """
 
@@ -245,7 +245,7 @@ class Reading:
 
 
 def decoding_document(decoding: Decoding) -> dict[str, Any]:
-    """A decoding as JSON; fields that say nothing are left out."""
+    """A decoding as JSON; fields that are not set are left out."""
     document = {"as": "grid" if isinstance(decoding, Grid) else "flat", **asdict(decoding)}
     return {key: value for key, value in document.items() if value not in (None, False, ())}
 

@@ -1,6 +1,6 @@
-"""Which reader understands a checkpoint: where it says that it is quantised, what contradicts itself, who is refused.
+"""Which reader understands a checkpoint: what marks it as quantised, which marks conflict, what is refused.
 
-The block that says so is the configuration's ``quantization_config``, that of a model in it (``text_config``), the old
+The block that marks it is the configuration's ``quantization_config``, that of a model in it (``text_config``), the old
 ``compression_config``, or ModelOpt's ``hf_quant_config.json``. It says how to read; the tensors say what is quantised
 (docs/quantised.md).
 """
@@ -57,7 +57,7 @@ _UNREAD: Final[Mapping[str, str]] = {
     "gguf": "its weights lie in another container",
     **dict.fromkeys(("bitnet", "quark", "sinq", "fouroversix", "gemma", "humming", "jang", "nvfp4"), ""),
 }
-"""Known methods that are not read, and why, as far as there is more to say than that."""
+"""Known methods that are not read, and why, if a reason is known."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def read_quantised(
 
 
 def _said(config: Mapping[str, Any], hf_quant: Mapping[str, Any] | None) -> _Said | None:
-    """The one block that says how the checkpoint is quantised."""
+    """The one block that describes how the checkpoint is quantised."""
     first: _Said | None = None
     for where, block in _blocks(config):
         said = _Said(where, block, _method(where, block))
@@ -151,7 +151,7 @@ def _method(where: str, block: Mapping[str, Any]) -> str:
 
 
 def _with_modelopt(said: _Said | None, document: Mapping[str, Any]) -> _Said:
-    """ModelOpt says it in a file of its own, newer versions of it in config.json too."""
+    """ModelOpt writes it to its own file, newer versions also to config.json."""
     where = "hf_quant_config.json"
     block = document.get("quantization")
     if not isinstance(block, Mapping):

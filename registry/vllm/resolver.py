@@ -124,10 +124,10 @@ class RegistryResolver:
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> Any | None:
         """The adapter of that name for the engine that serves ``base_model_name``.
 
-        None if the name is not the registry's, so that other resolvers are asked.
+        None if the name is not the registry's, so that vLLM queries other resolvers.
 
         Raises:
-            Exception: the name is the registry's and there is no adapter for it: vLLM's error, with the reason.
+            Exception: the name is the registry's, but no adapter can be loaded for it: vLLM's error, with the reason.
         """
         try:
             asked = Asked.parse(lora_name)
@@ -193,7 +193,7 @@ class RegistryResolver:
         return self._engine.request(name, number, fetched.folder)
 
     def _fetch(self, registry: Registry, pinned: str) -> Fetched:
-        """The composed adapter in the cache, within vLLM's limits, and locked there.
+        """The composed adapter in the cache, within vLLM's limits, locked in the cache.
 
         Raises:
             InvalidAdapterError: ``engine_limits``.

@@ -161,7 +161,7 @@ def bring(text: str, choose: Choose, error: type[RegistryError], progress: Progr
 
     Raises:
         UsageError: the text names no repository.
-        NotFoundError: there is no such repository or revision, or it is hidden from the token.
+        NotFoundError: the repository or revision does not exist, or is hidden from the token.
         NotAllowedError: the repository is gated, or the token is denied.
         UnavailableError: the Hub can't be reached, or the client's package is not installed.
         error: file names that can't be taken; and whatever ``choose`` raises.

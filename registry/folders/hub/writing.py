@@ -49,7 +49,7 @@ class HubWriter(HubClient):
     _verb = "written to"
 
     def look(self) -> Repository | None:
-        """What is there; None: no such repository, as far as the token sees.
+        """The repository now; None: it does not exist, as far as the token sees.
 
         Raises:
             ConflictError: ``repo_taken``, it holds something else, or an export that was changed.
@@ -101,7 +101,7 @@ class HubWriter(HubClient):
             made = self._api.create_commit(self._repo_id, operations, commit_message=title, parent_commit=there.commit)
         return str(made.oid)
 
-    # -------------------------------------------------------------- what is there
+    # -------------------------------------------------------------- what the repository holds
 
     def _export(self, commit: str, files: Mapping[str, HubFile]) -> Receipt:
         """The receipt of the export that a repository holds, after comparing every file with it."""

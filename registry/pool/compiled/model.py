@@ -106,7 +106,7 @@ class CompiledModel:
         options: those of ``torch.compile``.
 
     Raises:
-        UsageError: the slots would take more memory than there is; or no module has such a name.
+        UsageError: the slots would take more than the available memory; or no module has such a name.
     """
 
     def __init__(

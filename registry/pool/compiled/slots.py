@@ -6,7 +6,7 @@ choosing another, compiles nothing. Slot 0 is the base.
 What a path does to a module, in the one form that slots have: a scale, a shift and a product of low rank.
 
 Rows of a weight that are set, and whole weights of few labels, have it as well: the base's output is scaled by zero
-there, and the new rows are the factors of a product with ones.
+in them, and the new rows are the factors of a product with ones.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class SumSlots(ABC):
         name: the module's.
         module: the module.
         count: how many slots.
-        rank: the rank that there is room for, at least.
+        rank: the rank that each has room for, at least.
     """
 
     def __init__(self, name: str, module: nn.Module, count: int, rank: int) -> None:

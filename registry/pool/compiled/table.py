@@ -198,7 +198,7 @@ class SlotTable:
         """Make the slots of some modules that multiply by their weight, with room for some rank.
 
         Raises:
-            UsageError: they would take more than there is room for.
+            UsageError: they would take more than the room that is left.
         """
         made = [(module, self._slots(module, rank)) for module, rank in ranks.items()]
         lacks = [(module, slots, slots.lacks(None)) for module, slots in made]
@@ -215,7 +215,7 @@ class SlotTable:
         """The slot of each path for the length of a call; waits where other calls need all slots.
 
         Raises:
-            UsageError: these are more paths than slots, or they need more memory than there is.
+            UsageError: these are more paths than slots, or they need more than the available memory.
         """
         wanted = {path.digest: path for path in paths if path is not None}
         if len(wanted) >= self._count:
@@ -239,7 +239,7 @@ class SlotTable:
                 self._changed.notify_all()
 
     def _wait(self, wanted: Mapping[str, ResidentPath]) -> list[int]:
-        """Wait until there are slots for paths, and room in them: the slots that may be written."""
+        """Wait until slots for paths are free, with enough room: the slots that may be written."""
         me = threading.get_ident()
         try:
             while True:
@@ -278,7 +278,7 @@ class SlotTable:
         self._held[path.digest] = slot
 
     def _await_device(self) -> None:
-        """Wait for what runs on the device: calls that have returned may read a slot there, on streams of their own."""
+        """Wait for what runs on the device: calls that have returned may still read a slot, on streams of their own."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 

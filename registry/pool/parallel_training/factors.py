@@ -4,7 +4,7 @@ Sources: Hu et al. 2021 (arXiv:2106.09685), rsLoRA of Kalajdzievski 2023 (arXiv:
 (arXiv:2402.09353, section 4.3 for the detached norm); `peft/tuners/lora/layer.py` and `dora.py` of PEFT 0.21. Scalings
 are applied where PEFT applies them, so that both round alike.
 
-Which modules of a running model a sibling trains: the rules of PEFT, held against the modules that are there.
+Which modules of a running model a sibling trains: the rules of PEFT, applied to the modules that it has.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def find_targets(model: nn.Module, recipe: Recipe) -> Targets:
     """The modules that a recipe names.
 
     Raises:
-        UsageError: there are none; ``unsupported_model``: one of them is of a kind that is not trained here.
+        UsageError: it has none of them; ``unsupported_model``: one of them is of a kind that is not trained here.
         InvalidAdapterError: ``bad_config``: a pattern is malformed.
     """
     config, budget = recipe.config, PatternBudget()
@@ -135,7 +135,7 @@ class Dropout:
         self._generator = generator
 
     def __call__(self, rows: torch.Tensor, window: slice | None) -> torch.Tensor:
-        """Drop elements of (rows, positions, features); outside of the window all stay, as nobody looks there."""
+        """Drop elements of (rows, positions, features); outside of the window all stay, as nothing reads them."""
         used = rows if window is None or rows.dim() < 3 else rows[:, window]
         kept = torch.empty(used.shape, dtype=rows.dtype, device=rows.device)
         kept.bernoulli_(1 - self.probability, generator=self._generator).div_(1 - self.probability)
@@ -253,7 +253,7 @@ class LinearPair(Pair):
 
 
 class EmbeddingPair(Pair):
-    """Of an embedding, whose weight is stored as (in, out); PEFT drops nothing there."""
+    """Of an embedding, whose weight is stored as (in, out); PEFT applies no dropout to it."""
 
     def _begin(
         self, initial: bool | str, target: Target, generator: torch.Generator

@@ -87,7 +87,7 @@ class Mixing:
 
 
 def _dropouts(module: nn.Module) -> Iterator[str]:
-    """Attributes of a module that say how much of something is dropped."""
+    """Attributes of a module that hold a dropout probability."""
     if isinstance(module, nn.modules.dropout._DropoutNd):
         yield "p"
         return

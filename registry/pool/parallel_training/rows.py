@@ -124,7 +124,7 @@ def _window(mask: torch.Tensor) -> slice | None:
 
 @dataclass(eq=False)
 class Choice:
-    """Rows, and whose they are: models of several pools may be trained by turns."""
+    """Rows, and whose they are: models of several pools may be trained alternately."""
 
     owner: object
     rows: Rows
@@ -205,7 +205,7 @@ def _is_known(model: nn.Module) -> bool:
         return kind in _OWN
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    # GPT2LMHeadModel and its like, whose names don't say it
+    # GPT2LMHeadModel and its like, whose names don't show it
     return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 

@@ -75,14 +75,14 @@ class Sibling:
         self.due = False
         """Whether a loss of it was taken that it is not updated for yet."""
         self.seen = {True: Seen(), False: Seen()}
-        """Losses of training, and of evaluations, that were not asked for yet."""
+        """Losses of training, and of evaluations, that were not read yet."""
         self.pace = pace
         self._batches = 0  # that the gradients are of
         self._unit = 0  # labels of the first of them that had some: gradients are multiples of its mean's
         self._labels = Labels(0, 0)  # of all of them
 
     def put_aside(self, why: str) -> None:
-        """Train it no more; what it is now is kept, and can be neither saved nor published."""
+        """Train it no more; its state is retained, but can be neither saved nor published."""
         self.set_aside = why
         self.forget()
 
@@ -103,7 +103,7 @@ class Sibling:
         One whose gradient is not finite is put aside.
 
         Args:
-            complete: it is time, however many batches there were.
+            complete: step now, after any number of batches.
             given: divide by all labels that were given, in place of those that losses were taken of.
         """
         self._batches += self.due
@@ -111,7 +111,7 @@ class Sibling:
         if self._batches < self.pace.accumulate and not complete:
             return None
         if not self._unit:
-            self.forget()  # no label: there is nothing to learn
+            self.forget()  # no label, so nothing to learn
             return None
         share = (self._labels.given if given else self._labels.used) / self._unit
         if share != 1:
@@ -224,5 +224,5 @@ def _copy(module: nn.Module) -> nn.Module:
 
 
 def _seed(seed: int, path: str, what: str) -> int:
-    """A seed of a sibling's own, whatever others there are."""
+    """A sibling's own seed, which does not depend on the other siblings."""
     return int.from_bytes(hashlib.sha256(f"{seed} {path} {what}".encode()).digest()[:8], "big") >> 1

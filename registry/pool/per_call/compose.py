@@ -122,7 +122,7 @@ class Composer:
             yield index * step, min((index + 1) * step, rows), values.block(index)
 
     def _whole(self, name: str, changed: Mapping[str, Mapping[str, _Leaf]]) -> Whole:
-        """By name below a module, what the path changes there."""
+        """By name below a module, what the path changes in it."""
         owner = self.model.get_submodule(name)
         values: dict[str, torch.Tensor] = {}
         for inner, leaves in changed.items():

@@ -1,11 +1,11 @@
-"""The modules of a running model ask which path runs.
+"""The modules of a running model look up which path runs.
 
 What a module is called with goes to its ``forward``, which is replaced on the instance: hooks could not keep it from
 running with weights that are not used.
 
 Modules that a backward pass runs again, as gradient checkpointing does, have to run what ran in the call it is of.
 
-What chooses a path is the context of the call, which may be another one when gradients are asked for: the block has
+What chooses a path is the context of the call, which may be another one when gradients are computed: the block has
 ended, or another path was merged. So what a call gives is marked in the graph with what ran. The marks are met before
 anything else of the call, and a module that is run again looks whether the same runs now.
 

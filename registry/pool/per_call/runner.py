@@ -127,7 +127,7 @@ def _factors(call: Call) -> frozenset[int]:
 
 
 def _elsewhere(call: Call) -> bool:
-    """Whether sentence-transformers is asked to work in other processes."""
+    """Whether sentence-transformers is called to work in other processes."""
     return call.kwargs.get("pool") is not None or isinstance(call.kwargs.get("device"), list | tuple)
 
 
@@ -173,7 +173,7 @@ class BesidePaths:
         self._residents = Residents(lambda: self.room_for_slots() - self.slots_bytes())
         self._rows_elsewhere = rows_elsewhere(body)
         self._closed = False
-        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="registry-pool")  # has no thread before there is work
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="registry-pool")  # starts no thread before it has work
         self.choices.again.weights = lambda: live.changes
         gate.leaving = self.choices.mark
         gate.around = Calls(self.choices, live.check_unchanged).around
@@ -222,7 +222,7 @@ class BesidePaths:
         return _together([found[number] for number in range(len(texts))])
 
     def stats(self) -> PoolStats:
-        """What is kept, and how often it was enough."""
+        """What is cached, and how often it was enough."""
         kept = self.live.base
         return self._residents.stats(kept.kept_bytes, self.slots_bytes(), kept.memory)
 

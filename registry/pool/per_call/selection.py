@@ -1,6 +1,6 @@
 """Which path runs in which row of a batch, and how that reads in the dimensions of one module's input.
 
-Paths that are ready to run: composed once, kept within a budget, the least recently used dropped first.
+Paths that are ready to run: composed once, cached within a budget, the least recently used dropped first.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ class PoolStats:
 
     resident: int  # paths that are ready to run
     resident_bytes: int  # what they take, on the model's device
-    kept_bytes: int  # rows of the base that are kept on the CPU
+    kept_bytes: int  # rows of the base that are held on the CPU
     slot_bytes: int  # slots of a compiled model, on its device
     memory: int  # the budget of all three
     hits: int  # uses of a path that was ready
@@ -277,7 +277,7 @@ class Residents:
             self._bytes = 0
 
     def stats(self, kept_bytes: int, slot_bytes: int, memory: int) -> PoolStats:
-        """What is kept, beside some bytes of the base and of slots, and how often it was enough."""
+        """What is cached, with some bytes of the base and of slots, and how often it was enough."""
         with self._lock:
             counts = self._hits, self._misses, self._dropped
             return PoolStats(len(self._kept), self._bytes, kept_bytes, slot_bytes, memory, *counts)

@@ -112,8 +112,8 @@ def inner_product(a: Core, b: Core) -> float:
 def principal_angles(a: torch.Tensor, b: torch.Tensor) -> tuple[float, ...]:
     """Angles between two subspaces, smallest first, in radians: as many as the smaller one has dimensions.
 
-    The cosines are the singular values of a^T b; those of what is left of b beside a are the sines, from which small
-    angles come, as the cosine of a small angle says nothing of it in float64 (Bjorck and Golub 1973).
+    The cosines are the singular values of a^T b, the sines those of the part of b orthogonal to a. Small angles are
+    taken from the sines, since in float64 the cosine of a small angle does not determine it (Bjorck and Golub 1973).
 
     Args:
         a, b: orthonormal columns.

@@ -8,8 +8,8 @@ Intruder dimensions (Shuttleworth et al. 2024, arXiv:2410.21228): left singular 
 first `VECTORS`, whose largest |cos(u, v)| over all left singular vectors v of the base's weight is below `THRESHOLD`.
 Vectors of singular values that are zero up to rounding do not count on either side.
 
-What some links of a path changed of one matrix is kept as two factors where they only added products, else dense: the
-values are those of the path's steps in float64, before the links and after them, in the blocks of `SlotValues`.
+The change that some links of a path make to one matrix is stored as two factors if they only added products, else
+dense: the values of the path's steps in float64, before and after the links, in the blocks of `SlotValues`.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class ChangedWeights:
         """The change (out_features, in_features) in float64; of a convolution in the shape of its weight.
 
         Raises:
-            UsageError: the base model lacks the weight, so that there is nothing that it is the change of.
+            UsageError: the base model lacks the weight, so nothing exists that it could be the change of.
         """
         if self.only_adds(matrix):
             a, b = self.factors(matrix)

@@ -1,4 +1,4 @@
-"""Which pairs of an adapter add nothing, or all in one direction: told while its bytes pass by.
+"""Which pairs of an adapter add nothing, or all in one direction: determined while its bytes are streamed.
 
 With the Gram matrices G = A Aᵀ and H = Bᵀ B of a pair, the squares of the singular values of B A are the eigenvalues of
 G H: their sum E is its trace, and the sum F of their squares is the trace of its square. As s_1^4 <= F, the stable rank
@@ -157,7 +157,7 @@ def _stable_rank(pair: LoraPair, source: ByteSource) -> float:
     """As `registry.tensors.analysis.statistics.figures` has it; 0 of a zero delta. Call it on a lane."""
     try:
         spectra = [_above_rounding(b, a, decompose(b, a).singular_values) for b, a in _factors(pair, source)]
-    except InvalidAdapterError:  # its square leaves float64: it may be published, but no figure of it can be told
+    except InvalidAdapterError:  # its square leaves float64: it may be published, but has no figure
         return math.inf
     found: float = figures(spectra, pair.rank, None)["stable_rank"]
     return found

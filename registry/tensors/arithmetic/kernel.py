@@ -1,7 +1,7 @@
 """The arithmetic of weights: blocks of base rows plus a product on a fixed grid, and one rounding at the end.
 
 The grid depends on the matrix's shape only, and a short tail is padded, so that every row is always computed by the
-same call on the same shapes, whatever range was asked for. Products run in slices of the rank: sums stay short, which
+same call on the same shapes, whatever range was requested. Products run in slices of the rank: sums stay short, which
 keeps the rounding error of a deep path near that of a shallow one.
 
 Tensors in memory that is used again once nobody holds any of it: `registry.files.source`.
@@ -50,7 +50,7 @@ def round_into(out: torch.Tensor, values: torch.Tensor) -> None:
 
 
 def widened_into(out: torch.Tensor, values: torch.Tensor) -> None:
-    """Copy ``values`` into ``out`` to be summed there: float64 goes to odd into float32, for one more rounding."""
+    """Copy ``values`` into ``out`` for summation: float64 is rounded to odd into float32, for one more rounding."""
     out.copy_(_to_odd(values) if values.dtype is torch.float64 and out.dtype is torch.float32 else values)
 
 
@@ -59,7 +59,7 @@ _AT_ONCE: Final = 1 << 15
 _DROPPED: Final = (1 << 29) - 1
 """The bits of a float64's significand that float32 lacks."""
 _NORMAL: Final = 897 << 52
-"""The bits of 2^-126, the least normal number of float32: smaller ones have fewer digits there."""
+"""The bits of 2^-126, the least normal number of float32: smaller ones have fewer digits."""
 _SIGN: Final = -(1 << 63)
 
 

@@ -24,10 +24,10 @@ class Summary:
     zeros: int
     nans: int
     infinities: int
-    minimum: float | None  # None: there is no finite value
+    minimum: float | None  # None: no value is finite
     maximum: float | None
     mean: float | None
-    std: float | None  # of these values as all there are: divided by their number
+    std: float | None  # of these values as the whole population: divided by their number
     norm: float | None  # the square root of the sum of their squares
 
 

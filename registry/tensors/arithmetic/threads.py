@@ -82,8 +82,8 @@ class Promised(Protocol[R_co]):
 def in_order(work: Callable[[T], R], items: Iterable[T], *, lanes: int | None = None) -> Iterator[R]:
     """Apply ``work`` to ``items`` on several lanes and yield the results in the order of the items.
 
-    At most two results a lane are under way or waiting, so memory stays bounded however many items there are. When the
-    consumer stops early, what has not begun is dropped.
+    At most two results a lane are under way or waiting, so memory stays bounded for any number of items. When the
+    consumer stops early, work that has not begun is dropped.
     """
     return begun_in_order(lambda pool, item: pool.submit(work, item), items, lanes=lanes)
 

@@ -2,8 +2,8 @@
 
 A file is a row of *regions*, each a run of equal pieces that can be made one by one: a generated header, a copied range
 of a blob, a grid of merged blocks. Any byte range is cut out of whole pieces, so the bytes do not depend on how they
-are asked for. Writing to disk, a range over HTTP and a check are all readers of the same file. Readers that ask for the
-same piece at the same time get it made once.
+are requested. Writing to disk, a range over HTTP and a check are all readers of the same file. If several readers
+request the same piece at the same time, it is made once.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def begin(shared: SharedPieces | None, pool: Executor, piece: Piece) -> Promised
 
 
 def begin_giving(each: Each, pool: Executor, piece: Piece) -> Promised[memoryview]:
-    """Bring a piece on a lane, and hand it to ``each`` there."""
+    """Bring a piece on a lane, and hand it to ``each`` on the same lane."""
     return pool.submit(piece.given, each)
 
 
@@ -225,7 +225,7 @@ class Meter(Protocol):
     """Measures fidelity while pieces are made."""
 
     def result(self, rows: MeasuredRows | None = None) -> Fidelity | None:
-        """The figures; None where there is nothing to measure, or not every piece was made.
+        """The figures; None if nothing is to be measured, or not every piece was made.
 
         ``rows``: of which, where it measures all: those of the sample are among them. None: of all that it measures.
         """
@@ -277,7 +277,7 @@ class Artifact:
 
     @property
     def numerics(self) -> str | None:
-        """Fingerprint of the arithmetic that made its bytes: this machine's, unless it was kept; None: only copied."""
+        """Fingerprint of the arithmetic that made its bytes: this machine's unless it was stored; None: only copied."""
         return self._numerics or self.plan.numerics
 
     @cached_property

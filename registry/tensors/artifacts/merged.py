@@ -138,7 +138,7 @@ def merged_file(
         changed: by tensor name, its rows that programs change; names that this file lacks are another file's.
         new: tensors that this file gets and the base lacks.
         dtype: output dtype of all float tensors (``BF16``); None keeps each tensor's own.
-        kept: where the path's factors are kept while its pieces are made; by itself a file keeps those in use.
+        kept: where the path's factors are cached while its pieces are made; by default a file caches those in use.
         meter: measures the blocks that are made.
         made: by tensor name, what makes all of its bytes.
 

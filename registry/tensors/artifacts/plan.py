@@ -39,7 +39,7 @@ def fingerprint() -> str:
 
 PLAN_FORMAT: Final = 1
 ARTIFACT_FORMAT: Final = 4
-"""2: a composed adapter names a commit of its base; magnitudes end in ``.weight``. 3: factors in float64 that are kept
+"""2: a composed adapter names a commit of its base; magnitudes end in ``.weight``. 3: factors in float64 that stay
 whole are scaled once, and the error of a truncated DoRA in 16 bits has that of its magnitude. 4: a README.md that is
 made of the lineage."""
 

@@ -1,7 +1,7 @@
 """What an adapter does to its base, and what its configuration says of it, once every check has passed.
 
-The content of a checkpoint is kept by module. Two sorts of parts: pairs (A, B), which add ``scaling * B A``, with a
-bias that is added and a DoRA magnitude beside them; and absolute values, which replace what is there (whole parameters,
+The content of a checkpoint is grouped by module. It has two sorts of parts: pairs (A, B), which add ``scaling * B A``,
+with an optional added bias and DoRA magnitude; and absolute values, which replace the base's (whole parameters,
 biases, token rows). Within one adapter the values are set first, then the pairs are added, then DoRA rescales: the
 order of PEFT's loader and merge.
 """
@@ -81,7 +81,7 @@ class LoraAdapterConfig:
 
     @property
     def version(self) -> PeftVersion | None:
-        """The version of PEFT that wrote the adapter; None where it is not told or can't be read."""
+        """The version of PEFT that wrote the adapter; None if it is not recorded or can't be read."""
         found = _VERSION.fullmatch(self.peft_version or "")
         if found is None:
             return None
@@ -197,7 +197,7 @@ class Checkpoint:
 
     @cached_property
     def rank(self) -> int:
-        """The largest rank of a pair; 0 where there is none."""
+        """The largest rank of a pair; 0 without pairs."""
         return max((pair.rank for pair in self.pairs.values()), default=0)
 
     @cached_property

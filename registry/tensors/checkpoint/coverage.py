@@ -1,4 +1,4 @@
-"""Which modules a configuration targets, held against the tensors that are there.
+"""Which modules a configuration targets, compared with the tensors of the file.
 
 The tensors decide what is adapted. But a targeted module without tensors is a hole that PEFT fills with a fresh pair
 and a warning, so it is refused here. What can't be known from the files is the class of the model that was trained:
@@ -328,6 +328,6 @@ def _stack(module: str) -> str | None:
 
 
 def listed(names: list[str]) -> str:
-    """Some names, and how many there are beside them."""
+    """Some names, and how many more follow."""
     some = ", ".join(shown(name) for name in names[:4])
     return some if len(names) <= 4 else f"{some} and {len(names) - 4} more"

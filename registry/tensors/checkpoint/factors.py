@@ -74,7 +74,7 @@ _recent: WeakKeyDictionary[ByteSource, OrderedDict[str, torch.Tensor]] = WeakKey
 
 
 def read_whole(source: ByteSource, entry: TensorEntry) -> torch.Tensor:
-    """A whole tensor as a matrix; the last ones of a file are kept, since every expert is spread over all rows."""
+    """A whole tensor as a matrix; the last ones of a file are cached, since every expert is spread over all rows."""
     with _lock:
         kept = _recent.setdefault(source, OrderedDict())
         if entry.name in kept:

@@ -1,7 +1,7 @@
 """What a field of a LoRA configuration may say: rules that the variants are put together from.
 
-A rule is a function of (field, value) that gives the value back in the form in which it is kept, or raises. A field
-without a rule is unknown, and refused as soon as it says something: new kinds of LoRA are announced by new fields.
+A rule is a function of (field, value) that returns the value in the form in which it is stored, or raises. A field
+without a rule is unknown, and refused unless it is null, false or empty: new kinds of LoRA come with new fields.
 """
 
 from __future__ import annotations

@@ -302,7 +302,7 @@ def check_shape(entry: TensorEntry, shape: tuple[int, ...], name: str) -> None:
 
 
 def may_be_copied(target: Target, table: TargetTable) -> bool:
-    """Whether PEFT saves ``MODULE.weight`` whole without being told to: input and output embeddings."""
+    """Whether PEFT saves ``MODULE.weight`` whole without any setting: input and output embeddings."""
     if target.kind is TargetKind.EMBEDDING or target.module == table.output_module:
         return True
     if target.tie is not None and target.tie in table.targets:

@@ -176,7 +176,7 @@ MAX_EXPRESSIONS: Final = 1024
 MAX_STEPS: Final = 65_536
 """Steps of all expressions of a checkpoint, after their repeats are written out."""
 MAX_MATCHES: Final = 64
-"""Keys of one field that match one module: more would be told about than anybody reads."""
+"""Keys of one field that match one module: nobody would read about more of them."""
 MAX_PLAIN: Final = 4096
 """Characters of a key that is looked up as a name: more than the name of any module has, with every dot escaped."""
 
@@ -309,7 +309,7 @@ class _Shape:
 
 
 class PatternMap(Generic[Value]):
-    """``rank_pattern`` or ``alpha_pattern``, ready to be asked for the value of a module."""
+    """``rank_pattern`` or ``alpha_pattern``, ready to look up the value of a module."""
 
     def __init__(self, patterns: Mapping[str, Value], *, field: str, budget: PatternBudget) -> None:
         """Read the keys.
@@ -405,5 +405,5 @@ class PatternMap(Generic[Value]):
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Keys that matched no module asked for so far."""
+        """Keys that matched no module queried so far."""
         return tuple(key for place, key in enumerate(self._keys) if place not in self._used)

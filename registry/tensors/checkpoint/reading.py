@@ -6,7 +6,7 @@ variant, the tensors are sorted by module and part, and each variant of LoRA fol
 
 PEFT ignores pairs whose modules the configuration does not target when it loads the adapter. They count here, so the
 weights would be others than those that PEFT gives. A new adapter that has them is refused when it is published; one
-that is there already, or is copied from where it is, goes on with a notice.
+that is in the registry already, or is copied from another registry, is accepted with a notice.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _is_linear(config: LoraAdapterConfig, pair: LoraPair, table: TargetTable) ->
 
 
 def untargeted_notice(names: Iterable[str]) -> str:
-    """What is said about an adapter that is kept all the same."""
+    """Notices about an adapter that is accepted all the same."""
     return (
         f"The adapter has tensors for {listed(list(names))}, which its configuration does not target: they are used "
         "here, but PEFT would ignore them."

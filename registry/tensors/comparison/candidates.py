@@ -225,7 +225,7 @@ def _left_alone(entry: TensorEntry, touched: Sequence[tuple[Run, int]]) -> Itera
 def in_order_of_weight(region: Region, candidates: Sequence[int]) -> tuple[list[BlockRange], list[BlockRange]]:
     """The blocks of a region: those to be read first (one, and all that have rows of tokens), and the others.
 
-    ``candidates`` are the numbers of those that are to be told apart.
+    ``candidates`` are the numbers of those to distinguish.
     """
     strengths = torch.zeros(region.slot.rows, dtype=torch.float64)
     for step in _own_steps(region, candidates):

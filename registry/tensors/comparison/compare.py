@@ -1,7 +1,7 @@
 """Of which candidate some weights are: read in blocks until it is clear, or until the limit.
 
-First one block of every tensor, the one where candidates differ most. If several still fit there, more of the tensors
-in which they differ, as far as the limit allows; and what then still ties is read whole.
+First one block of every tensor, the one where candidates differ most. If several still fit, more of the tensors in
+which they differ are read, as far as the limit allows; candidates that still tie are compared on whole tensors.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Evidence:
     bytes: int = 0
     seen: set[tuple[int, int]] = field(default_factory=set)  # blocks that were looked at: region, index
     units: dict[int, float] = field(default_factory=dict)
-    untold: list[str] = field(default_factory=list)  # other orders that were left out, since nothing told them apart
+    untold: list[str] = field(default_factory=list)  # other orders that were left out, since nothing distinguished them
     changed: dict[int, int] = field(default_factory=dict)  # elements that each candidate's path changes
     unlike: dict[int, int] = field(default_factory=dict)  # of those, the ones that no one way of merging gives
     others: dict[int, int] = field(default_factory=dict)  # of the elements that it leaves alone
@@ -201,7 +201,7 @@ def compare(
     def in_limit() -> bool:
         return evidence.bytes < limit.bytes and clock() < ends
 
-    if whole and evidence.of_one_path:  # there is nothing to choose between: a few blocks, then all
+    if whole and evidence.of_one_path:  # a single path, no choice to make: a few blocks, then all
         work.first_of(parts[:_FOR_THE_NEAREST], in_limit)
         work.rest_of(parts, progress)
         later, unseen = list[BlockRange](), parts[:0]

@@ -129,7 +129,7 @@ class BaseSample:
 
     @cached_property
     def elements(self) -> int:
-        """How many numbers there are."""
+        """The number of elements."""
         return sum(chosen.elements for chosen in self.tensors)
 
     @cached_property
@@ -196,10 +196,10 @@ def _tensor_sample(entry: TensorEntry, elements: int) -> TensorSample:
 
 @dataclass(frozen=True)
 class SampledValues:
-    """What some weights have there."""
+    """The values of some weights at the elements of a sample."""
 
-    values: torch.Tensor  # float64, a vector as `BaseSample` says; NaN where the tensor is not there
-    dtypes: Sequence[torch.dtype | None]  # that each tensor is kept in; None: it is not there
+    values: torch.Tensor  # float64, a vector as in `BaseSample`; NaN if the tensor is missing
+    dtypes: Sequence[torch.dtype | None]  # as each tensor is stored; None: it is missing
 
 
 def sample_values(sample: BaseSample, tensors: Mapping[str, tuple[ByteSource, TensorEntry]]) -> SampledValues:
@@ -226,7 +226,7 @@ def sample_values(sample: BaseSample, tensors: Mapping[str, tuple[ByteSource, Te
 
 
 def fingerprint(programs: PathPrograms, base: BaseTensors, sample: BaseSample, values: torch.Tensor) -> bytes:
-    """The fingerprint of a path whose links add, as it is kept.
+    """The fingerprint of a path whose links add, as it is stored.
 
     It is the digest of the sample, the number of changed tensors, their numbers (uint32), and their values (float32),
     all with the least byte first.
@@ -235,7 +235,7 @@ def fingerprint(programs: PathPrograms, base: BaseTensors, sample: BaseSample, v
         programs: of the path.
         base: the model that its links go on.
         sample: the elements that stand for the base model.
-        values: what that model has there, in float64; of tensors that the path leaves alone, anything.
+        values: that model's values of them, in float64; anything for tensors that the path does not change.
 
     Raises:
         InvalidAdapterError: ``zero_norm``, a DoRA link divides by it.

@@ -4,8 +4,8 @@ A candidate is struck out by another one if the weights clearly lie at that one,
 of the comparator. So what is left has the path that they are those of, whichever it is, and paths that these few
 elements don't tell from it.
 
-What is left of the weights beside each path is measured in units of rounding. A path is replayed from the values after
-each of its links, also as if it had been merged step by step.
+The residual of the weights against each path is measured in units of rounding. A path is replayed from the values
+after each of its links, also as if it had been merged step by step.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _COARSEST: Final = 2.0**-7  # of the dtypes whose roundings are replayed
 class Scale:
     """The weights, and what differences from them are measured in."""
 
-    values: torch.Tensor  # where they are there, else 0
+    values: torch.Tensor  # 0 where missing
     sizes: torch.Tensor  # of which roundings are relative
-    weights: torch.Tensor  # 1 over the unit of each; 0 where nothing is there
+    weights: torch.Tensor  # 1 over the unit of each; 0 where missing
     kept: dict[torch.dtype, torch.Tensor]  # the elements that came through each dtype
     steps: tuple[torch.dtype, ...]  # in which they may have been merged step by step
     sample: BaseSample
@@ -56,12 +56,12 @@ class Scale:
         size = torch.maximum(found.values.nan_to_num(0.0).abs(), base.values.nan_to_num(0.0).abs())
         unit = (size * eps).clamp(min=torch.finfo(torch.float16).tiny * 2.0**-11)
         values = torch.where(there, found.values, 0.0).to(torch.float32)
-        # nothing is left where nothing is there
+        # missing values have no residual
         weights = torch.where(there, 1 / unit, 0.0).to(torch.float32)
         return cls(values, size.to(torch.float32), weights, kept, tuple(steps), sample, int(there.sum()))
 
     def residuals(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
-        """What is left of paths, a row each, in units, beside the rendering that explains most of each tensor."""
+        """Residuals against paths, a row each, in units, after the rendering that explains most of each tensor."""
         best, least = None, torch.zeros(0)
         for rendering in self._renderings(states):
             rest = (self.values - rendering).mul_(self.weights).nan_to_num_(0.0, 1e9, -1e9)
@@ -76,7 +76,7 @@ class Scale:
         return best
 
     def bounds(self, states: Sequence[torch.Tensor]) -> tuple[list[float], list[float]]:
-        """What is left of paths, a row each, in units: beside their values, and at least beside each rendering.
+        """Residuals against paths, a row each, in units: against their values, and at least against each rendering.
 
         A rendering is some roundings away: one unit for each sum, two for each delta, and two to begin with and to end,
         as long as no sum is above twice what it is measured by. Of a last sum that is, a share of it is left.
@@ -91,11 +91,11 @@ class Scale:
         return squares, least
 
     def in_units(self, values: torch.Tensor) -> torch.Tensor:
-        """Differences, in units; 0 where nothing is there."""
+        """Differences, in units; 0 where values are missing."""
         return (values * self.weights).nan_to_num(0.0, 0.0, 0.0)
 
     def beside(self, base: SampledValues) -> torch.Tensor:
-        """What the weights are beside the base model, in units."""
+        """The difference of the weights from the base model, in units."""
         return self.in_units(self.values - base.values.to(torch.float32))
 
     def distances(self, tips: torch.Tensor) -> list[float]:
@@ -134,12 +134,12 @@ def replayed(states: Sequence[torch.Tensor], way: Way) -> torch.Tensor:
 
 
 def _rounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Values as they are after a rounding; those kept in float32 are rounded once."""
+    """Values as they are after a rounding; those stored in float32 are rounded once."""
     return values.to(dtype).to(values.dtype)
 
 
 LISTED: Final = 5
-"""The nearest candidates, which are told where none is left."""
+"""How many of the nearest candidates are reported if none is left."""
 
 
 _KEPT: Final = 2.0**-23  # fingerprints are rounded to float32, before and after a link
@@ -247,7 +247,7 @@ def _batches(chains: Iterable[tuple[int, Chain]]) -> Iterator[_Batch]:
 
 @dataclass(frozen=True)
 class _Rest:
-    """What is left of the weights beside one path, in units."""
+    """The residual of the weights against one path, in units."""
 
     name: str
     number: int
@@ -259,7 +259,7 @@ class _Rest:
 
 
 class _Search:
-    """Strikes paths out: by what is at least left beside the path itself, else by what is left beside its renderings.
+    """Strikes paths out: by the least residual against the path itself, else by the residuals against its renderings.
 
     The nearest path comes first, since it strikes out most of the others without a look at their renderings.
     """

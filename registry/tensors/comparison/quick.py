@@ -33,7 +33,7 @@ _OTHER_FACTORS: Final = 1 / 64
 _ONE_PANEL: Final = 128
 """Up to this rank a product is the same bits whether it is added where it is summed or afterwards."""
 _FACTORS_KEPT: Final = 16
-"""That are kept: of each link, for the slots that a few lanes are at."""
+"""Cached factors: of each link, for the slots that a few lanes work on."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Rows:
 
     def looks(self, programs: Sequence[Program]) -> list[Look] | None:
         """How the rows compare with each program; None: for one of them, too much of them is something else."""
-        at_once: dict[Hashable, Look] = {}  # the order of steps that add does not show there
+        at_once: dict[Hashable, Look] = {}  # by steps as a set: the order of steps that add does not show in the values
         several = len(programs) > 1
         found = []
         for program in programs:
@@ -105,14 +105,14 @@ class Rows:
         return found
 
     def origin(self, slot: Slot) -> torch.Tensor:
-        """The base's rows, as they are kept."""
+        """The base's rows, as they are stored."""
         if slot not in self._origins:
             first = self.place.first_row
             self._origins[slot] = self.of.base.rows(slot)(first, first + self.found.shape[0])
         return self._origins[slot]
 
     def values(self, program: Program, dtype: torch.dtype, *, merge_products: bool = True) -> SlotValues:
-        """What a program makes, with factors that are kept between blocks."""
+        """What a program makes, with factors that are cached between blocks."""
         kept = FactorsOf(self.of.kept, (id(program), dtype, merge_products))
         rows = self.place.region.rows_a_block
         return self.of.base.values(program, dtype, kept=kept, merge_products=merge_products, rows_a_block=rows)

@@ -7,8 +7,8 @@ into that dtype before it is merged. So a block has its exact values, what round
 rendering is an interval, nearly always of one number: what lies in none of them was made in no usual way.
 
 ``model.half()`` and PEFT's ``autocast_adapter_dtype=False`` turn adapters into a short dtype before they are merged.
-Rounded factors add something else than the adapter says, by more than a rounding of the sum, so the bits only show it
-where the same is done again.
+Rounded factors add something else than the adapter's delta, by more than a rounding of the sum, so the bits only show
+it if the same rounding is replayed.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ Bounds = tuple[torch.Tensor, torch.Tensor]
 """The least and the most that values can be."""
 
 SHORT: Final = (torch.bfloat16, torch.float16)
-"""The dtypes whose roundings are seen beside those of sums."""
+"""The dtypes whose roundings are distinguished from those of sums."""
 
 
 class Way(NamedTuple):
@@ -177,7 +177,7 @@ def rounded_block(
 ) -> RoundedBlock:
     """Block ``index`` of a slot after its path; ``dtypes``: those in which it may have been merged step by step.
 
-    ``bounded`` where it is to be told what these explain.
+    ``bounded``: also compute what these explain.
 
     The products of ``values`` must be stages of their own (``merge_products=False``).
     """
@@ -243,7 +243,7 @@ def rounded_elements(
         values: in float64, the products being stages of their own.
         rows: stored rows of the elements.
         columns: theirs.
-        origin: what the base has there, in float64.
+        origin: the base's values of the elements, in float64.
         dtypes: as for `rounded_block`.
     """
     found, scale, reach = origin, origin.abs(), origin.abs()

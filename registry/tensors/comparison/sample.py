@@ -259,7 +259,7 @@ def _found_rows(place: BlockRange, found: BaseTensors) -> tuple[torch.Tensor, to
 
 
 def least_dtype(values: torch.Tensor, stored: torch.dtype) -> torch.dtype:
-    """The dtype of fewest digits that the values have come through, whatever they are kept in."""
+    """The dtype of fewest digits that the values have come through, whatever they are stored in."""
     for dtype in SHORT:
         if dtype is stored or (_came_through(values.flatten()[:_TRIED], dtype) and _came_through(values, dtype)):
             return dtype

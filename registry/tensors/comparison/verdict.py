@@ -21,10 +21,10 @@ def lies_at_one(own: float, both: float, others: float, elements: float) -> bool
     """Whether weights lie at one candidate, on the line from it to another one.
 
     Args:
-        own: sum of the squares of the residuals beside the one, in units of rounding.
-        both: sum of the products of the residuals beside both.
-        others: sum of the squares of the residuals beside the other.
-        elements: how many residuals there are.
+        own: sum of the squares of the residuals against the one, in units of rounding.
+        both: sum of the products of the residuals against both.
+        others: sum of the squares of the residuals against the other.
+        elements: the number of residuals.
     """
     apart = own + others - 2 * both
     if not apart >= _TELLING:
@@ -35,9 +35,9 @@ def lies_at_one(own: float, both: float, others: float, elements: float) -> bool
 
 
 def surely_at_one(own: float, others: float) -> bool:
-    """The same, where the product beside both is not known: its size is at most the root of ``own`` times ``others``.
+    """The same, if the product against both is not known: its size is at most the root of ``own`` times ``others``.
 
-    Of residuals beside every element, so that what they are rounded by is no sample.
+    Of the residuals of every element, so that what they are rounded by is no sample.
     """
     return own <= _FAR * others and (math.sqrt(others) - math.sqrt(own)) ** 2 >= _TELLING
 
@@ -65,14 +65,14 @@ class Standing:
 class Verdict:
     """What the weights are."""
 
-    fitting: tuple[str, ...]  # the candidates that can't be told apart from them; none: they are something else
+    fitting: tuple[str, ...]  # the candidates that can't be distinguished from them; none: they are something else
     nearest: Standing
     tensors: int  # that were looked at
     of: int
     bytes: int
     whole: bool  # every element of every tensor was looked at
     units: float  # of the first that fits (else the nearest): its largest difference, in units in the last place
-    untold: tuple[str, ...]  # other orders of what fits that the bits don't tell from it
+    untold: tuple[str, ...]  # other orders of what fits that the bits don't distinguish from it
     residual: float  # of the first that fits (else the nearest): sum of squares beside what a usual way of merging
     # makes of it, each in units of rounding
     equal: float  # of the first that fits (else the nearest): share of the elements that its path changes, and that one

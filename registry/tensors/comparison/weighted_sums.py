@@ -37,7 +37,7 @@ class Weighted:
 class WeightedSums:
     """Collects what links add, in units of rounding, and finds the sum of them that weights are."""
 
-    wanted: torch.Tensor  # what the weights are beside the base, in units of rounding
+    wanted: torch.Tensor  # the difference of the weights from the base, in units of rounding
     _numbers: count[int] = field(default_factory=count)
     _best: list[tuple[float, int, str, torch.Tensor]] = field(default_factory=list)
 

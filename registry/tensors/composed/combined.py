@@ -123,7 +123,7 @@ def _outcome(
 
 
 def _first_apart(one: SlotValues | None, other: SlotValues | None) -> int | None:
-    """The first stored row in which two values differ; -1: only one of them is there; None: they are equal."""
+    """The first stored row in which two values differ; -1: only one of them exists; None: they are equal."""
     if one is None or other is None:
         return None if one is other else -1
     return next(_apart(one, other), None)

@@ -140,7 +140,7 @@ class Composition:
             if wanted == most:
                 cap = "" if rank is None else f" with rank {rank} at most in every module"
                 least = rounded_up(written)
-                # an error of the whole delta and more can't be asked for
+                # an error of the whole delta or more can't be requested
                 other = f", or ask for --max-error {least} or more" if written < 1 else ""
                 raise AccuracyError(
                     f"Written in {dtype}{cap} the error is {least}, more than the requested {max_error:g}, because of "

@@ -149,7 +149,7 @@ class Forms:
         return "none" if not biases else "lora_only" if own else "all"
 
     def needs_bias(self, parameter: str) -> bool:
-        """Whether a bias has to be there for what the configuration says, changed or not."""
+        """Whether the configuration requires a bias, changed or not."""
         if self.bias == "none" or not parameter.endswith(".bias"):
             return False
         return self.bias == "all" or parameter.rpartition(".")[0] in self._adapted
@@ -160,7 +160,7 @@ class Forms:
 
     @cached_property
     def saved_modules(self) -> frozenset[str]:
-        """Names of the modules that are saved whole, none inside another; to be asked once all is sorted."""
+        """Names of the modules that are saved whole, none inside another; call it once everything is sorted."""
         by_value = [name for name in self.values if is_inside(name, self.whole) or not is_called_bias(name)]
         modules = (*self.saved, *self.saved_experts, *(name.rpartition(".")[0] for name in by_value))
         # what computes its weight from parametrizations is no module that PEFT can save

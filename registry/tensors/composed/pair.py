@@ -10,8 +10,8 @@ would depend on the machine.
 The one pair of a fused parameter has all links on all of its experts, in the form in which PEFT keeps them. A is
 (experts * R, in_features), expert-major, and B (out_features, R * experts), rank-major with the expert fastest (PEFT's
 ``ParamWrapper.get_delta_weight``). Links side by side are made expert by expert: A and B of the whole parameter side by
-side would mix the experts up. Pairs of single pieces (transformers 4 kept gate and up apart) go in block-diagonally;
-experts with a smaller rank are filled with zeros.
+side would mix the experts up. Pairs of single pieces (transformers 4 stored gate and up separately) go in
+block-diagonally; experts with a smaller rank are filled with zeros.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ one class alone, which need not be the class that was trained.
 
 PEFT names what a wrapper holds behind ``base_layer``. Each tensor is made by blocks of rows when it is read: token rows
 as their last writer left them, and fused parameters of experts that a path replaces from where the files keep them. A
-replacement is kept only where files and running model have the same orientation (`registry.tensors.path.programs`), so
+replacement is possible only if files and running model have the same orientation (`registry.tensors.path.programs`), so
 the pieces one after another are the rows of the parameter, seen as (experts * rows, columns).
 """
 
@@ -43,13 +43,13 @@ Rows = Callable[[int, int], torch.Tensor]
 
 @dataclass(frozen=True)
 class AdapterTensor:
-    """One tensor: its name, its shape, and any rows of it; rows are asked for on the grid of its blocks."""
+    """One tensor: its name, its shape, and any rows of it; rows are requested on the grid of its blocks."""
 
     name: str
     shape: tuple[int, ...]
     rows: Rows
     columns: int | None = None  # of the matrix as which it is seen; None: as `as_matrix` sees its shape
-    dtype: str | None = None  # of whole numbers, which are kept as they are; None: that of the file
+    dtype: str | None = None  # of whole numbers, which are copied unchanged; None: that of the file
 
     @property
     def matrix(self) -> tuple[int, int]:

@@ -18,13 +18,13 @@ to the dtype that they are written in.
     One entry for each module, by name:
     ``module``; ``rank_before`` and ``rank_after``; ``energy``, the squared Frobenius norm of the delta;
     ``discarded``, the energy left out, so that its root is ||D - D'||_F; ``relative_frobenius``,
-    ||D - D'||_F / ||D||_F; ``relative_spectral``, ||D - D'||_2 / ||D||_2; ``scaled``, true where the path has a DoRA
-    link there: then D is diag(c) B A, whose error is that of the merged weight.
+    ||D - D'||_F / ||D||_F; ``relative_spectral``, ||D - D'||_2 / ||D||_2; ``scaled``, true if the path has a DoRA
+    link on it: then D is diag(c) B A, whose error is that of the merged weight.
 ``total``
     The same over all deltas side by side, that is as the blocks of one block-diagonal matrix: energies add up, and the
     spectral norm is the largest of the modules'. ``parameters_before`` and ``parameters_after`` count factor elements.
-    ``written``, for 16-bit factors, is the relative Frobenius error of the factors as they are written: there their
-    rounding counts beside what was left out, and ``max_error`` bounds both. For a DoRA it is ||W - W'||_F / ||D||_F of
+    ``written``, for 16-bit factors, is the relative Frobenius error of the factors as they are written: it includes
+    their rounding and what was left out, and ``max_error`` bounds both. For a DoRA it is ||W - W'||_F / ||D||_F of
     the merged weights, with the magnitude as it is written. In fp32 the rounding is less than 1e-6, or for a DoRA about
     1e-7 ||W||_F / ||D||_F.
 ``enough_for``
@@ -83,7 +83,7 @@ def report(
     Args:
         modules: every module of the composed adapter.
         ranks: rank that each keeps, by name (`registry.tensors.truncation.rank_choice.choose_ranks`).
-        rank, max_error: what was asked for.
+        rank, max_error: as requested.
         scaled: modules whose spectra are those of diag(c) B A.
         written: relative error of the factors as they are written, where it was measured.
     """
@@ -184,7 +184,7 @@ def _as_written(values: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Te
 
 
 class _Once(Generic[T]):
-    """What is made once, when it is first asked for."""
+    """What is made once, when it is first needed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,1 +1,1 @@
-"""Full fine-tunes kept exactly: the tensors that differ from the base's stored bytes, in compressed frames."""
+"""Full fine-tunes stored exactly: the tensors that differ from the base's stored bytes, in compressed frames."""

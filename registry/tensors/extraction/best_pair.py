@@ -86,9 +86,9 @@ def directions(delta: Multiplied, rank: int) -> tuple[torch.Tensor, torch.Tensor
 class _Search:
     """An orthonormal basis V of some directions of the smaller side, and what the Gram matrix M makes of them.
 
-    M V^T = V^T G + Q^T C: G and C are known from the products, and Q is an orthonormal basis of what they have beside
-    V. A vector V^T y that is wanted, y of G, has the residual Q^T C y. The delta counts in a unit in which its norm is
-    about 1, so that squares stay within float32.
+    M V^T = V^T G + Q^T C: G and C are known from the products, and Q is an orthonormal basis of the part of them
+    orthogonal to V. A vector V^T y that is wanted, y of G, has the residual Q^T C y. The delta counts in a unit in
+    which its norm is about 1, so that squares stay within float32.
     """
 
     def __init__(self, delta: Multiplied, rank: int) -> None:
@@ -183,7 +183,7 @@ grows to 7 times the rank and more."""
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for: a rank for every module, or an error that none of them exceeds."""
+    """The requested limit: a rank for every module, or an error that none of them exceeds."""
 
     rank: int | None = None
     max_error: float | None = None
@@ -215,11 +215,11 @@ def best_pair(delta: HeldDelta, wanted: Wanted, name: str) -> BestPair:
 
     Args:
         delta: of one matrix.
-        wanted: what is asked for.
+        wanted: the requested limit.
         name: of the module, for errors.
 
     Raises:
-        AccuracyError: rounding to float32 alone costs more than the error that is asked for.
+        AccuracyError: rounding to float32 alone costs more than the requested error.
         InvalidAdapterError: ``overflow``, see `registry.tensors.truncation.truncate.decompose`.
     """
     if delta.energy == 0:

@@ -1,4 +1,4 @@
-"""What a full model changed: matrices, which become pairs, and values, which are kept whole.
+"""What a full model changed: matrices, which become pairs, and values, which are stored whole.
 
 Every parameter of the target table is looked at, and then whatever else the base's files hold: what no adapter could
 bring must not have changed.
@@ -50,7 +50,7 @@ class ChangedExperts:
 
 @dataclass(frozen=True)
 class ChangedValue:
-    """A parameter that is kept whole; ``delta`` has its rows in the full model; None: a tensor that the base lacks."""
+    """A parameter that is stored whole; ``delta`` has its rows in the full model; None: the base lacks the tensor."""
 
     parameter: str
     shape: tuple[int, ...]
@@ -248,7 +248,7 @@ class _Walk:
                 )
 
     def _values_inside(self) -> None:
-        """PEFT adapts nothing inside a module that it saves whole: there the weights are values too."""
+        """PEFT adapts nothing inside a module that it saves whole, so the weights inside are values too."""
         saved = {name.parameter.rpartition(".")[0] for name in self._found.values if not is_called_bias(name.parameter)}
         saved_paths = tuple(f"{module}." for module in saved if module)
         inside = [one for one in self._found.targets if one.target.module.startswith(saved_paths)]

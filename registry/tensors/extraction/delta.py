@@ -1,7 +1,7 @@
 """What a full model changed of one slot: its stored rows less those of its parent, block by block.
 
 The parent's values are exact (float64, not rounded), whatever dtype somebody merged them in. What equals bit for bit
-one of the usual renderings of the parent in the full model's dtype was not changed: training began there.
+one of the usual renderings of the parent in the full model's dtype was not changed: training began from it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from registry.tensors.path.programs import Program
 from registry.tensors.path.slot_values import SlotValues
 
 HELD: Final = 1 << 26
-"""Elements of a delta that is kept in memory, in float32; of larger ones each pass makes the blocks again."""
+"""Elements of a delta that is held in memory, in float32; of larger ones each pass makes the blocks again."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Delta:
 
 
 class Blocks(Protocol):
-    """A matrix whose blocks of rows are made when they are asked for."""
+    """A matrix whose blocks of rows are made on demand."""
 
     @property
     def rows(self) -> int: ...
@@ -130,7 +130,7 @@ class HeldDelta:
         self._delta = delta
         self.rows, self.columns = delta.rows, delta.columns
         self._held: list[torch.Tensor] | None = [] if delta.elements <= HELD else None
-        self._exact = True  # whether float32 holds every element of what is kept
+        self._exact = True  # whether float32 holds every stored element exactly
         energy = []
         for block in delta.blocks():
             energy.append(_square(block))

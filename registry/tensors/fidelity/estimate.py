@@ -55,7 +55,7 @@ class Ratio(NamedTuple):
 
 
 def strata(units: int, wanted: int, seed: int) -> list[Stratum]:
-    """Strata of so many units, of which ``wanted`` are drawn: all where there are no more."""
+    """Strata of so many units, of which ``wanted`` are drawn: all if there are no more."""
     if wanted >= units:
         return [Stratum(range(units), tuple(range(units)))]
     drawn = min(_DRAWN, max(2, wanted))

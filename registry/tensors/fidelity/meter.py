@@ -1,8 +1,8 @@
 """Fidelity measured while the blocks of a merged model are made, from sums over their rows.
 
-The rounded rows are at hand there, and the base's too. A fixed sample of rows is measured, or all of them; of all, the
-sample's figures are kept too. Each block has sums of its own, which are added in the order of the blocks, so that the
-figures do not depend on who made which block when. Nothing here changes a byte of the model.
+The rounded rows and the base's are in memory at that point. A fixed sample of rows is measured, or all of them; if all
+are measured, the sample's figures are recorded too. Each block has its own sums, which are added in the order of the
+blocks, so the figures do not depend on who made which block when. Nothing here changes a byte of the model.
 
 The sums say what was to change, and what did. With W' = round(W) in the output's dtype and D the change that is meant,
 S = round(W + D) - W' is the change that the rounded weights hold. W' and round(W + D) are a few digits each, so S is
@@ -64,7 +64,7 @@ class Sums(NamedTuple):
     lost: float  # |S - D|^2
 
     def times(self, factor: float) -> Sums:
-        """As if there were ``factor`` times as many of each."""
+        """The sums for ``factor`` times as many of each."""
         return Sums(*(factor * value for value in self))
 
     @property
@@ -252,7 +252,7 @@ class FidelityMeter:
         self._left_out: dict[str, UnmeasuredTensor] = {}
 
     def slot(self, program: Program, values: SlotValues, dtype: torch.dtype) -> SlotMeter | None:
-        """What measures a slot's blocks; None where there is nothing to measure, which the figures name."""
+        """What measures a slot's blocks; None if nothing is to be measured, which the figures name."""
         steps, name = program.steps, program.slot.tensor
         if any(isinstance(step, Replace) for step in steps):
             self._left_out[name] = UnmeasuredTensor(tensor=name, how="replaced")

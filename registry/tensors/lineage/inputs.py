@@ -70,7 +70,7 @@ class Inputs:
         return path_table(self.blobs, self.path)
 
     def base_weights(self) -> ModelWeights:
-        """See the function `base_weights`; quantised first, where that is asked for."""
+        """See the function `base_weights`; quantised first, if requested."""
         weights = weights_of(self.stored, self.blobs, self.path, self.opened)
         if self._onto is None:
             return weights
@@ -159,7 +159,7 @@ def weights_of(stored: StoredWeights, blobs: Blobs, path: LoadedPath, open_blobs
 
 
 def replaced_tensors(blobs: Blobs, path: LoadedPath) -> frozenset[str]:
-    """The tensors of the base model that the exact link of a path replaces; none, where there is no such link."""
+    """The tensors of the base model that the exact link of a path replaces; none without such a link."""
     if path.exact is None:
         return frozenset()
     from registry.tensors.exact.file_format import read_index

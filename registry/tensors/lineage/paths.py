@@ -132,7 +132,7 @@ class LoadedPath:
 
     @property
     def live(self) -> tuple[Link, ...]:
-        """The links that add to the model that `exact` says: all, where there is none."""
+        """The links that add to the model that `exact` gives: all, if it is None."""
         exact = self.exact
         return self.links if exact is None else self.links[self.links.index(exact) + 1 :]
 

@@ -58,7 +58,7 @@ class BaseTensors:
         return FLOATS[entry.dtype] if decoded is None else decoded.dtype
 
     def holds_whole(self, slot: Slot) -> bool:
-        """Whether a slot is a whole tensor that is there."""
+        """Whether a slot is a whole tensor of the files."""
         held = self.tensors.get(slot.tensor)
         return held is not None and len(slot.places) == 1 and slot.rows * slot.columns == held[1].elements
 

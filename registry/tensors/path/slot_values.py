@@ -4,8 +4,8 @@ A block starts as the origin's stored rows in the precision of sums and goes thr
 consecutive products as one. Nothing is rounded on the way. Oriented rows that are stored rows have their norms in the
 block itself; those that are stored columns (embeddings, Conv1D) need a pass over the whole slot for each rescaling.
 
-The factors of a path's products are kept between the blocks that they are multiplied into. Making them reads the
-tensors of all links, so that they should be made once for a slot and not once for a block.
+The factors of a path's products are cached between the blocks that they are multiplied into. Making them reads the
+tensors of all links, so they should be made once for a slot and not once for a block.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _size(factors: Factors) -> int:
 _NORM_CHUNK: Final = 128
 
 MatrixRows = Callable[[int, int], torch.Tensor]
-"""Stored rows start to stop of a slot before any step, in the dtype that they are kept in."""
+"""Stored rows start to stop of a slot before any step, in their stored dtype."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class SlotValues:
         origin: its rows before the steps; not used where the first step replaces them.
         steps: what the path does to it, root first.
         dtype: precision of sums.
-        kept: where factors are kept between blocks.
+        kept: where factors are cached between blocks.
         merge_products: False keeps each product a stage of its own, for `trace`.
         rows_a_block: another grid than that of files, for who looks at values and makes no bytes of them.
     """
@@ -144,7 +144,7 @@ class SlotValues:
         self._lock = threading.Lock()
 
     def origin_block(self, index: int) -> torch.Tensor:
-        """Stored rows of block ``index`` before the steps, in the dtype that they are kept in."""
+        """Stored rows of block ``index`` before the steps, in their stored dtype."""
         start = index * self.rows_a_block
         return self._read(start, min(start + self.rows_a_block, self.slot.rows))
 
@@ -233,7 +233,7 @@ class SlotValues:
                 yield stage
 
     def _begin(self, index: int) -> tuple[torch.Tensor, int, torch.Tensor]:
-        """A block before the steps, padded, how many rows of it there are, and these as they are stored."""
+        """A block before the steps, padded, its number of rows, and these rows as they are stored."""
         stored = self.origin_block(index)
         rows = stored.shape[0]
         values = scratch((self.rows_a_block, self.slot.columns), self.dtype)
@@ -340,7 +340,7 @@ class SlotValues:
 
 
 def _stages(steps: Sequence[Step], merge_products: bool) -> tuple[_Stage, ...]:
-    """Steps after a replacement as stages; a replacement drops what is before it, so there is no other."""
+    """Steps after a replacement as stages; a replacement drops what is before it, so no other occurs."""
     stages: list[_Stage] = []
     for step in steps:
         if isinstance(step, SetRows | Rescale):

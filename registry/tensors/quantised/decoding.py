@@ -1,8 +1,8 @@
 """The numbers that a quantised tensor means: code, scale and zero point multiplied out exactly, by ranges.
 
-A product is made in float32 where every one is exact there, else in float64, in the order that the format says
-(docs/quantised.md); it is never rounded to a loader's dtype in between. Rounding to bf16 takes a shorter way: a product
-in float32 rounds as the exact one does unless it lies midway between two numbers of bf16; only there float64 is asked.
+Products are made in float32 if every one of them is exact in it, else in float64, in the order of the format
+(docs/quantised.md); they are never rounded to a loader's dtype in between. Rounding to bf16 has a shortcut: a product
+in float32 rounds as the exact one does unless it lies midway between two numbers of bf16; only then float64 is used.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class DecodedTensor:
             yield self._tile(piece, read or self._whole(piece.matrix)), shaped
 
     def _whole(self, matrix: int) -> _Read:
-        """A whole matrix of codes, whose columns are wanted: the last one is kept."""
+        """A whole matrix of codes, whose columns are wanted: the last one is cached."""
         with self._lock:
             if self._kept is None or self._kept[0] != matrix:
                 self._kept = None  # one at a time

@@ -28,7 +28,7 @@ from registry.tensors.arithmetic.kernel import scratch
 _MANY: Final = 1 << 12
 """Bytes for which a table of pairs is worth its half a MiB."""
 _E2M1: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-_E2M1_SIGNED: Final = (*_E2M1, *(-value for value in _E2M1))  # code 8 is -0: the sign of zero is kept
+_E2M1_SIGNED: Final = (*_E2M1, *(-value for value in _E2M1))  # code 8 is -0: the sign of zero is preserved
 
 
 @cache
@@ -124,7 +124,7 @@ _TURNED_TILE: Final = 1 << 19
 class Piece:
     """Rows ``top`` to ``bottom`` and columns ``left`` to ``right`` of a matrix of codes, as it is stored."""
 
-    at: int  # where its first element is in the range that was asked for
+    at: int  # where its first element is in the requested range
     matrix: int
     top: int
     bottom: int
@@ -261,8 +261,8 @@ class GridScales:
     def round_alike(self, scales: torch.Tensor, elements: int) -> bool:
         """Whether every product with a code, rounded to float32 and then to bf16, is the nearest bf16.
 
-        It is, unless it is not exact in float32 and lies in the middle there. Of a code only its odd factor matters.
-        False too where looking would take longer than looking at the products, of which there are ``elements``.
+        It is, unless it is not exact in float32 and its float32 lies midway between two of bf16. Of a code only its odd
+        factor matters. False too if this check would take longer than checking the ``elements`` products themselves.
         """
         if self.loose or len(self._odd) * scales.numel() * 4 > elements:
             return False
@@ -289,7 +289,7 @@ class GridScales:
         return found.to(self.dtype).view(bottom - top, right - left)
 
     def zeros(self, top: int, bottom: int, left: int, right: int) -> torch.Tensor | None:
-        """The zero points there, float32; None: there are none."""
+        """The zero points of these rows and columns, float32; None: the format has none."""
         zero = self._grid.zero
         if zero is None:
             return None
@@ -322,7 +322,7 @@ class FlatScales:
         self.loose = blocks.nested is not None
 
     def with_factor(self, products: torch.Tensor) -> torch.Tensor:
-        """There is none."""
+        """The products unchanged: no factor exists."""
         return products
 
     def round_alike(self, scales: torch.Tensor, elements: int) -> bool:  # noqa: ARG002 (as `GridScales` has it)
@@ -330,7 +330,7 @@ class FlatScales:
         return False
 
     def read(self, top: int, bottom: int, left: int, right: int) -> torch.Tensor:
-        """As `GridScales.read`; of a transposed tensor all rows and columns are asked for."""
+        """As `GridScales.read`; of a transposed tensor all rows and columns are requested."""
         if not self._layout.turned:
             return self._absmax(top, bottom).view(-1, 1)
         blocks = self._blocks
@@ -340,7 +340,7 @@ class FlatScales:
         return every[torch.div(starts + begun, blocks.block, rounding_mode="floor")]
 
     def zeros(self, top: int, bottom: int, left: int, right: int) -> None:
-        """There are none."""
+        """None: no zero points exist."""
 
     @cached_property
     def _map(self) -> torch.Tensor:

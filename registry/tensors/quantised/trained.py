@@ -11,7 +11,7 @@ and others, arXiv:2305.14314 and 2110.02861). Codes and scales are bit for bit t
 its kernels take a neighbouring value of the 256 in less than a percent of the blocks. The mean is the exact one,
 rounded once, so that no thread count has a part in it.
 
-Memory is bounded by the range that is asked for; double quantisation keeps a float32 for each block of the weight.
+Memory is bounded by the requested range; double quantisation keeps a float32 for each block of the weight.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class FourBitWeight:
         return found
 
     def forget(self) -> None:
-        """Let the scales of all blocks go; they are computed again when they are asked for."""
+        """Let the scales of all blocks go; they are computed again when needed."""
         with self._lock:
             self._kept = None
 
@@ -244,7 +244,7 @@ def trained_weights(weights: ModelWeights, table: TargetTable, how: FourBits) ->
     """The weights of a base model as they were in training.
 
     Raises:
-        UsageError: it is not known which modules are linear, or one is not kept as the matrix that is quantised.
+        UsageError: it is not known which modules are linear, or one is not stored as the matrix that is quantised.
     """
     wanted = {_matrix(target, table): target.module for target in quantised_modules(table, how)}
     recent = Recent()

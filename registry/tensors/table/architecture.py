@@ -273,7 +273,7 @@ def make_table(
 ) -> TargetTable:
     """What every runtime module of a base model is in its files.
 
-    ``config`` is the parsed config.json, None when there is none; ``tensors`` is file tensor -> (dtype, shape) over all
+    ``config`` is the parsed config.json, None if it is missing; ``tensors`` is file tensor -> (dtype, shape) over all
     files. ``time_limit`` is in seconds, ``memory_limit`` in bytes; both bound the child process. Equal input gives an
     equal document on the same version of transformers.
 
@@ -283,7 +283,7 @@ def make_table(
     if config is None or not (config.get("model_type") or config.get("architectures")):
         return table_from_names(tensors)
     facts = _ask_child(config, tensors, time_limit, memory_limit, whole=False)
-    if facts["status"] != "built":  # by chance for want of what a stand-in stands for
+    if facts["status"] != "built":  # perhaps because it needs a package that a stand-in replaces
         facts = _ask_child(config, tensors, time_limit, memory_limit, whole=True)
     name, model_type = _named(config)
     if facts["status"] == "refused":

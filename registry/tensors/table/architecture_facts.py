@@ -161,7 +161,7 @@ def _conversion(name: str, sources: list[tuple[str, str]], by_pattern: dict[str,
 
 
 def _options(operation: Any, config: Any) -> dict[str, Any]:
-    """What an operation was made with, and of the model's config what it reads there."""
+    """What an operation was made with, and the fields of the model's config that it reads."""
     options = {key: value for key, value in vars(operation).items() if _is_plain(value)}
     if type(operation).__name__ == "PermuteForRope":
         part = getattr(config, operation.subconfig_key, config) if operation.subconfig_key is not None else config

@@ -94,7 +94,7 @@ def _whole(tensor: str, shape: Shape) -> Rows:
 
 
 def _one(values: _Values, dim: int) -> Rows:
-    """The only value there is, which is cut along its rows."""
+    """The only value, which is cut along its rows."""
     if len(values) != 1:
         raise _NotFollowed
     (found,) = values.values()
@@ -188,7 +188,7 @@ Shape = tuple[int, ...]
 
 
 class _NotFollowed(Exception):  # noqa: N818 (it is an answer, not a fault)
-    """The operation, or what it is asked to do here, is not one of those that are followed."""
+    """The operation, or its use here, is not one of those that are followed."""
 
 
 @dataclass(frozen=True)

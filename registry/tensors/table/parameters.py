@@ -24,7 +24,7 @@ class Tied(Protocol):
 
 
 def joined(groups: Iterable[Sequence[str]]) -> list[list[str]]:
-    """Groups that share a member, joined; the order of first mention is kept."""
+    """Groups that share a member, joined; in the order of first mention."""
     found: list[list[str]] = []
     for names in groups:
         touching = [group for group in found if any(name in group for name in names)]
@@ -85,7 +85,7 @@ class Run:
         return group * self.group + i * b + j
 
     def meant(self, stored: int) -> int:
-        """The parameter's row that is stored there."""
+        """The parameter's row that is in row ``stored`` of the tensor."""
         return Run(self.tensor, self.first, self.rows, self.grid[::-1]).stored(stored)
 
     def cut(self, start: int, stop: int) -> Run | None:

@@ -29,7 +29,7 @@ class Slot:
     Which way it multiplies is no part of what it is: it is still the same slot, so it does not count in comparisons.
     """
 
-    tensor: str  # name in the base's files, or the name that an untied or new weight gets there
+    tensor: str  # name in the base's files, or the name that an untied or new weight gets in them
     first: int
     rows: int
     columns: int

@@ -1,10 +1,10 @@
 """Stand-ins for packages that torch and transformers import for every model, and that say nothing of its structure.
 
 Compilers, sharding, what operations do on a meta device, processors, assignment of detected objects: three quarters of
-what the child process of `registry.tensors.table.architecture` would import. A stand-in has every name that is asked of
-it. As a decorator it leaves the function as it is, as a type nothing is an instance of it, and what is made of it while
-modules are imported is an object without attributes. Once models are built, to call one or to ask for its truth is an
-error. So nothing can be worked out by one: where it is needed after all, the child fails, and a second child imports
+what the child process of `registry.tensors.table.architecture` would import. A stand-in has any attribute that is
+looked up. As a decorator it returns the function unchanged, as a type nothing is an instance of it, and a call of it
+while modules are imported gives an object without attributes. Once models are built, calling one or taking its truth
+value is an error. So no result depends on one: if one is needed after all, the child fails, and a second child imports
 everything.
 
 `BARE` packages have their modules, but none of the names that they collect from them: to collect them, transformers
@@ -43,7 +43,7 @@ BARE: Final = ("transformers", "transformers.models")
 
 
 class _StandIn(type):
-    """A class of which there are no instances that say anything."""
+    """A class that no object is a meaningful instance of."""
 
     building = False
 
@@ -59,7 +59,7 @@ class _StandIn(type):
         return True
 
     def needed(cls) -> None:
-        """It is asked for something: an error, once models are built."""
+        """An attribute is looked up: an error, once models are built."""
         if _StandIn.building:
             raise RuntimeError(f"{cls.__module__}.{cls.__name__} is not loaded here")
 
@@ -81,7 +81,7 @@ class _Module(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if name in typing.__all__:  # a module that is stood in for has it from there
+        if name in typing.__all__:  # the replaced module takes it from typing
             return getattr(typing, name)
         found = _StandIn(name, (_Made,), {"__module__": self.__name__})
         setattr(self, name, found)

@@ -70,7 +70,7 @@ class Target:
 
     module: str  # runtime path, model.layers.0.self_attn.q_proj
     kind: TargetKind
-    tensor: str | None  # name in the base files; None: tied to another module's, or not kept as one tensor
+    tensor: str | None  # name in the base files; None: tied to another module's, or not stored as one tensor
     shape: tuple[int, ...]  # as stored
     tie: str | None = None  # a module that shares this weight; where `tensor` is None, the one that holds it
     geometry: Mapping[str, Any] = field(default_factory=dict)  # kernel, groups, dilation, padding_mode of a CONV
@@ -197,9 +197,9 @@ class TargetTable:
         """What the module ``name`` means, where the files have a tensor ``name.weight``.
 
         Adapters of older versions of transformers name modules by the paths that the files still have: one module for
-        each expert and projection (``experts.0.w1``), or another path for a module that is still there. To be asked
-        after `find`; the base model prefix may be there or not, as in `find`. None where no tensor has that name, or
-        where it is not the whole weight of a module or of a piece.
+        each expert and projection (``experts.0.w1``), or another path for a module that still exists. Call it after
+        `find`; the base model prefix is optional, as in `find`. None if no tensor has that name, or if it is not the
+        whole weight of a module or of a piece.
         """
         return next((self._by_file[name] for name in self.spellings(name) if name in self._by_file), None)
 
@@ -278,7 +278,7 @@ class TargetTable:
         return tie_groups(self.targets)
 
     def to_document(self) -> dict[str, Any]:
-        """The table as a JSON document; equal tables give equal documents. Later facts are there if they say more."""
+        """The table as a JSON document; equal tables give equal documents. Facts of later versions only if set."""
         later: dict[str, Mapping[str, Any]] = {"ties": self.ties} if self.ties is not None else {}
         later |= {"apart": self.apart} if self.apart else {}
         runs = {name: runs_document(held) for name, held in self.parameters.items() if held.runs}

@@ -49,7 +49,7 @@ def _head_group(table: TargetTable) -> tuple[str, ...]:
 
 
 def _can_stay(parameter: str, table: TargetTable) -> bool:
-    """Whether a tie is told by `Target.tie`, and nothing can make the model say that it is none."""
+    """Whether a tie is given by `Target.tie`, and no setting of the model can undo it."""
     target = table.targets.get(parameter.removesuffix(".weight"))
     return target is not None and target.tie is not None and not _head_group(table)
 
@@ -117,7 +117,7 @@ def _holder(held: list[Target], group: tuple[str, ...], table: TargetTable) -> T
 
 
 def parted_by_files(table: TargetTable, digests: Mapping[str, str]) -> TargetTable:
-    """The table without the ties that the files deny; they are told in `TargetTable.apart`."""
+    """The table without the ties that the files contradict; these are listed in `TargetTable.apart`."""
     apart = apart_in_files(table, digests)
     if not apart:
         return table

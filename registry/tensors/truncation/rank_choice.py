@@ -2,8 +2,8 @@
 
 The error is that of all modules together, ||D - D'||_F / ||D||_F, with D all deltas side by side. Keeping rank k of a
 module leaves out the squares of its other singular values, and the squares of all modules add up. So every singular
-value is an item that costs one rank of its module and pays its square, whatever else is kept: an error bound is met by
-leaving out the items that pay least for what they cost. Cost is counted in elements of the adapter, as these are what
+value is an item that costs one rank of its module and pays its square, whatever else is chosen: an error bound is met
+by leaving out the items that pay least for their cost. Cost is counted in elements of the adapter, as these are what
 is stored, sent and multiplied by; one rank of a wide module costs more than one of a narrow module.
 
 Leaving out as many elements as possible within a budget of energy is a knapsack, but one with very few distinct costs
@@ -53,7 +53,7 @@ class ModuleSpectrum:
 
     @cached_property
     def tails(self) -> tuple[float, ...]:
-        """The energy that is left out when rank k is kept, for k = 0 (the whole delta) to the rank of the delta."""
+        """The energy that is left out at rank k, for k = 0 (the whole delta) to the rank of the delta."""
         tails = [0.0]
         for energy in reversed(self.energies):
             tails.append(tails[-1] + energy)
@@ -65,7 +65,7 @@ class ModuleSpectrum:
         return max(1, self._length)
 
     def discarded(self, rank: int) -> float:
-        """||D - D'||_F^2 of this module when ``rank`` is kept."""
+        """||D - D'||_F^2 of this module at rank ``rank``."""
         return self.tails[min(rank, self._length)]
 
     def singular_value(self, index: int) -> float:

@@ -69,7 +69,7 @@ class Decomposition:
         return len(self.singular_values)
 
     def keep(self, rank: int) -> KeptDirections:
-        """The best pair of at most ``rank`` (1 or more); a delta of a lower rank is kept whole, a zero one as zeros."""
+        """The best pair of at most ``rank`` (1 or more); a delta of a lower rank stays whole, a zero one is zeros."""
         if rank < 1:
             raise AssertionError("a pair has a rank of at least 1")
         if not self.singular_values:

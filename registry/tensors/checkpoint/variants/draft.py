@@ -25,7 +25,7 @@ from registry.tensors.table.targets import TargetTable
 
 
 class NameEnds:
-    """A set of names, asked for those that end a path (as ``path.endswith(name)``, dots or not)."""
+    """A set of names, queried for those that end a path (as ``path.endswith(name)``, dots or not)."""
 
     def __init__(self, names: Iterable[str]) -> None:
         # reversed, ends are beginnings; without those that begin with another, only the name sorted before a path can
@@ -57,11 +57,11 @@ class NameEnds:
         return path if self.end(path) else None
 
 
-_TOLD: Final = 20  # notices are kept with the revision
+_TOLD: Final = 20  # notices are stored with the revision
 
 
 class Scales:
-    """Answers for one checkpoint, and remembers what a person should be told about its patterns."""
+    """Rank and alpha of the modules of one checkpoint; collects the notices about its patterns."""
 
     def __init__(
         self, config: LoraAdapterConfig, budget: PatternBudget, given: Mapping[str, tuple[int, float]] | None = None
@@ -89,7 +89,7 @@ class Scales:
         )
 
     def notices(self) -> list[str]:
-        """What is ambiguous or without effect in the patterns, once all modules were asked for."""
+        """What is ambiguous or without effect in the patterns, once all modules were queried."""
         told = [
             f"ambiguous_pattern: {' and '.join(shown(key) for key in keys[:4])} of {field} give {shown(names[0])}"
             f"{f' and {len(names) - 1} more modules' if len(names) > 1 else ''} different values; the first in the "
@@ -139,7 +139,7 @@ class Draft:
     adapted: dict[str, str] = field(default_factory=dict)  # module in the table -> as spelled; of `target_modules` only
     named: dict[str, dict[str, TensorEntry]] = field(default_factory=dict)  # parameter -> names of it that have a value
     asked: dict[str, LoraPair] = field(default_factory=dict)  # as spelled: what `target_modules` has to mean
-    implied: set[str] = field(default_factory=set)  # of `adapted`: PEFT adds them without being told
+    implied: set[str] = field(default_factory=set)  # of `adapted`: PEFT adds them without any setting
     given: Mapping[str, tuple[int, float]] | None = None  # rank and alpha of every module, where no pattern says them
     alphas: tuple[tuple[TensorEntry, float], ...] = ()
 
@@ -161,7 +161,7 @@ class Draft:
         yield from sorted(module for module, found in self.parts.items() if part in found)
 
     def take(self, module: str, part: str) -> TensorEntry | None:
-        """Claim a tensor; None where there is none."""
+        """Claim a tensor; None if the module lacks it."""
         found = self.parts.get(module, {})
         entry = found.pop(part, None)
         if entry is not None and not found:
@@ -169,7 +169,7 @@ class Draft:
         return entry
 
     def take_whole(self, module: str, parameter: str) -> TensorEntry:
-        """Claim a whole parameter that is there."""
+        """Claim a whole parameter, which must exist."""
         found = self.whole[module]
         entry = found.pop(parameter)
         if not found:
@@ -192,7 +192,7 @@ class Draft:
         return alpha, self.config.scaling(rank, alpha)
 
     def add_pair(self, spelled: str, pair: LoraPair, *, by_module: bool = True, by_file: bool = False) -> None:
-        """Keep a pair; ``by_module``: target_modules asked for it; ``by_file``: by a name of the files."""
+        """Keep a pair; ``by_module``: target_modules names it; ``by_file``: by a name of the files."""
         if pair.module in self.pairs:
             raise InvalidAdapterError(
                 f"The modules {shown(self.spelled[pair.module])} and {shown(spelled)} of the adapter are the same "

@@ -1,7 +1,7 @@
 """Fields of a configuration that bring no weights: tuners and LoRAs that are refused, and what is about training alone.
 
-Adapters of other kinds than LoRA are refused with the way that leads from each to one that can be kept, as are LoRAs
-that are no change of the base's weights: routed, activated, of other layers, of shared layers.
+Adapters of other kinds than LoRA are refused, and the error describes how to convert each to one that can be
+published. So are LoRAs that are no change of the base's weights: routed, activated, of other layers, of shared layers.
 
 Additive initialisations of A and B leave the base as it is, the others take their part out of its weights. Trained from
 the residual W - s B0 A0, an adapter (A, B) means W + s (B A - B0 A0) on the original base. PEFT writes that as a plain

@@ -8,7 +8,7 @@ module's dilation and padding mode (up to 0.21.2), so with them it is no change 
 nn.MultiheadAttention has one pair on ``in_proj_weight`` (3 E, E), and one on the output projection inside. PEFT names
 the first like any pair of the module X, the other ``X.base_layer.out_proj``; both have the rank and alpha of X. PEFT up
 to 0.21.2 adds the second delta twice, in training as in merging (huggingface/peft #3774), so the function that was
-trained has twice the scaling there. A pair on ``X.out_proj`` itself is never used by PEFT's forward.
+trained has twice the scaling on it. A pair on ``X.out_proj`` itself is never used by PEFT's forward.
 """
 
 from __future__ import annotations

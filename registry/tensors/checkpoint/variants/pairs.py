@@ -5,7 +5,7 @@ x in) the weight changes by s B A; s is alpha / r, or alpha / sqrt(r) with rsLoR
 
 In BD-LoRA (PEFT's ``use_bdlora``) one factor of each pair is block-diagonal, and the file keeps its blocks alone. A is
 stored as (r, in / n) and means ``block_diag`` of its n chunks along the rows; or B as (out, r / n), likewise. Which of
-them is told by names that occur anywhere in the module's path.
+them follows from names that occur anywhere in the module's path.
 
 In DoRA every oriented row of W + s B A is rescaled to a trained magnitude (Liu et al. 2024, arXiv:2402.09353).
 """
@@ -210,7 +210,7 @@ def check_whole(module: str, found: Mapping[str, TensorEntry]) -> None:
 
 
 def take_pair(draft: Draft, module: str, parts: tuple[str, str] = (A, B)) -> tuple[TensorEntry, TensorEntry]:
-    """Claim both factors of a module; `check_whole` has seen that they are there."""
+    """Claim both factors of a module; `check_whole` has seen that both exist."""
     a, b = draft.take(module, parts[0]), draft.take(module, parts[1])
     if a is None or b is None:
         raise AssertionError(f"half a pair of {module} has got by")

@@ -3,7 +3,7 @@
 ``trainable_token_indices`` names the rows; the tensor that is called delta is their value. With ``tie_word_embeddings``
 two modules have one weight. A pair or a value on one side changes that side alone, and the two come apart when the path
 is merged. With ``ensure_weight_tying`` PEFT trains one change for both and saves it twice, as the pair of an embedding
-and as that of a linear module, transposed: it is kept once, on the embedding.
+and as that of a linear module, transposed: it is stored once, on the embedding.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from registry.tensors.checkpoint.variants.draft import Draft, Variant, refuse_te
 from registry.tensors.table.targets import Target, TargetKind
 
 _TIED_BY_PEFT: Final = ("embed_tokens", "lm_head")
-"""The leaf names for which PEFT looks when it is asked to ensure ties (``EMBEDDING_LAYER_NAMES``)."""
+"""The leaf names that PEFT looks for if ``ensure_weight_tying`` is set (``EMBEDDING_LAYER_NAMES``)."""
 
 
 def fold_ties(draft: Draft) -> None:
