@@ -13,7 +13,7 @@ from registry.engines.rules import Part
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
 _LEAD: Final = "base_model.model."
-_LENGTH: Final = 8  # bytes before a safetensors header, which say how long it is
+_LENGTH: Final = 8  # bytes before a safetensors header, which hold its length
 _PAIR: Final = (".lora_A.weight", ".lora_B.weight")
 _EMBEDDING: Final = (".lora_embedding_A", ".lora_embedding_B")
 _INNER: Final = ".base_layer"

@@ -1,7 +1,7 @@
-"""The rules of each engine, as data: what it can't load of a PEFT adapter, and where its source says so.
+"""The rules of each engine, as data: what it can't load of a PEFT adapter, and where its source shows it.
 
-An adapter is taken apart in `registry.engines.parts`; a row says which parts the engine can't load, and on which models
-it loads no adapter at all.
+An adapter is taken apart in `registry.engines.parts`; a row lists the parts that the engine can't load, and the
+models on which it loads no adapter at all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Part = Literal[
     "model", "dora", "replaced", "biases", "tokens", "tied_tokens", "embeddings", "convolutions", "attention",
     "experts", "half_experts", "conv1d", "pattern", "modules", "head", "parameters", "indexer", "together",
 ]  # fmt: skip
-"""What an adapter may have, beside plain pairs of linear modules; first the model that it goes on."""
+"""What an adapter may have in addition to plain pairs of linear modules; first the model that it goes on."""
 
 
 @dataclass(frozen=True)

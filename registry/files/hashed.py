@@ -85,7 +85,7 @@ class Stamp(NamedTuple):
         return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
 
     def settled_at(self, moment: float) -> bool:
-        """Whether whatever is written after ``moment``, a time of the clock, gives the file another stamp."""
+        """Whether any write after ``moment``, a time of the clock, gives the file another stamp."""
         return moment - max(self.modified, self.changed) / 1e9 > _SETTLED
 
 
@@ -101,13 +101,13 @@ class HashedFile:
     def passes(self, file: int | Path) -> bool:
         """Whether a file, open or by name, can be the one that was hashed: a look, no byte is read; raises OSError."""
         stamp = Stamp.of(os.stat(file))  # noqa: PTH116 - a descriptor has no path
-        # One name more or less for the file changes this time alone; so does who writes to it and puts the other back.
+        # One name more or less for the file changes this time alone; so does a writer that restores the other times.
         return stamp._replace(changed=self.stamp.changed) == self.stamp
 
     def is_still(self, descriptor: int) -> bool:
         """Whether an open file is the one that was hashed, and had the same bytes since: for after they were read.
 
-        Where its stamp can't tell, they are hashed again; raises OSError.
+        If its stamp does not prove it, they are hashed again; raises OSError.
         """
         if not self.passes(descriptor):
             return False

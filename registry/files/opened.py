@@ -63,7 +63,7 @@ def write_at(descriptor: int, data: memoryview, offset: int) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the directory entries of a folder durable; Windows has nothing to ask for it."""
+    """Make the directory entries of a folder durable; Windows has no call for it."""
     if not _IS_POSIX:
         return
     fd = os.open(folder, os.O_RDONLY)
@@ -84,7 +84,7 @@ class FolderLock:
     def __init__(self, folder: Path, descriptor: int, taken: tuple[int, int] | None = None) -> None:
         self._folder = folder
         self._descriptor = descriptor
-        self._taken = taken  # where in the file beside the folder, and how much of it
+        self._taken = taken  # where in the file next to the folder, and how much of it
         self._stat = os.fstat(descriptor) if taken is None else folder.stat()
 
     def is_of(self, folder: Path) -> bool:

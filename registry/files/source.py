@@ -90,7 +90,7 @@ def read_range(source: ByteSource, start: int, stop: int) -> bytearray:
 
 
 def look_at(source: ByteSource, start: int, stop: int) -> memoryview:
-    """The bytes ``start`` to ``stop``, for who does not change them: no copy where they are in memory already."""
+    """The bytes ``start`` to ``stop``, for callers that do not change them: no copy if they are in memory already."""
     found = held(source, start, stop)
     if found is not None:
         return found

@@ -19,7 +19,7 @@ MAX_DEPTH: Final = 64
 MAX_DIGITS: Final = 20
 """Digits of an integer: enough for 64 bits."""
 MAX_SETTINGS: Final = 65_536
-"""Lists and objects of a document of settings (brackets within strings count too): more cost time and say nothing."""
+"""Lists and objects of a document of settings (brackets within strings count too): more cost time without meaning."""
 _SHOWN: Final = 200
 _UNKEPT: Final = re.compile("[\x00\ud800-\udfff]")
 """What UTF-8 can't write (lone surrogates) and databases can't keep (NUL)."""

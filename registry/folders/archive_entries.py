@@ -49,11 +49,11 @@ _DAMAGED: Final = (
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry as the archive says it is."""
+    """An entry as the archive describes it."""
 
     name: str
     size: int
-    kind: int  # of `stat`: what it is, 0 where nothing is said
+    kind: int  # of `stat`: what it is, 0 if not recorded
     stream: Callable[[], IO[bytes]]
 
 
@@ -179,7 +179,7 @@ def _data(opened: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 
 class _Careful(io.FileIO):
-    """A file of which nobody reads much at once, whatever a number in it says."""
+    """A file of which nobody reads much at once, whatever sizes it declares."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(file)

@@ -32,9 +32,9 @@ from registry.progress import Progress
 from registry.schemas.form import Schema
 
 UNTIMED: Final = 4_102_444_800.0
-"""The time of what was unpacked (the year 2100): `registry.transfer.file_times` lets it say nothing.
+"""The time of what was unpacked (the year 2100): `registry.transfer.file_times` ignores it.
 
-Archives keep times without a zone or not at all, and when something came into this folder means nothing.
+Archives store times without a zone or not at all, and when something came into this folder means nothing.
 """
 
 _LISTED: Final = 5
@@ -126,7 +126,7 @@ class Opened:
         return self._members[key]
 
     def readable(self, folder: Path) -> Path:
-        """A folder; one of an adapter whose weights are a pickle, or a LoRA file, with what it lacks beside them."""
+        """A folder; one of an adapter whose weights are a pickle, or a LoRA file, with the missing files added."""
         if (name := _lora_file_in(folder)) is not None:
             return self.lora_folder(folder / name)
         pickle, config = folder / PICKLED_WEIGHTS, folder / ADAPTER_CONFIG
@@ -217,7 +217,7 @@ class Opened:
         return folder
 
     def _write(self, archive: Path, member: Entry, out: IO[bytes]) -> None:
-        """Write one file, of which no more is read than was said."""
+        """Write one file, of which no more is read than was declared."""
         left = member.size
         with reading(archive):
             stream = member.stream()
@@ -262,7 +262,7 @@ def opened(convert: Convert, progress: Progress) -> Iterator[Opened]:
         progress: of unpacking.
 
     Raises:
-        RegistryError: that of the block, in the words of who gave the archive.
+        RegistryError: that of the block, with the path of the archive as it was given.
     """
     with ExitStack() as stack:
         found = Opened(stack, progress, convert)

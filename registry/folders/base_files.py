@@ -1,4 +1,4 @@
-"""Files of a base model: checked against its digests, and those that lie beside the weights of a merged model.
+"""Files of a base model: checked against its digests, and those that lie next to the weights of a merged model.
 
 The files of a tokenizer only work together, so a revision that has a tokenizer replaces all of them. A revision that
 has only chat templates replaces only those.
@@ -94,7 +94,7 @@ _TOKENIZER: Final = _DEFINITIONS | {
     "normalizer.json",
 }
 _OF_MODEL: Final = frozenset({"config.json", "generation_config.json"})
-"""What a full fine-tune says of the whole model."""
+"""The files of a full fine-tune that describe the whole model."""
 _TEMPLATES: Final = frozenset({"chat_template.jinja", "chat_template.json"})
 _TEMPLATE_FOLDER: Final = "additional_chat_templates/"
 

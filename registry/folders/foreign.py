@@ -201,7 +201,7 @@ def is_archive(name: str) -> bool:
 
 
 def without_ending(name: str) -> str:
-    """The name of an archive without what says its kind; any other as it is."""
+    """The name of an archive without the ending of its kind; any other unchanged."""
     ending = next((one for one in _ARCHIVES if name.lower().endswith(one)), "")
     return name[: len(name) - len(ending)]
 

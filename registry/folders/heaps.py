@@ -85,7 +85,7 @@ Taken = Literal["adapter", "model"]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of folder: it has a file of one of these names, and one of those beside it."""
+    """A kind of folder: it has a file of one of these names, and one of those next to it."""
 
     what: str
     names: re.Pattern[str]
@@ -153,7 +153,7 @@ def kind_of(names: Collection[str]) -> Kind | None:
 
 
 def holds_model_too(names: Collection[str]) -> bool:
-    """Whether a folder with an adapter holds a whole model beside it: one was saved into the other's folder."""
+    """Whether a folder with an adapter holds a whole model, too: one was saved into the other's folder."""
     others = {name for name in names if name.endswith(".safetensors")} - {ADAPTER_WEIGHTS}
     return "config.json" in names and bool(others)
 
@@ -189,7 +189,7 @@ class Found:
     kind: Kind
     run: str | None = None  # of a checkpoint: the place of its run
     repo: str | None = None  # ORG/NAME, of a snapshot in a cache of the Hub
-    with_model: bool = False  # an adapter that lies beside a whole model
+    with_model: bool = False  # an adapter in the folder of a whole model
 
 
 @dataclass(frozen=True)
@@ -381,7 +381,7 @@ def _step(found: Found) -> int:
 
 
 def trainer_state(folder: Path) -> dict[str, object]:
-    """What a trainer of transformers says in ``trainer_state.json``; empty: nothing that can be read."""
+    """What a trainer of transformers records in ``trainer_state.json``; empty: nothing that can be read."""
     try:
         file = folder / "trainer_state.json"
         if file.stat().st_size > _MOST_STATE:

@@ -122,11 +122,11 @@ _IN_WORDS: Final[dict[str, str]] = {
     "Temporary failure in name resolution": "there is no host of that name, or no network",
     "No route to host": "there is no way to that host",
 }
-"""The system's words, and those that say what is the matter."""
+"""The system's words, and those that name the cause."""
 
 
 def in_words(problem: BaseException) -> str:
-    """What an error says, in one line, without its number, and of a connection what is the matter."""
+    """The message of an error, in one line, without its number; for a connection, the cause."""
     said = _NUMBERED.sub("", " ".join(str(problem).split())).rstrip(".") or type(problem).__name__
     return _IN_WORDS.get(said, said)
 

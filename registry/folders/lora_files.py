@@ -1,7 +1,7 @@
-"""LoRA files of image models: one safetensors file without a configuration, which is made beside it.
+"""LoRA files of image models: one safetensors file without a configuration, which is made next to it.
 
 Trainers of image models write one file, or a folder with one and pictures. Such a file is taken as the weights of an
-adapter, byte for byte, and what PEFT's adapter_config.json would say is made of its names and alphas
+adapter, byte for byte, and the contents of PEFT's adapter_config.json are made from its names and alphas
 (`registry.images.adapter_file`). Needs no torch.
 """
 
@@ -46,7 +46,7 @@ def holds_lora(file: Path) -> bool:
 
 
 def only_weights(names: Collection[str]) -> str | None:
-    """The only weight file at the top of a folder; None: there is none, or several."""
+    """The only weight file at the top of a folder; None: none or several."""
     found = [name for name in names if name.endswith(ENDING) and "/" not in name]
     return found[0] if len(found) == 1 else None
 

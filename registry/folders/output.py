@@ -84,7 +84,7 @@ def absolute(out: Path) -> Path:
 
 
 def fetched(receipt: Receipt, place: Path, *, fresh: bool) -> Fetched:
-    """The answer of a fetch whose folder holds what the receipt says."""
+    """The answer of a fetch whose folder holds what the receipt describes."""
     return Fetched(
         reference=receipt.reference,
         kind=receipt.kind,
@@ -116,10 +116,10 @@ def already_there(
     """The answer of a fetch whose folder already holds this rendering, complete; None if it has to be filled.
 
     Several references, registries and options can give the same rendering: the answer is about this request, and the
-    receipt is rewritten to match it. What lies beside the files, such as a trainer's checkpoints, is named in a notice.
+    receipt is rewritten to match it. Other files in the folder, such as a trainer's checkpoints, are named in a notice.
 
     Raises:
-        ConflictError: ``folder_taken``, files of something else lie beside them that programs load with them.
+        ConflictError: ``folder_taken``, the folder holds files of something else that programs load with them.
     """
     there = receipt_of_rendering(place, rendering, size, progress)
     if there is None:
@@ -150,7 +150,7 @@ def already_there(
 
 
 def _notices(place: Path, others: Beside) -> tuple[str, ...]:
-    """What is said of a folder that holds something beside its artifact."""
+    """The notice about a folder that holds more than its artifact."""
     if not others.others:
         return ()
     verb = "is" if len(others.others) == 1 else "are"
@@ -159,7 +159,7 @@ def _notices(place: Path, others: Beside) -> tuple[str, ...]:
 
 def _replace_receipt(place: Path, receipt: Receipt) -> None:
     """Replace the receipt of a complete folder atomically; raises OSError."""
-    with staged_folder(place) as staging:  # beside the folder, so that leftovers of a killed run are cleared
+    with staged_folder(place) as staging:  # next to the folder, so that leftovers of a killed run are cleared
         _write_receipt(staging, receipt, place)
         (staging / RECEIPT).replace(place / RECEIPT)
     sync_folder(place)
@@ -263,7 +263,7 @@ def fill(
 ) -> Receipt:
     """Write all files and the receipt to a staging folder, and rename it to ``place``.
 
-    ``resumable``: what was written before an interruption stays beside ``place``, hidden, for the next run.
+    ``resumable``: what was written before an interruption stays next to ``place``, hidden, for the next run.
     ``make_receipt`` is called after all files are written; if it raises, nothing is left behind.
 
     Raises:

@@ -8,7 +8,7 @@ block size, double quantisation.
 Tensors that belong to quantised weights: packed numbers, and what quantisers store with them.
 
 A name is a mark as a whole last part only: ``down_blocks`` is a module of every Stable Diffusion UNet, ``layer_scales``
-a parameter of many nets, and neither says anything about how numbers are stored. If a last part alone could be either
+a parameter of many nets, and neither shows how numbers are stored. If a last part alone could be either
 (``gate_up_proj_blocks``, ``codes``), the dtype decides: quantisers store integers in it, models train floats.
 
 The notice for an adapter that was trained on quantised weights: on the unquantised base it behaves differently.
@@ -107,7 +107,7 @@ class Sign:
     """What shows that an adapter was trained on quantised weights."""
 
     words: str
-    how: FourBits | None = None  # as far as it tells: type, block size and double quantisation
+    how: FourBits | None = None  # as far as it shows: type, block size and double quantisation
 
 
 def sign_of_quantised(folder: Folder, trained_on: Path | None, name: str | None = None) -> Sign | None:
@@ -116,7 +116,7 @@ def sign_of_quantised(folder: Folder, trained_on: Path | None, name: str | None 
     Args:
         folder: the adapter's folder.
         trained_on: the local folder that ``base_model_name_or_path`` names.
-        name: what it says, where that is no folder.
+        name: its value, if that is no folder.
     """
     for written, file in _written(folder):
         found = sign_in_text(written, _read(file).decode("utf-8", errors="replace"), name)
@@ -132,7 +132,7 @@ def sign_of_quantised(folder: Folder, trained_on: Path | None, name: str | None 
 
 
 def sign_in_name(name: str | None) -> Sign | None:
-    """The sign in the name of a base model, where that tells how it was quantised."""
+    """The sign in the name of a base model, if the name shows how it was quantised."""
     how = how_of_name(name)
     return None if how is None else Sign("the name of its base model", how)
 
@@ -212,7 +212,7 @@ _DYNAMIC: Final = "-unsloth-bnb-4bit"
 
 
 def how_of_name(name: str | None) -> FourBits | None:
-    """How the weights of a repository are quantised by its name, where that tells: Unsloth's have one way."""
+    """How the weights of a repository are quantised by its name, if that shows it: Unsloth's have one way."""
     if name is None:
         return None
     plain = name.lower().rstrip("/")

@@ -4,8 +4,9 @@ It lies next to the artifact's files and is not one of them. When an adapter is 
 ``merged``, publish reads from the receipt which revision is the parent. Other files may lie in the folder, too: those
 that programs load together with the artifact's are reported.
 
-What a receipt says about the weights beside it is recorded as ``derived_from``, when a composed or truncated adapter is
-published or a merged model is added as a base. That proves nothing, because the files may have been overwritten.
+What a receipt states about the weights in its folder is recorded as ``derived_from``, when a composed or truncated
+adapter is published or a merged model is added as a base. That proves nothing, because the files may have been
+overwritten.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Beside:
 
 
 def beside(folder: Path, own: Iterable[str]) -> Beside:
-    """What lies in a folder beside the ``own`` files of an artifact and their receipt.
+    """What a folder holds in addition to the ``own`` files of an artifact and their receipt.
 
     Raises:
         OSError: the folder can't be read.
@@ -194,7 +195,7 @@ _UNREADABLE = "receipt of a fetch that can't be read: its content is not recorde
 def derived_from(
     folder: Path, weights: Collection[str], left_out: Iterable[LeftOut]
 ) -> tuple[DerivedFrom | None, tuple[LeftOut, ...]]:
-    """What the receipt beside some weights says about them, and the left-out files with their reasons updated.
+    """What the receipt next to some weights states about them, and the left-out files with their reasons updated.
 
     None: no receipt, or one about other files, since an adapter may be saved into a merged model's folder.
     """

@@ -1,7 +1,7 @@
 """Decides which files of a folder are taken, and which are left out and why.
 
 The same rules apply to publish folders, base folders and Hub repositories: trainers leave optimiser states, checkpoints
-and pickles beside what belongs to the revision. Everything left out is listed with a reason.
+and pickles next to the files of the revision. Everything left out is listed with a reason.
 """
 
 from __future__ import annotations
@@ -333,7 +333,7 @@ class Written(Protocol):
 
 
 def adapter_folder(folder: Path, written: Written | None = None) -> Folder:
-    """List a publish folder: PEFT's two files, and whatever a trainer left beside them.
+    """List a publish folder: PEFT's two files, and whatever else a trainer left.
 
     Args:
         folder: the folder.
@@ -388,7 +388,7 @@ def _with_config(found: Folder, made: Callable[[Path, str], Path]) -> Folder:
 
 
 def models_beside(names: Collection[str]) -> tuple[LeftOut, ...]:
-    """The merged model that a trainer wrote beside an adapter, as torchtune does: it follows from the path."""
+    """The merged model that a trainer wrote next to an adapter, as torchtune does: it follows from the path."""
     if form_of(names) != ADAPTER:
         return ()
     return tuple(LeftOut(path=name, reason="whole model") for name in names if _WHOLE_MODEL.fullmatch(name))

@@ -105,7 +105,7 @@ _NUMBER: Final = 6  # random bytes in the name, distinguishing runs for one plac
 
 @contextmanager
 def staged_folder(place: Path, *, leave: bool = False) -> Iterator[Path]:
-    """A new folder beside ``place``, removed on exit unless `put_in_place` moved it.
+    """A new folder next to ``place``, removed on exit unless `put_in_place` moved it.
 
     ``leave``: after an interruption the folder stays as if the run was killed, for the next one to resume; see
     `abandoned`.

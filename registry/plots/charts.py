@@ -1,4 +1,4 @@
-"""Charts with axes: bars made of parts, lines with marks, and a small line beside a figure."""
+"""Charts with axes: bars made of parts, lines with marks, and a small line next to a figure."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Axis:
     """What an axis shows.
 
     Args:
-        name: below it or beside it.
+        name: below it or next to it.
         word: a value in words.
         low, high: its ends, if not those of the values.
         logarithmic: equal factors are equal lengths. Values that are not above 0 stand at its beginning.
-        whole: only whole numbers are written beside it.
+        whole: only whole numbers are written next to it.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Tick:
-    """A value that is written beside an axis."""
+    """A value that is written next to an axis."""
 
     at: float
     text: str
@@ -46,7 +46,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Laid:
-    """An axis with its ends between two places in pixels, and the values beside it."""
+    """An axis with its ends between two places in pixels, and the values next to it."""
 
     axis: Axis
     low: float
@@ -65,12 +65,12 @@ class Laid:
 
     @property
     def ticks(self) -> list[Tick]:
-        """The values beside it."""
+        """The values next to it."""
         return [Tick(self.at(value), self.axis.word(value)) for value in self.values]
 
 
 def laid(axis: Axis, known: Iterable[float], start: float, end: float, most: int = 5, *, rounded: bool = False) -> Laid:
-    """An axis that has all of these values, with about so many beside it, and such at its ends if it is rounded."""
+    """An axis that has all of these values, with about so many next to it, and such at its ends if it is rounded."""
     finite = [value for value in known if isfinite(value) and (value > 0 or not axis.logarithmic)]
     low = min(finite, default=1.0) if axis.low is None else axis.low
     high = max(finite, default=1.0) if axis.high is None else axis.high
@@ -248,7 +248,7 @@ class Sparkline(Drawing):
     word: Callable[[float], str] = number
 
     def sheet(self) -> Sheet:
-        """The line, its points, and the last value beside it."""
+        """The line, its points, and the last value next to it."""
         known = _known(self.points)
         x = laid(Axis(""), [one.x for one in self.points], 6, 6 + _SPARK_WIDTH)
         y = laid(Axis(""), [value for _, value in known], HEADING + _SPARK_HEIGHT - 5, HEADING + 5)

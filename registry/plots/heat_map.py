@@ -57,7 +57,7 @@ class HeatMap(Drawing):
         about: a sentence for people who don't see it.
         rows, columns: labels, from the top and from the left.
         across: what the columns are, such as ``layer``.
-        unit: what the values are, beside the legend.
+        unit: what the values are, next to the legend.
         values: by row and column; missing ones are left blank.
         scale: the shades of the values.
         word: a value in words.

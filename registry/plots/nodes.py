@@ -50,7 +50,7 @@ class Scale:
 
 MOST: Final = 150  # nodes: a page of names that somebody still looks through
 WIDEST: Final = 40  # children of one node, where not everything fits
-_FEWEST: Final = 3  # children a family: fewer say nothing about it
+_FEWEST: Final = 3  # children a family: fewer show nothing about it
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Node:
     """A node and what is seen of it.
 
     Args:
-        label: beside its point; cut in the middle where it is long.
+        label: next to its point; cut in the middle if it is long.
         href: where it leads.
-        told: a line for whoever points at it, such as the reference and figures. Marks and tags are added to it.
-        size: of its point, from 0 to 1; none of its own without it.
+        told: a line shown when it is pointed at, such as the reference and figures. Marks and tags are added to it.
+        size: of its point, from 0 to 1; the default size without it.
         shade: of its point, from 0 to 7; hollow without it.
         more: how many nodes below it are not among its children, nor below them.
         more_href: where those are.

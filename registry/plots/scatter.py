@@ -28,7 +28,7 @@ class Dot:
     Args:
         label: next to it, if it fits.
         href: where it leads.
-        told: a line for whoever points at it.
+        told: a line shown when it is pointed at.
         shade: from 0 to 7; one colour without it.
         current: the page is about it: it is seen and never counted.
     """
@@ -62,7 +62,7 @@ class Scatter(Drawing):
         dots: any number; those with values that are not finite have no place, and are left out.
         what: what they are, such as ``adapters``.
         reference: a place to compare with.
-        shades: what those of the points say, if they say something.
+        shades: the meaning of those of the points, if they have one.
     """
 
     template: ClassVar[str] = "scatter.svg"

@@ -92,9 +92,9 @@ def tidy(root: Item, children: Callable[[Item], Sequence[Item]]) -> Placed[Item]
 
 
 def _gather(one: Placed[Item]) -> None:
-    """Place its children beside each other, whose own subtrees are done, and itself in their middle.
+    """Place its children side by side, whose own subtrees are done, and itself in their middle.
 
-    The paper's first walk gives a node its place beside its left sibling before the next is looked at; here the parent
+    The paper's first walk gives a node its place next to its left sibling before the next is looked at; here the parent
     does so for all of its children, which is the same without recursion.
     """
     default = one.children[0] if one.children else one
@@ -168,7 +168,7 @@ def _last(one: Placed[Item]) -> Placed[Item] | None:
 
 
 def _there(one: Placed[Item] | None) -> Placed[Item]:
-    assert one is not None  # an outer contour is at least as long as the inner one beside it
+    assert one is not None  # an outer contour is at least as long as the inner one next to it
     return one
 
 
@@ -193,7 +193,7 @@ class TreeDrawing(Drawing):
         title: a line above it.
         about: a sentence for people who don't see it.
         root: with everything below it that is drawn: a few hundred nodes (`registry.plots.nodes.folded`).
-        sizes, shades: what those of the points say, if they say something.
+        sizes, shades: the meaning of those of the points, if they have one.
     """
 
     template: ClassVar[str] = "tree_drawing.svg"

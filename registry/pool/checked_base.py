@@ -33,7 +33,7 @@ from registry.transfer.index import plain_of, stored_index, weight_files
 
 @runtime_checkable
 class PoolRegistry(Protocol):
-    """What a pool asks of a registry; in process and over HTTP it is the same."""
+    """What a pool needs of a registry; in process and over HTTP it is the same."""
 
     def bases(self) -> tuple[BaseSummary, ...]:
         """All base models."""
@@ -149,7 +149,7 @@ def find_base(
 
 
 def _names(model: nn.Module, base: BaseSummary) -> bool:
-    """Whether what the model says that it was loaded from is this base model."""
+    """Whether the model's record of what it was loaded from names this base model."""
     said = getattr(model, "name_or_path", None)
     if not isinstance(said, str) or not said:
         return False

@@ -22,7 +22,7 @@ from registry.tensors.table.targets import Target, TargetTable
 
 
 class OtherModelError(Exception):
-    """The model is not that of the table; the text says what differs."""
+    """The model is not that of the table; the text names the difference."""
 
 
 @dataclass(frozen=True)

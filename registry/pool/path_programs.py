@@ -78,7 +78,7 @@ def asked(registry: PoolRegistry, ref: str, base: OpenBase) -> AskedPath:
     """
     found = registry.resolve(ref)
     if any(link.retracted for link in found.lineage):
-        registry.bundle(ref)  # refuses it, and says who retracted it and why
+        registry.bundle(ref)  # refuses it, with who retracted it and why
     if found.base_digest != base.path.base.digest:
         raise IntegrityError(
             f"{found.reference} belongs to the base model {found.base}, and the model in the pool is {base.name}; "

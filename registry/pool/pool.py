@@ -74,7 +74,7 @@ class AdapterPool:
         self._gate = Gate()
         self._path = Wanted(None)
         self._siblings: Siblings | None = None  # that are trained: their parent stays merged
-        self._named: str | None = None  # what the model said it was loaded from, while it says what `save` wrote
+        self._named: str | None = None  # what the model named as its source, while it names what `save` wrote
         with ExitStack() as opened:
             guard(self._gate, model)
             opened.callback(unguard, model)
@@ -252,7 +252,7 @@ class AdapterPool:
         """Run the model through ``torch.compile``, once for all paths: a switch changes slots of fixed shapes.
 
         Every module that multiplies by its weight gets slots, padded with zeros. What a path needs beyond them (a
-        higher rank, a norm of its own) makes them larger at its first call, which says so and compiles once more.
+        higher rank, a norm of its own) makes them larger at its first call, which reports it and compiles once more.
 
         Args:
             max_rank: the rank that slots have room for.
@@ -288,7 +288,7 @@ class AdapterPool:
         """Write the merged model into a folder, with a receipt: what is trained on it finds its parent when published.
 
         The files are those of ``registry fetch --as merged`` with the model's dtype, so its weights are the model's. As
-        long as the path is merged, a model of transformers says that it was loaded from there, which PEFT writes into
+        long as the path is merged, a model of transformers names that folder as its source, which PEFT writes into
         the adapters that it trains.
 
         Args:

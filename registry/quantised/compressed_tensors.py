@@ -1,7 +1,7 @@
 """compressed-tensors: floats and integers of 8 bits, integers packed into words, NVFP4, MXFP4 and MXFP8, also mixed.
 
-A module ``X`` has ``X.weight`` or ``X.weight_packed``, and ``X.weight_scale``. Which of ``config_groups`` says how
-to read them follows from the tensors; patterns of names are for loaders, and are not looked at (compressed_tensors:
+A module ``X`` has ``X.weight`` or ``X.weight_packed``, and ``X.weight_scale``. Which of ``config_groups`` applies
+to them follows from the tensors; patterns of names are for loaders, and are not looked at (compressed_tensors:
 ``compressors``, ``quantization/quant_args.py``).
 """
 

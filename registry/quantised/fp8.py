@@ -1,8 +1,8 @@
 """FP8 with scales of blocks, rows or whole tensors: ``fp8`` as DeepSeek-V3 has it, ``mxfp8``, and ``fbgemm_fp8``.
 
-``X.weight`` is F8_E4M3 (out, in), and ``X.weight_scale_inv`` has a number for each block of it, the last ones cut. Its
-name says inverse, and it multiplies (transformers 5.24: ``integrations/finegrained_fp8.py``). Which block a scale
-belongs to is never guessed from the shape of the grid, as transformers does: 192 rows of 2 blocks are 128 and 64.
+``X.weight`` is F8_E4M3 (out, in), and ``X.weight_scale_inv`` has a number for each block of it, the last ones cut. It
+is named inverse, but multiplies (transformers 5.24: ``integrations/finegrained_fp8.py``). Which block a scale belongs
+to is never guessed from the shape of the grid, as transformers does: 192 rows of 2 blocks are 128 and 64.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class PlainListing:
         stored: dtype and shape of the stored tensors.
         decoded: plain name -> how it is made; every other plain tensor is the stored one of its name.
         names: of all plain tensors, in the order of their bytes.
-        notices: for who adds the base.
+        notices: for the person who adds the base.
     """
 
     kind: str
@@ -133,7 +133,7 @@ def plain_listing(reading: Reading, headers: Mapping[str, Header], config: Mappi
         config: config.json.
 
     Raises:
-        InvalidBaseError: ``quantised_base`` where a tensor beside the codes is not understood, ``bad_index`` where two
+        InvalidBaseError: ``quantised_base`` if a tensor next to the codes is not understood, ``bad_index`` if two
             tensors get one plain name.
     """
     entries = {name: entry for header in headers.values() for name, entry in header.entries.items()}
@@ -173,8 +173,8 @@ def _beside(name: str, decoded: Mapping[str, Decoding]) -> bool:
 
 
 def plain_dtype(config: Mapping[str, Any] | None) -> str:
-    """The dtype that a config.json gives its weights, as headers say it; bf16 where it gives none of 16 or 32 bits."""
-    plain = plain_config(config or {})  # what is quantised may name dtypes of its own
+    """The dtype that a config.json gives its weights, as named in headers; bf16 if it gives none of 16 or 32 bits."""
+    plain = plain_config(config or {})  # the quantisation block may name other dtypes
     for document in (plain, *(value for value in plain.values() if isinstance(value, dict))):
         for key in _KEYS:
             found = _DTYPES.get(str(document.get(key)).removeprefix("torch."))
@@ -198,7 +198,7 @@ _TOGETHER: Final = (
     ("q_a_proj", "kv_a_proj_with_mqa"),
     ("w1", "w3"),
 )
-"""Modules beside each other that engines load as one weight (vLLM's and SGLang's stacked parameters)."""
+"""Sibling modules that engines load as one weight (vLLM's and SGLang's stacked parameters)."""
 
 _EXPERTS: Final = "experts"
 _SKIPPED: Final[Mapping[str, str]] = {"bitsandbytes": "llm_int8_skip_modules", "compressed-tensors": "ignore"}

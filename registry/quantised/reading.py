@@ -52,9 +52,9 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Quantised:
-    """A checkpoint that says that it is quantised, or whose tensors do: what a format's reader gets.
+    """A checkpoint that is quantised by its configuration or its tensors: what a format's reader gets.
 
-    ``method`` is the quant_method, ``block`` the object that says so (``quantization_config``), ``config`` all of
+    ``method`` is the quant_method, ``block`` the object that describes it (``quantization_config``), ``config`` all of
     config.json. ``small`` reads a tensor of at most `SMALL` bytes; it raises `InvalidBaseError` for a larger one.
     """
 
@@ -65,7 +65,7 @@ class Quantised:
     small: Callable[[str], bytes]
 
     def refuse(self, what: str, expected: str, *, code: str = "quantised_base") -> InvalidBaseError:
-        """The error for a checkpoint that is not understood; ``what`` names the tensor or field and says its fault."""
+        """The error for a checkpoint that is not understood; ``what`` names the tensor or field and its fault."""
         return refuse(self.method, what, expected, code=code)
 
     def modules(self) -> dict[str, dict[str, StoredTensor]]:
@@ -235,7 +235,7 @@ class Reading:
         kind: the format by its common name: ``bitsandbytes nf4``, ``fp8``.
         decoded: plain tensor name -> how it is made.
         dropped: stored tensors that are not part of a weight: scales of activations and caches.
-        notices: sentences for who adds the base.
+        notices: sentences for the person who adds the base.
     """
 
     kind: str

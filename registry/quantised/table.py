@@ -1,7 +1,7 @@
 """Which reader understands a checkpoint: what marks it as quantised, which marks conflict, what is refused.
 
 The block that marks it is the configuration's ``quantization_config``, that of a model in it (``text_config``), the old
-``compression_config``, or ModelOpt's ``hf_quant_config.json``. It says how to read; the tensors say what is quantised
+``compression_config``, or ModelOpt's ``hf_quant_config.json``. It gives the format; the tensors show what is quantised
 (docs/quantised.md).
 """
 
@@ -119,7 +119,7 @@ def _said(config: Mapping[str, Any], hf_quant: Mapping[str, Any] | None) -> _Sai
 
 
 def _blocks(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Where config.json says that it is quantised; models in it are the objects under keys that end in _config."""
+    """The blocks of config.json that mark it as quantised; models in it are objects under keys that end in _config."""
     models = [("config.json: ", config)]
     for where, model in models:
         for key, value in model.items():
@@ -139,7 +139,7 @@ def _method(where: str, block: Mapping[str, Any]) -> str:
         if not isinstance(block.get(flag), bool | None):
             raise refuse("bitsandbytes", f"{where} has {flag} {shown(block[flag])}", "true or false")
     if block.get("load_in_4bit") or block.get("load_in_8bit"):
-        return "bitsandbytes"  # whatever else it says, as transformers reads it
+        return "bitsandbytes"  # whatever else it has, as transformers reads it
     if method is None and where.endswith("compression_config"):
         return "compressed-tensors"
     if method is None and {"bits", "group_size"} <= block.keys():

@@ -1,7 +1,7 @@
 """The resolver: turns a reference requested from vLLM into a folder that vLLM loads, or refuses it by its rules.
 
-vLLM asks once per name and keeps the answer until the name is unloaded; see ``docs/vllm.md``. Meanwhile it locks that
-name only and continues other requests, so the work runs on threads of our own.
+vLLM calls it once per name and caches the answer until the name is unloaded; see ``docs/vllm.md``. Meanwhile it locks
+that name only and continues other requests, so the work runs on threads of our own.
 
 Rejects what vLLM can't load before vLLM gets it: vLLM fails late, with the reason in the server's log only.
 
@@ -68,7 +68,7 @@ def rank_for_vllm(reference: str, artifact: ReadableArtifact) -> int:
 
 
 def running() -> str | None:
-    """The version of the vLLM that asks; None: it is not known."""
+    """The version of the calling vLLM; None: it is not known."""
     return getattr(sys.modules.get("vllm"), "__version__", None)
 
 

@@ -148,7 +148,7 @@ def _receipt(model: str) -> Receipt | None:
 def _of_view(model: str, settings: Settings, environ: Mapping[str, str]) -> tuple[str | None, str | None]:
     """The base of a repo of the registry's Hub view, and its path if merged.
 
-    A repo id of the base that the setting names counts whatever HF_ENDPOINT is: the setting says that vLLM works with
+    A repo id of the base that the setting names counts whatever HF_ENDPOINT is: the setting means that vLLM works with
     this registry, and the Hub's cache does not record where a repo came from.
     """
     path = _tree_path(model)

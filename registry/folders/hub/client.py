@@ -204,7 +204,7 @@ def said(problem: Exception) -> str:
 
 
 def _reason(problem: Exception) -> str:
-    """The innermost cause in one line: the HTTP library's message says more than the errors that wrap it."""
+    """The innermost cause in one line: the HTTP library's message is more specific than the errors that wrap it."""
     while (cause := problem.__cause__ or problem.__context__) is not None and isinstance(cause, Exception):
         problem = cause
     return in_words(problem)[:300]

@@ -161,7 +161,7 @@ class Lacking(NamedTuple):
 
 
 class SlotTable:
-    """The slots of all modules of a model; any thread may ask.
+    """The slots of all modules of a model; any thread may use them.
 
     Args:
         dispatch: the modules.

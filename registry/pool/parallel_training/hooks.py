@@ -5,7 +5,7 @@ The low-rank products of all siblings of one module, forward and backward, in th
 One node of the graph in place of a dozen a sibling: at a few tokens a sibling, passes over whole outputs cost as much
 as the products. Values are those of ``out + lora_B(lora_A(x)) * scaling`` in PEFT 0.21, in bits if shapes are alike.
 
-What `transformers.Trainer` needs to train siblings: a collator that says whose rows are, a callback that updates.
+What `transformers.Trainer` needs to train siblings: a collator that assigns rows to siblings, a callback that updates.
 
 The Trainer's own optimizer has nothing to update: the model's parameters are frozen.
 
@@ -94,7 +94,7 @@ def add_low_rank(
 
 
 ROWS: Final = "sibling_rows"
-"""The input of the model that says whose its rows are, where a collator wrote it."""
+"""The input of the model that assigns its rows to siblings, if a collator wrote it."""
 
 Find = Callable[[Any], Rows]
 
@@ -251,7 +251,7 @@ class Step:
 
 
 FIELD: Final = "sibling"
-"""The field of an example that says which sibling it is for."""
+"""The field of an example that names its sibling."""
 
 Collate = Callable[[list[dict[str, Any]]], Any]
 
@@ -276,7 +276,7 @@ def collator(paths: Sequence[str], collate: Collate) -> Collate:
 
 
 class Trainable(Protocol):
-    """What a callback asks of siblings."""
+    """What a callback needs of siblings."""
 
     @property
     def optimizers(self) -> dict[str, Optimizer]:
@@ -333,10 +333,10 @@ def callback(siblings: Trainable) -> Any:
 
 
 def check_arguments(args: Any, paces: Mapping[str, Pace]) -> None:
-    """Check that siblings are trained as the arguments of a Trainer say.
+    """Check that siblings are trained according to the arguments of a Trainer.
 
     Raises:
-        UsageError: they ask for what would mix siblings or is not done for them, or accumulate otherwise.
+        UsageError: they set what would mix siblings or is not done for them, or accumulate otherwise.
     """
     wrong = next((name for name in ("fp16", "deepspeed", "fsdp") if getattr(args, name, None)), None)
     if wrong is not None or args.n_gpu > 1 or args.world_size > 1:

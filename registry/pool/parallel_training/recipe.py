@@ -1,7 +1,7 @@
-"""How an adapter is trained, as PEFT's configuration says, and the folder that it is saved to.
+"""How an adapter is trained, by PEFT's configuration, and the folder that it is saved to.
 
 The folder has what PEFT writes, and the receipt that pins the revision it was trained on. The receipt lies in a folder
-below, named as that revision, and the configuration says that the adapter was trained on it: so `publish` finds the
+below, named as that revision, and the configuration names it as what the adapter was trained on: so `publish` finds the
 parent as for an adapter that was trained on a fetched model, wherever the folder is copied.
 """
 

@@ -1,7 +1,7 @@
 """Which rows of a batch belong to which sibling, and the loss of each, with its labels counted.
 
 Rows are taken by slices and put together again by concatenation, never multiplied by masks: a NaN in the rows of one
-sibling must not reach those of another. Where each sibling's rows lie beside each other, the parts are views.
+sibling must not reach those of another. If each sibling's rows are contiguous, the parts are views.
 
 The loss of a sibling is the model's own loss function on its rows, so that means are over these alone.
 
@@ -57,7 +57,7 @@ class Rows:
         return cls(len(names), groups, order, order.argsort())
 
     def of_call(self, inputs: Iterable[Any], mask: object) -> Rows:
-        """The same for one call of the model, whose inputs say how long rows are and where they are padded.
+        """The same for one call of the model, whose inputs give the lengths of rows and their padding.
 
         Raises:
             UsageError: the batch has another number of rows.

@@ -115,8 +115,8 @@ class Siblings:
         """Run the model for these rows: for a loop of your own, with `losses` and `update`.
 
         Args:
-            rows: the sibling of each row of the batch; None runs as the parent. It is faster where the rows of one
-                lie beside each other.
+            rows: the sibling of each row of the batch; None runs as the parent. It is faster if the rows of one
+                are contiguous.
 
         Raises:
             UsageError: a name is not one of the siblings; ``unsupported_model``: something mixes rows, such as the
@@ -253,7 +253,7 @@ class Siblings:
         return Step({name: float(loss.detach()) for name, loss in losses.items()}, norms, aside)
 
     def collator(self, collate: Collate) -> Collate:
-        """A collator for `transformers.Trainer`: each example says in its field ``sibling`` which path it is for.
+        """A collator for `transformers.Trainer`: each example names its path in its field ``sibling``.
 
         Args:
             collate: collates the examples without that field.
@@ -275,7 +275,7 @@ class Siblings:
         ``eval_loss/PATH``.
 
         Raises:
-            UsageError: when the training begins, its arguments ask for what siblings don't do, or accumulate otherwise.
+            UsageError: when the training begins, its arguments set what siblings don't do, or accumulate otherwise.
 
         Example:
             >>> with pool.siblings({"llama/legal/eu": config}, "llama/legal@1") as siblings:

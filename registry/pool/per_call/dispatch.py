@@ -48,7 +48,7 @@ class Chosen:
         """Whether a module's input has the rows of the batch, in order; numbers to look up may have one for all."""
         count = rows.shape[0]
         if not x.is_floating_point():
-            # positions are the same in all rows; without a dimension for rows nothing tells them from rows, and
+            # positions are the same in all rows; without a dimension for rows nothing distinguishes them from rows, and
             # dynamo gets `in` wrong for sizes that vary
             return x.dim() > 1 and (x.shape[0] == 1 or x.shape[0] == count)
         if x.dim() > 2:
@@ -88,7 +88,7 @@ class Ran(NamedTuple):
 
 
 class Again:
-    """What ran in the calls that backward passes are of; any thread may ask.
+    """What ran in the calls that backward passes are of; any thread may query it.
 
     Args:
         weights: how often the weights were changed.
@@ -225,7 +225,7 @@ class Dispatched:
 
 
 class Dispatch:
-    """The modules of a model that ask; more of them with each path that is added."""
+    """The modules of a model that look up their path; more of them with each path that is added."""
 
     def __init__(self, model: nn.Module, choices: Choices) -> None:
         self._choices = choices
@@ -234,7 +234,7 @@ class Dispatch:
         self._added: dict[nn.Module, Dispatched] = {}
 
     def add(self, modules: Iterable[nn.Module]) -> None:
-        """Have some modules ask, from their next call on."""
+        """Have some modules look up their path, from their next call on."""
         for module in modules:
             if module not in self._added:
                 module.forward = self._added[module] = Dispatched(self._choices, self.names[module], module)

@@ -24,7 +24,7 @@ Where = slice | torch.Tensor
 
 @dataclass(frozen=True, eq=False)
 class ResidentPath:
-    """A path that is composed and ready to run; whoever holds it may run it."""
+    """A path that is composed and ready to run; any holder may run it."""
 
     effects: Mapping[nn.Module, Effect]
     nbytes: int  # memory that it takes, on the model's device
@@ -246,7 +246,7 @@ class PoolStats:
 
 
 class Residents:
-    """Composed paths by the digest of their revision; any thread may ask.
+    """Composed paths by the digest of their revision; any thread may use them.
 
     Args:
         room: how many bytes they may take now.

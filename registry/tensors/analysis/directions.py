@@ -3,7 +3,7 @@
 With the Gram matrices G = A Aᵀ and H = Bᵀ B of a pair, the squares of the singular values of B A are the eigenvalues of
 G H: their sum E is its trace, and the sum F of their squares is the trace of its square. As s_1^4 <= F, the stable rank
 E / s_1^2 is at least E / sqrt(F). By that alone nearly every trained pair is far above the bound, in float32. A pair
-that is not, or whose factors cancel so far that float32 can't tell, is read again and decided by its singular values.
+that is not, or whose factors cancel so far that float32 can't decide, is read again and decided by its singular values.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from registry.tensors.checkpoint.factors import read_whole
 from registry.tensors.truncation.truncate import decompose
 
 ONE_DIRECTION: Final = 1.05
-"""A stable rank below this is one direction, as far as anybody will see."""
-_CLEAR: Final = 1.06  # float32 tells stable ranks to far less than the difference
+"""A stable rank below this is one direction, for all practical purposes."""
+_CLEAR: Final = 1.06  # float32 gives stable ranks to far less than the difference
 _ROUNDING: Final = 8 * torch.finfo(torch.float64).eps  # of norms of factors, for each rank; seldom above 1 eps
-_CANCELLED: Final = 1e-3  # below this share of the factors' norms, float32 does not tell an energy well
+_CANCELLED: Final = 1e-3  # below this share of the factors' norms, float32 does not give an energy well
 _SMALL: Final = 128  # a rank of which Gram matrices cost little in any case
 _PRODUCT: Final = 1 << 22  # elements of a product at a time
 _PENDING: Final = 64 << 20  # bytes of Gram matrices that wait for those of the other factor
@@ -46,7 +46,7 @@ class Directions:
 
 
 class DirectionWatch:
-    """Call it with the bytes of ``adapter_model.safetensors``, then ask `directions`."""
+    """Call it with the bytes of ``adapter_model.safetensors``, then read `directions`."""
 
     def __init__(self, header: Header, checkpoint: Checkpoint) -> None:
         self._pairs = checkpoint.pairs

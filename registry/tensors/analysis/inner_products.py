@@ -8,8 +8,8 @@ only choose what is compared exactly.
 
 How much of its parent's delta a link takes back is -<D_c, D_p> / |D_p|^2, D being the deltas of the two links. <B A, B'
 A'> is the sum of the elements of (B^T B') * (A A'^T): two small products for each matrix, a third of the time that
-norms from triangles take (`registry.tensors.analysis.deltas` has this figure too, beside angles). Right to about 1e-15
-||B|| ||A|| ||B'|| ||A'||, so of a parent whose factors cancel nothing is said.
+norms from triangles take (`registry.tensors.analysis.deltas` has this figure too, with angles). Right to about 1e-15
+||B|| ||A|| ||B'|| ||A'||, so no figure is given for a parent whose factors cancel.
 
 Of many siblings the inner products of all pairs are made from factors that are read once. <B_i A_i, B_j A_j> is the sum
 of the elements of (B_i^T B_j) * (A_i A_j^T), which are as small as the ranks: one product of all B of a matrix with

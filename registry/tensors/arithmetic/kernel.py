@@ -92,7 +92,7 @@ def _subnormal_to_odd(values: torch.Tensor) -> torch.Tensor:
 
 
 def holding(values: torch.Tensor) -> str:
-    """The dtypes of ``--dtype`` that hold values which another does not, as an error says them; empty: none does."""
+    """The dtypes of ``--dtype`` that hold values which another does not, as named in an error; empty: none does."""
     return " or ".join(option for option, name in OPTION_DTYPES.items() if fits(values, FLOATS[name]))
 
 

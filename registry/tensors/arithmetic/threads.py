@@ -96,7 +96,7 @@ def begun_in_order(
     weigh: Callable[[T], int] = lambda _: 0,
     computes: bool = True,
 ) -> Iterator[R]:
-    """The same for work that ``begin`` brings on a lane, or finds begun; ``weigh`` says how many bytes come of it.
+    """The same for work that ``begin`` brings on a lane, or finds begun; ``weigh`` gives the bytes of its result.
 
     Without ``computes`` it is copying only, and torch is not imported for it.
     """

@@ -173,7 +173,7 @@ class ArtifactFile:
             start: first byte.
             stop: the byte after the last; the end of the file by default.
             lanes: on how many threads.
-            shared: where pieces that others ask for at about the same time are found.
+            shared: where pieces that others request at about the same time are found.
             each: gets every chunk and its place on the thread that made it, in whose cache it still is, before it
                 comes out here; chunks of others may come to it sooner. Not together with ``shared``.
 

@@ -35,7 +35,7 @@ _LANGUAGE_CONFIGS = ("text_config", "language_config", "llm_config", "decoder")
 def config_with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """A config for weights of another dtype (``BF16``): every dtype field of it and of the configs inside it.
 
-    A config without such a field gets ``dtype``, so that it says what the weights are.
+    A config without such a field gets ``dtype``, so that it names the dtype of the weights.
     """
     changed = _with_dtype(config, CONFIG_NAMES[dtype])
     if not any(key in config for key in _DTYPE_KEYS):
@@ -168,7 +168,7 @@ def merged_file(
 def _lay_out(
     source: ByteSource | None, header: Header, base: BaseTensors, new: Sequence[NewTensor], dtype: str | None
 ) -> tuple[bytes, Header]:
-    """Bytes before the first tensor and the header they say: the base's own, unless a dtype or a tensor changes."""
+    """Bytes before the first tensor and their parsed header: the base's own, unless a dtype or a tensor changes."""
 
     def out_dtype(own: str) -> str:
         return dtype if dtype and own in FLOATS else own

@@ -1,4 +1,4 @@
-"""Arithmetic of different machines: the probe that names this one's, and whether two renderings say the same.
+"""Arithmetic of different machines: the probe that names this one's, and whether two renderings agree.
 
 The probe sends fixed numbers through the very kernels that artifacts use. Of two renderings of a tensor each is within
 0.5 ulp of the output and 2^-20 (|w| + sum |s b a|) of the exact value. The sum of magnitudes is not known from the

@@ -58,7 +58,7 @@ class Plan:
 
     kind: ArtifactKind
     base: str  # digest of the base's weights
-    base_files: str  # digest of the list of the base's files: how the weights lie in shards, and everything beside them
+    base_files: str  # digest of the list of the base's files: how the weights lie in shards, and all other files
     table: str  # digest of the target table
     links: tuple[PlanLink, ...]
     since: str | None = None  # digest of the revision on whose merged weights the links go; None: the base
@@ -89,7 +89,7 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """Says what is meant, on every machine."""
+        """Identifies what is meant, on every machine."""
         return document_digest(self.document())
 
     @property

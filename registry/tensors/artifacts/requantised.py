@@ -25,7 +25,7 @@ from registry.tensors.path.slot_values import SlotValues
 from registry.tensors.quantised.requantise import FP8, CodeGrid, codes_of
 
 Regions = Callable[[TensorEntry], list[Region]]
-"""The bytes of a tensor of the output, at the place that its entry says."""
+"""The bytes of a tensor of the output, at the place that its entry gives."""
 
 
 @dataclass(frozen=True)

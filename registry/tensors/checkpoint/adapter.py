@@ -1,4 +1,4 @@
-"""What an adapter does to its base, and what its configuration says of it, once every check has passed.
+"""What an adapter does to its base, and the settings of its configuration, once every check has passed.
 
 The content of a checkpoint is grouped by module. It has two sorts of parts: pairs (A, B), which add ``scaling * B A``,
 with an optional added bias and DoRA magnitude; and absolute values, which replace the base's (whole parameters,
@@ -49,7 +49,7 @@ class PeftVersion:
 
 @dataclass(frozen=True)
 class LoraAdapterConfig:
-    """What adapter_config.json says about the weights.
+    """The fields of adapter_config.json about the weights.
 
     ``document`` is the file as it is, keys in file order: the order of patterns carries meaning. ``values`` has what
     the rule of each field made of it.
@@ -192,7 +192,7 @@ class Checkpoint:
     twins: tuple[Twin, ...] = ()
     constants: Mapping[str, TensorEntry] = field(default_factory=dict)  # parameter -> whole numbers, as the base's
     saved: tuple[str, ...] = ()  # modules that were trained whole (modules_to_save), none inside another
-    alphas: tuple[tuple[TensorEntry, float], ...] = ()  # tensors that have to hold what the configuration says
+    alphas: tuple[tuple[TensorEntry, float], ...] = ()  # tensors that have to hold the configuration's alpha
     untargeted: tuple[str, ...] = ()  # modules with a pair that the configuration does not target, as spelled
 
     @cached_property

@@ -45,7 +45,7 @@ def check_twins(checkpoint: Checkpoint, source: ByteSource) -> None:
 
 
 def check_alphas(checkpoint: Checkpoint, source: ByteSource) -> None:
-    """Compare every tensor that holds an alpha with what the configuration says.
+    """Compare every tensor that holds an alpha with the configuration's alpha.
 
     Raises:
         InvalidAdapterError: ``alpha_invalid``, or what `registry.images.adapter_file.alpha_in` raises.
@@ -128,7 +128,7 @@ def targeted_modules(
         name = spelling(module)
         if target.kind not in _COVERED or name is None or _inside_attention(module, table):
             continue
-        # a table from tensor names can't tell linear layers from embeddings
+        # a table from tensor names can't distinguish linear layers from embeddings
         linear = everything and table.knows_kinds and is_linear(config, target, table)
         if linear and not excluded(name) if everything else test(name):
             found.append(module)

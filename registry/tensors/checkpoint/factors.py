@@ -1,4 +1,4 @@
-"""The factors of a pair as matrices, however the file keeps them: read by rows, nothing multiplied out.
+"""The factors of a pair as matrices, in whatever form the file stores them: read by rows, nothing multiplied out.
 
 A checkpoint keeps A and B of a linear module as matrices, of a convolution as kernels, of experts interleaved (PEFT's
 ``ParamWrapper``: A expert-major, B rank-major with the expert fastest), of block-diagonal LoRA as the blocks alone.
@@ -47,7 +47,7 @@ class FactorMatrix(Protocol):
 def read_rows(
     source: ByteSource, entry: TensorEntry, start: int, stop: int, *, columns: int | None = None, shared: bool = False
 ) -> torch.Tensor:
-    """Rows ``start`` to ``stop`` of a tensor seen as a matrix, as stored; `as_matrix` says its columns unless given.
+    """Rows ``start`` to ``stop`` of a tensor seen as a matrix, as stored; `as_matrix` gives its columns by default.
 
     Those of a quantised tensor come as what they mean, exactly, in a dtype that holds it. ``shared`` is for who does
     not change them: they may lie in memory that others read.

@@ -1,4 +1,4 @@
-"""What a field of a LoRA configuration may say: rules that the variants are put together from.
+"""Allowed values of a field of a LoRA configuration: rules that the variants are put together from.
 
 A rule is a function of (field, value) that returns the value in the form in which it is stored, or raises. A field
 without a rule is unknown, and refused unless it is null, false or empty: new kinds of LoRA come with new fields.
@@ -124,7 +124,7 @@ def patterns(of: Rule) -> Rule:
 
 
 def nothing(code: str, why: str) -> Rule:
-    """The field must say nothing (null, false or empty)."""
+    """The field must not be set (null, false or empty)."""
 
     def rule(field: str, value: Any) -> None:
         if says_something(value):

@@ -127,7 +127,7 @@ def unsupported(name: str, why: str, instead: str) -> InvalidAdapterError:
 
 
 def as_folded(name: str, target: Target, *, embedding: bool, table: TargetTable) -> Target:
-    """The target as the pair reads it; ``embedding`` says that the factors are those of an embedding.
+    """The target as the pair reads it; ``embedding``: the factors are those of an embedding.
 
     Raises:
         InvalidAdapterError: ``unsupported_layout`` for a kind that can't be composed, ``shape_mismatch`` for factors of
@@ -162,8 +162,8 @@ def as_folded(name: str, target: Target, *, embedding: bool, table: TargetTable)
 def check_orientation(target: Target, table: TargetTable, *, flag: bool, transposed: str | None) -> None:
     """Refuse a square matrix whose orientation is a guess that something speaks against.
 
-    PEFT's one flag has the value of the module that it visited last, so it tells that the model has modules that are
-    stored (in, out), and not which. False tells nothing.
+    PEFT's one flag has the value of the module that it visited last, so it shows that the model has modules that are
+    stored (in, out), but not which. False shows nothing.
 
     Args:
         target: the module, as it is read.

@@ -1,6 +1,6 @@
 """The names of tensors in a PEFT LoRA checkpoint.
 
-``base_model.model.`` MODULE ``.`` TAIL, where the tail says which part of the adapter of MODULE the tensor is; the
+``base_model.model.`` MODULE ``.`` TAIL, where the tail names the part of the adapter of MODULE that the tensor is; the
 tails are those of all variants. MODULE is a path in the runtime module tree, not a name in the base files. A name
 without such a tail is a whole parameter. Everything else is refused; other dialects are recognised, so that the message
 can give the name that the tensor should have (`registry.tensors.checkpoint.key_grammar`).
@@ -173,7 +173,7 @@ _RESERVED: Final = ("original_module", "modules_to_save", "token_adapter")
 
 @dataclass(frozen=True, slots=True)
 class ParsedKey:
-    """What a tensor's name says: a part of the adapter of a module, or a whole parameter of it."""
+    """What a tensor's name means: a part of the adapter of a module, or a whole parameter of it."""
 
     module: str
     part: str  # PARAMETER, or one of the parts of the variants' tails

@@ -276,7 +276,7 @@ class Expression:
             start = time.thread_time()
             try:
                 found = match(name, timeout=self._budget.left)
-            except TimeoutError:  # regex counts the time of all threads: the budget says whether it was this one's
+            except TimeoutError:  # regex counts the time of all threads: the budget shows whether it was this one's
                 self._budget.charge(start, self.pattern, self.field)
                 continue
             self._budget.charge(start, self.pattern, self.field)

@@ -51,8 +51,8 @@ def parse_config(data: bytes) -> LoraAdapterConfig:
     """Read adapter_config.json.
 
     Raises:
-        InvalidAdapterError: the file is not strict JSON, a field is unknown, malformed, or says something that has no
-            place here; the code says which.
+        InvalidAdapterError: the file is not strict JSON, a field is unknown, malformed, or has a value that is not
+            supported; the code names the case.
     """
     document = parse(
         data, what=FILE, limit=MAX_BYTES, error=InvalidAdapterError, code="bad_config", brackets=MAX_SETTINGS
@@ -153,7 +153,7 @@ def sort_parts(tensors: Mapping[str, TensorEntry], modules: Collection[str] = ()
         The parts of adapters, and the whole parameters, by module.
 
     Raises:
-        InvalidAdapterError: naming the tensor; the code says which rule it was.
+        InvalidAdapterError: naming the tensor; the code names the rule.
     """
     parts: Parts = {}
     whole: Parts = {}
@@ -218,7 +218,7 @@ def read_checkpoint(config: LoraAdapterConfig, tensors: Mapping[str, TensorEntry
         `Checkpoint.untargeted` pairs.
 
     Raises:
-        InvalidAdapterError: naming the tensor, module or field; the code says which rule it was.
+        InvalidAdapterError: naming the tensor, module or field; the code names the rule.
     """
     file: LoraFile | None = config.values.get(FIELD)
     if file is None:

@@ -68,7 +68,7 @@ def _orders(links: int) -> Iterator[tuple[int, ...]]:
 
 
 ELEMENTS: Final = 1 << 17
-"""Of one block. So few rows of every tensor say more than a few whole ones."""
+"""Of one block. So few rows of every tensor distinguish more than a few whole ones."""
 JOINED: Final = 16
 """Blocks that are read together where all of them are looked at."""
 

@@ -24,7 +24,7 @@ from registry.tensors.comparison.verdict import Limit, Standing, Verdict, lies_a
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.table.targets import TargetTable
 
-_FOR_THE_NEAREST: Final = 16  # blocks, once nothing fits: enough to say which is nearest
+_FOR_THE_NEAREST: Final = 16  # blocks, once nothing fits: enough to find the nearest
 
 
 @dataclass
@@ -121,7 +121,7 @@ class _Evidence:
         return abs(self.products[one, one].item() - both) + abs(self.products[other, other].item() - both)
 
     def leave_orders(self) -> None:
-        """Leave out other orders, which the limit did not tell from the paths that are left.
+        """Leave out other orders, which the limit did not distinguish from the paths that are left.
 
         Unless one of them explains every bit so far, and no path does.
         """
@@ -187,7 +187,7 @@ def compare(
     progress: Progress = SILENT,
     clock: Callable[[], float] = time.monotonic,
 ) -> Verdict:
-    """Tell of which candidate the weights are that were ``found``, given by the names of the base's files.
+    """Find the candidate whose weights are those in ``found``, given by the names of the base's files.
 
     ``whole`` looks at every element of what then fits, whatever the limit is. Of a tensor that no candidate changes it
     need not, if that is ``alike``, by a digest: the same bytes as the base's, of which then none are read.
@@ -266,7 +266,7 @@ class _Work:
         evidence = self.evidence
 
         def look(part: Region) -> tuple[list[Sample], list[BlockRange]]:
-            # where all is read in the end, blocks need not be chosen unless they tell candidates apart
+            # where all is read in the end, blocks need not be chosen unless they distinguish candidates
             choose = self.quick is None or part.tells_apart(active)
             first, others = in_order_of_weight(part, active if choose else ())
             return [sample for place in first for sample in self.looked_at(place, active)], others

@@ -167,7 +167,7 @@ class BaseSample:
 
     @cached_property
     def digest(self) -> bytes:
-        """Eight bytes that say which elements these are."""
+        """Eight bytes that identify the elements."""
         text = "\n".join(f"{chosen.tensor} {chosen.starts} {chosen.length}" for chosen in self.tensors)
         return hashlib.sha256(text.encode()).digest()[:8]
 

@@ -2,7 +2,7 @@
 
 A candidate is struck out by another one if the weights clearly lie at that one, on the line between the two: the rule
 of the comparator. So what is left has the path that they are those of, whichever it is, and paths that these few
-elements don't tell from it.
+elements don't distinguish from it.
 
 The residual of the weights against each path is measured in units of rounding. A path is replayed from the values
 after each of its links, also as if it had been merged step by step.

@@ -1,10 +1,10 @@
 """What one block shows of each candidate: whether every element fits, how far it is, and where it lies between two.
 
-A candidate *fits* if each element is within one unit a rounding. That alone can't tell two candidates apart whose
+A candidate *fits* if each element is within one unit a rounding. That alone can't distinguish two candidates whose
 difference is below the units. So the block is also *projected*: with r = (weights - candidate) / unit for each of them,
-the products of all r with each other say where the weights lie on the line between any two.
+the products of all r with each other show where the weights lie on the line between any two.
 
-Whether the weights *are* a candidate's, a third figure says: how many elements no usual way of merging gives, bit for
+A third figure shows whether the weights *are* a candidate's: how many elements no usual way of merging gives, bit for
 bit. Of what was merged these are none, but for sums that nobody here thought of; of the same adapter some steps
 earlier they are a few in a hundred, although every one of them fits.
 """
@@ -38,7 +38,7 @@ _FLOOR: Final = 2.0**-25
 
 _EVERY: Final = 16
 _TRIED: Final = 4096
-"""Elements that nearly always tell that a block did not come through a dtype."""
+"""Elements that nearly always show that a block did not come through a dtype."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _elements(
 
 @dataclass(frozen=True)
 class _Judged:
-    """Elements of one program beside what was found: how far they may be from it, and how far they are."""
+    """Elements of one program against what was found: how far they may be from it, and how far they are."""
 
     block: RoundedBlock
     coarse: torch.dtype
@@ -216,7 +216,7 @@ class _Judged:
 def _sample(
     place: BlockRange, measured: Sequence[tuple[Share, torch.Tensor, torch.Tensor]], elements: int, read: int
 ) -> Sample:
-    """Of shares, what is left of the weights beside each, and units."""
+    """Of shares, the residual of the weights against each, and units."""
     if not measured:  # a head that none of them has
         return Sample(place, (), torch.zeros(0, 0, dtype=torch.float64), 0, read)
     units = torch.stack([one for _, _, one in measured]).amax(dim=0)
@@ -243,7 +243,7 @@ def _share(numbers: Sequence[int], judged: _Judged, place: BlockRange, elements:
 
 
 def _nearest(values: torch.Tensor, renderings: Iterable[torch.Tensor], step: torch.Tensor) -> torch.Tensor:
-    """What is left of the weights beside the rendering that explains most of them."""
+    """The residual of the weights against the rendering that explains most of them."""
     left = [values - rendering for rendering in renderings]
     return min(left, key=lambda one: (one / step).square().sum().nan_to_num(torch.inf, torch.inf).item())
 

@@ -13,7 +13,7 @@ from registry.schemas.parents import EQUAL
 
 _NEAR: Final = 0.3  # of the way between two candidates: 0 is the one, 1 the other
 _SURE: Final = 4.0  # standard errors
-_TELLING: Final = 16.0  # squared units: what a few elements say that other sums would round otherwise, nobody knows
+_TELLING: Final = 16.0  # squared units: less may come from a few elements that other sums round otherwise
 _FAR: Final = 0.02  # sure whatever the product is: with t the root of it, t (1 + t) / (1 - t)^2 is below `_NEAR`
 
 
@@ -73,7 +73,7 @@ class Verdict:
     whole: bool  # every element of every tensor was looked at
     units: float  # of the first that fits (else the nearest): its largest difference, in units in the last place
     untold: tuple[str, ...]  # other orders of what fits that the bits don't distinguish from it
-    residual: float  # of the first that fits (else the nearest): sum of squares beside what a usual way of merging
+    residual: float  # of the first that fits (else the nearest): sum of squares against what a usual way of merging
     # makes of it, each in units of rounding
     equal: float  # of the first that fits (else the nearest): share of the elements that its path changes, and that one
     # of the usual ways of merging gives, bit for bit

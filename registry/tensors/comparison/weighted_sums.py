@@ -157,7 +157,7 @@ class _Fit:
 
 
 def _typed(weight: float) -> float:
-    """The weight that somebody may have typed which is nearest."""
+    """The nearest weight that a person may have typed."""
     return min((round(weight * parts) / parts for parts in (20, 3)), key=lambda one: abs(one - weight))
 
 

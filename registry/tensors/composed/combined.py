@@ -31,7 +31,7 @@ class WeighedPath:
 
     @property
     def weighed(self) -> list[BoundLink]:
-        """The links, which add as much as the weight says."""
+        """The links, each multiplied by its weight."""
         return [replace(link, coefficient=link.coefficient * self.weight) for link in self.links]
 
 

@@ -118,7 +118,7 @@ class Composition:
     def truncate(self, *, rank: int | None, max_error: float | None, dtype: str) -> Truncation:
         """Lower the ranks to a cap for each module, or as far as an error over all modules allows, or both.
 
-        ``dtype`` is that of the factors as they will be written; a 16-bit one has an error of its own, which counts.
+        ``dtype`` is that of the factors as they will be written; a 16-bit one has its own error, which counts.
 
         Raises:
             UsageError: an option is out of its range.
@@ -266,7 +266,7 @@ class Composition:
                 held = self._table.parameters.get(name)
                 shape = held.shape if held is not None else self._paths.new[name].shape
                 found[name] = self._whole(name, shape, self._base.values(program, dtype))
-        # PEFT loads no module in part, and whoever says "all" has them all
+        # PEFT loads no module in part, and "all" means all of them
         for name, held in self._table.named_parameters.items():
             if name not in found and (is_inside(name, self._forms.saved_modules) or self._forms.needs_bias(name)):
                 found[name] = self._parameter(name, held, dtype)
@@ -301,7 +301,7 @@ class Composition:
         """A slot's values after the path, or as the base has them."""
         return self._base.values(self._paths.programs.get(slot) or Program(slot, (), slot), dtype)
 
-    # ------------------------------------------------------------------ what the configuration says
+    # ------------------------------------------------------------------ the configuration
 
     def _names(self, tokens: Mapping[str, Sequence[int]]) -> ComposedNames:
         projections = {pair.target.module for pair in self._pairs if self._table.attention_of(pair.target.module)}

@@ -43,7 +43,7 @@ class ComposedNames:
     dora: bool = False
     conv1d: bool = False
     tied: bool = False
-    dated: bool = False  # only the version tells how PEFT reads a part of it: applied twice, or in and out alike
+    dated: bool = False  # only the version shows how PEFT reads a part of it: applied twice, or in and out alike
 
     def spelled(self, spelling: Callable[[str], str]) -> ComposedNames:
         """The same with every name spelled as it says."""
@@ -129,7 +129,7 @@ class Forms:
     """What a composed adapter is made of, by module as the base names it."""
 
     pairs: list[tuple[Target, Program]] = field(default_factory=list)
-    named: dict[str, str] = field(default_factory=dict)  # of pairs that only ``target_parameters`` asks for: path
+    named: dict[str, str] = field(default_factory=dict)  # of pairs that only ``target_parameters`` names: path
     experts: dict[str, list[FusedParameter]] = field(default_factory=dict)
     saved: dict[str, Target] = field(default_factory=dict)
     saved_experts: list[str] = field(default_factory=list)  # modules of experts that are saved whole
@@ -143,7 +143,7 @@ class Forms:
 
     @cached_property
     def bias(self) -> str:
-        """What the configuration says of biases: none, lora_only or all."""
+        """The configuration's ``bias``: none, lora_only or all."""
         biases = [name for name in self.values if self.is_bias(name)]
         own = all(name.endswith(".bias") and name.rpartition(".")[0] in self._adapted for name in biases)
         return "none" if not biases else "lora_only" if own else "all"
@@ -241,7 +241,7 @@ def not_composable(what: str) -> InvalidAdapterError:
 
 
 def _only_by_name(links: Sequence[BoundLink]) -> dict[Slot, str]:
-    """Paths of the parameters of two dimensions that ``target_parameters`` asks for, and no link's target_modules."""
+    """Paths of the parameters of two dimensions that ``target_parameters`` names, and no link's target_modules."""
     by_name: dict[Slot, str] = {}
     by_module: set[Slot] = set()
     for link in links:

@@ -216,7 +216,7 @@ def spelling_of(links: Sequence[BoundLink], names: Collection[str], table: Targe
     """Turns the table's name of a module or a tensor into the one that the links have.
 
     Args:
-        links: those that the adapter holds, root first; the youngest that tells the difference decides.
+        links: those that the adapter holds, root first; the youngest that shows the difference decides.
         names: all names that are to be spelled. Where a model without a head can't have one of them (``lm_head``), the
             adapter is one of the model with a head.
         table: the base's target table.
@@ -227,7 +227,7 @@ def spelling_of(links: Sequence[BoundLink], names: Collection[str], table: Targe
     if by < 0 and all(name.startswith(lead) for name in names):
         return lambda name: name.removeprefix(lead)
     if by > 0:
-        # a head that the base lacks lies beside the prefix
+        # a head that the base lacks lies outside the prefix
         roots = {name.partition(".")[0] for name in (*table.targets, *table.parameters)}
         return lambda name: lead + name if name.partition(".")[0] in roots else name
     return lambda name: name

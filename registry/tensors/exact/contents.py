@@ -143,7 +143,7 @@ def with_exact_tensors(base: ModelWeights, index: ExactIndex, source: ByteSource
 
 
 def _lead(header: Header, tensors: Tensors, index: ExactIndex) -> tuple[bytes, Header]:
-    """The bytes before the first tensor and the header they say: the base's own, unless a shape or a dtype changed."""
+    """The bytes before the first tensor and their parsed header: the base's own, unless a shape or a dtype changed."""
     said = [(name, entry.dtype, entry.shape) for name, entry in header.entries.items()]
     own = {name: (name, entry.dtype, entry.shape) for name, entry in index.entries.items()}
     wanted = [own.get(one[0], one) for one in said]
@@ -222,7 +222,7 @@ def estimated_size(changed: Sequence[Changed]) -> int:
 
 
 def write_exact(changed: Sequence[Changed], out: BinaryIO, advance: Callable[[int], None]) -> None:
-    """Write an exact file: room for the index, the frames, and then the index, which says how long they are."""
+    """Write an exact file: room for the index, the frames, and then the index, which gives their lengths."""
     frames = [(one, number) for one in changed for number in range(frames_of(one.size))]
     lengths: dict[str, list[int]] = {one.name: [] for one in changed}
     longest = {one.name: [largest_frame(FRAME)] * frames_of(one.size) for one in changed}

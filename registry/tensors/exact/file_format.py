@@ -59,7 +59,7 @@ def encode_frame(values: memoryview, against: memoryview, element: int) -> bytes
 
 
 def decode_frame(frame: memoryview, size: int, against: memoryview, element: int, what: str) -> memoryview:
-    """The ``size`` bytes of a frame; never takes more memory than those need, whatever the frame says.
+    """The ``size`` bytes of a frame; never takes more memory than those need, whatever size the frame declares.
 
     Raises:
         IntegrityError: ``bad_exact``, it is not a frame of that size; ``what`` names it.

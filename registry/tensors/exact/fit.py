@@ -64,7 +64,7 @@ def check_fit(found: Shapes, base: Shapes, table: TargetTable, config: Mapping[s
     Raises:
         InvalidAdapterError: ``unknown_target``, a tensor that the base lacks; ``bad_dtype``, one that is neither a
             float in both nor of the same whole numbers; ``shape_mismatch``; ``bad_config``, the vocabulary has grown
-            and config.json does not say so.
+            and config.json does not give the new size.
     """
     grown = {}
     for name, (dtype, shape) in found.items():
@@ -110,7 +110,7 @@ def _other_shape(name: str, shape: tuple[int, ...], base: tuple[int, ...]) -> In
 
 
 def _check_grown(grown: Mapping[str, int], base: Shapes, table: TargetTable, config: Mapping[str, Any]) -> None:
-    """All tensors with a row for each token grow together, to what config.json says."""
+    """All tensors with a row for each token grow together, to the size in config.json."""
     first = next(iter(grown))
     rows, before = grown[first], base[first][1][0]
     for name in vocabulary_tensors(table):

@@ -155,7 +155,7 @@ class _Walk:
             self._found.values.append(_value_of(target, delta, tied=tied))
 
     def _check_orientation(self, target: Target) -> None:
-        """A full model has no factors, whose shapes would tell: PEFT would lay the pair over the weight its own way."""
+        """A full model has no factors whose shapes would show it, and PEFT would apply the pair by its own rule."""
         if contradicts_bias(target, self._table) and not self._table.knows_kind(target):
             raise undeclared(target, "its bias fits (in, out) only")
         if self._table.attention_of(target.module) is None:

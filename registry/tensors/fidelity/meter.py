@@ -4,8 +4,8 @@ The rounded rows and the base's are in memory at that point. A fixed sample of r
 are measured, the sample's figures are recorded too. Each block has its own sums, which are added in the order of the
 blocks, so the figures do not depend on who made which block when. Nothing here changes a byte of the model.
 
-The sums say what was to change, and what did. With W' = round(W) in the output's dtype and D the change that is meant,
-S = round(W + D) - W' is the change that the rounded weights hold. W' and round(W + D) are a few digits each, so S is
+The sums measure what was to change, and what did. With W' = round(W) in the output's dtype and D the intended change,
+S = round(W + D) - W' is the change that the rounded weights hold. W' and round(W + D) have a few digits each, so S is
 exact in float32 unless they lie 2^15 apart.
 
 Memory of a lane for the few tensors that are made of some rows: used for the next rows again, so that it is warm.
@@ -42,7 +42,7 @@ _rooms = _Rooms()
 
 
 def room(name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """A tensor of arbitrary values, contiguous; it is gone once this thread asks for the same name again."""
+    """A tensor of arbitrary values, contiguous; it is overwritten once this thread requests the same name again."""
     size = math.prod(shape)
     found = _rooms.made.get((name, dtype))
     if found is None or found.numel() < size:

@@ -23,7 +23,7 @@ from registry.tensors.table.targets import TargetTable
 from registry.tensors.table.ties import apart_in_files, holds_copies
 
 TRAINED: Final = "trained_quantised"
-"""The key of a manifest that says how the weights were quantised that an adapter was trained on; only where known."""
+"""The key of a manifest for how the weights were quantised that an adapter was trained on; only if known."""
 
 
 class Blobs(Protocol):
@@ -43,7 +43,7 @@ def read_blob(blobs: Blobs, blob: BlobRef) -> bytes:
 
 
 def trained_in(manifest: str) -> FourBits | None:
-    """How a revision's base was quantised while it was trained, by its manifest; None: it does not say so."""
+    """How a revision's base was quantised while it was trained, by its manifest; None: not recorded."""
     if f'"{TRAINED}"' not in manifest:  # most do not, and parsing takes longer than looking
         return None
     said = json.loads(manifest).get(TRAINED)

@@ -99,10 +99,10 @@ def make_plan(path: LoadedPath, ancestor: LoadedPath | None, options: Options) -
 
 
 def trained_on(path: LoadedPath) -> FourBits:
-    """How the base model was quantised while the links of a path were trained, as far as they say it.
+    """How the base model was quantised while the links of a path were trained, as far as they record it.
 
     Raises:
-        UsageError: none of them says it, or two say different things.
+        UsageError: none of them records it, or two contradict each other.
     """
     said = {link.reference: link.trained_quantised for link in path.live if link.trained_quantised is not None}
     if not said:

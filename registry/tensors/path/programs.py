@@ -220,7 +220,7 @@ def _sides(target: Target, table: TargetTable, *, all_of_them: bool) -> list[Tar
 
 
 def _with_ties(programs: dict[Slot, Program], new: dict[str, NewTensor], table: TargetTable) -> PathPrograms:
-    """Says which modules stay tied, and gives those that part a tensor each."""
+    """Decides which modules stay tied, and gives those that part a tensor each."""
     tied: list[str] = []
     untied: list[str] = []
     for group in _touched_groups(programs, table):
@@ -246,7 +246,7 @@ def _with_ties(programs: dict[Slot, Program], new: dict[str, NewTensor], table: 
 
 
 def _let_go(programs: Mapping[Slot, Program], new: dict[str, NewTensor], table: TargetTable) -> dict[Slot, Program]:
-    """A tensor for everything else that the flag ties: a model that says that its head is untied ties none of it."""
+    """A tensor for everything else that the flag ties: a model whose config unties its head ties none of it."""
     followers = {}
     changed = {slot.tensor: slot for slot in programs}
     for name, holder in (table.ties or {}).items():
@@ -313,7 +313,7 @@ def _stay_tied(sides: Sequence[Sequence[Step]]) -> bool:
 
 
 def _check_may_part(group: tuple[str, ...], table: TargetTable) -> None:
-    """Only the input embedding and the output head of a model can part, and what the table says their switch ties."""
+    """Only the input embedding and the output head of a model can part, and what their flag ties by the table."""
     told = any(f"{module}.weight" in (table.ties or {}) for module in group)
     if len(group) != 2 or not (table.output_module in group or told):
         raise InvalidAdapterError(
@@ -342,7 +342,7 @@ class Owners:
 
 
 def owners_of(links: Sequence[BoundLink], table: TargetTable) -> Owners:
-    """The owners of a base's slots, where ``links`` say how a module multiplies that the table does not know."""
+    """The owners of a base's slots, where ``links`` show how a module multiplies that the table does not know."""
     pieces = {
         slot_of_piece(piece, fused): ExpertPiece(target.module, fused, piece)
         for target in table.targets.values()

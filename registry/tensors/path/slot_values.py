@@ -117,7 +117,7 @@ class SlotValues:
         dtype: precision of sums.
         kept: where factors are cached between blocks.
         merge_products: False keeps each product a stage of its own, for `trace`.
-        rows_a_block: another grid than that of files, for who looks at values and makes no bytes of them.
+        rows_a_block: another grid than that of files, for callers that read values and make no bytes of them.
     """
 
     def __init__(

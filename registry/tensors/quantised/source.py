@@ -1,6 +1,6 @@
 """The plain files of a quantised base model: no byte of them is stored, a range is decoded when it is read.
 
-To what reads weights they are files like any other: bytes in the plain dtype, rounded once. What computes asks for the
+To what reads weights they are files like any other: bytes in the plain dtype, rounded once. What computes requests the
 exact values instead, by `decoded_in`, so that nothing is rounded before a path is added.
 
 One pass over them gives the digests of the plain tensors and the energies of their rows, and finds NaN.

@@ -1,10 +1,10 @@
 """The target table of a base model whose architecture transformers knows, made once when the base is added.
 
-Where transformers knows the architecture that the config names, its own class says what every module is and which file
+Where transformers knows the architecture that the config names, its own class shows what every module is and which file
 tensor it is loaded from. The class is built on the meta device in a child process with limits on time and memory,
 because the config is a stranger's. For any other net the table comes from the tensor names.
 
-What the class says of itself comes from `registry.tensors.table.architecture_facts`. Nothing here needs torch or
+The facts about the class come from `registry.tensors.table.architecture_facts`. Nothing here needs torch or
 transformers.
 """
 

@@ -1,4 +1,4 @@
-"""Runs alone in a limited child process: builds a model class of transformers on the meta device and says what it saw.
+"""Runs alone in a limited child process: builds a model class of transformers on the meta device and reports it.
 
 It is run as a script in isolated mode (``python -I architecture_child.py CPU_SECONDS MEMORY_BYTES``). The request comes
 on stdin and the answer goes to stdout, one JSON document each:
@@ -72,7 +72,7 @@ def _named_class(name: str, config_class: Any) -> Any:
     if backends := getattr(cls, "_backends", None):
         raise _Refused(f"it needs the Python packages {', '.join(backends)}: install them")
     if cls is None and config_class is not None:
-        # not every class is exported at the top: look beside the config class, configuration_x -> modeling_x
+        # not every class is exported at the top: look next to the config class, configuration_x -> modeling_x
         head, _, leaf = config_class.__module__.rpartition(".")
         with contextlib.suppress(ImportError):
             cls = getattr(importlib.import_module(f"{head}.{leaf.replace('configuration', 'modeling')}"), name, None)
@@ -183,7 +183,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(error: Exception) -> str:
-    """What an exception says, on one line, without the frames that torch adds and without a full stop."""
+    """The message of an exception, on one line, without the frames that torch adds and without a full stop."""
     text = " ".join(str(error).partition("Exception raised from")[0].split())
     return f"{type(error).__name__}: {text[:200]}".rstrip(" .:")
 

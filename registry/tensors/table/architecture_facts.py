@@ -1,4 +1,4 @@
-"""What a model that was built on the meta device says of itself: plain facts for `registry.tensors.table.architecture`.
+"""Facts about a model that was built on the meta device, as plain data for `registry.tensors.table.architecture`.
 
 It runs in the child process of `registry.tensors.table.architecture_child` only. All facts are JSON.
 """
@@ -14,7 +14,7 @@ _PLAIN_LINEARS: Final = frozenset({"FalconLinear"})
 def facts_of(model: Any, tensors: dict[str, Any], named: bool) -> dict[str, Any]:
     """Everything that the target table needs to know of a model.
 
-    ``tensors`` has the names of the file tensors as keys; ``named`` says whether the config names the model's class.
+    ``tensors`` has the names of the file tensors as keys; ``named``: whether the config names the model's class.
     The answer has:
 
     - ``modules``: [name, kind, geometry, [[parameter, shape], ...]], the parameters in the order of registration;
@@ -67,7 +67,7 @@ def _kind(module: Any) -> tuple[str, dict[str, Any]]:
     A subclass with its own ``forward`` may do something else with its weight (grouped products, scaled outputs), and
     then W + BA is not what PEFT trained: it is unknown, unless it is a scaled embedding, whose scale PEFT applies too.
     A parameter of three dimensions is another matter: PEFT adds the delta to the parameter itself
-    (``target_parameters``), whatever the module does with it, and only asks the module whether it ``is_transposed``.
+    (``target_parameters``), whatever the module does with it, and only reads the module's ``is_transposed``.
     """
     from torch import nn
     from transformers.pytorch_utils import Conv1D

@@ -226,7 +226,7 @@ def pieces_of(
     """The pieces of a fused parameter of that runtime shape; empty where its making can't be followed exactly.
 
     ``conversion`` is one of `registry.tensors.table.architecture_facts`, ``shapes`` are those of the file tensors, and
-    ``transposed`` says that the running model keeps (experts, in, out).
+    ``transposed``: the running model stores (experts, in, out).
     """
     try:
         made = _follow(conversion, shape, shapes)[conversion["targets"].index(parameter)]

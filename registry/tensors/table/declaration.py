@@ -1,9 +1,9 @@
 """The target table of a net that transformers does not know: from tensor names, and what ``registry.json`` declares.
 
-A base folder's ``registry.json`` declares what the tensors can't tell. The keys are described in docs/bases.md; a key,
+A base folder's ``registry.json`` declares what the tensors can't show. The keys are described in docs/bases.md; a key,
 a module or a value that is not known is refused, because a declaration that is half understood gives wrong weights.
 
-A name says nothing about orientation, so every 2-D ``X.weight`` is taken as (out, in), and the table says so. Whether
+A name does not show the orientation, so every 2-D ``X.weight`` is taken as (out, in), and the table notes it. Whether
 such a module is an embedding is left to the adapter that names it (`Target.as_embedding`); no word is a hint. A square
 weight fits both ways, so its orientation is believed only where nothing speaks against it (`is_square_guess`,
 `kept_transposed`).
@@ -40,7 +40,7 @@ def table_from_names(
 ) -> TargetTable:
     """One target for each ``X.weight``: 2-D is a linear module, 3-D to 5-D a convolution (out, in / groups, kernel).
 
-    ``X.in_proj_weight`` (3 E, E) beside ``X.out_proj.weight`` (E, E) is an ``nn.MultiheadAttention``. Every float
+    ``X.in_proj_weight`` (3 E, E) with ``X.out_proj.weight`` (E, E) is an ``nn.MultiheadAttention``. Every float
     tensor is a parameter of its own name.
     """
     shapes = {name: shape for name, (_, shape) in sorted(tensors.items())}
@@ -60,14 +60,14 @@ def table_from_names(
 
 
 def is_square_guess(target: Target, table: TargetTable) -> bool:
-    """Whether a matrix of a table from names is square and undeclared: no shape tells (out, in) from (in, out)."""
+    """Whether a matrix of a table from names is square and undeclared: (out, in) and (in, out) have the same shape."""
     return table.may_be_embedding(target) and len(target.shape) == 2 and target.shape[0] == target.shape[1] > 1
 
 
 def kept_transposed(table: TargetTable) -> str | None:
     """A module of a table from names that is stored (in, out): declared so, or by a bias of as many columns as it has.
 
-    One such module, as transformers' ``Conv1D`` is one, says that (out, in) is no rule of this model.
+    One such module, such as transformers' ``Conv1D``, shows that (out, in) is no rule of this model.
     """
     for module, target in table.targets.items():
         if target.declared and target.kind is TargetKind.CONV1D:
@@ -89,7 +89,7 @@ def contradicts_bias(target: Target, table: TargetTable) -> bool:
 def guesses(table: TargetTable) -> tuple[str, ...]:
     """What was assumed of a model because its files don't show it, a sentence each, besides `TargetTable.notices`.
 
-    They are beside the table, not in it: equal tables of different versions have equal digests.
+    They are stored next to the table, not in it: equal tables of different versions have equal digests.
     """
     if table.knows_kinds:
         return ()
@@ -136,10 +136,10 @@ _Apply = Callable[[str, Mapping[str, Any], TargetTable], Target]
 
 
 def declare(table: TargetTable, document: Any) -> TargetTable:
-    """The table with what a parsed registry.json says of its modules.
+    """The table with the declarations of a parsed registry.json about its modules.
 
     Raises `InvalidBaseError` (``bad_declaration``): the document is malformed, names a module that the files do not
-    have, does not fit its shape, or contradicts what transformers says of the model.
+    have, does not fit its shape, or contradicts transformers' facts about the model.
     """
     if not isinstance(document, dict):
         _refuse("it is not a JSON object")
@@ -227,7 +227,7 @@ _KINDS: Final[Mapping[str, tuple[tuple[str, ...], _Apply]]] = {
     "conv": (("groups", "dilation", "padding_mode"), _conv),
     "experts": (("parameters", "transposed"), _experts),
 }
-"""Kind -> the keys that it may have beside ``kind``, and what makes its target."""
+"""Kind -> the keys that it may have next to ``kind``, and what makes its target."""
 
 
 def _of_kind(name: str, kind: TargetKind, dimensions: tuple[int, int], table: TargetTable) -> Target:

@@ -46,7 +46,7 @@ def tie_groups(targets: Mapping[str, Tied]) -> dict[str, tuple[str, ...]]:
 
 
 def tied_parameters(ties: Mapping[str, str | None] | None, targets: Mapping[str, Tied]) -> dict[str, str]:
-    """`TargetTable.ties` without the weights of modules, which `Target.tie` tells: these have changes of their own."""
+    """`TargetTable.ties` without the weights of modules, which `Target.tie` gives: these have changes of their own."""
     weights = {f"{one.module}.weight" for one in targets.values() if one.tie is not None}
     return {name: holder for name, holder in (ties or {}).items() if holder and name not in weights}
 

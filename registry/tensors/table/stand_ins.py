@@ -1,4 +1,4 @@
-"""Stand-ins for packages that torch and transformers import for every model, and that say nothing of its structure.
+"""Stand-ins for packages that torch and transformers import for every model, and that don't affect its structure.
 
 Compilers, sharding, what operations do on a meta device, processors, assignment of detected objects: three quarters of
 what the child process of `registry.tensors.table.architecture` would import. A stand-in has any attribute that is
@@ -111,7 +111,7 @@ class _Finder(MetaPathFinder, Loader):
         return _Bare(spec.name) if spec.name in BARE else _Module(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing is run; a bare package says its version, where it has one."""
+        """Nothing is run; a bare package has its version, if known."""
         spec = module.__spec__
         if isinstance(module, _Bare) and spec is not None and spec.origin is not None:
             version = re.search(r'^__version__ = "([^"]+)"$', Path(spec.origin).read_text("utf-8"), re.MULTILINE)

@@ -59,7 +59,7 @@ class Target:
 
     Tied weights: both sides name a partner in `tie`. The side that the files hold has the `tensor`; a side that they
     lack has ``tensor=None``, and its ``tie`` is the module that has it. Where the files hold a copy for each side
-    (saved twice, with a config that ties them), each side has its own tensor, and `tie` still says that they are one
+    (saved twice, with a config that ties them), each side has its own tensor, and `tie` still marks them as one
     weight.
 
     EXPERTS: `fused` lists the parameters of three dimensions in the order of registration, which is the order in which
@@ -83,7 +83,7 @@ class Target:
         """The same tensor read as an embedding, stored (vocabulary, features).
 
         For a LINEAR target whose kind is only a guess (`TargetTable.knows_kind` is false): an adapter with
-        ``lora_embedding_A`` on it tells that it is an embedding. The caller checks the shapes of the factors.
+        ``lora_embedding_A`` on it shows that it is an embedding. The caller checks the shapes of the factors.
         """
         if self.kind is not TargetKind.LINEAR or self.declared:
             raise ValueError(f"{self.module} is {self.kind}, which is not a reading of a name")

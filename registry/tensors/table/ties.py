@@ -1,9 +1,9 @@
 """Parameters that are one at run time: what a model's flag ties, and what its files keep apart.
 
 ``tie_word_embeddings`` ties more than an embedding and its head: in BERT-like models the head's bias too. A merged
-model that says false loses all of these ties, so each parameter then needs a tensor of its own. On the other side a
-model that ties by its class may come with files that hold both sides with other numbers: transformers leaves those
-apart when it loads them, whatever the configuration says.
+model that sets it to false loses all of these ties, so each parameter then needs its own tensor. Conversely, a model
+that ties by its class may come with files that hold both sides with different numbers: transformers keeps those apart
+when it loads them, whatever the configuration sets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from registry.tensors.table.targets import Target, TargetTable
 def with_flag_ties(
     table: TargetTable, groups: Sequence[Sequence[str]], computed: Container[str], renamed: Container[str]
 ) -> TargetTable:
-    """The table with the parameters that the flag ties and the files lack, where `Target.tie` does not tell it all.
+    """The table with the parameters that the flag ties and the files lack, if `Target.tie` does not cover them all.
 
     Args:
         table: with its targets and parameters.
@@ -38,7 +38,7 @@ def with_flag_ties(
     heads = {f"{module}.weight" for module in _head_group(table)}
     if any(holder is None or not (name in heads or _can_stay(name, table)) for name, holder in ties.items()):
         return replace(table, ties=dict(sorted(ties.items())))
-    # a table from before these facts were written may look like one that needs them: this one says that it does not
+    # a table from before these facts were written may look like one that needs them: this one records that it does not
     return table if unsaid(table) is None else replace(table, ties={})
 
 
@@ -55,9 +55,9 @@ def _can_stay(parameter: str, table: TargetTable) -> bool:
 
 
 def unsaid(table: TargetTable) -> str | None:
-    """A parameter that the head's flag may tie too, in a table that does not say what it ties.
+    """A parameter that the head's flag may tie too, in a table that does not record what it ties.
 
-    Tables were made without these facts once. They show by a tied head without a bias of its own beside a bias of its
+    Tables were made without these facts once. They show by a tied head without its own bias and a bias of its
     size that is no other module's, as in BERT-like models, or by other tied weights that the files lack.
     """
     group = _head_group(table)
@@ -74,7 +74,7 @@ def unsaid(table: TargetTable) -> str | None:
 
 
 def retable_needed(says: str, base: str = "NAME", of: str = "ties") -> ConflictError:
-    """The error for a path that an old table can't serve; ``says`` is what the table says wrongly, or does not say."""
+    """The error for a path that an old table can't serve; ``says`` is what the table records wrongly, or lacks."""
     return ConflictError(
         f"The base model's target table was made by a version that knew less about its {of}: it says that {says}. "
         f"Rebuild it with `registry base retable {base}`.",

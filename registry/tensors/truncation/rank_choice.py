@@ -116,7 +116,7 @@ def choose_ranks(
 
     Raises:
         UsageError: an option is out of its range.
-        AccuracyError: the cap can't reach the error; says what can be reached.
+        AccuracyError: the cap can't reach the error; names what can be reached.
     """
     check_ranks(rank, max_error)
     caps = capped(modules, max((module.most for module in modules), default=1) if rank is None else rank)
@@ -245,7 +245,7 @@ class _Search:
         return self._best
 
     def _start(self, budget: float) -> None:
-        """Begin with the relaxation's whole items, and what still fits beside them."""
+        """Begin with the relaxation's whole items, and what still fits in addition."""
         counts = [int(count) for count in self._relaxed[0].whole(budget)]
         for number, group in enumerate(self._groups):
             others = math.fsum(

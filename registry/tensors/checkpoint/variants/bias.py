@@ -92,7 +92,7 @@ def _added(draft: Draft, name: str, pair: LoraPair) -> TensorEntry:
 def _replace(draft: Draft, which: str) -> None:
     for name in list(draft.having(REPLACED)):
         if which == "none":
-            continue  # a copy beside that of an output embedding: saved_embeddings knows
+            continue  # a copy next to that of an output embedding: handled by saved_embeddings
         entry = draft.take(name, REPLACED)
         if entry is not None:
             _keep(draft, name.replace(".base_layer", "").removesuffix(_UNDER_TOKENS), entry, name)
@@ -122,7 +122,7 @@ def _keep(draft: Draft, module: str, entry: TensorEntry, spelled: str, parameter
 
 
 def _check_all_there(draft: Draft, which: str) -> None:
-    """Refuse an adapter that lacks trained biases, and tell of those that PEFT trains but never saves."""
+    """Refuse an adapter that lacks trained biases, and report those that PEFT trains but never saves."""
     if which == "lora_only":
         modules = [pair.target.module for pair in draft.pairs.values() if pair.target.kind is not TargetKind.ATTENTION]
         biases = [draft.table.holder(f"{module}.{_LEAF}") for module in modules]

@@ -140,7 +140,7 @@ class Draft:
     named: dict[str, dict[str, TensorEntry]] = field(default_factory=dict)  # parameter -> names of it that have a value
     asked: dict[str, LoraPair] = field(default_factory=dict)  # as spelled: what `target_modules` has to mean
     implied: set[str] = field(default_factory=set)  # of `adapted`: PEFT adds them without any setting
-    given: Mapping[str, tuple[int, float]] | None = None  # rank and alpha of every module, where no pattern says them
+    given: Mapping[str, tuple[int, float]] | None = None  # rank and alpha of every module, if no pattern gives them
     alphas: tuple[tuple[TensorEntry, float], ...] = ()
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
 """Pairs on the matrices of experts: by the parameter (``target_parameters``), or by the names of the base's files.
 
 ``target_parameters`` puts pairs on parameters, most of all on the fused matrices of experts (PEFT's ``ParamWrapper``).
-The names of the tensors do not say which parameter they belong to. PEFT wraps the parameters of a module in the order
-in which its class registers them, one wrapper inside the next: the first is the innermost, ``X.base_layer...lora_A``.
+The names of the tensors do not identify their parameter. PEFT wraps the parameters of a module in the order in which
+its class registers them, one wrapper inside the next: the first is the innermost, ``X.base_layer...lora_A``.
 Its A is (experts * rank, in), expert-major, its B (out, rank * experts), rank-major. A parameter of two dimensions is
 one matrix (out, in). Rank and alpha are those of the parameter's path.
 
@@ -61,7 +61,7 @@ def _add_piece(draft: Draft, name: str, target: Target, fused: FusedParameter, p
 
 
 def _is_router(target: Target, table: TargetTable) -> bool:
-    """A gate beside experts that is no linear module any more: PEFT reads its pair as that of its weight."""
+    """A gate of experts that is no linear module any more: PEFT reads its pair as that of its weight."""
     parent, _, leaf = target.module.rpartition(".")
     experts = table.targets.get(f"{parent}.experts")
     return (

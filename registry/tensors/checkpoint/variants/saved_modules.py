@@ -4,7 +4,7 @@
 every module whose path ends with one of the names, and adds the heads of its task: ``classifier`` and ``score``, or
 ``qa_outputs``. A head that the base lacks is new, and the configuration names it.
 
-``save_embedding_layers`` saves whole embeddings beside the pairs, as copies of what was trained on. As soon as an
+``save_embedding_layers`` saves whole embeddings with the pairs, as copies of what was trained on. As soon as an
 embedding is targeted, or the vocabulary was resized, the file holds the weights of both embeddings, as they were before
 the pairs are added: a proof of the parent, which the caller compares with the parent composed.
 """

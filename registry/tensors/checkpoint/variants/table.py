@@ -35,7 +35,7 @@ VARIANTS: Final[tuple[Variant, ...]] = (
     CONVOLUTION,
     BLOCK_DIAGONAL,
     PLAIN_PAIRS,
-    # what stands beside a pair
+    # what belongs to a pair
     DORA,
     BIASES,
     # absolute values

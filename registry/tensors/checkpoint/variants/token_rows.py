@@ -26,7 +26,7 @@ _TIED_BY_PEFT: Final = ("embed_tokens", "lm_head")
 
 
 def fold_ties(draft: Draft) -> None:
-    """Bring what was trained as one into one, and tell what comes apart."""
+    """Bring what was trained as one into one, and report what comes apart."""
     groups = {draft.table.tie_group(module) for module, target in draft.table.targets.items() if target.tie is not None}
     for group in sorted(groups):
         if draft.config.values.get("ensure_weight_tying"):
