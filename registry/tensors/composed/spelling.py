@@ -6,7 +6,7 @@ one class alone, which need not be the class that was trained.
 
 PEFT names what a wrapper holds behind ``base_layer``. Each tensor is made by blocks of rows when it is read: token rows
 as their last writer left them, and fused parameters of experts that a path replaces from where the files keep them. A
-replacement is possible only if files and running model have the same orientation (`registry.tensors.path.programs`), so
+replacement is retained only if files and running model have the same orientation (`registry.tensors.path.programs`), so
 the pieces one after another are the rows of the parameter, seen as (experts * rows, columns).
 """
 
