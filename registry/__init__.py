@@ -88,7 +88,7 @@ def connect(url: str | PathLike[str] | None = None, token: str | None = None) ->
     """Open a registry: a folder, a team's database and store, or a service.
 
     Args:
-        url: a folder, where a registry is made if there is none, or the address of a service. None: `REGISTRY_URL`
+        url: a folder, where a registry is made if it holds none, or the address of a service. None: `REGISTRY_URL`
             says where, else the team's `REGISTRY_DATABASE_URL` and `REGISTRY_STORE_URL`, else what ``registry login``
             chose, else the user's data folder.
         token: for services. None: `REGISTRY_TOKEN` for the host of `REGISTRY_URL`, else what ``registry login`` keeps
@@ -104,7 +104,7 @@ def connect(url: str | PathLike[str] | None = None, token: str | None = None) ->
         <registry at ...my-registry, in this process>
         >>> team.close()
     """
-    # The package stays light to import: nothing below is loaded before a registry is asked for.
+    # The package stays light to import: nothing below is loaded before a registry is opened.
     from registry.app import connect as open_registry
 
     return open_registry(url, token)

@@ -69,7 +69,7 @@ def open_registry(
     """Open the registry at ``url``; without ``create``, a folder that holds none raises `NotFoundError`.
 
     ``reach``: see at once whether anything answers at an address, rather than at the first call.
-    ``interface``: through what weights will be asked for, as uses are counted.
+    ``interface``: through what weights will be requested, as uses are counted.
     """
     settings = read_settings(os.environ)
     place = find_place(url, settings)
@@ -159,7 +159,7 @@ def _remote(address: str, token: str | None, settings: Settings, interface: Inte
 
 
 def _token_for(address: str, settings: Settings) -> str | None:
-    """The token for an address: that of the settings, where they name the same host, else what login kept."""
+    """The token for an address: that of the settings, if they name the same host, else the one that login stored."""
     from registry.client.addresses import Address
 
     asked = Address.parse(address)
@@ -248,7 +248,7 @@ def serve(
     anonymous: Literal["none", "read"] = "none",
     workers: int | None = None,
 ) -> None:
-    """Serve the registry at ``url``, a folder or the team's, until this process is asked to end.
+    """Serve the registry at ``url``, a folder or the team's, until this process is requested to end.
 
     Args:
         url: a folder; None for what the settings say.
@@ -346,7 +346,7 @@ def service_app(
     """What answers over HTTP: every face of a registry; ``shared`` if this process is one of several workers.
 
     ``public_url`` is the address that users reach it by, None for the one that it listens on; ``upstream`` that of a
-    Hub which the Hub views ask for what is not here, and ``networks`` those that are asked beside public ones.
+    Hub that the Hub views query for what is not here, and ``networks`` those queried besides public ones.
     """
     from registry.api.routes import ROUTERS
     from registry.http.service import build
@@ -402,7 +402,7 @@ def hub_settings(url: str | PathLike[str] | None, view: ArtifactKind) -> dict[st
     """The environment in which clients of the Hub work with the service at ``url``, in one of its views.
 
     Raises:
-        UsageError: the registry is a folder, or a team's database that is opened in process: nothing is served there.
+        UsageError: the registry is a folder, or a team's database that is opened in process: it is not served.
     """
     settings = read_settings(os.environ)
     place = find_place(url, settings)
@@ -432,7 +432,7 @@ def log_in(url: str, token: str | None) -> Identity:
     """Check a token with the service at ``url``, keep it for that host, and make that registry the default.
 
     Raises:
-        UnavailableError, NotAllowedError: the service can't be reached, or does not know the token; nothing is kept.
+        UnavailableError, NotAllowedError: the service can't be reached, or does not know the token; nothing is stored.
     """
     from registry.client.remote import RemoteRegistry
 

@@ -166,7 +166,7 @@ _SECONDS: Final = 10.0
 class LineProgress:
     """`registry.progress.Progress` as a line for the first stage, and then one every ``seconds`` while work goes on.
 
-    As a ``with`` block also while no step of it ends, so that a log tells long work from work that hangs.
+    As a ``with`` block also while no step of it ends, so that a log distinguishes long work from work that hangs.
     """
 
     def __init__(self, seconds: float = _SECONDS) -> None:

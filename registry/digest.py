@@ -21,7 +21,7 @@ class BlobRef:
     """A blob as the catalogue knows it: enough to find it, and to check every byte of it.
 
     ``blocks_digest`` names the list of block digests that reads by range are checked against; ``key`` is that of the
-    object in the store, or empty where the blob is in none yet.
+    object in the store, or empty if the blob is in none yet.
     """
 
     digest: str

@@ -12,7 +12,7 @@ CLIENT: Final = "adapter-registry-client"
 
 
 def is_whole() -> bool:
-    """Whether what works on bytes and databases is installed beside what works against a service."""
+    """Whether what works on bytes and databases is installed besides what works against a service."""
     return find_spec(f"{__package__}.services") is not None
 
 

@@ -2,7 +2,7 @@
 
 Every error has a stable ``code`` from `CODES` and a message of one sentence that names the thing,
 says what was expected and what to do. Faces (CLI, HTTP) map the *class* to an exit code or a status;
-the code says which rule it was. Once shipped, codes stay.
+the code names the rule. Once shipped, codes stay.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ CODES: Final[dict[str, str]] = {
     "bad_declaration": "The base's registry.json is malformed or contradicts the model.",
     "architecture": "The model's structure can't be determined from its configuration, or isn't the base model's.",
     "overflow": "A merged weight, or what the factors add to it, is too large for the dtype.",
-    # notices, where a publish is strict about them
+    # notices, if a publish is strict about them
     "zero_delta": "The delta of a module is zero.",
     "one_direction": "The delta of a module has one direction only, though its rank is above 1.",
     "duplicate": "Another revision has the same configuration and weights.",
@@ -145,7 +145,7 @@ class RegistryError(Exception):
 
     default_code: ClassVar[str] = "unavailable"
     outside: str | None = None
-    """What a service says of it in the place of the message, which names a place of its own: that is for its log."""
+    """What a service reports instead of the message, which names a place of its own: that is for its log."""
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
@@ -189,7 +189,7 @@ class InvalidBaseError(RegistryError):
 
 
 class ConflictError(RegistryError):
-    """The call contradicts what is there (exit 5)."""
+    """The call contradicts what exists (exit 5)."""
 
     default_code = "name_taken"
 

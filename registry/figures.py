@@ -77,7 +77,7 @@ def reference(text: str | None) -> Span:
 
 
 def items(cell: Cell) -> list[list[Span]]:
-    """What a cell says, an item after another; none where it says nothing."""
+    """What a cell says, an item after another; none if it says nothing."""
     parts = cell if isinstance(cell, list) else [cell]
     found = (items(part) if isinstance(part, list) else [_said(part)] for part in parts)
     return [item for several in found for item in several if item]
@@ -156,7 +156,7 @@ def metrics(values: Mapping[str, float]) -> list[str]:
 
 
 def short_url(url: str) -> str:
-    """The host of an address and its end, which tell runs and commits apart: ``github.com/…/36fbeee7``."""
+    """The host of an address and its end, which distinguish runs and commits: ``github.com/…/36fbeee7``."""
     rest = url.partition("://")[2]
     host, _, path = rest.partition("/")
     last = path.rstrip("/").rpartition("/")[2]

@@ -26,8 +26,8 @@ class Share:
 
     part: float = 1.0  # of the budget, in bytes
     most: int | None = None  # values that nobody uses
-    idle: float | None = None  # seconds that a value which nobody uses is kept
-    always: bool = False  # kept whatever the budget is: only `most` and `idle` bound it
+    idle: float | None = None  # seconds that a value which nobody uses is cached
+    always: bool = False  # cached whatever the budget is: only `most` and `idle` bound it
 
 
 SHARES: Final[Mapping[Kind, Share]] = {
@@ -103,7 +103,7 @@ class CacheHandle(Generic[T]):
 
 
 class MemoryCache:
-    """Values by kind and key, at most ``budget`` bytes beside those that are pinned.
+    """Values by kind and key, at most ``budget`` bytes besides those that are pinned.
 
     A value is made once for all concurrent callers; an error is raised to all of them and not cached. A value larger
     than its kind's share is returned and not cached. With a budget of 0 only pinned values are shared, and kinds with
@@ -218,11 +218,11 @@ class MemoryCache:
         if not entry.made.set_running_or_notify_cancel():
             return
         with self._lock:
-            self._caches[entry.kind].misses += 1  # not when it was asked for: who leaves before this had nothing made
+            self._caches[entry.kind].misses += 1  # not when it was requested: who leaves before this had nothing made
         try:
             value = make()
             size = entry.size(value)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the value is asked for
+        except BaseException as error:  # noqa: BLE001 - it is raised where the value is requested
             self._fail(entry, error)
             return
         with self._lock:

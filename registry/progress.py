@@ -1,4 +1,4 @@
-"""How long work tells a face what it is doing."""
+"""How long work reports to a face what it is doing."""
 
 from __future__ import annotations
 

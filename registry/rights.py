@@ -46,7 +46,7 @@ class Rights:
             raise NotAllowedError(f"This token may not {what}: that needs the role {role}, and it has {self.role}.")
 
     def allows(self, role: Role, path: Path) -> bool:
-        """Whether the role is at least this one, where the scopes cover a path."""
+        """Whether the role is at least this one, if the scopes cover a path."""
         return ROLES.index(self.role) >= ROLES.index(role) and self.covers(path)
 
     def allows_everywhere(self, role: Role) -> bool:
@@ -87,7 +87,7 @@ class Principal:
     rights: Rights
     token: str | None = None  # id of the token, never the secret
     source: str | None = None  # address of the client
-    session: str | None = None  # digest of the secret of the session at the pages, of who signed in there
+    session: str | None = None  # digest of the secret of the session at the pages, of who signed in
 
 
 UNLIMITED: Final = Rights("admin")

@@ -207,7 +207,7 @@ def parse_networks(text: str) -> tuple[str, ...]:
 
 
 def parse_open_networks(text: str) -> tuple[str, ...]:
-    """Like `parse_networks`, without one that is wider than a private one can be: it would open all there are."""
+    """Like `parse_networks`, without one that is wider than a private one can be: it would open all of them."""
     found = parse_networks(text)
     for network in map(ipaddress.ip_network, found):
         if network.prefixlen < _WIDEST[network.version]:

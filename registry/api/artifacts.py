@@ -80,7 +80,7 @@ def pieces(reader: BlobReader, start: int, stop: int) -> Iterator[memoryview]:
 
 
 def note_use(request: Request, deployment: Deployment, reference: str, *, unless_said: Interface | None) -> None:
-    """Note that weights of a reference were asked for, as the client says or, if it says nothing known, as given."""
+    """Note that weights of a reference were requested, as the client says or, if it says nothing known, as given."""
     said = request.headers.get(USE_HEADER)
     if said == NOT_A_USE:
         return

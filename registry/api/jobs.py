@@ -1,4 +1,4 @@
-"""Work that takes longer than a request: asked for once, done by whichever process has time, looked at by its id."""
+"""Work that takes longer than a request: requested once, done by whichever process has time, looked at by its id."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def get_operation(registry: RequestRegistry, request: Request, id: Id) -> Operat
 
 
 def answered(request: Request, registry: LocalRegistry, job: Job[Any, Any], asked: Schema) -> Response:
-    """Do what is asked for; where that takes longer than a request may, answer with the operation that it became."""
+    """Do what is requested; if that takes longer than a request may, answer with the operation that it became."""
     found = service_of(request).runner.answer(registry.deployment, job, asked)
     if isinstance(found, OperationResult):
         return _done(job, _at(found, request))

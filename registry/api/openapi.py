@@ -1,6 +1,6 @@
 """The description of the API: what the routes declare, and what all of them share is added here once.
 
-Its examples are what a demo registry was asked and answered: ``python -m tests.api.recorded`` writes examples.json.
+Its examples are requests to a demo registry and its answers: ``python -m tests.api.recorded`` writes examples.json.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ EXAMPLES: Final[dict[str, Any]] = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route declares: the problems that it may answer with, beside those that every route may."""
+    """What a route declares: the problems that it may answer with, besides those that every route may."""
     content = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model=Problem.__name__)}}}
     return {
         status: {"description": _MEANINGS[status]} | ({"content": content} if status >= 400 else {})

@@ -1,4 +1,4 @@
-"""Routes of the operations: one for each row of the table, with what the row says."""
+"""Routes of the operations: one for each row of the table, as the row describes it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _doer(operation: Operation[Any, Any]) -> Callable[..., Any]:
     def do(registry: LocalRegistry, http: Request, request: Schema = _NOTHING) -> Any:
         with service_of(http).tables.slot() if operation.takes_process else nullcontext():
             answer = registry.do(operation, request)
-        if isinstance(answer, Identity):  # a client knows this registry by the address that it asked
+        if isinstance(answer, Identity):  # a client knows this registry by the address that it used
             answer = answer.model_copy(update={"url": address_of(http), "service_version": __version__})
         if isinstance(answer, Bundle):  # a client that merges asks for no other plan, and says what it does
             note_use(http, registry.deployment, answer.reference, unless_said=None)

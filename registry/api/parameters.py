@@ -37,7 +37,7 @@ def named(name: str, annotation: object, default: object = Parameter.empty) -> P
 
 
 def from_query(schema: type[S], address: str = "") -> Callable[..., S]:
-    """A dependency: the request whose fields come in the query, or where ``address`` says ``{field}``, in it."""
+    """A dependency: the request whose fields come in the query, or if ``address`` has ``{field}``, in it."""
 
     def read(**given: Any) -> S:
         return schema(**given)

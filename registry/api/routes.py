@@ -76,7 +76,7 @@ class About(Schema):
 @router.get("", responses=problems())
 def about(registry: RequestRegistry) -> About:
     """What answers here, in which version."""
-    del registry  # asked for, so that only those who may use the registry are told
+    del registry  # a parameter so that only those who may use the registry get an answer
     return About(name="adapter-registry", version=__version__, protocol=PROTOCOL)
 
 

@@ -1,7 +1,7 @@
 """Completion in a shell: the names of base models, adapters and tags in the registry in use.
 
-A shell waits for the answer, so it comes within a bounded time, from a file of a moment ago where there is one, and
-where anything goes wrong nothing is completed and nothing is said.
+A shell waits for the answer, so it comes within a bounded time, from a recent cache file if one exists, and
+where anything goes wrong nothing is completed and nothing is printed.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def paths(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def references(context: typer.Context, incomplete: str) -> list[str]:
-    """Paths and, after an ``@``, the tags and newest numbers there."""
+    """Paths and, after an ``@``, the tags and newest numbers of the path."""
     path, found, _ = incomplete.partition("@")
     if not found:
         return paths(context, incomplete)
@@ -132,7 +132,7 @@ def _names(context: typer.Context, path: str) -> list[str]:
 
 
 def _cached(context: typer.Context, what: str, read: Callable[[Registry], list[str]]) -> list[str]:
-    """What the registry of this command line says, in a bounded time; empty where it does not."""
+    """What the registry of this command line answers, in a bounded time; empty if it does not."""
     import platformdirs
 
     url = context.params.get("url") or context.find_root().params.get("url")
@@ -188,5 +188,5 @@ def _keep(file: Path, names: list[str]) -> None:
         made = file.with_suffix(f".{os.getpid()}")
         made.write_text(json.dumps(names), encoding="utf-8")
         made.replace(file)
-    except OSError:  # without a cache the registry is asked each time
+    except OSError:  # without a cache the registry is queried each time
         return

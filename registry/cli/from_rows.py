@@ -1,6 +1,6 @@
 """Commands that are a row of the table of operations: they ask, do, and show.
 
-The options are the fields of the row's request, with the help that stands there; what is shown is described with the
+The options are the fields of the row's request, with the help given in it; what is shown is described with the
 answer, as a list or by a function.
 """
 
@@ -45,11 +45,11 @@ class FromRow:
         method: of `registry.operations.registry.Registry`; it takes the fields of the row's request by name.
         about: the help.
         words: fields that are words of the command line and no options, in order; those that are required always are.
-        names: what the method calls a field, where that is another name.
+        names: what the method calls a field, if that is another name.
         parts: the function that describes the answer, by its place in `registry`; empty: a list, as its row says.
-        then: the function that says more, of the context, the answer, and what was given.
-        limit: of a list: how many are listed where nothing is said, and the help of ``--limit``; None: no such option.
-        none: what is said of a list where there is nothing; ``{url}`` is the registry.
+        then: the function that prints more, of the context, the answer, and what was given.
+        limit: of a list: how many are listed by default, and the help of ``--limit``; None: no such option.
+        none: what is printed for an empty list; ``{url}`` is the registry.
         progress: whether the method shows how far it is.
     """
 
@@ -117,7 +117,7 @@ def _parameter(name: str, annotation: object, default: object) -> Parameter:
 
 
 def _option(name: str, called: str, hint: Any, given: Param, *, word: bool) -> Any:
-    """The type of a field with what Typer is told of it."""
+    """The type of a field with its settings for Typer."""
     kind, optional = _type_of(hint)
     about: dict[str, Any] = {
         "help": given.help or given.description,

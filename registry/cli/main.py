@@ -47,7 +47,7 @@ def main() -> NoReturn:
 def _interrupt_again(unraised: Any) -> None:
     """Send Ctrl-C again where it struck in a callback or destructor, whose exceptions Python prints and drops.
 
-    One such callback runs at the end of each import, so that an interrupt of a start is often lost there.
+    One such callback runs at the end of each import, so that an interrupt of a start is often lost in it.
     """
     if not issubclass(unraised.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(unraised)

@@ -178,7 +178,7 @@ _VALUES: Final[dict[str, dict[str, str]]] = {
 }
 _VALUES["--for"] = _VALUES["--engine"]
 _VALUES["--fidelity"] = _VALUES["--dtype"]
-"""What to write instead of a value, by option and value; behind '', what is said of all others."""
+"""What to write instead of a value, by option and value; behind '', the sentence for all others."""
 
 _REVISION: Final = "a revision is part of the reference, as in PATH@3 or PATH@prod"
 _OUT: Final = "-o DIR names the folder to write to"
@@ -277,7 +277,7 @@ _MISSING: Final = re.compile(r"Missing (?:argument|option) '([^']*)'\.?")
 _OF_ERROR: Final = re.compile(r"Invalid value for '--max-error'.*number.*")
 _LISTED: Final = 8  # options; more would bury the sentence
 _NEAR: Final = 0.75
-"""How like a word must be to one that is there for it to be proposed."""
+"""How similar an existing word must be to a given one to be proposed."""
 
 
 def near(word: str, words: Any) -> str:

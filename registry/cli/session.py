@@ -57,7 +57,7 @@ class Session:
             self.say(f"Next: {command(*words)} {what}.")
 
     def confirm(self, question: str) -> bool:
-        """Ask a question at the terminal; False: the answer is not yes, or there is no terminal to ask at."""
+        """Ask a question at the terminal; False: the answer is not yes, or no terminal is attached."""
         if not (sys.stdin.isatty() and self.talk.on_terminal):
             return False
         self.progress.pause()

@@ -300,7 +300,7 @@ COMMANDS: Final[Places] = {
 
 
 class Commands(Mapping[str, Any]):
-    """Commands by name, each made when it is first asked for: importing and making all of them takes 0.1 s.
+    """Commands by name, each made when it is first used: importing and making all of them takes 0.1 s.
 
     Args:
         places: the module and the function of each.
@@ -338,7 +338,7 @@ class _Command(TyperCommand):
         try:
             return super().parse_args(ctx, [*given, *args[end:]])
         except PARSER_ERROR as error:
-            if getattr(error, "ctx", ctx) is None:  # of an option without its value: the command is not told
+            if getattr(error, "ctx", ctx) is None:  # of an option without its value: no context is attached
                 vars(error)["ctx"] = ctx
             raise
 

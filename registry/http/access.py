@@ -175,7 +175,7 @@ class DenialLog:
             return  # the usual challenge
         source = source_of(request.scope)
         place = route_of(request.scope)
-        if error.code == CROSS_SITE:  # refused before there is a route, at a rate of its own
+        if error.code == CROSS_SITE:  # refused before routing, at a rate of its own
             place = request.scope["raw_path"].decode("ascii", "replace")[:_MAX_PLACE]
             if not self._takes(self._cross_site):
                 return

@@ -154,7 +154,7 @@ class Admission:
     def _pass_on(self) -> None:
         """Hand a slot to the first waiter, and more if other workers left some.
 
-        Nobody has to be woken by those: where somebody waits, a slot of this worker is held, and is passed on soon.
+        Nobody has to be woken by those: if somebody waits, a slot of this worker is held, and is passed on soon.
         """
         self._held.add(-1)
         while self._queue and self._held.is_free:

@@ -44,7 +44,7 @@ _SLOWEST: Final = 1 << 20  # bytes a second: the slowest download that a signatu
 def redirect_to_store(
     request: Request, deployment: Deployment, blob: BlobRef, etag: str, name: str, *, status: int = 307
 ) -> Response | None:
-    """A redirect to a presigned URL; None where the service has to send the bytes itself."""
+    """A redirect to a presigned URL; None if the service has to send the bytes itself."""
     if request.method != "GET" or has(request.headers, etag):
         return None
     lasts = min(max(_SIGNED_AT_LEAST, blob.size // _SLOWEST), _SIGNED_AT_MOST)
@@ -121,7 +121,7 @@ class ListedFile:
     path: str
     size: int
     etag: str
-    digest: str | None = None  # sha256, where the bytes are a stored blob
+    digest: str | None = None  # sha256, if the bytes are a stored blob
     text: bytes | None = None  # the bytes of a small document, made while planning
 
 
@@ -138,7 +138,7 @@ def file_names(service: Service, deployment: Deployment, asked: Asked) -> frozen
 
 
 def listing(service: Service, deployment: Deployment, asked: Asked) -> tuple[ListedFile, ...]:
-    """The files of the requested artifact, by name. Nothing is opened where all of them are stored."""
+    """The files of the requested artifact, by name. Nothing is opened if all of them are stored."""
     stored = _stored(deployment, asked)
     if stored is not None:
         return tuple(
@@ -229,7 +229,7 @@ class _StoredArtifact:
 
 
 def _stored(deployment: Deployment, asked: Asked, check: CheckRendering = _any) -> _StoredArtifact | None:
-    """Published files, or those of a materialisation; None where the bytes have to be computed.
+    """Published files, or those of a materialisation; None if the bytes have to be computed.
 
     A materialisation with another rendering is skipped: a client that began with the bytes computed here continues with
     them.

@@ -1,7 +1,7 @@
 """Responses with files: exact sizes, ETags, ranges, and bodies produced in worker threads while they are sent.
 
 Only the blobs stay open while a body is sent: no session, no lock, no database connection. The first piece is made
-before the response begins, so that an error there is still a problem document; a later error aborts the connection,
+before the response begins, so that an error in it is still a problem document; a later error aborts the connection,
 because a truncated body must not look complete. Threads work on a body in slices of time.
 """
 
@@ -121,7 +121,7 @@ class Pace:
         self._since = time.monotonic()
 
     def restart(self) -> None:
-        """Restart the clock: there was nothing to send."""
+        """Restart the clock: nothing was to be sent."""
         self._since = time.monotonic()
 
     def left(self, sent: int) -> float:

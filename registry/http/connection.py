@@ -3,7 +3,7 @@
 All that reaches into uvicorn and h11 is in this module. `h11` is lenient, and a proxy in front of the service may frame
 the same bytes differently, so ambiguous framing is refused, against request smuggling (RFC 9112). The head of a
 response goes through `h11` and the transport. Once the transport has sent it, the bytes of a body go to the socket
-itself without a copy, and `h11` is told their number (as for `sendfile`). The server speaks no TLS.
+itself without a copy, and `h11` gets their number (as for `sendfile`). The server speaks no TLS.
 """
 
 from __future__ import annotations

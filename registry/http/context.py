@@ -51,7 +51,7 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 
 def begin_context(scope: Scope) -> RequestContext:
-    """Create the context of a request; a well-formed ``X-Request-Id`` is kept."""
+    """Create the context of a request; a well-formed ``X-Request-Id`` is retained."""
     given = header(scope, b"x-request-id")
     known = given is not None and _REQUEST_ID.fullmatch(given) is not None
     context = RequestContext(given.decode() if given is not None and known else os.urandom(16).hex())

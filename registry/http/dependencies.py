@@ -106,7 +106,7 @@ class _Worker:
                 future.get_loop().call_soon_threadsafe(self._done, self, future, result, error)
             except RuntimeError:  # the loop was stopped meanwhile, and nobody waits
                 return
-            del job, work, given, future, result, error  # nothing is kept until the next one
+            del job, work, given, future, result, error  # no reference is held until the next one
 
 
 class Renderings:
@@ -170,7 +170,7 @@ def request_registry(request: Request) -> LocalRegistry:
 def registry_for(request: Request, principal: Principal) -> LocalRegistry:
     """The registry with the rights of the principal of a request, which denials of it name from now on.
 
-    Where nobody said who they are, what a page of another site makes a browser read is no use by anybody here.
+    If nobody said who they are, what a page of another site makes a browser read is no use by anybody here.
     """
     request.state.principal = principal
     found = service_of(request).registry.with_principal(principal)

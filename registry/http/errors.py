@@ -60,7 +60,7 @@ BY_CODE: Final[dict[str, int]] = {
     "unexpected": 500,
 }
 CLIENT_GONE: Final = 499
-"""In log and metrics, where nobody is left to be answered: the client hung up, or read too little (as nginx has it)."""
+"""In log and metrics, if nobody is left to be answered: the client hung up, or read too little (as nginx has it)."""
 MALFORMED: Final = 422  # a payload or a parameter that the schema of the route refuses
 RETRY_AFTER: Final = 5  # seconds
 RETRY_BUSY: Final = 1
@@ -73,7 +73,7 @@ def status_of(error: RegistryError) -> int:
 
 
 def retry_after(status: int, code: str) -> int | None:
-    """Seconds until a retry makes sense; None where a retry changes nothing."""
+    """Seconds until a retry makes sense; None if a retry changes nothing."""
     if status not in {429, 503}:
         return None
     return RETRY_BUSY if code == "busy" else RETRY_AFTER
@@ -135,10 +135,10 @@ class _ProblemResponse(Response):
 
 @dataclass(frozen=True)
 class Face:
-    """Routes whose users are told errors in a form of their own, not as problem+json.
+    """Routes whose users get errors in a form of their own, not as problem+json.
 
     Args:
-        is_for: whether a request is one of these users', also where there is no such route.
+        is_for: whether a request is one of these users', also if no such route exists.
         tell: a problem and additional headers as a response.
     """
 
@@ -175,7 +175,7 @@ def no_route(method: str, path: str) -> NotFoundError:
 
 
 def install(app: FastAPI, refused: Refused, faces: Sequence[Face] = ()) -> None:
-    """Map every error of the app to a problem, in the form of a face where it is for one; ``refused`` gets denials."""
+    """Map every error of the app to a problem, in the form of a face if it is for one; ``refused`` gets denials."""
     app.state.faces = tuple(faces)
 
     async def of_registry(request: Request, error: Any) -> Response:

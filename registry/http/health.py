@@ -39,7 +39,7 @@ class Heartbeat:
 
     Args:
         database: where it is written.
-        figures: what this process tells of itself.
+        figures: what this process reports of itself.
         worker: its number among the workers of a service; None: it is the only process.
     """
 
@@ -101,7 +101,7 @@ class Heartbeat:
 
 
 def _processor() -> str | None:
-    """The make of the processor, as Linux tells it, or else Python; None: neither does."""
+    """The make of the processor, as Linux reports it, or else Python; None: neither does."""
     try:
         lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

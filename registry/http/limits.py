@@ -24,7 +24,7 @@ class Limits:
 
     document: int = MIB  # a JSON body
     claims: int = 64 * MIB  # a plan or a commit: it carries the headers of all weight files
-    push: int = 360 * MIB  # a commit of a Hub client: files of 256 MiB in base64, and what is said about them
+    push: int = 360 * MIB  # a commit of a Hub client: files of 256 MiB in base64, and their descriptions
     part: int = 5 << 30  # a part of an upload; its exact length is checked by the route
     depth: int = 64  # of JSON
     headers: int = 64

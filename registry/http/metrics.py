@@ -60,7 +60,7 @@ class SharedMetrics:
                     self._counted[family.name, labels] = sample.value
 
     def of_all(self, whole: Collector) -> CollectorRegistry:
-        """The values of all workers, and what ``whole`` says once for all of them."""
+        """The values of all workers, and what ``whole`` reports once for all of them."""
         found = CollectorRegistry()
         found.register(whole)
         MultiProcessCollector(found, path=self._folder)  # type: ignore[no-untyped-call]

@@ -42,7 +42,7 @@ _KNOWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctim
 
 
 class JsonLines(logging.Formatter):
-    """Formats a record with its extra fields as one line; with the number of the worker, where there are several."""
+    """Formats a record with its extra fields as one line; with the number of the worker, if there are several."""
 
     def __init__(self, worker: int | None = None) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class RequestMiddleware:
 
 
 class _Response:
-    """The response of a request: common headers, and a timeout response where the app does not begin in time."""
+    """The response of a request: common headers, and a timeout response if the app does not begin in time."""
 
     def __init__(self, scope: Scope, context: RequestContext, send: Send, timeout: float) -> None:
         self._scope = scope
@@ -213,7 +213,7 @@ class _Response:
         await self._send(message)
 
     def _kept(self, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-        """The app's own: what a session saw is not kept by the browser, which would show it after it signed out."""
+        """The app's own: what a session saw is not cached by the browser, which would show it after it signed out."""
         for name, value in headers:
             yield (name, b"no-store" if self._context.by_session and name.lower() == b"cache-control" else value)
 

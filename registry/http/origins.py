@@ -3,8 +3,8 @@
 Addresses come from settings or the socket, never from a Host header.
 
 A page of any site can have the browser of whoever looks at it send a request here, with a body of its choice, and
-where no token is asked for that would be enough to publish. Browsers say so, in headers that no page can set or leave
-out: `Origin`, and `Sec-Fetch-Site` where the address counts as trustworthy, such as that of this machine. Programs
+if no token is required, that would be enough to publish. Browsers say so, in headers that no page can set or leave
+out: `Origin`, and `Sec-Fetch-Site` if the address counts as trustworthy, such as that of this machine. Programs
 send neither. Who authenticates by a header is no such page: a browser asks before it sends that, and is not allowed to
 (decision 67).
 """
@@ -68,7 +68,7 @@ def page_path(reference: str) -> str:
 
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_OWN_SITES: Final = frozenset({"same-origin", "none"})  # none: the person asked, not a page
+_OWN_SITES: Final = frozenset({"same-origin", "none"})  # none: requested by the person, not a page
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 _PORTS: Final = {"http": 80, "https": 443}
 _BEARER: Final = b"bearer "
@@ -142,7 +142,7 @@ def require_own_page(request: Request) -> None:
 
 
 def foreign_page(request: Request) -> str | None:
-    """What a browser says of the page that it sends a request for, if that is none of ours; None: nothing like that."""
+    """What a browser reports of the page that it sends a request for, if not one of ours; None: nothing like that."""
     origins = request.headers.getlist("origin")
     if origins:
         own = own_origins(request)
@@ -159,7 +159,7 @@ def own_origins(request: Request) -> frozenset[str]:
     """Where our own pages come from: the public address, and the one that this browser used.
 
     Of this machine it is the same under each of its names. That a browser used an address proves nothing where names
-    may be led here by others: `registry.http.access.Access` looks at the name where no token is asked for.
+    may be led here by others: `registry.http.access.Access` looks at the name if no token is required.
     """
     scheme, address = request.scope["scheme"], request.headers.get("host", "")
     used = _origin(scheme, address)
@@ -171,7 +171,7 @@ def own_origins(request: Request) -> frozenset[str]:
 
 
 def _origin(scheme: str, address: str) -> str | None:
-    """An origin as browsers write it, of an address with or without a path; None where it is none."""
+    """An origin as browsers write it, of an address with or without a path; None if it is none."""
     try:
         parts = urlsplit(f"//{address}")
         port = parts.port

@@ -1,4 +1,4 @@
-"""Routes that read: everything that a request needs is done in one worker thread, and its answer is written there.
+"""Routes that read: everything that a request needs is done in one worker thread, and its answer is written in it.
 
 FastAPI solves each dependency of a route in a thread of its own, and each change of threads takes longer than a lookup:
 reads take 1.3 to 1.8 times the CPU that way (decision 76). Here the same dependencies are called in the same order, one

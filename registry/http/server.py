@@ -36,7 +36,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-        UsageError: there is no such address on this machine.
+        UsageError: this machine has no such address.
         UnavailableError: the port is taken.
     """
     if not 0 <= port <= 65535:
@@ -156,7 +156,7 @@ def serve(
         port: 0 takes a free one.
         anonymous: access without a token.
         embedded: the registry is a folder: on loopback, and as long as it has no tokens, it is open to this machine.
-        new: it was made just now: whoever meant another one is told that this one is empty.
+        new: it was made just now: whoever meant another one reads that this one is empty.
         trusted_proxies: addresses and networks of proxies whose X-Forwarded-For is trusted.
         limits: limits of a request.
 
@@ -216,7 +216,7 @@ def allowed_access(host: str, anonymous: Literal["none", "read"], *, embedded: b
     if anonymous == "read":
         return "read"
     if embedded and is_loopback(host):
-        return "open"  # until there is a token: see `Access`
+        return "open"  # until a token exists: see `Access`
     if not has_tokens:
         where = f"{host}, which others can reach," if not is_loopback(host) else host
         raise NotAllowedError(

@@ -51,7 +51,7 @@ def of_process(deployment: Deployment) -> Mapping[str, Mapping[str, float]]:
 
 
 def figures_of(deployment: Deployment, memory: MemoryCache, *, bodies: int, jobs: int) -> ReplicaFigures:
-    """What this process tells of itself in its row."""
+    """What this process reports of itself in its row."""
     pool, kinds = deployment.database.pool(), memory.use().values()
     return ReplicaFigures(
         cache_hits=sum(use.hits for use in kinds),

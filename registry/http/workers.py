@@ -1,7 +1,7 @@
 """A service of several workers: starts them on one port, starts them again when they die, and stops them together.
 
 A worker is a process that answers on the shared port until its connection to the supervisor says stop, or ends. The
-supervisor of uvicorn is not used: it makes the app by import in each process, runs uvicorn's own server there instead
+supervisor of uvicorn is not used: it makes the app by import in each process, runs uvicorn's own server in it instead
 of ours, kills a worker whose threads leave it no turn for five seconds, and has no words of ours for logs and metrics.
 """
 
@@ -63,7 +63,7 @@ def work(given: Work, shared: SharedValues, control: Connection) -> None:
 
     Says `READY` once. SIGTERM stops this worker alone, and gracefully; another one takes its place.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the supervisor tells us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the supervisor stops us
     log_to_stderr(shared.worker)
     try:
         with given.make(given.limits, shared) as app:
@@ -78,7 +78,7 @@ def work(given: Work, shared: SharedValues, control: Connection) -> None:
 
 
 def _say_ready(control: Connection) -> None:
-    with suppress(OSError):  # nobody is there any more, which `_obey` finds too
+    with suppress(OSError):  # the other end is gone, which `_obey` finds too
         control.send(READY)
 
 

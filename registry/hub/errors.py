@@ -142,7 +142,7 @@ def view_response(told: Problem, headers: Mapping[str, str]) -> Response:
 
 
 def _has_reason(error: RegistryError) -> bool:
-    """Whether the message says more than that something does not exist, which clients also ask just to find out."""
+    """Whether the message says more than that something does not exist, which clients also request just to find out."""
     if isinstance(error, MissingError):
         return error.what == "RevisionNotFound" and error.code != NotFoundError.default_code
     return isinstance(error, NotAllowedError)
@@ -179,7 +179,7 @@ class WriteRoute(HubRoute):
         if told.status == 500:
             log.error("%s", error, extra={"request": id_, "code": told.code})
         told = told.model_copy(update={"detail": f"{told.detail} ({told.code})"})
-        # Printed also where the error itself is swallowed, as by a trainer that pushes in the background.
+        # Printed also if the error itself is swallowed, as by a trainer that pushes in the background.
         # Not that something exists: clients ask just to find out.
         headers = {} if told.status == EXISTS else warning(f"{told.code} {said_in(request)}", told.detail)
         return view_response(told, headers)

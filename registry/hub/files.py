@@ -26,7 +26,7 @@ from registry.services.hub_repos import Pinned
 from registry.services.loads import is_header_read
 
 _WEIGHTS: Final = ".safetensors"
-_MOST_IN_GIT: Final = 10 << 20  # bytes; larger files are kept by LFS, as elsewhere
+_MOST_IN_GIT: Final = 10 << 20  # bytes; larger files are stored by LFS, as elsewhere
 
 
 def resolve(query: RepoQueryParam) -> Response:
@@ -44,10 +44,10 @@ def resolve(query: RepoQueryParam) -> Response:
 
 
 def raw(query: RepoQueryParam) -> Response:
-    """A file as git keeps it: a small one as it is, of a large one the pointer that LFS keeps there.
+    """A file as git stores it: a small one as it is, of a large one the pointer of LFS.
 
     What a large file hashes to is not known where it is computed while it is sent: it has no pointer, and is sent
-    itself. A look (``HEAD``) is no load of weights: clients ask so whether there is such a file.
+    itself. A look (``HEAD``) is no load of weights: clients check so whether a file exists.
     """
     pinned = _pinned(query)
     with as_missing("RevisionNotFound"):
@@ -185,7 +185,7 @@ def inside(entries: Mapping[str, Entry], folder: str, *, recursive: bool) -> lis
 
 
 def with_commit(entries: Iterable[Entry], pinned: Pinned) -> list[Entry]:
-    """The same with the commit that they are of: which one had a file first is not asked, and bytes are of each.
+    """The same with the commit that they are of: which one had a file first does not matter, and bytes are of each.
 
     Clients make of it the time of a file, and the folder of their cache.
     """

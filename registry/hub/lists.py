@@ -157,7 +157,7 @@ async def _body(request: Request) -> bytes:
 
 
 def paths_info(query: RepoQueryParam, body: Annotated[bytes, Depends(_body)]) -> JSONResponse:
-    """Those of some paths that are there."""
+    """Those of some paths that exist."""
     pinned = query.pinned()
     paths, expand = _paths(query.request.headers.get("content-type", ""), body)
     entries = all_entries(files_of(query, pinned), pinned.commit)

@@ -23,7 +23,7 @@ from registry.services.local import LocalRegistry
 from registry.services.pushing.repo import pending_commit
 
 _REVISION: Final = "{revision}"
-_HEAD: Final = "HEAD"  # of git: clients in JavaScript ask for it where no revision is given
+_HEAD: Final = "HEAD"  # of git: clients in JavaScript ask for it if no revision is given
 _IN_A_HEADER: Final = "/%:@!$&'()*+,;=~"  # safe in an encoded path, without what would end the URL in the header
 _TRUE: Final = frozenset({"true", "1"})
 
@@ -96,7 +96,7 @@ class RepoQuery:
 
         Raises:
             EmptyRepoError: it was created, or files of it wait for others.
-            MissingError: there is none.
+            MissingError: it does not exist.
         """
         try:
             with as_missing("RepoNotFound"):

@@ -1,7 +1,7 @@
 """Answers of the other Hub, for clients of this one.
 
 Clients of huggingface_hub send their token wherever a redirect or the next page of a list is on the Hub itself, so they
-are never led there: bytes pass through the service, and pages of lists are asked of it. What the other Hub keeps
+are never redirected there: bytes and pages of lists pass through the service. What the other Hub stores
 elsewhere, as large files at its store, is fetched from there, which clients do without a token. Requests to the other
 Hub have neither token nor cookies, go to its origin alone, and pass the guard of `registry.outgoing`.
 """
@@ -52,7 +52,7 @@ class Upstream:
 
     Args:
         url: its address, from which the paths of its API go down.
-        networks: beside public ones that it may be in; an address in ``url`` itself counts as one.
+        networks: those that it may be in besides public ones; an address in ``url`` itself counts as one.
     """
 
     def __init__(self, url: str, networks: Sequence[str] = ()) -> None:
@@ -86,7 +86,7 @@ class Upstream:
 
 _CODE: Final = "X-Error-Code"
 _PARTS: Final = frozenset({"RevisionNotFound", "EntryNotFound"})
-"""What a repo has not: it is there itself, and may be known by its commit."""
+"""What a repo lacks: the repo itself exists, and may be known by its commit."""
 _GATED: Final = frozenset({"GatedRepo", "DisabledRepo"})
 _SENT: Final = ("Range", "If-Range")
 _KEPT: Final = (
@@ -100,7 +100,7 @@ _PART: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
 class RepoRoute(HubRoute):
-    """A route that reads a repo: of one that is not here, the other Hub is asked, where there is one."""
+    """A route that reads a repo: one that is not in this registry is requested from the other Hub, if one is set."""
 
     async def refusal(self, request: Request, error: RegistryError) -> Response:
         if isinstance(error, MissingError) and error.what == "RepoNotFound":
@@ -132,7 +132,7 @@ async def _place_of(request: Request, asked: Wanted) -> Literal["here", "hidden"
 
 async def _answer(request: Request, upstream: Upstream, asked: Wanted, *, hidden: bool) -> Response:
     """What the other Hub has. The name of what is ``hidden`` does not leave, nor show by an answer that is quicker, or
-    that comes while that Hub does not answer: a repo that nobody has is asked for in its place.
+    that comes while that Hub does not answer: a repo that nobody has is requested in its place.
     """
     told = stand_in(asked, f"none-{secrets.token_hex(16)}") if hidden else asked
     async with AsyncExitStack() as until:
@@ -191,7 +191,7 @@ def _refusal(request: Request, upstream: Upstream, asked: Wanted, answer: Answer
 
 
 def _nowhere(upstream: Upstream, asked: Wanted) -> MissingError:
-    """The error for a repo that neither has, and for one that is hidden here: they are not to be told apart."""
+    """The error for a repo that neither has, and for one that is hidden here: they are not to be distinguished."""
     sentence = f"Neither this registry nor {upstream.host} shows {asked.repo_id} without a token of that Hub."
     return MissingError(sentence, "RepoNotFound")
 
@@ -234,7 +234,7 @@ def _to_their_store(request: Request, upstream: Upstream, answer: Answer) -> dic
 
 
 def _check_part(request: Request, upstream: Upstream, answer: Answer) -> None:
-    """Refuse bytes that are not those that were asked for: a client would put them where they do not belong."""
+    """Refuse bytes that are not those requested: a client would put them where they do not belong."""
     if answer.status == httpx.codes.OK:
         return
     asked = _RANGE.fullmatch(request.headers.get("range", ""))

@@ -1,6 +1,6 @@
 """Which requests another Hub could answer: reads of one repo, of models or of data sets.
 
-Its address there is written anew from the parts, so that nothing but a name, a revision and a file gets into it. The
+Its address at that Hub is written anew from the parts, so that only a name, a revision and a file get into it. The
 next page of a list, which that Hub names, has an address of the view that is made in the same way.
 """
 
@@ -44,9 +44,9 @@ def stand_in(asked: Wanted, word: str) -> Wanted:
 
 
 def next_page(asked: Wanted, below: str) -> str | None:
-    """The path and the query of the next page of a list, by what the Hub says of it below its address; None: no such.
+    """The path and the query of the next page of a list, by what the Hub gives for it below its address; None: no such.
 
-    The repo stays the one that was asked for, since a Hub may know it by another name.
+    The repo stays the requested one, since a Hub may know it by another name.
     """
     found = urlsplit(below)
     told = wanted("GET", b"/view" + found.path.encode("ascii", "replace"))
@@ -67,7 +67,7 @@ def quoted(segments: Sequence[str]) -> str:
 
 
 def wanted(method: str, raw_path: bytes) -> Wanted | None:
-    """What a request to a view reads of a repo, by its undecoded path; None: nothing that another Hub may be asked."""
+    """What a request to a view reads of a repo, by its undecoded path; None: nothing to request from another Hub."""
     _, _view, *given = raw_path.decode("ascii", "replace").split("/")
     segments = [unquote(segment, errors="replace") for segment in given]
     if not all(map(_is_plain, segments)):

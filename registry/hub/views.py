@@ -1,8 +1,8 @@
-"""The routes of the views, the same for each: repos, their files, model info with cards, and what browsers find there.
+"""The routes of the views, the same for each: repos, their files, model info with cards, and pages for browsers.
 
 What a browser finds at the address of a repo, which on the Hub is its page: the way to the page of its path.
 
-Nothing is looked up: it leads to a page for whoever asks, and the page knows what its visitor may see.
+Nothing is looked up: it leads to a page for every visitor, and the page knows what its visitor may see.
 
 Model info of a repo, with what its card says.
 """
@@ -54,7 +54,7 @@ from registry.services.hub_repos import Pinned
 
 
 def model_info(query: RepoQueryParam) -> JSONResponse:
-    """A repo at a revision; of one that is empty so far that it is there."""
+    """A repo at a revision; of one that is empty so far only that it exists."""
     try:
         return _model_info(query)
     except EmptyRepoError as empty:
@@ -137,7 +137,7 @@ def page_of(request: Request, view: str) -> str | None:
 
 
 def _reference(path: Path, revision: str) -> Reference:
-    """What the name of a revision means; the newest where it is no name that one can have."""
+    """What the name of a revision means; the newest if it is no name that one can have."""
     number = number_in_view(revision)
     if path.is_base or revision == MAIN:
         return Reference(path)
@@ -190,13 +190,13 @@ def no_paths(registry: RequestRegistry, request: Request) -> None:
 
 
 def no_list(registry: RequestRegistry, request: Request) -> None:
-    """What other Hubs list or tell of themselves. No repo was asked for: a client would propose to create one."""
+    """What other Hubs list or report of themselves. No repo was requested: a client would propose to create one."""
     del registry
     raise NotFoundError(_nothing_at(request))
 
 
 def no_writing(request: Request) -> None:
-    """What changes something else at other Hubs: impossible here, whoever asks and whatever there is."""
+    """What changes something else at other Hubs: impossible here, whoever requests it and whatever exists."""
     raise NotFoundError(_nothing_at(request))
 
 

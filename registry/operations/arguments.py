@@ -54,7 +54,7 @@ S = TypeVar("S", bound=Schema)
 def asked(schema: type[S], given: Mapping[str, object] | None = None, /, **more: object) -> S:
     """The schema of these arguments: all of ``more``, and of ``given``, a method's ``locals()``, every other field.
 
-    So a long signature is told once, by the method: where it lacks a field, that is a `KeyError`.
+    So a long signature is written once, by the method: if it lacks a field, that is a `KeyError`.
 
     Raises:
         UsageError: naming the first that has another type or value.
@@ -73,19 +73,19 @@ _DTYPES: Final = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float3
 
 
 def dtype_name(given: object) -> object:
-    """``"bf16"`` for ``"bfloat16"`` and for torch's ``torch.bfloat16``, and so on; anything else as it is given."""
+    """``"bf16"`` for ``"bfloat16"`` and for torch's ``torch.bfloat16``, and so on; anything else unchanged."""
     return _DTYPES.get(str(given).removeprefix("torch."), given)
 
 
 def check_limit(limit: int | None) -> int | None:
-    """How many items of a list are wanted; None: all. Raises `UsageError` where it is less than one."""
+    """How many items of a list are wanted; None: all. Raises `UsageError` if it is less than one."""
     if limit is not None and limit < 1:
         raise UsageError(f"The limit is {limit}: 1 or more is expected.")
     return limit
 
 
 def check_undo_alone(**options: bool) -> None:
-    """Refuse options that say how to delete where a deletion is undone; raises `UsageError`, naming the first."""
+    """Refuse options that say how to delete if a deletion is undone; raises `UsageError`, naming the first."""
     wrong = next((name for name, given in options.items() if given), None)
     if wrong is not None:
         raise UsageError(f"--undo restores what was deleted; leave out --{wrong.replace('_', '-')}.")

@@ -49,7 +49,7 @@ class ImportPlan:
         """Write the plan to a new file.
 
         Raises:
-            ConflictError: ``folder_taken``: there is one, which may have been edited.
+            ConflictError: ``folder_taken``: a file of this name exists, which may have been edited.
             NotAllowedError, UnavailableError: it can't be written.
         """
         write_document(self.document, Path(file))
@@ -65,7 +65,7 @@ class ImportPlan:
 
 
 def summary(document: ImportDocument) -> str:
-    """How many entries there are of each action."""
+    """The number of entries of each action."""
     counts = Counter(one.action for one in document.entries)
     return (
         ", ".join(counted(counts[action], *words) for action, words in WORDS.items() if counts[action]) or "no folders"
@@ -73,7 +73,7 @@ def summary(document: ImportDocument) -> str:
 
 
 def require_new(file: Path) -> None:
-    """Refuse a file that is there, before work that would be lost; raises `ConflictError` (``folder_taken``)."""
+    """Refuse a file that exists, before work that would be lost; raises `ConflictError` (``folder_taken``)."""
     if os.path.lexists(file):
         raise _taken(file)
 
@@ -92,7 +92,7 @@ def write_document(document: ImportDocument, file: Path) -> None:
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
         part.write_text(text + "\n", encoding="utf-8")
-        os.link(part, file)  # never over a file that is there, and never half of it
+        os.link(part, file)  # never over an existing file, and never half of it
     except FileExistsError as problem:
         raise _taken(file) from problem
     except OSError as problem:
@@ -105,7 +105,7 @@ def read_document(file: Path) -> ImportDocument:
     """Read a plan that may have been edited.
 
     Raises:
-        NotFoundError: there is no such file.
+        NotFoundError: the file does not exist.
         UsageError: it is no plan; says where.
     """
     data = read_start(file, MAX_PLAN + 1)

@@ -74,7 +74,7 @@ class Operation(Generic[R, A]):
     """One line of help."""
     group: Group
     refusals: tuple[int, ...] = ()
-    """Statuses that it may answer with, beside those that every route may."""
+    """Statuses that it may answer with, besides those that every route may."""
     idempotent: Callable[[R], bool] = _always
     """Whether doing it twice is the same as once, so that a client may send it again."""
     status: int = 200
@@ -83,7 +83,7 @@ class Operation(Generic[R, A]):
     slow: bool = False
     """The answer may take longer than a lookup."""
     takes_process: bool = False
-    """It may start a process of its own; a service bounds how many there are."""
+    """It may start a process of its own; a service bounds their number."""
     reads: bool = False
     """It changes nothing of the tree, though its role and its method are those of what does."""
 
@@ -115,7 +115,7 @@ class Job(Operation[R, A]):
     result: str
     """The field of `registry.schemas.jobs.OperationResult` that holds its answer."""
     creates: bool = False
-    """Status 201 where the answer says ``created``, 200 where it was there already."""
+    """Status 201 if the answer says ``created``, 200 if it existed already."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def one_more(limit: int | None) -> int | None:
 
 
 def part(found: tuple[Item, ...], limit: int | None, key: Callable[[Item], object]) -> Part[Item]:
-    """The first ``limit`` of ``found``, which has one more where the list goes on."""
+    """The first ``limit`` of ``found``, which has one more if the list goes on."""
     if limit is None or len(found) <= limit:
         return Part(found)
     return Part(found[:limit], key(found[limit - 1]))

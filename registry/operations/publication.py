@@ -1,4 +1,4 @@
-"""What a publish is asked for, checked as far as its words alone can be."""
+"""The request of a publish, checked as far as its words alone can be."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Labels:
-    """What is said about a revision: not part of its digest, and free to change later."""
+    """Labels of a revision: not part of its digest, and free to change later."""
 
     message: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Labels:
     def checked(
         cls, message: str, metrics: Mapping[str, float], tags: Iterable[str], annotations: Mapping[str, str]
     ) -> Labels:
-        """Labels that can be kept; raises `UsageError` naming what can't."""
+        """Labels that can be stored; raises `UsageError` naming what can't."""
         return cls(
             check_text("The message", message),
             check_metrics(metrics),
@@ -44,7 +44,7 @@ class Labels:
 @dataclass(frozen=True)
 class FullModel:
     """That the folder holds a full model, and which adapter is to be made of it; without rank and error none: it is
-    kept exactly."""
+    stored exactly."""
 
     rank: int | None = None  # of every pair
     max_error: float | None = None  # of every module's change; the lowest ranks that reach it
@@ -52,7 +52,7 @@ class FullModel:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the model is kept as it is."""
+        """Whether the model is stored as it is."""
         return self.rank is None and self.max_error is None
 
     @classmethod
@@ -138,7 +138,7 @@ def strict_codes(strict: bool | Iterable[str]) -> tuple[NoticeCode, ...]:
     """The codes of notices that refuse a publish; True: all.
 
     Raises:
-        UsageError: there is no such code.
+        UsageError: the code is unknown.
     """
     if isinstance(strict, bool):
         return NOTICE_CODES if strict else ()

@@ -1,6 +1,6 @@
-"""What an artifact is to whoever reads it, wherever its bytes are made.
+"""What an artifact is to its reader, wherever its bytes are made.
 
-The one that was opened last is kept open, so that reading many modules opens it once.
+The one that was opened last stays open, so that reading many modules opens it once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Held(Generic[T]):
 
 
 class LastOpened(Generic[T]):
-    """Opens things by a key that says all that they are made of, and keeps the last one. Thread-safe."""
+    """Opens things by a key that names all that they are made of, and keeps the last one. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -44,7 +44,7 @@ class LastOpened(Generic[T]):
 
     @contextmanager
     def of(self, key: object, make: Callable[[], T]) -> Iterator[T]:
-        """What a key stands for; ``make`` opens it where it is not the last one."""
+        """What a key stands for; ``make`` opens it if it is not the last one."""
         with self._lock:
             held = self._last
             if held is None or held.key != key:

@@ -70,7 +70,7 @@ class Registry(
             progress: True shows a bar.
 
         Raises:
-            NotFoundError: there is nothing to copy under this name.
+            NotFoundError: nothing to copy exists under this name.
             ConflictError: ``other_weights``: the base model of this name in the other registry has other weights.
             NotAllowedError: the token may not write there, or part of the lineage is hidden from this registry's.
 

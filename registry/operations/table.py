@@ -159,7 +159,7 @@ def creation_key(key: object) -> tuple[str, int, datetime, str]:
 
 
 def search_key(key: object) -> tuple[str, int | None, float | None]:
-    """Of a search: a path, with the number and the value of a metric where it is ordered by them."""
+    """Of a search: a path, with the number and the value of a metric if it is ordered by them."""
     if not isinstance(key, list):
         return text_key(key), None, None
     if len(key) != 3:
@@ -424,7 +424,7 @@ SUBTREE: Final = Operation(
     about="References of all revisions at and under a path, parents first.",
 )  # fmt: skip
 
-# Artifacts that are kept
+# Artifacts that are stored
 
 MATERIALISATIONS: Final = Listing(
     name="list_materialisations", method="GET", address="/materialisations", request=MaterialisationsRequest,
@@ -543,7 +543,7 @@ HEALTH: Final = Operation(
     about="Replicas, long operations, storage, and when it was last collected and checked.",
 )  # fmt: skip
 
-# What a service asks itself for: no route leads there.
+# What a service requests of itself: no route leads to it.
 
 NOTICE: Final = Job(
     name="notice", method="POST", address="", request=ReferenceRequest, answer=Looked, does="handlers.browsing.notice",

@@ -77,7 +77,7 @@ class Transfer(Protocol):
         """Upload the bytes of a digest, going on with an earlier try; answers with the upload's id."""
 
     def commit_publish(self, commit: PublishCommit, *, progress: Progress = SILENT) -> Published:
-        """Publish an adapter whose bytes are there or uploaded."""
+        """Publish an adapter whose bytes are stored or uploaded."""
 
     def commit_base(self, commit: BaseCommit, *, progress: Progress = SILENT) -> BaseAdded:
-        """Add a base model whose bytes are there or uploaded."""
+        """Add a base model whose bytes are stored or uploaded."""

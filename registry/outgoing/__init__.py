@@ -1,1 +1,1 @@
-"""The one door by which a service asks other machines: who may be asked, for how long, and how much is read."""
+"""The only way by which a service queries other machines: which ones, for how long, and how much is read."""

@@ -1,6 +1,6 @@
 """The guard of all outgoing requests: each is bounded, and goes where it was judged that it may go.
 
-Other machines may be slow, broken or hostile, and what they answer is often asked for by whoever has a token. So a name
+Other machines may be slow, broken or hostile, and their answers are often requested by whoever has a token. So a name
 is looked up once for a request and once more for each redirect, and the connection goes to the address that was judged,
 not to what the name means a moment later. Nothing is unpacked, nothing of one request is known to the next, and one
 principal does not take all turns.
@@ -26,7 +26,7 @@ from registry.errors import RegistryError, UnavailableError
 from registry.outgoing.networks import ClosedError, Networks, Target, proxy_for, target_of
 
 _AT_ONCE: Final = 64
-_OF_ONE: Final = 16  # principals; twice what clients do at once when nobody tells them
+_OF_ONE: Final = 16  # principals; twice what clients do at once by default
 _WAIT: Final = 5.0  # seconds for a turn
 _HOPS: Final = 5
 _TIMEOUT: Final = httpx.Timeout(connect=5, read=9, write=9, pool=5)
@@ -52,7 +52,7 @@ class Guard:
 
     Args:
         asked: how messages begin, such as "hub.example, which REGISTRY_UPSTREAM names,".
-        networks: which addresses may be asked.
+        networks: which addresses may be queried.
     """
 
     def __init__(self, asked: str, networks: Networks) -> None:
@@ -93,14 +93,14 @@ class Guard:
         Args:
             method: of HTTP.
             url: where.
-            who: the principal that it is asked for; each has a share of the turns.
+            who: the principal that requests it; each has a share of the turns.
             bounds: what is borne.
-            headers: what is said; ``Accept-Encoding`` is always ``identity``.
-            body: what is sent.
+            headers: of the request; ``Accept-Encoding`` is always ``identity``.
+            body: of the request.
             follows: whether a redirect to a target is followed; no other is.
 
         Raises:
-            UnavailableError: there is no turn, it may not be asked, can't be reached, does not answer in time or not as
+            UnavailableError: no turn is free, it must not be queried, is unreachable, does not answer in time or not as
                 it has to.
         """
         until_time = time.monotonic() + bounds.total
@@ -209,7 +209,7 @@ class Guard:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Map what goes wrong on the way to errors that name whom was asked."""
+        """Map what goes wrong on the way to errors that name who was queried."""
         try:
             yield
         except RegistryError:

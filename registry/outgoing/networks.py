@@ -64,7 +64,7 @@ class Target:
 
 
 class ClosedError(Exception):
-    """A host has no address that may be asked; ``str(error)`` says which it has, for the operator."""
+    """A host has no address that may be queried; ``str(error)`` says which it has, for the operator."""
 
 
 def target_of(url: str) -> Target:
@@ -93,7 +93,7 @@ class Networks:
     """The networks that are open.
 
     Args:
-        listed: by the operator, beside public ones.
+        listed: by the operator, besides public ones.
         named: URLs that the operator set; an address in one, or ``localhost``, is open as if it were listed.
     """
 
@@ -106,7 +106,7 @@ class Networks:
         self._listed = tuple(found)
 
     def closed(self, address: Ip) -> str | None:
-        """Why an address may not be asked; None: it may."""
+        """Why an address may not be queried; None: it may."""
         inner = _inner(address)
         if any(
             one in network for one in (address, inner) for network in self._listed if one.version == network.version
@@ -118,7 +118,7 @@ class Networks:
         return None if inner.version == 4 or inner in _PUBLIC_6 else "reserved"
 
     async def addresses(self, target: Target) -> list[str]:
-        """The addresses of a host that may be asked, looked up now; a few, in the system's order.
+        """The addresses of a host that may be queried, looked up now; a few, in the system's order.
 
         Raises:
             ClosedError: it has none.
@@ -138,10 +138,10 @@ class Networks:
         return opened[:_MOST_TRIED]
 
     def check_behind_proxy(self, target: Target) -> None:
-        """Judge what can be judged where a proxy looks names up: numbers, and the proxy's own machine.
+        """Judge what can be judged if a proxy looks names up: numbers, and the proxy's own machine.
 
         Raises:
-            ClosedError: the proxy may not be asked for it.
+            ClosedError: it may not be requested from the proxy.
         """
         number = _number(target.host)
         local = target.host == _LOCAL or target.host.endswith(f".{_LOCAL}")
@@ -169,7 +169,7 @@ def _number(host: str) -> Ip | None:
 
 
 def _inner(address: Ip) -> Ip:
-    """The IPv4 address that an IPv6 address stands for, where it does."""
+    """The IPv4 address that an IPv6 address stands for, if it does."""
     if isinstance(address, IPv4Address):
         return address
     if address in _NAT64:

@@ -1,6 +1,6 @@
-"""Artifacts: how they are asked for, what fetching and verifying answer, and what was lost of ranks on the way.
+"""Artifacts: how they are requested, what fetching and verifying answer, and what was lost of ranks on the way.
 
-Their kinds are a row each, with all that is asked of one where no tensor is at hand, and with its builder. A new kind
+Their kinds are a row each, with all that is needed of one without a tensor at hand, and with its builder. A new kind
 is two files: this one has its name and its row, and a file of `registry.services.artifacts` its builder; the command
 line has the names once more (`registry.cli.options.Kind`). `tests/tensors/artifacts/test_built_kinds.py` wants a judge
 of its bytes.
@@ -72,7 +72,7 @@ class TruncationTotal(Schema):
     relative_spectral: float
     parameters_before: int
     parameters_after: int
-    written: float | None = None  # relative_frobenius with the rounding to a 16-bit dtype, where one was asked for
+    written: float | None = None  # relative_frobenius with the rounding to a 16-bit dtype, if one was requested
 
 
 class Truncation(Schema):
@@ -148,12 +148,12 @@ class Extraction(Schema):
     """How an adapter was made of a full model: the best pairs over its parent, with their true errors."""
 
     parent: str  # digest of the revision that it was compared with, or of the base model's weights
-    rank: int | None = None  # what was asked for; one of the two
+    rank: int | None = None  # as requested; one of the two
     max_error: float | None = None
     svd: Svd = "randomised"
     error: float = Field(ge=0, allow_inf_nan=False)  # of all modules together
     modules: tuple[ExtractedModule, ...]
-    values: tuple[str, ...] = ()  # parameters that are kept whole
+    values: tuple[str, ...] = ()  # parameters that are stored whole
     unchanged: int = 0  # parameters that equal the parent's, and are left out
 
     def __repr__(self) -> str:
@@ -265,7 +265,7 @@ class Materialised(Schema):
     """Answer of ``materialise``."""
 
     materialisation: Materialisation
-    created: bool  # False: it was there, and is kept for longer
+    created: bool  # False: it existed, and expires later now
     bytes_stored: int  # that the store did not have
 
 
@@ -273,7 +273,7 @@ class TensorMismatch(Schema):
     """A tensor of a fetched folder that differs from the registry's, a field of its receipt, or a file beside them."""
 
     file: str
-    tensor: str | None  # None: not a tensor file, or its header; or the file does not belong there
+    tensor: str | None  # None: not a tensor file, or its header; or the file does not belong to it
     reason: str
 
 
@@ -304,7 +304,7 @@ class Verified(Schema):
     mismatches: tuple[TensorMismatch, ...]
     not_exact: Annotated[str | None, Field(exclude_if=lambda reason: reason is None)] = None
     beside: Annotated[tuple[BesideFile, ...], Field(exclude_if=lambda found: not found)] = ()
-    fidelity: Measured = None  # on all rows where the model was computed again on this machine
+    fidelity: Measured = None  # on all rows if the model was computed again on this machine
     combinations: tuple[ReplayedCombination, ...] = Field(
         default=(), exclude_if=lambda found: not found, description="Those of its path, combined again."
     )
@@ -338,9 +338,9 @@ class EngineCheck(Schema):
     engine: EngineName
     version: str  # of the engine, whose rules these are
     loads: bool
-    reasons: tuple[EngineReason, ...]  # every one; none where it loads
-    rank: int | None  # the largest of a module, which the engine has to accept; None: there is no such adapter
-    max_lora_rank: int | None  # what it was judged by: as asked for, or the engine's default; None: any rank
+    reasons: tuple[EngineReason, ...]  # every one; none if it loads
+    rank: int | None  # the largest of a module, which the engine has to accept; None: no such adapter exists
+    max_lora_rank: int | None  # what it was judged by: as requested, or the engine's default; None: any rank
     would_do: str  # the command that writes what does load
     notes: Annotated[tuple[str, ...], Field(exclude_if=lambda value: not value)] = ()  # on a base that is quantised so
 
@@ -350,7 +350,7 @@ class EngineCheck(Schema):
 
 
 OPTIONS: Final = tuple(name for name in Options.model_fields if name != "kind")
-"""What an artifact is asked for by, beside its kind."""
+"""What an artifact is requested by, besides its kind."""
 
 BASE_KIND: Final[ArtifactKind] = "published"
 """As what a base model is handed out in every view: its files, byte for byte."""
@@ -367,7 +367,7 @@ class Kind:
     view: str  # where its Hub-compatible view is, below the service's address
     label: str  # what a screen calls weights that were fetched as this kind
     builder: (
-        str  # MODULE:NAME below `registry.services.artifacts` of what lays out its files; loaded when it is asked for
+        str  # MODULE:NAME below `registry.services.artifacts` of what lays out its files; loaded when it is requested
     )
     refuses: Mapping[str, str]  # option -> the sentence that says why; in the order in which they are checked
     is_model: bool = False
@@ -379,15 +379,15 @@ class Kind:
     tip_only: bool = False
     """Made of the last revision alone, so training on it shows no parent; else of the whole path."""
     on_base_dir: bool = False
-    """Can be computed on a client's machine, on base weights that are there (``--base-dir``)."""
+    """Can be computed on a client's machine, on local base weights (``--base-dir``)."""
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """The options that it may be asked for with."""
+        """The options that it may be requested with."""
         return tuple(option for option in OPTIONS if option not in self.refuses)
 
     def check_base_dir(self) -> None:
-        """Refuse ``--base-dir`` for what is not computed there; raises `UsageError`."""
+        """Refuse ``--base-dir`` for what is not computed on it; raises `UsageError`."""
         if not self.on_base_dir:
             raise UsageError(f"--base-dir needs --as merged, not --as {self.name}: it is for merging on this machine.")
 
@@ -434,7 +434,7 @@ KINDS: Final[Mapping[ArtifactKind, Kind]] = {row.name: row for row in _ROWS}
 
 
 def check_options(options: Options) -> None:
-    """Refuse what an artifact of this kind can't be asked for with; raises `UsageError`."""
+    """Refuse what an artifact of this kind can't be requested with; raises `UsageError`."""
     for option, sentence in KINDS[options.kind].refuses.items():
         if getattr(options, option) != Options.model_fields[option].default:
             raise UsageError(sentence)

@@ -133,7 +133,7 @@ def _with_error(one: EstimatedFigure | None) -> str:
 
 
 def dense_statistics(found: DenseStatistics) -> Iterator[Block]:
-    """A row for each weight, then what they are together, and what there is no change of."""
+    """A row for each weight, then what they are together, and what has no change."""
     if found.matrices:
         header = ("weight", "norm", "of base", "95 %", "m / |W + D|", "intruders", "")
         yield Block(None, [*map(_weight, found.matrices)], header, (1, 2, 3, 5), indent=0)

@@ -34,7 +34,7 @@ class MetricDifference(Schema):
     name: str
     a: float | None
     b: float | None
-    difference: float | None  # b - a, where both have it
+    difference: float | None  # b - a, if both have it
 
 
 class TargetDifference(Schema):
@@ -57,7 +57,7 @@ class LineageDifference(Schema):
     """Where two lineages part."""
 
     common: LineageEntry | None  # the last that both have: a revision or the base model; None: other base models
-    a: tuple[LineageEntry, ...]  # what follows it, up to the revision itself; nothing where that is the common one
+    a: tuple[LineageEntry, ...]  # what follows it, up to the revision itself; nothing if that is the common one
     b: tuple[LineageEntry, ...]
     pinned: tuple[ValueDifference, ...]  # adapters above that both have, by path, pinned to other revisions
 
@@ -70,7 +70,7 @@ class DeltaFigures(Schema):
     cosine: float | None  # 1: the same direction, 0: orthogonal, -1: opposite
     energy_ratio: float | None  # |a + b|^2 / (|a|^2 + |b|^2): above 1 they pile up, below 1 they cancel
     undone: float | None  # -<a, b> / |d|^2, with d as `Deltas.undone_of` says: the share that the other takes back
-    row_overlap: float | None  # mean squared cosine of the angles: 1 where the smaller row space is in the larger one
+    row_overlap: float | None  # mean squared cosine of the angles: 1 if the smaller row space is in the larger one
     column_overlap: float | None
 
 
@@ -126,7 +126,7 @@ class Deltas(DeltaFigures):
 
     a: ComparedDelta
     b: ComparedDelta
-    undone_of: Literal["a", "b"]  # the ancestor, where one side is; else a
+    undone_of: Literal["a", "b"]  # the ancestor, if one side is; else a
     modules: tuple[ModuleDifference, ...]
     kinds: tuple[GroupDifference, ...]
     depths: tuple[GroupDifference, ...]
@@ -180,7 +180,7 @@ class DeltaMatrix(Schema):
 
     path: str
     children: tuple[ChildDelta, ...]  # by path
-    cosine: tuple[tuple[float | None, ...], ...]  # None where one of them is zero
+    cosine: tuple[tuple[float | None, ...], ...]  # None if one of them is zero
     energy_ratio: tuple[tuple[float | None, ...], ...]
 
     def __repr__(self) -> str:
@@ -218,7 +218,7 @@ class Difference(Schema):
     a: RevisionSummary
     b: RevisionSummary
     identical: bool  # nothing differs but their names, numbers, authors and times
-    bases: tuple[LineageEntry, ...]  # the base models of both, where they are not the same
+    bases: tuple[LineageEntry, ...]  # the base models of both, if they are not the same
     about: tuple[ValueDifference, ...]  # message, tags, rank, parameters, size, parent, source
     config: tuple[ValueDifference, ...]
     """Fields of adapter_config.json, or of config.json where both are exact; of nested ones ``rank_pattern.NAME``."""
@@ -227,10 +227,10 @@ class Difference(Schema):
     annotations: tuple[ValueDifference, ...]
     files: tuple[FileDifference, ...]
     lineage: LineageDifference
-    deltas: Deltas | None = None  # where they were asked for
+    deltas: Deltas | None = None  # if they were requested
 
     def rows(self) -> Iterator[dict[str, object]]:
-        """A row for each difference by the names of `DIFFERENCE_COLUMNS`; None where a side has no such thing."""
+        """A row for each difference by the names of `DIFFERENCE_COLUMNS`; None if a side has no such thing."""
         for entry, side in ((entry, side) for side, entry in enumerate(self.bases)):
             yield _row("base", entry.reference, *_on(side, entry.digest))
         for section in ("about", "config", "annotations"):
@@ -244,7 +244,7 @@ class Difference(Schema):
         yield from (_row("lineage", f"pinned {pin.name}", pin.a, pin.b) for pin in self.lineage.pinned)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The rows as a data frame; the deltas, where they were asked for, are one of their own.
+        """The rows as a data frame; the deltas, if they were requested, are one of their own.
 
         Raises:
             UnavailableError: ``missing_package``, pandas is not installed.

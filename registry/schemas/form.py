@@ -38,7 +38,7 @@ def is_plain(text: str) -> bool:
 
 
 def check_text(what: str, text: str) -> str:
-    """Return ``text`` if it can be kept: not too long, and plain.
+    """Return ``text`` if it can be stored: not too long, and plain.
 
     Raises:
         UsageError: with what is wrong.

@@ -50,7 +50,7 @@ class Block:
     Args:
         title: above it; empty: it stands apart from what is above; None: it goes on with it.
         rows: their cells. A text in a column is never broken.
-        header: a word for each cell of a row; empty: there is none.
+        header: a word for each cell of a row; empty: no header.
         right: the right-aligned columns.
         indent: of all lines.
         least: widths that the first columns have at least.
@@ -83,7 +83,7 @@ def blocks_html(blocks: Iterable[Block]) -> str:
 
 def _block_html(block: Block) -> str:
     rows = [[_text(cell) for cell in row] for row in block.rows]
-    columns = max(len(row) - (not row[-1]) for row in rows)  # without that of what follows, where nothing does
+    columns = max(len(row) - (not row[-1]) for row in rows)  # without that of what follows, if nothing does
     cut = [row[:columns] for row in rows]
     return html_table(block.header[:columns], cut, block.noun, len(rows), block.title or "")
 
@@ -108,14 +108,14 @@ class Column(Generic[Item]):
     said: Callable[[Item], str | Sequence[str]] | None = None
     """At a terminal after the columns, where it has to be said what it is. Default: the cell."""
     before: str = ""
-    """A word that is put before it there."""
+    """A word that is put before it at a terminal."""
     free: bool = False
     """A terminal may break it between words."""
     right: bool = False
     """At the right end of its column."""
 
     def texts(self, item: Item, *, said: bool = False) -> Sequence[str]:
-        """The texts of a cell, or what is said instead; none where there is nothing to say."""
+        """The texts of a cell, or a text instead of them; none if it is empty."""
         if (text := (said and self.said) or self.cell) is None:
             found = getattr(item, self.name)
             return () if found is None else (str(found),)

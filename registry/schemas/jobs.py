@@ -90,7 +90,7 @@ class JobSummary(Schema):
     kind: str  # one of `OperationKind`; later versions have others
     state: OperationState
     subject: str | None  # the reference, path or name that it is about; None: the whole registry, or not recorded
-    actor: str  # who asked for it
+    actor: str  # who requested it
     token: str | None
     stage: str  # what is being done, for a progress bar
     done: int  # bytes
@@ -133,20 +133,20 @@ class JobCounts(Schema):
 
     pending: int
     running: int
-    failed: int  # of those that were asked for in the last seven days
+    failed: int  # of those that were requested in the last seven days
     oldest_pending_at: datetime | None  # None: none is pending
 
 
 class ReplicaFigures(Schema):
     """What a replica last wrote of itself. None: it does not tell, since it is of another version."""
 
-    cache_hits: int | None = None  # since it was started, of what is kept in memory
+    cache_hits: int | None = None  # since it was started, of what is cached in memory
     cache_misses: int | None = None
     cache_bytes: int | None = None
     cache_budget: int | None = None
     pool_in_use: int | None = None  # connections to the database
     pool_idle: int | None = None
-    pool_most: int | None = None  # None also where there is no limit
+    pool_most: int | None = None  # None also without a limit
     bodies: int | None = None  # files that are being sent, or wait for their turn
     jobs: int | None = None  # that it runs
 
@@ -181,7 +181,7 @@ class Health(Schema):
     migration: str | None  # the newest that was applied to the database
     newest_migration: str  # that this program knows
     replicas: tuple[Replica, ...]  # by host and process; those of versions before this answer are not known
-    jobs: JobCounts  # that somebody asked for
+    jobs: JobCounts  # that somebody requested
     notices: JobCounts  # what the service looks at after each publish, when nothing else is to be done
     bytes: int  # of all blobs
     growth: tuple[StoredWeek, ...]  # of the last twelve weeks, oldest first; the last one is the current one

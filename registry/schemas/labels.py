@@ -33,7 +33,7 @@ class Card(Schema):
     path: str
     text: str
     digest: str  # of the text; `SetCardRequest.expected` takes it
-    state: CardState | None = None  # None: there is no card
+    state: CardState | None = None  # None: it has no card
     metadata: dict[str, Any] = Field(default_factory=dict)  # the front matter of the text
 
 
@@ -51,7 +51,7 @@ class ExportCard(Schema):
     reference: str  # PATH@N
     text: str
     base_model: str | None  # the base model as the front matter names it; None: nothing names it
-    loads_on: str | None  # the model that an adapter is loaded on, where a name says it
+    loads_on: str | None  # the model that an adapter is loaded on, if a name says it
     lineage: tuple[str, ...]  # digests: of the base model's weights and of the revisions, root first
     left_out: tuple[str, ...]  # metrics whose names hold a name of the path
     notices: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ class Exported(Schema):
 RenamedTo = Annotated[str | None, Field(exclude_if=lambda value: value is None)]
 
 
-"""The new name, of an old one, where it may be seen. Absent otherwise, as in answers of services without renaming."""
+"""The new name, of an old one, if it may be seen. Absent otherwise, as in answers of services without renaming."""
 
 
 class RenameRequest(Schema):

@@ -90,7 +90,7 @@ def words_meant(text: str) -> tuple[tuple[str, ...], bool]:
 
 
 def in_short(word: str) -> str:
-    """A word behind its level, where there is room for both: ``stated (given)``; once where they are the same."""
+    """A word behind its level, if both fit: ``stated (given)``; once if they are the same."""
     level = level_of(word)
     return level if word == level else f"{level} ({word})"
 
@@ -144,7 +144,7 @@ class NarrowRequest(Schema):
     base: str = Field(min_length=1, max_length=128)
     # float64, little-endian, in the order of `registry.tensors.comparison.fingerprint`; NaN: no such element
     values: Base64
-    dtypes: tuple[str | None, ...] = Field(max_length=1 << 20)  # of each tensor; None: it is not there
+    dtypes: tuple[str | None, ...] = Field(max_length=1 << 20)  # of each tensor; None: it is missing
     link: str | None = None  # the values are what an adapter adds, whose weights have this digest; None: a model's
 
 
@@ -162,7 +162,7 @@ class MergedFrom(Schema):
 
     reference: str  # PATH@N, or the base model's name
     links: tuple[str, ...]  # references, in the order in which they were merged
-    order_shows: bool  # the bits show that order; False: there is one link, or other orders give the same
+    order_shows: bool  # the bits show that order; False: it has one link, or other orders give the same
     proof: str  # how far the weights are equal, as a clause
 
 
@@ -175,7 +175,7 @@ class Identified(Schema):
     merged: tuple[MergedFrom, ...] = ()  # of a model: what it is; several: nothing tells which one
     unknown_order: tuple[str, ...] = ()  # of a model: the links, in the order that its bits show, and no path has
     nearest: str | None = None  # of a model that is none of them: the nearest path
-    distance: float | None = None  # from there, relative to its norm: what no revision explains
+    distance: float | None = None  # from that path, relative to its norm: what no revision explains
     tensor: str | None = None  # where that one fits least
     near: tuple[NearPath, ...] = ()
     sum: tuple[
@@ -195,14 +195,14 @@ class FolderCompared(Schema):
     reason: str | None = Field(default=None, max_length=4096)  # why they can't be compared
     fitting: tuple[Fitting, ...] = ()  # none: something else than all candidates
     nearest: str | None = None  # reference of the candidate that comes nearest
-    distance: float = 0.0  # from there, relative to its norm
+    distance: float = 0.0  # from that candidate, relative to its norm
     tensor: str | None = None  # where that one fits least
     newer: bool = False  # the folder was written after the adapter
-    looked_at: str | None = None  # how much of it, where that is not all that was wanted
+    looked_at: str | None = None  # how much of it, if that is not all that was wanted
     searched: int | None = None  # how many revisions it was compared with, on all base models; None: the parent's only
     proof: str | None = Field(default=None, max_length=1024)  # of a search: how far it equals what fits, as a clause
-    order: tuple[str, ...] = ()  # of a search: in which order the links were merged, where no path has it
-    near: tuple[NearPath, ...] = ()  # of a search: the nearest, where nothing fits
+    order: tuple[str, ...] = ()  # of a search: in which order the links were merged, if no path has it
+    near: tuple[NearPath, ...] = ()  # of a search: the nearest, if nothing fits
     retracted: tuple[str, ...] = ()  # of a search: revisions that it may be too, not compared since they were retracted
     rule: int | None = None  # by which it was compared, see `RULE`; None: by that of an older client, which is none
     whole: bool = False  # every element was looked at; else samples

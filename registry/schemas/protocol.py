@@ -54,7 +54,7 @@ class Page(Schema, Generic[T]):
     """Some items of a list, in its order, and a cursor that leads on from the last of them."""
 
     items: tuple[T, ...]
-    next: str | None  # None: there are no more
+    next: str | None  # None: no more pages
 
 
 def hub_form(secret: str) -> str:

@@ -18,7 +18,7 @@ class PublishPreview(Schema):
     """Answer of ``publish --dry-run``: everything was checked as publishing does, and nothing was stored."""
 
     path: str
-    reference: str | None  # PATH@N, where the adapter has this very revision already
+    reference: str | None  # PATH@N, if the adapter has this very revision already
     digest: str
     parent: str  # PATH@N, the base model's name, or the path of a parent that is planned too
     parent_digest: str
@@ -83,7 +83,7 @@ class FullSize(Schema):
     """What a full model is beside its base model, and what keeping it exactly takes."""
 
     base: str  # as in `ImportEntry.parent`
-    distance: float  # from there, relative to the norm of its weights, from a sample
+    distance: float  # from it, relative to the norm of its weights, from a sample
     tensors: int  # that differ
     of: int
     size: int  # bytes of these
@@ -153,7 +153,7 @@ class RebasedValue(Schema):
 
     name: str  # module or parameter
     how: Literal["replaced", "rows replaced", "rescaled"]
-    moved: bool  # the two parents differ there: the values were trained beside weights that are others now
+    moved: bool  # the two parents differ in it: the values were trained beside weights that are others now
 
 
 class Rebased(Schema):

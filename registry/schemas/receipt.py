@@ -82,7 +82,7 @@ class Receipt(Schema):
 
     @property
     def options(self) -> Options:
-        """What was asked for."""
+        """What was requested."""
         return Options(
             kind=self.kind,
             since=self.since,
@@ -98,7 +98,7 @@ class Receipt(Schema):
     def made_for(self) -> str | None:
         """Digest of the revision that an adapter with this receipt goes on; None: the base model.
 
-        That is its parent where it is published again.
+        That is its parent if it is published again.
         """
         if not KINDS[self.kind].tip_only:
             return self.plan.since

@@ -180,7 +180,7 @@ def log(answer: Log, width: int | None) -> Block:
     """Revisions of one adapter, newest first, and deleted ones; the parent is named by the last part of its path.
 
     Each metric that fits into the width has a column, the most frequent first. In a narrow terminal, metrics go before
-    the other columns, because they are there to be compared.
+    the other columns, because they serve to be compared.
     """
     counts = Counter(name for one in answer.revisions for name in one.metrics)
     names = sorted(counts, key=lambda name: (-counts[name], name))
@@ -348,7 +348,7 @@ def _engine(answer: EngineAnswer) -> Cell:
 
 
 def _statistics(one: RevisionSummary) -> Cell:
-    """How much its delta changes the base, and how much of its rank that needs; nothing where that is not kept."""
+    """How much its delta changes the base, and how much of its rank that needs; nothing if that is not stored."""
     kept = one.statistics
     if not kept or not kept["energy"]:
         return "no delta of factors" if kept else None

@@ -55,7 +55,7 @@ class ModuleStatistics(Figures):
     """The delta of one module, of a bias, or of a parameter of experts with all of its experts together."""
 
     module: str  # as the base model names it
-    kind: str  # what follows the layer in its name: self_attn.q_proj; the whole name where there is none
+    kind: str  # what follows the layer in its name: self_attn.q_proj; the whole name without a layer
     depth: int | None  # the first number in its name: the layer
     scaled: bool  # DoRA: the figures are those of the part that is added, before the weight is rescaled
     replaced: bool  # values were replaced too, which the figures leave out
@@ -195,7 +195,7 @@ class DenseStatistics(Figures):
     threshold: float
     intruders: int
     matrices: tuple[DenseMatrix, ...]
-    missing: tuple[str, ...]  # what is replaced and the base model lacks: there is nothing that it is a change of
+    missing: tuple[str, ...]  # what is replaced and the base model lacks: it is no change of anything
 
     def __repr__(self) -> str:
         return dense_statistics_line(self)

@@ -27,7 +27,7 @@ class ChildAdapter(Schema):
     """An adapter with revisions that were trained on a revision, or on a base model."""
 
     path: str
-    revisions: int  # of it that are pinned there
+    revisions: int  # of it that are pinned to it
     newest: str  # of these: PATH@N
 
 
@@ -133,7 +133,7 @@ class TagState(Schema):
     actor: str | None  # who set it; None: the same
     previous: str | None  # PATH@N that it named before; None: it is new, or the same
     metrics: dict[str, float]  # of the revision
-    previous_metrics: dict[str, float]  # of the one before; empty where that is deleted
+    previous_metrics: dict[str, float]  # of the one before; empty if that is deleted
     changes: dict[str, float]  # of those that both have: how much larger they are now
 
     model_config = ConfigDict(
@@ -235,7 +235,7 @@ def is_empty(value: tuple[object, ...]) -> bool:
 
 
 def all_notices(told: Iterable[str], noticed: Iterable[Notice]) -> tuple[Notice, ...]:
-    """All that there is to say of a revision: what its files and its parent gave rise to, and what its weights show."""
+    """All notices of a revision: what its files and its parent gave rise to, and what its weights show."""
     return (*(Notice(code="", text=text) for text in told), *noticed)
 
 
@@ -266,7 +266,7 @@ _NOISE: Final = (
     "A merge in bf16 would add {value:.3g} times as much rounding noise as there is change: merge with --dtype fp32, "
     "or fetch it --as lora, which leaves the base unrounded."
 )
-"""Of `low_fidelity` where the change survives on average: a share is at most 1, and noise below that is not told."""
+"""Of `low_fidelity` if the change survives on average: a share is at most 1, and noise below that is not reported."""
 _SENTENCES: Final[dict[str, str]] = {
     "zero_delta": "The delta of {some} is zero: {names}.",
     "one_direction": "The delta of {some} has one direction only, whatever the rank: {names}.",

@@ -51,7 +51,7 @@ EventKind = Literal[
 KeepReason = Literal[
     "newest", "last", "every", "best", "tagged", "children", "combinations", "materialised", "retracted"
 ]
-"""Why a revision is kept: the newest of all, the three parts of a rule, a tag, what needs it, or its retraction."""
+"""Why a revision is retained: the newest of all, the three parts of a rule, a tag, what needs it, or its retraction."""
 
 EVENT_KINDS: Final[tuple[EventKind, ...]] = get_args(EventKind)
 
@@ -64,8 +64,8 @@ class Event(Schema):
     subject: str
     actor: str
     detail: dict[str, object]
-    token: str | None = None  # id of the token, where one was used
-    source: str | None = None  # address of the client, where it came over the network
+    token: str | None = None  # id of the token, if one was used
+    source: str | None = None  # address of the client, if it came over the network
 
 
 def _pairs(event: Event) -> Iterator[str]:
@@ -219,7 +219,7 @@ class Deleted(Schema):
     digest: str
     tags: tuple[str, ...]  # that named it and are gone, or would be: PATH@tag; of an undo: that name it again
     until: datetime | None = None  # it can be given back until then
-    undone: bool = False  # it is there again, or was there all the time
+    undone: bool = False  # it exists again, or existed all the time
     tags_elsewhere: tuple[str, ...] = ()  # of an undo: that named it and name another revision by now
     done: bool = True  # False: only listed
     use: Use | None = None  # who would miss it; None: of an undo
@@ -360,7 +360,7 @@ class Upgraded(Schema):
     """Answer of ``db upgrade``."""
 
     database: str
-    before: str | None  # None: there was nothing
+    before: str | None  # None: it had none
     after: str
     copied_to: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
     """What a folder's database was like before, beside it."""

@@ -86,7 +86,7 @@ class ArtifactFileEntry(Schema):
     size: int
     etag: str
     header: Base64 | None  # the first 8 + N bytes of a safetensors file
-    digest: str | None = None  # of its bytes, where they are stored
+    digest: str | None = None  # of its bytes, if they are stored
 
 
 class ArtifactPlan(Schema):
@@ -126,7 +126,7 @@ class Origin(Schema):
     author: str
     created_at: Moment
     digest: str  # the target must arrive at the same
-    parent_known_by: str = Field(default="unrecorded", pattern=KNOWN_BY)  # as it says there
+    parent_known_by: str = Field(default="unrecorded", pattern=KNOWN_BY)  # as the source records it
 
 
 class GivenReceipt(Schema):
@@ -184,7 +184,7 @@ class PublishRequest(Schema):
 
     path: str
     parent: str | None = None
-    skip_parent_check: bool = False  # take ``parent`` for it, whatever else there is
+    skip_parent_check: bool = False  # take ``parent`` for it, whatever else exists
     compared: FolderCompared | None = None
     find_parent: bool = False  # the parent is proven, or the publish refused
     receipt: GivenReceipt | None = None
@@ -219,7 +219,7 @@ class PublishPlan(Schema):
     parent_known_by: str = "unrecorded"
     missing: tuple[str, ...]  # digests that have to be uploaded
     digest: str | None = None  # what the revision's will be; None: the service does not tell
-    existing: str | None = None  # PATH@N, where the adapter has this very revision already
+    existing: str | None = None  # PATH@N, if the adapter has this very revision already
     rank: int | None = None
     parameters: int | None = None
     notices: tuple[str, ...] = ()
@@ -230,7 +230,7 @@ class BaseRequest(Schema):
 
     name: str
     files: tuple[FileClaim, ...]
-    documents: dict[str, Base64]  # config.json, the index, registry.json: those that are there
+    documents: dict[str, Base64]  # config.json, the index, registry.json: those that exist
     headers: dict[str, Base64]  # the first 8 + N bytes of every safetensors file
     small: dict[str, Base64] = Field(default_factory=dict)  # of a quantised model: what says how other tensors are read
     left_out: tuple[LeftOut, ...] = ()
@@ -265,7 +265,7 @@ class Upload(Schema):
     size: int
     part_size: int
     parts: int
-    there: tuple[int, ...]  # parts that are there
+    there: tuple[int, ...]  # parts that have arrived
     urls: dict[int, str]  # where to PUT parts that are not: presigned, or empty where the service takes them
     expires_at: datetime
 

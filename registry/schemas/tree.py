@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
 _Name = Annotated[str, Field(max_length=512)]
-# Absent where there is nothing to say, as in answers of older services: older clients refuse what they don't know.
+# Absent if empty, as in answers of older services: older clients refuse what they don't know.
 _More = Annotated[bool, Field(exclude_if=lambda value: not value, description="Deeper adapters were left out.")]
 _Combined = Annotated[bool, Field(exclude_if=lambda value: not value, description="It is a weighted sum of others.")]
 _Next = Annotated[
@@ -67,7 +67,7 @@ class DerivedFrom(Schema):
     plan: _Digest | None = None  # of the receipt's plan
     dtype: WrittenDtype | None = None
     rank: int | None = Field(default=None, ge=0, le=1 << 31)  # what a truncation left, at most, in one module
-    max_error: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # what it was asked for
+    max_error: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # as requested
     error: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # relative, over all modules
 
 
@@ -86,7 +86,7 @@ class BaseSummary(Schema):
     adapters: int
     created_at: datetime
     notices: tuple[str, ...]
-    source: str | None = None  # hf:ORG/REPO@COMMIT, and " at ENDPOINT" where that is another; None: a folder
+    source: str | None = None  # hf:ORG/REPO@COMMIT, and " at ENDPOINT" if that is another; None: a folder
     derived_from: DerivedFrom | None = None
     renamed_to: RenamedTo = None
     also_known_as: Annotated[tuple[str, ...], Field(exclude_if=lambda value: not value)] = ()  # other repo ids
@@ -133,7 +133,7 @@ class BaseAdded(Schema):
     """Answer of ``base add``."""
 
     base: BaseSummary
-    created: bool  # False: the same weights were there already
+    created: bool  # False: the same weights existed already
     bytes_stored: int
     stored_by: Literal["copy", "reflink", "link", "none"]
     left_out: tuple[LeftOut, ...]
@@ -159,8 +159,8 @@ class BaseMeasured(Schema):
 
     base: str
     table_digest: str  # of the target table whose weights were measured
-    norms: int  # how many there are: of weights, of parts of experts, of other parameters
-    measured: bool  # False: they were there already, and no weights were read
+    norms: int  # their number: of weights, of parts of experts, of other parameters
+    measured: bool  # False: they existed already, and no weights were read
 
 
 class Retraction(Schema):
@@ -176,7 +176,7 @@ class CopiedFrom(Schema):
     """The original of a copied revision, as reported by the copier."""
 
     registry: str
-    reference: str  # PATH@N there
+    reference: str  # PATH@N at the source
     author: str
     created_at: datetime
 
@@ -234,7 +234,7 @@ class RevisionSummary(Schema):
 
 
 def copied(one: RevisionSummary) -> str:
-    """Where a copy comes from, and who published it there; empty: it is no copy."""
+    """Where a copy comes from, and who published it at the source; empty: it is no copy."""
     if one.copied_from is None:
         return ""
     original = one.copied_from
@@ -279,7 +279,7 @@ REVISIONS: Final = Described[RevisionSummary](
 )
 """What lists say of revisions; of a log, see `registry.schemas.sheets.measured`.
 
-In frames sizes are bytes, times are UTC, tags are tuples; what a revision lacks of the named ones is missing there.
+In frames sizes are bytes, times are UTC, tags are tuples; what a revision lacks of the named ones is a missing value.
 """
 
 
@@ -312,7 +312,7 @@ class Published(Schema):
     left_out: tuple[LeftOut, ...]
     bytes_stored: int
     registry: str
-    applied: tuple[str, ...] = ()  # where it was there already: what of this call changed what is said about it
+    applied: tuple[str, ...] = ()  # if it existed already: what of this call changed its labels
     not_applied: tuple[str, ...] = ()  # and what did not: ``message``, ``source``
     tagged: tuple[Tagged, ...] = ()  # the tags of this call, each with what it pointed at before
     noticed: tuple[Notice, ...] = Field(default=(), alias="notices", exclude_if=is_empty)  # what its weights show
@@ -320,7 +320,7 @@ class Published(Schema):
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        """All that there is to say of it: those of ``revision``, and what its weights show."""
+        """All notices: those of ``revision``, and what its weights show."""
         return all_notices(self.revision.notices, self.noticed)
 
     def __repr__(self) -> str:
@@ -401,7 +401,7 @@ class Log(Schema):
 
     path: str
     revisions: tuple[RevisionSummary, ...]
-    deleted: tuple[DeletedRevision, ...] = ()  # where they were asked for, by falling numbers
+    deleted: tuple[DeletedRevision, ...] = ()  # if they were requested, by falling numbers
 
     def __repr__(self) -> str:
         return log_line(self)
@@ -425,7 +425,7 @@ class LineageEntry(Schema):
     digest: str
     number: int | None
     rank: int | None
-    newest: int | None  # newest number of that adapter, to see what is behind; None where that may not be seen
+    newest: int | None  # newest number of that adapter, to see what is behind; None if that may not be seen
     retracted: bool = False  # itself, or what it is combined of: no weights are handed out that contain it
     combined: _Combined = False
 
@@ -466,7 +466,7 @@ class Shown(Schema):
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        """All that there is to say of it: those of ``revision`` or ``base``, and what its weights show."""
+        """All notices: those of ``revision`` or ``base``, and what its weights show."""
         return all_notices((self.revision or self.base).notices, self.noticed)
 
     def __repr__(self) -> str:

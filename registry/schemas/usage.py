@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 Interface = Literal["fetch", "hub", "vllm"]
-"""Through what weights are asked for: the API, the command and Python; the Hub views; the plugin in vLLM."""
+"""Through what weights are requested: the API, the command and Python; the Hub views; the plugin in vLLM."""
 OVER_HTTP: Final[tuple[Interface, ...]] = ("fetch", "vllm")
 """What a client of the API may say that it is."""
 RECENT_DAYS: Final = 30
@@ -27,7 +27,7 @@ RECENT_DAYS: Final = 30
 class Use(Schema):
     """How much something was used. Each download or load of weights counts once; who it was by is not told."""
 
-    last_used_at: datetime | None = None  # None: not within the time that counts are kept
+    last_used_at: datetime | None = None  # None: not within the retention time of counts
     uses: int = 0  # in the last 30 days
     by_interface: dict[str, int] = Field(
         default_factory=dict
@@ -54,13 +54,13 @@ class UseKey:
 
 @dataclass(frozen=True, order=True)
 class Load:
-    """That a token loaded a revision from a Hub view in an hour, or was told only that a name means it."""
+    """That a token loaded a revision from a Hub view in an hour, or was only informed that a name means it."""
 
     path: str
     number: int
     who: str
     hour: datetime
-    weights: bool  # False: it was told only
+    weights: bool  # False: it was only informed
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Loads:
     """The numbers of an adapter's revisions that a token has loaded lately."""
 
     weights: tuple[int, ...] = ()
-    told: tuple[int, ...] = ()  # of those that it was told of only, which a cache that others fill may have
+    told: tuple[int, ...] = ()  # of those that it was only informed of, which a cache that others fill may have
     missed: str | None = None  # why some of it could not be recorded, as a sentence
 
 
@@ -105,7 +105,7 @@ class BaseFigures(Schema):
     revisions: int
     published: int  # bytes of the files of all of these; what they share is stored once, see `Usage`
     full_checkpoints: int  # bytes of as many copies of the base model's weights
-    newest: str | None  # the revision that was published last, PATH@N; None: there is none
+    newest: str | None  # the revision that was published last, PATH@N; None: none exists
     last_published_at: datetime | None
 
 

@@ -81,7 +81,7 @@ def node(one: TreeNode) -> str:
 
 
 def tree(one: Tree) -> str:
-    """What is said of a tree. Its roots are base models, or the adapter that was asked for."""
+    """What is shown of a tree. Its roots are base models, or the requested adapter."""
     bases = sum(root.revision is None for root in one.roots)
     adapters = counted(_adapters(one.roots), "adapter")
     return f"<Tree: {counted(bases, 'base model')}, {adapters}>" if bases else f"<Tree: {adapters}>"
@@ -194,7 +194,7 @@ def deltas(one: Deltas) -> str:
 
 
 def nothing_compared(one: Deltas) -> tuple[str, ...]:
-    """The sentence that two deltas have nothing in common that has figures; none where they do."""
+    """The sentence that two deltas have nothing in common that has figures; none if they do."""
     zero = [side.reference for side, norm in ((one.a, one.frobenius_a), (one.b, one.frobenius_b)) if not norm]
     if zero:
         who = "Neither" if len(zero) > 1 else f"{zero[0]} does not"
@@ -206,7 +206,7 @@ def nothing_compared(one: Deltas) -> tuple[str, ...]:
 
 
 def nothing_paired(one: DeltaMatrix) -> tuple[str, ...]:
-    """The sentence that there is no pair of children to compare; none where there is."""
+    """The sentence that the path has too few children to compare; none if it has enough."""
     count = len(one.children)
     return (f"Pairs are compared, and {one.path} has {counted(count, 'child', 'children')}.",) if count < 2 else ()
 

@@ -72,7 +72,7 @@ class StagedBlob:
         self.writer = self._open.enter_context(writer)
         self.key = key or new_blob_key(digests.digest)
         self.upload: Staging | None = None
-        self.joined: str | None = None  # its key, where the parts of an upload became it in place
+        self.joined: str | None = None  # its key, if the parts of an upload became it in place
 
     @property
     def digests(self) -> Digests:
@@ -151,10 +151,10 @@ class BlobStore:
     ) -> StagedBlob:
         """Take a client's upload to where no client can write, as a copy or in place, then read that back and hash it.
 
-        ``watch`` and ``advance`` as for `stage`; if ``watch`` raises, a copy is removed and the upload kept. The
+        ``watch`` and ``advance`` as for `stage`; if ``watch`` raises, a copy is removed and the upload stays. The
         commit drops the upload. Raises `IntegrityError` (``upload_mismatch``) if the bytes are not ``digest``, whatever
         ``watch`` raised; then nothing is left, not even the upload, since a client would resume it. If the store is
-        known to have made others of the parts, raises `UnavailableError` for a copy, and `NotFoundError` where they
+        known to have made others of the parts, raises `UnavailableError` for a copy, and `NotFoundError` if they
         were joined in place, with nothing left either. Raises what `read_back` and `StagingDriver.take_staging` raise.
         """
         key = staging.joined or new_blob_key(digest)
@@ -166,7 +166,7 @@ class BlobStore:
                 with keeps(self.place):
                     changed = self._driver.made_other(staging, writer)
                 if changed and staging.joined is None:
-                    raise lost(self.place)  # the upload is still there, and may be copied again
+                    raise lost(self.place)  # the upload still exists, and may be copied again
                 self._drop_taken(staging)
                 if changed:
                     log.warning("the store %s made something else of %s than it was sent", self.place, staging.joined)
@@ -226,7 +226,7 @@ class BlobStore:
 
         The stored bytes themselves are hashed, before they are visible. Raises `IntegrityError` if they are not
         ``digest``, because the file changed since that was computed; nothing is left in the store then. A known blob
-        is kept as it is, if it is intact.
+        stays as it is, if it is intact.
         """
         if known is not None and known.digest == digest and self._passes(known, advance):
             return StoredBlob(known.digest, known.size, known.blocks_digest, known.key, stored=0, stored_by="none")
@@ -257,7 +257,7 @@ class BlobStore:
         return StagedReader(self._driver, blob, block_list, opened=writer.open())
 
     def size(self, key: str) -> int | None:
-        """Bytes of the blob under a key, or None if there is none."""
+        """Bytes of the blob under a key, or None if it does not exist."""
         return self._driver.size(key)
 
     def check(self, blob: BlobRef, *, advance: Advance | None = None) -> None:
@@ -357,7 +357,7 @@ class BlobStore:
         return True
 
     def _is_listed(self, one: StagedBlob) -> bool:
-        """Whether the block list is there, from a commit of the joined parts that did not reach the catalogue."""
+        """Whether the block list exists, from a commit of the joined parts that did not reach the catalogue."""
         if one.joined is None or self._driver.size(blocks_key(one.key)) is None:
             return False
         blob = BlobRef(one.digest, one.size, one.blocks_digest, one.key)

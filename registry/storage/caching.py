@@ -94,7 +94,7 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 
 
 class CachingBlobs:
-    """The blobs of a store, read through the memory cache where that saves requests."""
+    """The blobs of a store, read through the memory cache if that saves requests."""
 
     def __init__(self, store: BlobStore, memory: MemoryCache) -> None:
         self._store = store
@@ -164,7 +164,7 @@ class CachedReader:
         self._reader.close()
 
     def _is_header(self, stop: int) -> bool:
-        """Whether a read that ends there is within the header: of many shards, nothing else may be needed."""
+        """Whether a read that ends at ``stop`` is within the header: of many shards, nothing else may be needed."""
         return stop <= PIECE // _HEADERS and self._pieces > 1 and not self._memory.has("rows", (self._key, 0))
 
     def _ask_in_advance(self, start: int, stop: int) -> None:

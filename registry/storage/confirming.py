@@ -3,7 +3,7 @@
 Two looks in a row that find the same are damage. The second one asks otherwise than the first: for the same bytes by
 other ranges (`DividedReader`), and for what is missing or has another size by another kind of request (`told_of`). A
 bit that is wrong on the disk is wrong in every cut; one that a network or a proxy turns is at another place in another
-answer. Where the looks differ, the blob is not called damaged: the store can't be read now.
+answer. If the looks differ, the blob is not called damaged: the store can't be read now.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Finding:
 
 
 Look = Callable[[int], "T | Finding"]
-"""Is told how many looks there were before."""
+"""Gets the number of looks before this one."""
 
 
 class DividedReader:
-    """An open object whose reads are divided, at another place for each look; the first one reads as it is asked."""
+    """An open object whose reads are divided, at another place for each look; the first one reads what is requested."""
 
     def __init__(self, reader: ObjectReader, look: int) -> None:
         self._reader = reader
@@ -62,7 +62,7 @@ class DividedReader:
 
 
 def told_of(driver: ObjectDriver, key: str, size: int, found: Finding, look: int) -> Finding:
-    """What to think of an object that is ``found`` missing or too short: the store may say elsewhere that it is there.
+    """What to think of an object that is ``found`` missing or too short: the store may report elsewhere that it exists.
 
     The first look is believed, as a second one follows. A store that contradicts itself has no finding twice.
     """

@@ -188,12 +188,12 @@ class ObjectDriver(Protocol):
     def open(self, key: str, size: int | None = None) -> ObjectReader:
         """Open an object for reading.
 
-        ``size``, where it is known and the first read may tell that the object is missing or shorter: it saves a store
-        that would be asked for it a request.
+        ``size``, if it is known and the first read may find the object missing or shorter: it saves a request to
+        a store that would be queried for it.
         """
 
     def size(self, key: str) -> int | None:
-        """Bytes of an object, or None if there is none."""
+        """Bytes of an object, or None if it does not exist."""
 
     def delete(self, key: str) -> None:
         """Remove an object. Idempotent."""

@@ -115,7 +115,7 @@ class FileWriter:
             self._temporary.path.rename(target)
 
     def put_at(self, target: Path) -> None:
-        """Give the file a name, replacing any file there; raises `OSError`."""
+        """Give the file a name, replacing any file of this name; raises `OSError`."""
         self._temporary.path.rename(target)
 
     def close(self) -> None:

@@ -36,11 +36,11 @@ _MISSING: Final = Finding("its file is missing")
 class BlobReader:
     """A `registry.files.source.ByteSource` over one blob; thread-safe.
 
-    Blocks that a read covers completely are read into the caller's buffer and verified there. A wrong block is read
+    Blocks that a read covers completely are read into the caller's buffer and verified in it. A wrong block is read
     again; if it is still wrong, the buffer is cleared and the read raises what `confirmed` raises. Blocks at the edges
-    of a read are verified in a separate buffer, and the last few are kept, because neighbouring reads share them.
+    of a read are verified in a separate buffer, and the last few are cached, because neighbouring reads share them.
 
-    With ``at_once`` the blob is read right away, so that the first read may be what tells that it is missing.
+    With ``at_once`` the blob is read right away, so that the first read may find it missing.
     ``opened`` is an object that has no key yet.
     """
 
@@ -61,7 +61,7 @@ class BlobReader:
         self._edges: OrderedDict[int, bytearray] = OrderedDict()
         self._lock = threading.Lock()
         self._object = opened or self._confirmed(self._try_to_open)
-        # A few blocks stay in the CPU cache while they are verified; where each read is a request, read more at once.
+        # A few blocks stay in the CPU cache while they are verified; if each read is a request, read more at once.
         self._step = max(_AT_ONCE, self._object.ahead // BLOCK * BLOCK)
 
     @property

@@ -1,7 +1,7 @@
 """Uploads by clients: the second half of a driver's contract.
 
-A client sends the bytes of a blob in parts, by presigned requests or through the service. When all parts are there,
-they become an object that no client can change, and that object is what is checked and kept: a presigned URL works
+A client sends the bytes of a blob in parts, by presigned requests or through the service. When all parts have arrived,
+they become an object that no client can change, and that object is what is checked and stored: a presigned URL works
 until it expires, even after the bytes were checked. What was put under a *staging* key is copied. A multipart upload of
 a store is joined *in place*, under the key of the blob: its parts can't be sent any more once they are joined, and
 clients get no other request signed for that key.
@@ -10,7 +10,7 @@ Files without a key yet, in ``<root>/tmp``, and how those of killed writers are 
 
 A writer creates ``<32 hex>.part`` and has an exclusive ``flock`` on it as long as it lives; the kernel drops the lock
 when the process dies, for whatever reason. So a ``.part`` whose lock can be taken has no writer, with one exception:
-the moment between creating the file and locking it. There `clear_litter` may take the lock first and remove the file.
+the moment between creating the file and locking it. Then `clear_litter` may take the lock first and remove the file.
 The writer notices after it has the lock, because its file has no name any more (``st_nlink`` is 0), and creates another
 one. A hard link to a user's file is ``<32 hex>.link`` beside the ``.part`` that guards it: a lock on the link would be
 a lock on the user's own file.
@@ -70,7 +70,7 @@ class TemporaryFile:
 
 
 def clear_litter(folder: Path) -> int:
-    """Remove the files of dead writers; returns how many there were. Other names in ``folder`` are ignored."""
+    """Remove the files of dead writers; returns their number. Other names in ``folder`` are ignored."""
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if _PART.fullmatch(entry.name))
     except FileNotFoundError:
@@ -153,7 +153,7 @@ _NAMED: Final = 10
 class Staging:
     """An upload in progress; the caller records it in the catalogue.
 
-    ``multipart`` is the store's own id of a multipart upload, if it has one. Where the parts are joined in place, the
+    ``multipart`` is the store's own id of a multipart upload, if it has one. If the parts are joined in place, the
     key of the blob and a space come before it: a replica of an earlier version finds no such upload, and says that it
     is gone.
     """
@@ -186,7 +186,7 @@ class Staging:
         return max(1, -(-self.size // self.part_size))
 
     def part_length(self, number: int) -> int:
-        """Bytes of a part; raises `UsageError` if there is no such part."""
+        """Bytes of a part; raises `UsageError` if the part does not exist."""
         if not 1 <= number <= self.part_count:
             raise UsageError(f"There is no part {number}: this upload has the parts 1 to {self.part_count}.")
         return min(self.part_size, self.size - (number - 1) * self.part_size)
@@ -229,7 +229,7 @@ class StagingDriver(ObjectDriver, Protocol):
     def made_other(self, staging: Staging, taken: ObjectWriter) -> bool:
         """Whether what was taken is known not to be what the store acknowledged of the parts.
 
-        Asked where the bytes are not those that were announced: then either the client sent others, or the store made
+        Called if the bytes are not those that were announced: then either the client sent others, or the store made
         others of them.
         """
 

@@ -3,7 +3,7 @@
 Digests of a single pass over bytes: sha256 of the whole, BLAKE3 of each block of 256 KiB.
 
 A part of a blob can't be checked by its sha256, so a *block list* is stored beside it: the concatenated 32-byte BLAKE3
-digests of its blocks. The sha256 of the list, the ``blocks_digest``, is kept by the caller in the catalogue, and every
+digests of its blocks. The sha256 of the list, the ``blocks_digest``, the caller stores in the catalogue, and every
 read is verified against it in the end. A blob of at most one block needs no stored list: its list is one digest,
 computed from the block itself.
 """

@@ -67,7 +67,7 @@ class Condition:
 
     Args:
         name, label, about: of it: in the query, before it, and in a sentence.
-        example: what may be written there.
+        example: what may be written in it.
         is_flag: whether it is only given or not.
         is_time: whether it is a time, which may be said as how long ago.
     """

@@ -43,7 +43,7 @@ class Filters(Schema):
 
     @property
     def are_given(self) -> bool:
-        """Whether there is any condition."""
+        """Whether any condition is set."""
         return self.behind or any(getattr(self, name) for name in CONDITIONS)
 
     def query(self, **changes: object) -> dict[str, object]:
@@ -68,7 +68,7 @@ class Found:
 def found(visit: Visit, filters: Filters, request: SearchRequest, limit: int) -> Found:
     """A page of what is looked for.
 
-    Which are behind no index knows: of a thousand that meet all else, those that are. So there may be more where few
+    Which are behind no index knows: of a thousand that meet all else, those that are. So more may exist where few
     or none were found.
     """
     after = position_of(table.SEARCH, filters.after)
@@ -115,7 +115,7 @@ class Column:
 
     Args:
         name, title, about: of it: as it is called, above the column, and in words.
-        order: ``ascending`` or ``descending``, where the rows are in its order.
+        order: ``ascending`` or ``descending``, if the rows are in its order.
         href: the page in its order; where it is, in the other one.
     """
 
@@ -192,7 +192,7 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
 class SearchAsked(Filters):
-    """What the page is asked for."""
+    """What the page's query requests."""
 
     base: str | None = None
     all: bool = False

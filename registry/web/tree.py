@@ -80,7 +80,7 @@ class Branches:
 def branches(visit: Visit, base: str, at: str, filters: Filters, most: int) -> Branches:
     """The tree of a base model as far as ``most`` nodes go: what is at and below a path, and above it.
 
-    With conditions, what meets them there, with all above it. Without, ``after`` is the child of ``at`` after which
+    With conditions, what meets them in this part, with all above. Without, ``after`` is the child of ``at`` after which
     others are shown.
     """
     hits: dict[str, RevisionSummary] = {}
@@ -138,7 +138,7 @@ _MOST: Final = {"list": 80, "drawing": 150}  # adapters
 
 
 class TreeAsked(Filters):
-    """What the page is asked for.
+    """What the page's query requests.
 
     Args:
         at: where the tree is opened, or whose children the table has.
@@ -159,7 +159,7 @@ def tree_page(visit: Visit, base: str) -> Response:
     """A base model and its adapters.
 
     Raises:
-        NotFoundError: there is none, or nothing at the path.
+        NotFoundError: it does not exist, or nothing exists at the path.
         UsageError: the path is of another base model.
     """
     asked = visit.asked(TreeAsked)

@@ -86,7 +86,7 @@ def _together(events: Sequence[Event]) -> Iterator[list[Event]]:
 
 
 def _said(event: Event) -> Iterator[tuple[str, str]]:
-    """What an event tells beside what was done: a name and a value each."""
+    """What an event records besides what was done: a name and a value each."""
     detail = dict(event.detail)
     if "old" in detail:
         name = next((str(detail.pop(key)) for key in ("tag", "metric", "annotation") if key in detail), "")
@@ -179,7 +179,7 @@ def tokens(visit: PageVisit) -> Response:
 
 @router.post("/admin/tokens", response_model=None)
 def make_token(visit: FormVisit, form: PostedForm) -> Response:
-    """Make a token: its secret is in this response only; raises `ConflictError` where the form is sent again."""
+    """Make a token: its secret is in this response only; raises `ConflictError` if the form is sent again."""
     given = form.read(_Token)
     expires_in = None if given.days is None else given.days * _DAY
     request = request_of(

@@ -26,7 +26,7 @@ def give(session: Session, name: str, repo_id: str, principal: Principal) -> Als
 
     Raises:
         UsageError: ``bad_name``, the id is outside the grammar of Hubs.
-        NotFoundError: there is no such base model; offers the nearest.
+        NotFoundError: the base model does not exist; offers the nearest.
         ConflictError: ``renamed``, the base model has an old name; ``name_taken``, the id is another's.
     """
     _check_id(repo_id)
@@ -47,7 +47,7 @@ def take_away(session: Session, name: str, repo_id: str, principal: Principal) -
     """Undo `give`.
 
     Raises:
-        NotFoundError: there is no such base model, or it does not have this id.
+        NotFoundError: the base model does not exist, or it does not have this id.
     """
     row = _lock(session, name)
     gone = delete(BaseRepoId).where(BaseRepoId.repo_id == repo_id, BaseRepoId.base_id == row.id)

@@ -77,7 +77,7 @@ def listing(session: Session, path: Path) -> DeletedTree:
     """What deleting everything at and under a path would delete.
 
     Raises:
-        NotFoundError: there is nothing at the path.
+        NotFoundError: nothing exists at the path.
         ConflictError: ``has_children``, a combination elsewhere is made of something there.
     """
     browse.check_there(session, path)
@@ -93,7 +93,7 @@ def delete_tree(
     """Delete every revision at and under a path, with one deletion time, so that it can be undone together.
 
     Raises:
-        NotFoundError: there is nothing at the path.
+        NotFoundError: nothing exists at the path.
         ConflictError: ``tagged``; ``has_children``, a combination elsewhere is made of something there.
         NotAllowedError: ``protected_tag``.
     """
@@ -134,7 +134,7 @@ def delete_held(
         why: for their events.
 
     Returns:
-        The references of those that were still there, by their keys, with the tags that named each.
+        The references of those that still existed, by their keys, with the tags that named each.
     """
     rows: dict[int, RevisionSummary] = {}
     for part in blobs.parts(sorted(revision_ids)):

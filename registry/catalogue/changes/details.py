@@ -1,6 +1,6 @@
-"""What is said about revisions and counted of them: metrics, annotations, messages, cards, uses.
+"""What is recorded and counted of revisions: metrics, annotations, messages, cards, uses.
 
-Each change after publishing is kept as an event; of a card by digests, so that its text is not stored twice. Uses are
+Each change after publishing is recorded as an event; of a card by digests, so its text is not stored twice. Uses are
 counted in a row a day, and old counts are forgotten.
 """
 
@@ -75,7 +75,7 @@ def _keys(session: Session, revisions: Collection[tuple[str, int]]) -> dict[tupl
 
 
 def forget_uses(session: Session, now: datetime) -> None:
-    """Remove counts and loads that are older than they are kept."""
+    """Remove counts and loads that are past their retention time."""
     session.execute(delete(UseRecord).where(UseRecord.day < (now - USES_KEPT).date()))
     session.execute(delete(LoadRecord).where(LoadRecord.hour < now - LOADS_KEPT))
 
@@ -92,7 +92,7 @@ def set_card(
     """Edit the card of an adapter; ``text`` None: the published README.md is its card again.
 
     Raises:
-        NotFoundError: there is no such adapter; offers the nearest.
+        NotFoundError: the adapter does not exist; offers the nearest.
         UsageError: the path names a base model.
         ConflictError: ``card_changed``, the card's digest is not ``expected``.
     """
@@ -130,10 +130,10 @@ def annotate(
     annotations: Mapping[str, str],
     principal: Principal,
 ) -> None:
-    """Add or replace metrics and annotations; a value that is there already is no change.
+    """Add or replace metrics and annotations; a value that exists already is no change.
 
     Raises:
-        UsageError: a name is outside the grammar, a value is not finite, or a text can't be kept.
+        UsageError: a name is outside the grammar, a value is not finite, or a text can't be stored.
         NotFoundError: the revision does not exist any more.
     """
     numbers, texts = check_metrics(metrics), check_annotations(annotations)
@@ -184,7 +184,7 @@ def set_message(session: Session, revision_id: int, message: str, principal: Pri
     """Replace the message of a revision; the one that it has is no change.
 
     Raises:
-        UsageError: the text can't be kept.
+        UsageError: the text can't be stored.
         NotFoundError: the revision does not exist any more.
     """
     check_text("The message", message)
@@ -196,10 +196,10 @@ def set_message(session: Session, revision_id: int, message: str, principal: Pri
 
 
 def remove(session: Session, revision_id: int, names: Iterable[str], principal: Principal) -> None:
-    """Remove metrics and annotations by name; where both have a name, both.
+    """Remove metrics and annotations by name; if both have a name, both.
 
     Raises:
-        NotFoundError: there is neither a metric nor an annotation of a name, or the revision does not exist any more.
+        NotFoundError: one of the names has no metric or annotation, or the revision does not exist any more.
     """
     reference = revisions.get(session, revision_id).reference
     for name in names:

@@ -64,7 +64,7 @@ def kept_sketch(session: Session, revision_id: int) -> Sketch | None:
 
 
 def keep_sketch(session: Session, revision_id: int, direction: bytes) -> None:
-    """Keep the sketch of a revision that has none in this version's form; of a deleted revision nothing is kept.
+    """Store the sketch of a revision that has none in this version's form; of a deleted revision nothing is stored.
 
     Args:
         session: a write transaction.
@@ -88,7 +88,7 @@ def keep_noticed(
     relative: bool,
     principal: Principal,
 ) -> None:
-    """Keep what was noticed, instead of earlier notices of these codes, and record it; once, whoever comes first.
+    """Store what was noticed, instead of earlier notices of these codes, and record it; once, whoever comes first.
 
     Args:
         session: a write transaction.
@@ -110,11 +110,11 @@ def keep_noticed(
 
 
 def keep_fidelity(session: Session, revision_id: int, noticed: Sequence[Noticed], principal: Principal) -> None:
-    """Keep the notice about a revision's fidelity, or that there is none any more, and record it once.
+    """Store the notice about a revision's fidelity, or that it has none any more, and record it once.
 
     Args:
         session: a write transaction.
-        revision_id: the revision; of a deleted one nothing is kept.
+        revision_id: the revision; of a deleted one nothing is stored.
         noticed: the notice, or none.
         principal: who looked.
     """
@@ -139,7 +139,7 @@ def siblings(session: Session, path: Path, after: int | None = None) -> tuple[Si
 
     Args:
         session: a read transaction.
-        path: an adapter; it may not be there yet.
+        path: an adapter; it may not exist yet.
         after: the `place` of the last one of the page before. None: the first page, of the adapters made last.
     """
     above = aliased(Adapter)  # it may be hidden
@@ -166,7 +166,7 @@ def siblings(session: Session, path: Path, after: int | None = None) -> tuple[Si
 
 
 def _held(session: Session, revision_id: int) -> bool:
-    """Whether a revision is there; it is not deleted, and nobody else keeps anything about it, until the end."""
+    """Whether a revision exists; it is not deleted, and nobody else keeps anything about it, until the end."""
     return session.scalar(select(Revision.id).where(Revision.id == revision_id).with_for_update()) is not None
 
 
@@ -204,7 +204,7 @@ class Searched(NamedTuple):
 def searched(session: Session, base_id: int) -> tuple[Searched, ...]:
     """All revisions on a base model that the session sees, retracted ones too, newest first.
 
-    Those above them are there as keys, also where they are hidden: a path that is seen is there whole.
+    Those above them are included as keys, even if they are hidden: a path that is seen is seen whole.
     """
     parents = (
         select(Revision.id, Revision.parent_id)
@@ -255,7 +255,7 @@ def kept(session: Session, ids: Collection[int], table_digest: str) -> dict[int,
 
 
 def keep(session: Session, made: Mapping[int, bytes], table_digest: str) -> None:
-    """Keep fingerprints, instead of those of another table; of deleted revisions nothing is kept.
+    """Store fingerprints, instead of those of another table; of deleted revisions nothing is stored.
 
     Args:
         session: a write transaction.

@@ -44,7 +44,7 @@ class NewMaterialisation:
 def renew(
     session: Session, meaning: MaterialisationKey, until: datetime, principal: Principal
 ) -> MaterialisationRow | None:
-    """Extend the expiry of the materialisation of this key to ``until``, if that is later; None where there is none."""
+    """Extend the expiry of the materialisation of this key to ``until``, if that is later; None if none exists."""
     _lock(session, meaning.revision_id)
     row = session.scalar(select(MaterialisationRecord).where(*_means(meaning)).with_for_update())
     if row is None:
@@ -59,7 +59,7 @@ def renew(
 def add(
     session: Session, new: NewMaterialisation, until: datetime, principal: Principal
 ) -> tuple[MaterialisationRow, bool]:
-    """Store an artifact; False: there is one of this key already, whose expiry is extended.
+    """Store an artifact; False: one of this key exists already, and its expiry is extended.
 
     Raises:
         NotFoundError: the revision was deleted meanwhile.

@@ -35,7 +35,7 @@ def listing(session: Session, name: str) -> DeletedTree:
     """What deleting a base model would delete, and what else names it.
 
     Raises:
-        NotFoundError: there is none of this name; offers the nearest.
+        NotFoundError: no base model has this name; offers the nearest.
     """
     return _with_names(session, deletion.listing(session, Path(name)))
 
@@ -44,7 +44,7 @@ def delete(session: Session, name: str, principal: Principal, *, recursive: bool
     """Delete a base model; ``recursive``: with every revision of its adapters.
 
     Raises:
-        NotFoundError: there is none of this name; offers the nearest.
+        NotFoundError: no base model has this name; offers the nearest.
         ConflictError: ``has_children``, something lives below it.
     """
     path = Path(name)
@@ -55,7 +55,7 @@ def delete(session: Session, name: str, principal: Principal, *, recursive: bool
     files = session.scalars(select(BaseFile.digest).where(BaseFile.base_id == row.id)).all()
     blobs.use(session, [*files, row.index_blob, row.table_blob])
     deletion.use_blobs(session, path)
-    # Locked before the query for what is below, so that nothing is published there meanwhile.
+    # Locked before the query for what is below, so that nothing is published below it meanwhile.
     session.execute(select(BaseModelRecord.id).where(BaseModelRecord.id == row.id).with_for_update())
     found = _with_names(session, deletion.listing(session, path))
     if found.revisions and not recursive:
@@ -77,7 +77,7 @@ def undo(session: Session, name: str, since: datetime, principal: Principal) -> 
     """Restore a base model that was deleted since then, with what was deleted with it; idempotent.
 
     Raises:
-        NotFoundError: there is none, or it was deleted before then.
+        NotFoundError: it does not exist, or it was deleted before then.
     """
     held = select(BaseModelRecord.id, BaseModelRecord.digest, BaseModelRecord.deleted_at).where(
         BaseModelRecord.name == name, or_(live(BaseModelRecord), purge.has_files())
@@ -191,9 +191,9 @@ def retable(session: Session, base: BaseRow, new: NewTable, principal: Principal
 
 
 def keep(session: Session, name: str, digest: str, norms: NormsRow) -> bool:
-    """Keep the norms of a base model, in the place of those that it has.
+    """Store the norms of a base model, replacing those that it has.
 
-    False, and nothing is changed: there is none of this name with these weights and this target table any more.
+    False, and nothing is changed: no base model of this name has these weights and this target table any more.
 
     Args:
         session: a write transaction.
@@ -244,7 +244,7 @@ class NewBase:
 
 
 def add(session: Session, new: NewBase, principal: Principal) -> tuple[BaseSummary, bool]:
-    """Add a base model; False: the same weights were there under this name already, and nothing was changed.
+    """Add a base model; False: the same weights have this name already, and nothing was changed.
 
     Raises:
         ConflictError: ``other_weights``, the name is taken by other weights; ``name_taken``, by a repo id.

@@ -28,18 +28,18 @@ class KeptAnswer(NamedTuple):
 
     engine: str
     rules: str  # digest
-    reasons: tuple[str, ...]  # codes; none where it loads
+    reasons: tuple[str, ...]  # codes; none if it loads
     rank: int | None
 
 
 def kept_answer(session: Session, revision_id: int) -> tuple[KeptAnswer, ...]:
-    """All that is kept of a revision, by whichever rules."""
+    """All that is stored of a revision, by whichever rules."""
     found = reading(session).rows(_KEPT_ANSWER, {"id": revision_id})
     return tuple(KeptAnswer(row.engine, row.rules, tuple(row.reasons), row.rank) for row in found)
 
 
 def keep_answer(session: Session, revision_id: int, answer: KeptAnswer) -> None:
-    """Keep an answer, instead of what was kept for that engine; of a deleted revision nothing is kept."""
+    """Store an answer, replacing the one for that engine; of a deleted revision nothing is stored."""
     held = select(Revision.id).where(Revision.id == revision_id).with_for_update()
     if session.scalar(held) is None:
         return
@@ -77,9 +77,9 @@ def keep_notices(session: Session, revision_id: int, noticed: Iterable[Noticed])
 
 
 def notices(session: Session, revision_id: int) -> tuple[Notice, ...]:
-    """Notices about a revision, in the order in which they were kept.
+    """Notices about a revision, in the order in which they were stored.
 
-    One about another revision is there only while the session sees that one.
+    One about another revision is included only while the session sees that one.
     """
     return tuple(
         notice(

@@ -82,7 +82,7 @@ def publish(
         NotFoundError: the base model, the adapter above, or the parent revision does not exist.
         ConflictError: ``other_weights``, ``parent_mismatch``, or ``renamed``: it is an old name, or below one;
             ``not_newest``, it follows another revision than the newest.
-        RetractedError: it is there under an old name of the adapter, and was retracted.
+        RetractedError: it exists under an old name of the adapter, and was retracted.
         IntegrityError: the manifest does not have its digest.
     """
     if sha256_digest(new.manifest.encode()) != new.digest:
@@ -205,9 +205,9 @@ def _place(session: Session, new: NewRevision) -> _Place:
 
 @cache  # made once: it takes longer to make than to run
 def _around(on_parent: bool) -> Select[*tuple[Any, ...]]:
-    """The base model, and what is there of the adapter, the one above, the parent and the revision itself.
+    """The base model, and what exists of the adapter, the one above, the parent and the revision itself.
 
-    Nobody deletes the base model until the transaction ends, nor, ``on_parent``, the parent, which has to be there.
+    Nobody deletes the base model until the transaction ends, nor, ``on_parent``, the parent, which has to exist.
     """
     above, parent_adapter, old = (
         aliased(Adapter),
@@ -376,7 +376,7 @@ def new_summary(
     metrics: Mapping[str, float],
     annotations: Mapping[str, str],
 ) -> RevisionSummary:
-    """What `registry.catalogue.tree.browse.summary` says of ``row``, which was made of ``new`` and labelled so.
+    """What `registry.catalogue.tree.browse.summary` answers of ``row``, which was made of ``new`` and labelled so.
 
     What is above it may have changed meanwhile, and is read.
     """

@@ -3,7 +3,7 @@
 The old names stay: see `registry.catalogue.tree.old_names`. The base model is locked for the whole change, as it is by
 who publishes, and every revision is locked as by who retracts: so nothing that happens meanwhile is left out.
 
-The rows are written in a few statements, however many there are. Numbers, digests and everything that is said about
+The rows are written in a few statements, whatever their number. Numbers, digests and everything recorded about
 revisions stay. Inside the subtree the parents of new rows are new rows; above it they are the revisions that were
 trained on.
 """
@@ -125,7 +125,7 @@ def copy_adapters(session: Session, renaming: Renaming, base_id: int | None = No
     Args:
         session: a write transaction that holds the base model, so that nothing is published meanwhile.
         renaming: what is renamed. Old names under it get no other new name.
-        base_id: the key of the base model under the new name, where that is what is renamed.
+        base_id: the key of the base model under the new name, if that is what is renamed.
     """
     current = renaming.under(_OLD_ADAPTER.c.path) & _OLD_ADAPTER.c.renamed_to.is_(None)
     given: dict[str, Any] = {"path": renaming.renamed(_OLD_ADAPTER.c.path)}
@@ -133,7 +133,7 @@ def copy_adapters(session: Session, renaming: Renaming, base_id: int | None = No
         given["base_id"] = literal(base_id)
     _insert(session, _ADAPTERS, given, _OLD_ADAPTER, select(_OLD_ADAPTER).where(current).order_by(_OLD_ADAPTER.c.id))
     is_new = in_subtree(renaming.new, _ADAPTERS.c.path)
-    root = _ADAPTERS.c.path == str(renaming.new)  # there is none where a base model is renamed
+    root = _ADAPTERS.c.path == str(renaming.new)  # none if a base model is renamed
     session.execute(update(_ADAPTERS).where(root).values(name=renaming.new.name))
     below = is_new & ~root
     above = (
@@ -152,7 +152,7 @@ def copy_adapters(session: Session, renaming: Renaming, base_id: int | None = No
 
 
 def copy_details(session: Session, renaming: Renaming, protected: Collection[str]) -> tuple[ProtectedTagLeft, ...]:
-    """Write again what is said about the revisions, and their tags; those of ``protected`` are returned instead."""
+    """Write again what is recorded about the revisions, and their tags; those of ``protected`` are returned instead."""
     pairs = _pairs(renaming)
     for table in _OF_REVISIONS:
         rows = table.alias("of_revision")
@@ -190,7 +190,7 @@ def _copy_cards(session: Session, renaming: Renaming) -> None:
 
 
 def move_rules(session: Session, renaming: Renaming) -> None:
-    """Give the retention rules to the new names: nothing is published to the old ones, so that nothing goes there."""
+    """Give the retention rules to the new names: nothing is published to the old ones, so nothing reaches them."""
     new = (
         select(_NEW_ADAPTER.c.id)
         .join(_OLD_ADAPTER, _NEW_ADAPTER.c.path == renaming.renamed(_OLD_ADAPTER.c.path))
@@ -259,7 +259,7 @@ def rename(session: Session, old: Path, new: Path, principal: Principal) -> Rena
     """Give an adapter and everything under it a new last name; doing so again changes nothing.
 
     Raises:
-        NotFoundError: there is no such adapter; offers the nearest.
+        NotFoundError: the adapter does not exist; offers the nearest.
         UsageError: it has this name already, or a path under it would be too long.
         ConflictError: ``renamed``, it is an old name; ``name_taken``, the new name is used or was.
     """
@@ -279,7 +279,7 @@ def rename_base(session: Session, old: Path, new: Path, principal: Principal) ->
     """Give a base model and all adapters below it a new name; doing so again changes nothing.
 
     Raises:
-        NotFoundError: there is no such base model; offers the nearest.
+        NotFoundError: the base model does not exist; offers the nearest.
         UsageError: it has this name already.
         ConflictError: ``renamed``, it is an old name; ``name_taken``, the new name is used or was.
     """
@@ -323,7 +323,7 @@ def _is_done(session: Session, renaming: Renaming, renamed_to: str | None) -> bo
 
 
 def _counted(session: Session, path: Path) -> tuple[int, int]:
-    """How many adapters and revisions there are at and under a path."""
+    """The number of adapters and revisions at and under a path."""
     query = select(func.count(Adapter.id.distinct()), func.count(Revision.id))
     found = session.execute(query.join(Revision, Revision.adapter_id == Adapter.id).where(in_subtree(path))).one()
     return found[0], found[1]
@@ -337,14 +337,14 @@ def _already(session: Session, renaming: Renaming) -> Renamed:
 
 
 def _check_length(session: Session, renaming: Renaming) -> None:
-    """Refuse where a path below would be longer than paths may be."""
+    """Refuse if a path below would be longer than paths may be."""
     query = select(Adapter.path).where(in_subtree(renaming.old)).order_by(func.length(Adapter.path).desc()).limit(1)
     longest = session.scalars(query).one()
     Path.parse(str(renaming.new) + longest.removeprefix(str(renaming.old)))
 
 
 def _check_free(session: Session, new: Path) -> None:
-    """Refuse a name under which there is or was anything: numbers are never reused, and old names go on."""
+    """Refuse a name under which anything exists or existed: numbers are never reused, and old names go on."""
     query = select(Adapter.path, Adapter.renamed_to, HAS_REVISIONS.label("there")).where(in_subtree(new))
     found = session.execute(query.order_by(Adapter.path).limit(1), execution_options=IGNORE_RIGHTS).one_or_none()
     if found is None:
@@ -391,7 +391,7 @@ def _lock_revisions(session: Session, renaming: Renaming) -> None:
 
 
 def _materialisations(session: Session, old: Path) -> int:
-    """How many there are of the old name: they are of its rows, and the new one has none."""
+    """How many the old name has: they belong to its rows, and the new one has none."""
     query = (
         select(func.count(MaterialisationRecord.id))
         .join(Revision, Revision.id == MaterialisationRecord.revision_id)

@@ -1,4 +1,4 @@
-"""Retention rules: set, read and removed; and what they are asked about, the revisions of an adapter."""
+"""Retention rules: set, read and removed; and what they apply to, the revisions of an adapter."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class KeptRevision:
 
 
 def set_rule(session: Session, path: Path, given: SetRetentionRequest, principal: Principal) -> None:
-    """Set the rule of an adapter, in the place of the one that it has; the same one is no change.
+    """Set the rule of an adapter, replacing the one that it has; the same one is no change.
 
     Raises:
-        NotFoundError: there is no such adapter; offers the nearest.
+        NotFoundError: the adapter does not exist; offers the nearest.
         UsageError: the path names a base model.
         ConflictError: ``renamed``, it is an old name.
     """
@@ -77,7 +77,7 @@ def set_rule(session: Session, path: Path, given: SetRetentionRequest, principal
 
 
 def find(session: Session, path: Path) -> tuple[int, RetentionRule] | None:
-    """The key of an adapter and its rule; None: it has none, or is not there."""
+    """The key of an adapter and its rule; None: it has none, or does not exist."""
     query = (
         select(Adapter.id, *_COLUMNS)
         .join(RetentionRecord, RetentionRecord.adapter_id == Adapter.id)
@@ -91,7 +91,7 @@ def get(session: Session, path: Path) -> tuple[int, RetentionRule]:
     """The key of an adapter and its rule.
 
     Raises:
-        NotFoundError: there is no such adapter, or it has no rule.
+        NotFoundError: the adapter does not exist, or it has no rule.
         UsageError: the path names a base model.
     """
     revisions.adapter(session, path)
@@ -192,7 +192,7 @@ def _combined(session: Session, adapter_id: int) -> set[int]:
 
 
 def _materialised(session: Session, adapter_id: int) -> set[int]:
-    """The keys of an adapter's revisions that something is kept of that was materialised."""
+    """The keys of an adapter's revisions of which something is materialised."""
     query = (
         select(Revision.id)
         .join(MaterialisationRecord, MaterialisationRecord.revision_id == Revision.id)

@@ -27,7 +27,7 @@ def retract(session: Session, revision_id: int, reason: str, principal: Principa
 
     Raises:
         NotFoundError: it does not exist any more.
-        UsageError: the reason is missing or can't be kept.
+        UsageError: the reason is missing or can't be stored.
     """
     if not check_text("The reason", reason).strip():
         raise UsageError("A retraction needs a reason, which is shown to everyone who requests the revision.")
@@ -60,7 +60,7 @@ def listing(session: Session, revision_id: int, reason: str) -> Retracted:
 
     Raises:
         NotFoundError: it does not exist any more.
-        UsageError: the reason can't be kept.
+        UsageError: the reason can't be stored.
     """
     check_text("The reason", reason)
     revisions.get(session, revision_id)

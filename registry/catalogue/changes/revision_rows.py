@@ -85,7 +85,7 @@ def write(
         if number is None:
             raise renamed_meanwhile(revision["adapter_id"])
     key = int(session.execute(_INSERT, {**revision, "number": number}).scalar_one())
-    session.execute(_RECORD, {**commits, "its_key": key})  # the row is there, by a trigger
+    session.execute(_RECORD, {**commits, "its_key": key})  # a trigger has made the row
     for table, rows in ((_FILES, files), (_TARGETS, targets)):
         if rows:
             session.execute(insert(table), [{**row, "revision_id": key} for row in rows])
@@ -100,7 +100,7 @@ def renamed_meanwhile(adapter: object) -> StaleDataError:
 @cache  # made once: it takes longer to make than to run
 def _at_once(columns: tuple[str, ...], counted: bool) -> Select[*tuple[Any, ...]]:
     held = (_NEXT if counted else select(bindparam("taken", type_=BigInteger()).label("number"))).cte("held")
-    # A value with the name of a column of `adapters` would be written there.
+    # A value with the name of a column of `adapters` would be written to that column.
     values = [bindparam(f"its_{name}", type_=_REVISIONS.c[name].type) for name in columns]
     made = (
         insert(_REVISIONS)
@@ -137,7 +137,7 @@ def make_adapter(session: Session, values: Mapping[str, object]) -> int:
         StaleDataError: the adapter above was renamed; `Database.change` retries, and then it is refused.
     """
     given = {f"its_{name}": values[name] for name in _COLUMNS}
-    # An adapter above is asked again: what was read before the base model was held may be older than a rename.
+    # An adapter above is queried again: what was read before the base model was held may be older than a rename.
     absent = cast(Insert, insert_if_absent(session, Adapter.path, Adapter.id)).from_select(_COLUMNS, _BELOW_CURRENT)
     made: int | None = session.execute(absent, given).scalar()
     if made is not None:

@@ -32,7 +32,7 @@ def patterns(session: Session, base: str) -> tuple[ProtectedTag, ...]:
     """The protected patterns of a base model.
 
     Raises:
-        NotFoundError: there is no such base model; offers the nearest.
+        NotFoundError: the base model does not exist; offers the nearest.
     """
     return tuple(ProtectedTag(base=base, pattern=pattern) for pattern in _patterns(session, _base_id(session, base)))
 
@@ -42,7 +42,7 @@ def protect(session: Session, base: str, pattern: str, principal: Principal) -> 
 
     Raises:
         UsageError: the pattern can match no tag.
-        NotFoundError: there is no such base model; offers the nearest.
+        NotFoundError: the base model does not exist; offers the nearest.
     """
     _check_pattern(pattern)
     base_id = _base_id(session, base)
@@ -58,7 +58,7 @@ def unprotect(session: Session, base: str, pattern: str, principal: Principal) -
 
     Raises:
         UsageError: the pattern can match no tag.
-        NotFoundError: there is no such base model, or the pattern is not protected there.
+        NotFoundError: the base model does not exist, or the pattern is not protected in it.
     """
     _check_pattern(pattern)
     row = session.get(ProtectedTagRecord, (_base_id(session, base), pattern), with_for_update=True)
@@ -159,8 +159,8 @@ def remove_tag(session: Session, path: Path, tag: str, principal: Principal, *, 
     """Remove a tag of an adapter. ``expected``: see `set_tag`.
 
     Raises:
-        UsageError: the tag is no text that can be kept, or what is expected is malformed.
-        NotFoundError: there is no such adapter or tag; offers the nearest.
+        UsageError: the tag is no text that can be stored, or what is expected is malformed.
+        NotFoundError: the adapter or tag does not exist; offers the nearest.
         NotAllowedError: ``protected_tag``.
         ConflictError: ``tag_moved``.
     """
@@ -178,13 +178,13 @@ def remove_tag(session: Session, path: Path, tag: str, principal: Principal, *, 
 
 
 def undo(session: Session, path: Path, tag: str, principal: Principal, *, expected: str | None = None) -> Tagged:
-    """Undo the last change of a tag: it names again what it named before, or is removed where it was new.
+    """Undo the last change of a tag: it names again what it named before, or is removed if it was new.
 
     The undo is a change like any other, so that the next one undoes it. ``expected``: see `set_tag`.
 
     Raises:
-        UsageError: the tag is no text that can be kept, or what is expected is malformed.
-        NotFoundError: there is no such adapter, the tag has no history, or what it named is deleted.
+        UsageError: the tag is no text that can be stored, or what is expected is malformed.
+        NotFoundError: the adapter does not exist, the tag has no history, or what it named is deleted.
         RetractedError: what it named, or an ancestor of it, is retracted.
         NotAllowedError: ``protected_tag``.
         ConflictError: ``tag_moved``.
@@ -221,7 +221,7 @@ def _to_go_back_to(session: Session, tag: str, reference: str) -> int:
 
 
 def ever_named(session: Session, path: Path, tag: str | None) -> tuple[str, ...]:
-    """The references of all revisions that a tag has named, oldest first; none where it names none now."""
+    """The references of all revisions that a tag has named, oldest first; none if it names none now."""
     held = select(Tag.revision_id).join(Adapter, Adapter.id == Tag.adapter_id)
     if session.scalar(held.where(Adapter.path == str(path), Tag.name == tag)) is None:
         return ()

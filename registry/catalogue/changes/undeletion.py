@@ -1,6 +1,6 @@
 """Undoes deletions within the grace period.
 
-Number, digest, message, metrics and annotations were kept; tags are restored unless they name something else by now.
+Number, digest, message, metrics and annotations were retained; tags are restored unless they point elsewhere by now.
 Materialisations are not.
 """
 
@@ -59,7 +59,7 @@ def undo(session: Session, reference: Reference, since: datetime, principal: Pri
     """Restore a revision that was deleted since then; idempotent.
 
     Raises:
-        NotFoundError: there is no such revision, or it was deleted before then.
+        NotFoundError: the revision does not exist, or it was deleted before then.
         UsageError: a digest prefix that several revisions share.
         ConflictError: ``parent_deleted``.
         NotAllowedError: ``protected_tag``, a protected tag would name it again.
@@ -80,7 +80,7 @@ def undo_tree(session: Session, path: Path, since: datetime, principal: Principa
     """Restore what the last deletion at and under a path deleted.
 
     Raises:
-        NotFoundError: nothing there is deleted, or it was before then.
+        NotFoundError: nothing is deleted at the path, or it was before then.
         ConflictError: ``parent_deleted``.
         NotAllowedError: ``protected_tag``.
     """

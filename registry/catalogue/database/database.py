@@ -57,10 +57,10 @@ class Upgrade:
     """What became of an older schema, or of none."""
 
     before: str | None
-    """The newest migration until then; None: there was no registry."""
+    """The newest migration until then; None: no registry existed."""
     after: str
     copy: Path | None
-    """What a SQLite database was like before, beside it."""
+    """The copy of a SQLite database as it was before, beside it."""
     shuts_out: bool
     """Whether programs of the schema before can't use the database any more."""
 
@@ -141,7 +141,7 @@ class Database:
         """A read transaction: one snapshot for all queries, read-only.
 
         Raises:
-            NotFoundError: there is no registry yet.
+            NotFoundError: no registry exists yet.
         """
         if not self._checked:
             self._check_before_reading()
@@ -159,7 +159,7 @@ class Database:
         """The rows of one prepared query, without a session: their columns are attributes.
 
         Raises:
-            NotFoundError: there is no registry yet.
+            NotFoundError: no registry exists yet.
         """
         return self.ask(lambda reader: reader.rows(query, values), rights)
 
@@ -167,7 +167,7 @@ class Database:
         """The result of ``work``, which asks one prepared query; it is called again when the connection fails.
 
         Raises:
-            NotFoundError: there is no registry yet.
+            NotFoundError: no registry exists yet.
         """
         if not self._checked:
             self._check_before_reading()
@@ -187,7 +187,7 @@ class Database:
         """The result of ``work``, whose prepared queries see one snapshot.
 
         Raises:
-            NotFoundError: there is no registry yet.
+            NotFoundError: no registry exists yet.
         """
         with self.read(rights) as session:
             return work(reading(session))
@@ -254,7 +254,7 @@ class Database:
             return fitting.compare(connection, self._where)
 
     def version(self) -> str | None:
-        """The newest migration that was applied; None: there is no registry yet."""
+        """The newest migration that was applied; None: no registry exists yet."""
         if not self._is_there():
             return None
         with translated(self._where, self._folder), connected(self._reader) as connection:
@@ -277,7 +277,7 @@ class Database:
         """Create or upgrade the schema; a SQLite database is backed up next to it before an upgrade.
 
         Safe to call concurrently; an interrupted call changes nothing. Nothing that reads calls it, and nothing that
-        was not asked for by whoever owns the database: programs of its schema may be using it.
+        was not requested by whoever owns the database: programs of its schema may be using it.
 
         Returns:
             What was done; None: the schema fits, maybe since another process upgraded it just now.
@@ -304,7 +304,7 @@ class Database:
         return None if self._checked or self._path is None else self.prepare()
 
     def create(self) -> None:
-        """Make an embedded database that is not there yet; one that is there is left as it is."""
+        """Make an embedded database that does not exist yet; one that exists is left as it is."""
         if self.schema() is Schema.ABSENT:
             self.prepare()
 
@@ -371,7 +371,7 @@ class Database:
         self._checked = True
 
     def _check_before_writing(self) -> None:
-        # What is written beside a reading (uses, answers that are kept) comes here, too: it must upgrade nothing.
+        # What is written beside a reading (uses, stored answers) comes here, too: it must upgrade nothing.
         state = self.schema()
         if state is Schema.ABSENT and self._path is not None:
             self.prepare()

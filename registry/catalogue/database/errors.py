@@ -51,7 +51,7 @@ def translated(where: str, folder: Path | None = None) -> Iterator[None]:
 
     Args:
         where: the database as messages show it.
-        folder: the folder it is in, where it is in one.
+        folder: the folder it is in, if it is in one.
     """
     try:
         yield
@@ -66,7 +66,7 @@ def translated(where: str, folder: Path | None = None) -> Iterator[None]:
 
 
 def placeless(error: Error) -> Error:
-    """The error of a database, with what strangers are told of it: neither where it is nor what its driver says."""
+    """The error of a database, with what is shown to strangers: neither its address nor its driver's message."""
     error.outside = _OUTSIDE.get(error.code, _OUTSIDE["unavailable"])
     return error
 

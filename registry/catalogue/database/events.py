@@ -46,7 +46,7 @@ class EventFilter:
         """The conditions of a query.
 
         Raises:
-            UsageError: there is no such kind, or the name of the actor is no text that can be kept.
+            UsageError: the kind is unknown, or the name of the actor can't be stored as text.
         """
         found: list[ColumnElement[bool]] = []
         if self.path is not None:
@@ -153,7 +153,7 @@ def page(session: Session, limit: int, before: EventPosition | None = None, cond
 
 
 def _visible_detail(row: EventRecord, rights: Rights) -> dict[str, object]:
-    """The detail of an event; of a rename without the other name where the rights don't cover it."""
+    """The detail of an event; of a rename without the other name if the rights don't cover it."""
     if row.action not in RENAMES:
         return row.detail
     hidden = [key for key in ("from", "to") if key in row.detail and not rights.sees(Path.parse(row.detail[key]))]
@@ -205,7 +205,7 @@ def _subjects(rights: Rights, path: Path | None) -> list[ColumnElement[bool]] | 
 def _few(
     session: Session, conditions: EventFilter, subjects: Sequence[ColumnElement[bool]] | None
 ) -> Select[int] | None:
-    """The keys of what meets the condition that the fewest meet; None where each is met by more than `FEW`."""
+    """The keys of what meets the condition that the fewest meet; None if each is met by more than `FEW`."""
     narrow = [select(EventRecord.id).where(one) for one in replace(conditions, path=None).conditions()]
     if subjects is not None:
         each = union_all(*(select(_EVENTS.c.id).where(one) for one in subjects or [false()])).subquery()
@@ -238,7 +238,7 @@ def _by_stretches(
 
 
 def _with_one_of(subjects: Sequence[ColumnElement[bool]], stretch: int) -> Select[int]:
-    """The newest stretch, of a number or below, in which is an event with one of these subjects; -1: there is none."""
+    """The newest stretch, of a number or below, in which is an event with one of these subjects; -1: none."""
     # No cast: what has an affinity SQLite does not compare by the index of an expression, which has none.
     stretches = select(literal(stretch, BigInteger).label("number")).cte("stretches", recursive=True)
     number = stretches.c.number

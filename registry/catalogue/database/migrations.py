@@ -1,4 +1,4 @@
-"""The schema's history: which migrations there are, whether a database fits this program, and how Alembic is run.
+"""The schema's history: which migrations exist, whether a database fits this program, and how Alembic is run.
 
 The history is a constant here, so that opening a registry whose schema is current needs no Alembic (it takes as long
 to import as everything else together).

@@ -30,7 +30,7 @@ _READER: Final = "registry_reader"
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A query that is asked again and again.
+    """A query that is run again and again.
 
     Args:
         make: the query, whose columns have names of their own, and whose lists have a fixed length.
@@ -50,7 +50,7 @@ class Statement:
     """Of its parameters, in their order."""
     constants: Mapping[str, Any]
     bound: Mapping[str, Processor]
-    """What makes the driver's values of parameters, where it is needed."""
+    """What makes the driver's values of parameters, if it is needed."""
     positional: bool
     read: tuple[Processor | None, ...]
     """What makes a column's value of the driver's."""
@@ -128,7 +128,7 @@ def note(engine: Engine, cursor: Any, text: str, parameters: Any = None) -> None
 
 
 def run_on(connection: Any, engine: Engine) -> Callable[[str, Any], Rows]:
-    """What runs a statement on a driver's connection, without what SQLAlchemy does around it; its event tells of it."""
+    """What runs a statement on a driver's connection, without what SQLAlchemy does around it; its event reports it."""
 
     def run(text: str, parameters: Any) -> Rows:
         cursor = connection.cursor()
@@ -177,7 +177,7 @@ def of_sqlalchemy(
     text: str,
     parameters: Any = None,
 ) -> Exception:
-    """The error of SQLAlchemy for one of the driver, whose connection is given up where it is lost."""
+    """The error of SQLAlchemy for one of the driver, whose connection is given up if it is lost."""
     dialect, failure = engine.dialect, engine.dialect.loaded_dbapi.Error
     lost = dialect.is_disconnect(error, below, None)
     if lost:

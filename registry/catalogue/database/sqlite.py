@@ -28,7 +28,7 @@ def _log_of(path: Path) -> Path:
 
 def is_frozen(path: Path) -> bool:
     """Whether SQLite can't make the files beside the database that even reading a write-ahead log needs."""
-    # Asked before every reading: first what is false nearly always.
+    # Checked before every reading: first what is false nearly always.
     return not os.access(path.parent, os.W_OK) and path.exists() and not _log_of(path).exists()
 
 
@@ -82,7 +82,7 @@ def _sha256_hex(value: str) -> str:
 def engine(path: Path, timeout: float) -> Engine:
     """An engine whose transactions begin as `begin` says.
 
-    Connections to a frozen folder are not kept, since what they may assume is decided when they are opened.
+    Connections to a frozen folder are not pooled, since what they may assume is decided when they are opened.
     """
     url = URL.create("sqlite", database=str(path))
     if is_frozen(path):
@@ -120,15 +120,15 @@ def _refusing(connection: PoolProxiedConnection, *, changes: bool) -> sqlite3.Co
 
 
 def make_writable(path: Path, timeout: float) -> sqlite3.Connection:
-    """Open the database for a change of its schema, making the file if there is none, with a write-ahead log.
+    """Open the database for a change of its schema, making the file if it does not exist, with a write-ahead log.
 
-    Foreign keys are off: where a migration makes a table anew, dropping the old one would empty what refers to it.
+    Foreign keys are off: if a migration makes a table anew, dropping the old one would empty what refers to it.
     """
     connection = connect(path, timeout, create=True)
     try:
         _use_log(connection, timeout)
         connection.execute("PRAGMA foreign_keys = OFF")
-        # Where a migration makes a table anew, triggers of other tables name it as before.
+        # If a migration makes a table anew, triggers of other tables name it as before.
         connection.execute("PRAGMA legacy_alter_table = ON")
     except BaseException:
         connection.close()
@@ -155,7 +155,7 @@ def _use_log(connection: sqlite3.Connection, timeout: float) -> None:
 
 
 def copy(path: Path, target: Path, timeout: float) -> None:
-    """Copy a database as of now; ``target`` appears when it is complete and on disk, and whoever may read it is told
+    """Copy a database as of now; ``target`` appears when it is complete and on disk, and who may read it is decided
     by the mode of ``path``: the database has hashes of tokens.
     """
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")

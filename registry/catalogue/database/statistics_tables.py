@@ -41,7 +41,7 @@ class EngineAnswerRecord(Record):
     revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), primary_key=True)
     engine: Mapped[str] = mapped_column(ORDERED, primary_key=True)
     rules: Mapped[Digest]  # of the rules that it was judged by: other rules may say otherwise
-    reasons: Mapped[list[str]]  # codes of why not; none where it loads
+    reasons: Mapped[list[str]]  # codes of why not; none if it loads
     rank: Mapped[int | None]  # the largest of a module; None: no single adapter equals the path
 
 

@@ -41,7 +41,7 @@ NAMING: Final = {
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """A time that is always aware and always UTC, also where the database keeps none of that (SQLite)."""
+    """A time that is always aware and always UTC, also if the database keeps none of that (SQLite)."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -61,7 +61,7 @@ class UtcTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-# SQLite counts up only columns of the type INTEGER, which hold 64 bits there.
+# SQLite counts up only columns of the type INTEGER, which are 64 bits wide in it.
 _KEY = BigInteger().with_variant(Integer, "sqlite")
 ORDERED = String().with_variant(String(collation="C"), "postgresql")
 
@@ -105,7 +105,7 @@ class Blob(Record):
     """Stored bytes, and the key under which the store has them.
 
     `blocks_digest` is the digest of the list of block digests that range reads are checked against. `used_at` is when
-    someone last relied on the bytes: a collector's grace counts from there.
+    someone last relied on the bytes: a collector's grace period starts then.
     """
 
     __tablename__ = "blobs"
@@ -219,7 +219,7 @@ class Revision(Record):
     source: Mapped[str | None]
     parent_known_by: Mapped[str] = mapped_column(server_default="unrecorded")
     derived_from: Mapped[dict[str, Any] | None]  # what the receipt in its folder says, not proven
-    copied_from: Mapped[dict[str, Any] | None]  # registry, reference, author and time of the original, as told
+    copied_from: Mapped[dict[str, Any] | None]  # registry, reference, author and time of the original, as reported
     deleted_at: Mapped[Time | None] = mapped_column(index=True)  # set: no query shows it; collected after the grace
     deleted_by: Mapped[str | None]
     deleted_tags: Mapped[list[str] | None]  # the tags that named it when it was deleted
@@ -227,7 +227,7 @@ class Revision(Record):
 
 
 HAS_REVISIONS: Final = Adapter.live_revisions > 0
-"""The condition that an adapter is there: one whose revisions were all deleted only keeps their numbers taken."""
+"""The condition that an adapter exists: one whose revisions were all deleted only keeps their numbers taken."""
 
 
 class CommitRecord(Record):

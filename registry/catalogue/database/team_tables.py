@@ -15,7 +15,7 @@ _IS_ASKED_FOR: Final = text("kind <> 'notice'")
 
 
 class TokenRecord(Record):
-    """A token. Of its secret only the sha256 is kept."""
+    """A token. Of its secret only the sha256 is stored."""
 
     __tablename__ = "tokens"
     __table_args__ = (Index(None, "created_at", "id"),)
@@ -33,7 +33,7 @@ class TokenRecord(Record):
 
 
 class SessionRecord(Record):
-    """Somebody who is signed in at the web pages by a token. Of the secret in the cookie only the sha256 is kept."""
+    """Somebody who is signed in at the web pages by a token. Of the secret in the cookie only the sha256 is stored."""
 
     __tablename__ = "sessions"
     __table_args__ = (Index(None, "token_id", "created_at"),)
@@ -107,7 +107,7 @@ class JobRecord(Record):
 
 
 IS_ASKED_FOR: Final = JobRecord.kind != literal_column("'notice'")
-"""The condition that somebody asked for a job, in the words of its index; of the other kind there is one a publish."""
+"""The condition that somebody requested a job, in the words of its index; each publish makes one of the other kind."""
 
 
 class ReplicaRecord(Record):
@@ -128,7 +128,7 @@ class ReplicaRecord(Record):
 
 
 class MaterialisationRecord(Record):
-    """An artifact that is kept in the store: what it is of, which bytes they are, and until when.
+    """An artifact that is stored: what it is of, which bytes they are, and until when.
 
     One of each meaning and format, whichever arithmetic made it: so all replicas hand out the same.
     """
@@ -151,7 +151,7 @@ class MaterialisationRecord(Record):
 
 
 class MaterialisedFile(Record):
-    """A file of an artifact that is kept in the store."""
+    """A file of an artifact that is stored."""
 
     __tablename__ = "materialised_files"
 
@@ -163,7 +163,7 @@ class MaterialisedFile(Record):
 
 
 class UseRecord(Record):
-    """How often a revision was asked for as weights on a day in UTC, through one interface, by one token.
+    """How often the weights of a revision were requested on a day in UTC, through one interface, by one token.
 
     `who` is the id of the token or, without one, the name of the principal. See `registry.services.loads`.
     """
@@ -179,7 +179,7 @@ class UseRecord(Record):
 
 
 class LoadRecord(Record):
-    """A revision that a token loaded in an hour from a Hub view, or was told of. `who` is as of `UseRecord`.
+    """A revision that a token loaded in an hour from a Hub view, or was informed of. `who` is as of `UseRecord`.
 
     See `registry.services.loads`.
     """
@@ -189,7 +189,7 @@ class LoadRecord(Record):
     revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), primary_key=True)
     who: Mapped[str] = mapped_column(ORDERED, primary_key=True)
     hour: Mapped[Time] = mapped_column(primary_key=True, index=True)
-    weights: Mapped[bool] = mapped_column(primary_key=True)  # False: it was told only which commit a name means
+    weights: Mapped[bool] = mapped_column(primary_key=True)  # False: the answer was only which commit a name means
 
 
 class PushedFileRecord(Record):
@@ -210,7 +210,7 @@ class PushedFileRecord(Record):
 
 
 class CardRecord(Record):
-    """The card of an adapter, where somebody edited it; without one it is the README.md that was published last."""
+    """The card of an adapter, if somebody edited it; without one it is the README.md that was published last."""
 
     __tablename__ = "cards"
 
@@ -223,7 +223,7 @@ class CardRecord(Record):
 
 
 class RetentionRecord(Record):
-    """Which revisions of an adapter are kept, where somebody set that; the others are deleted."""
+    """Which revisions of an adapter are retained, if somebody set that; the others are deleted."""
 
     __tablename__ = "retention_rules"
 

@@ -56,7 +56,7 @@ def finds(query: Select[Any]) -> ColumnElement[bool]:
     """The condition that a query, correlated with the one around it, has a row.
 
     It is "exists", but with a limit: without, PostgreSQL reads all that the query may find at once, wherever it expects
-    many rows around it, also where a page needs few.
+    many rows around it, also if a page needs few.
     """
     return query.limit(1).scalar_subquery().is_not(None)
 
@@ -73,7 +73,7 @@ _MODE: Final = "registry_mode"
 
 def mode(engine: Engine, kind: Mode) -> Engine:
     """The engine for transactions of one kind; ``single`` is for one query without a transaction, ``begun`` for one
-    that the driver was told to begin.
+    begun through the driver.
     """
     return engine.execution_options(**{_MODE: kind})
 
@@ -131,7 +131,7 @@ def in_session(engine: Engine, rights: Rights) -> Session:
 def reading_session(engine: Engine, begin: BeginReading, rights: Rights) -> Iterator[Session]:
     """A session in a read transaction, filtered by ``rights``. Prepared reads run on the driver's connection, where
     ``begin`` begins it; what SQLAlchemy makes around it takes longer than several of them, and is made when the session
-    is asked itself.
+    itself is used.
     """
     transaction = _Reading(engine, begin)
     try:
@@ -197,7 +197,7 @@ class _Reading:
 
 
 def _on_a_living_connection(begin: Callable[[], T]) -> T:
-    # The pool's connections die when the server is restarted. One that did is found here, where nothing was done on it
+    # The pool's connections die when the server is restarted. One that did is found here, if nothing was done on it
     # yet, and with it the others are left; asking each before its use would cost a round trip.
     try:
         return begin()

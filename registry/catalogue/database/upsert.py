@@ -20,7 +20,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from registry.catalogue.database.tables import Record, table_of
 
 _SQLITE: Final = "json_group_array(json_array({}))"
-_POSTGRESQL: Final = "json_agg(json_build_array({}))"  # NULL where there are no rows
+_POSTGRESQL: Final = "json_agg(json_build_array({}))"  # NULL without rows
 
 
 class _Rows(FunctionElement[Any]):
@@ -92,7 +92,7 @@ def _insert_new(dialect: str, record: type[Record]) -> Executable:
 
 
 def insert_or_add(record: type[Record], session: Session, amount: Column, latest: Column) -> Executable:
-    """The statement that inserts rows; where a row of the same primary key exists, ``amount`` is added to it, and
+    """The statement that inserts rows; if a row of the same primary key exists, ``amount`` is added to it, and
     ``latest`` becomes the later of both.
     """
     return _insert_or_add(session.get_bind().dialect.name, record, amount.key, latest.key)

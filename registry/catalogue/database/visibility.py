@@ -39,7 +39,7 @@ class FilteredSession(Session):
 
 
 class LateSession(FilteredSession):
-    """A session whose connection is asked for when the session itself is."""
+    """A session whose connection is taken when the session itself is first used."""
 
     def __init__(self, connect: Callable[[], Connection], rights: Rights) -> None:
         super().__init__(expire_on_commit=False, info={_RIGHTS: rights})

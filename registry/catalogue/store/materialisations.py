@@ -124,7 +124,7 @@ def get(session: Session, materialisation_id: str) -> MaterialisationRow:
     """One that has not expired.
 
     Raises:
-        NotFoundError: there is none of this id.
+        NotFoundError: no materialisation has this id.
         UsageError: no id can be like this.
     """
     check_text("The id of a materialisation", materialisation_id)
@@ -311,4 +311,4 @@ def _of_plan() -> Rows:
 
 
 _OF_REVISION: Final = Prepared(lambda _: _of_revision())
-_OF_PLAN: Final = Prepared(lambda _: _of_plan())  # asked for with every artifact
+_OF_PLAN: Final = Prepared(lambda _: _of_plan())  # queried with every artifact

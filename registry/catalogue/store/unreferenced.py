@@ -29,7 +29,7 @@ from registry.digest import BlobRef
 
 
 def end_of(session: Session, after: str, size: int) -> str | None:
-    """The digest that ends a stretch of ``size`` blobs after one, by digest; None where there are fewer."""
+    """The digest that ends a stretch of ``size`` blobs after one, by digest; None if fewer exist."""
     return session.scalar(
         select(Blob.digest).where(Blob.digest > after).order_by(Blob.digest).offset(size - 1).limit(1)
     )
@@ -88,7 +88,7 @@ def keys(session: Session, *, after: str = "", limit: int = 500) -> tuple[BlobRe
 
 
 def totals(session: Session) -> tuple[int, int]:
-    """How many blobs there are, and their bytes."""
+    """The number of blobs, and their bytes."""
     count, size = session.execute(select(func.count(), func.coalesce(func.sum(Blob.size), 0)).select_from(Blob)).one()
     return count, int(size)
 
@@ -118,8 +118,8 @@ def takes_down(session: Session, digest: str) -> tuple[str, ...]:
 
 def nothing_refers() -> tuple[ColumnElement[bool], ...]:
     """The condition that a blob is needed by nothing, seen or not."""
-    # One probe of an index each: a blob has few references, and there may be millions of blobs. By aliases, whose rows
-    # are all there for every session: what is hidden is needed too.
+    # One probe of an index each: a blob has few references, and the blobs may be millions. By aliases, whose rows
+    # are all visible to every session: what is hidden is needed too.
     file, base_file, base = aliased(RevisionFile), aliased(BaseFile), aliased(BaseModelRecord)
     references = (file.digest, base_file.digest, base.index_blob, base.table_blob, aliased(MaterialisedFile).digest)
     return tuple(~finds(select(reference).where(reference == Blob.digest)) for reference in references)

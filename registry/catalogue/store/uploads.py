@@ -22,7 +22,7 @@ from registry.rights import Principal
 
 PUSHED_LIFETIME: Final = timedelta(hours=24)
 REPO: Final = ""
-"""The name of the row that says that there is such a repo, with nothing in it yet."""
+"""The name of the row that marks a repo as created, with nothing in it yet."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PushedRow:
 
 
 def pushed_of(session: Session, path: Path, principal: Principal) -> dict[str, PushedRow]:
-    """What a principal has pushed for a path and is kept, by name; empty: nothing, and no empty repo either."""
+    """What a principal has pushed for a path and is stored, by name; empty: nothing, and no empty repo either."""
     query = (
         select(PushedFileRecord, UploadRecord)
         .outerjoin(UploadRecord, UploadRecord.id == PushedFileRecord.upload_id)
@@ -55,7 +55,7 @@ def _value(row: PushedFileRecord, upload: UploadRecord | None) -> PushedRow:
 
 
 def put_pushed(session: Session, path: Path, principal: Principal, files: Iterable[PushedRow]) -> None:
-    """Keep files for a day from now, in the place of those of the same names."""
+    """Store files for a day from now, replacing those of the same names."""
     until = datetime.now(UTC) + PUSHED_LIFETIME
     for file in files:
         session.merge(
@@ -91,7 +91,7 @@ def waiting_bytes(session: Session, principal: Principal, *, but: Path) -> int:
 
 
 def remove_pushed(session: Session, path: Path, principal: Principal, names: Collection[str] | None = None) -> None:
-    """Forget files of a push by name; None: all, and that the repo is there."""
+    """Forget files of a push by name; None: all, and the mark of the repo."""
     chosen = delete(PushedFileRecord).where(
         PushedFileRecord.path == str(path), PushedFileRecord.owner == owner_of(principal)
     )
@@ -108,7 +108,7 @@ LIFETIME: Final = timedelta(days=7)
 
 @dataclass(frozen=True)
 class UploadRow:
-    """An upload. ``multipart`` is the store's own id for it, where it has one."""
+    """An upload. ``multipart`` is the store's own id for it, if it has one."""
 
     id: str
     digest: str
@@ -122,7 +122,7 @@ class UploadRow:
 
 
 def owner_of(principal: Principal) -> str:
-    """The owner of a principal's uploads and jobs: its token, or its name where it has none."""
+    """The owner of a principal's uploads and jobs: its token, or its name if it has none."""
     return principal.token or f"user {principal.name}"
 
 
@@ -138,7 +138,7 @@ def create(
     upload_id: str | None = None,
     lifetime: timedelta = LIFETIME,
 ) -> UploadRow:
-    """Record a new upload; ``upload_id`` where the caller has made one with `new_id`."""
+    """Record a new upload; ``upload_id`` if the caller has made one with `new_id`."""
     now = datetime.now(UTC)
     row = UploadRecord(
         id=upload_id or new_id(),
@@ -177,7 +177,7 @@ def get(session: Session, upload_id: str, principal: Principal | None) -> Upload
     """An open upload of this principal; None: of whoever knows its id.
 
     Raises:
-        NotFoundError: there is none of this id, it is someone else's, or it has expired.
+        NotFoundError: no upload has this id, it is someone else's, or it has expired.
     """
     row = session.get(UploadRecord, upload_id)
     own = row is not None and (principal is None or row.owner == owner_of(principal))

@@ -47,7 +47,7 @@ def stored(session: Session) -> int:
 
 
 def weeks(session: Session, today: date) -> tuple[StoredWeek, ...]:
-    """What was stored in each of the last weeks and is still there, oldest first; the last one is the current one."""
+    """What was stored in each of the last weeks and still exists, oldest first; the last one is the current one."""
     monday = today - timedelta(days=today.weekday())
     starts = [monday - _WEEK * number for number in reversed(range(WEEKS))]
     sizes = session.execute(select(*(_between(start).scalar_subquery() for start in starts))).one()
@@ -100,10 +100,10 @@ def _most(session: Session, key: InstrumentedAttribute[int]) -> int:
 
 
 class _Takers:
-    """What adapters or revisions take, by key: 16 bytes each, since there may be millions."""
+    """What adapters or revisions take, by key: 16 bytes each, since the keys may be millions."""
 
     def __init__(self, most: int) -> None:
-        self.sizes = array("q", [-1]) * (most + 1)  # -1: none of those that are asked about
+        self.sizes = array("q", [-1]) * (most + 1)  # -1: none of those queried
         self.own = array("q", [0]) * (most + 1)
 
     def add(self, key: int, size: int) -> None:
@@ -168,7 +168,7 @@ def _named(
 
 
 def _repeated(asked: ColumnElement[bool]) -> Select[int]:
-    """Keys of revisions that count under another name: under the newest, or under an old one that is asked about."""
+    """Keys of revisions that count under another name: under the newest, or under an old one that is queried."""
     newest = func.coalesce(Adapter.renamed_to, Adapter.path)
     old = aliased(Adapter)
     new_names = select(old.renamed_to).where(old.renamed_to.is_not(None))
@@ -186,7 +186,7 @@ def _repeated(asked: ColumnElement[bool]) -> Select[int]:
 def _files(
     asked: ColumnElement[bool], counted: ColumnElement[bool], path: Path | None, now: datetime
 ) -> Select[*tuple[Any, ...]]:
-    """Blobs and who has them: those of what is asked about, by digest, adapter and revision."""
+    """Blobs and who has them: those of what is queried, by digest, adapter and revision."""
     needed = Blob.digest.in_(union(*_of_bases(), _materialised(_lasts(now))))
     query = (
         select(Blob.digest, Blob.size, needed, asked, Adapter.id, Revision.id)

@@ -3,7 +3,7 @@
 A runner holds a lease and renews it; when it expires, another process takes the job over and repeats the work, which
 has to be idempotent. Clock skew has to be small against the lease.
 
-Jobs as lists show them: pages of those that a principal sees, and how many there are of each state.
+Jobs as lists show them: pages of those that a principal sees, and the number in each state.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class JobRow:
 
 
 def create(session: Session, kind: str, request: str, principal: Principal, *, subject: str | None = None) -> JobRow:
-    """Enqueue a job; returns the unfinished one of the same request and principal, if there is one."""
+    """Enqueue a job; returns the unfinished one of the same request and principal, if any."""
     owner = owner_of(principal)
     same = select(JobRecord).where(JobRecord.owner == owner, JobRecord.kind == kind, JobRecord.state.in_(_OPEN))
     for row in session.scalars(same.order_by(JobRecord.created_at)):
@@ -66,7 +66,7 @@ def create(session: Session, kind: str, request: str, principal: Principal, *, s
 
 
 def enqueue(session: Session, kind: str, request: str, principal: Principal, *, subject: str | None = None) -> JobRow:
-    """Enqueue a job, whatever is there already; ``subject`` is the reference, path or name that it is about."""
+    """Enqueue a job, whatever is queued already; ``subject`` is the reference, path or name that it is about."""
     now = datetime.now(UTC)
     made = JobRecord(
         id=uuid.uuid4().hex,
@@ -92,7 +92,7 @@ def get(session: Session, operation_id: str, principal: Principal) -> JobRow:
     """A job of the principal; an unscoped admin gets everyone's.
 
     Raises:
-        NotFoundError: there is none of this id, or it is someone else's.
+        NotFoundError: no job has this id, or it is someone else's.
     """
     row = session.get(JobRecord, operation_id)
     if row is None or not (sees_everyones(principal) or row.owner == owner_of(principal)):
@@ -113,7 +113,7 @@ def claim(
     operation_id: str | None = None,
     lease: timedelta = LEASE,
 ) -> JobRow | None:
-    """Claim the oldest free job, or the given one; None: there is none.
+    """Claim the oldest free job, or the given one; None: none is free.
 
     ``kinds`` are those that the runner knows: during a rolling upgrade a newer replica may enqueue others.
     """
@@ -266,7 +266,7 @@ def listing(
 ) -> tuple[JobSummary, ...]:
     """The jobs of a principal, or everyone's for an unscoped admin, newest first.
 
-    Those that nobody asked for are listed where their kind is given.
+    Those that nobody requested are listed if their kind is given.
     """
     everyones = sees_everyones(principal)
     # Of one owner by the index of owners: that of kinds would be walked through the jobs of all others.
@@ -285,7 +285,7 @@ def listing(
 
 
 def counts(session: Session, failed_after: datetime) -> tuple[JobCounts, JobCounts]:
-    """How many jobs wait, run, and failed since a time: of those that somebody asked for, and of the others."""
+    """How many jobs wait, run, and failed since a time: of those that somebody requested, and of the others."""
     failed = and_(JobRecord.state == "failed", JobRecord.created_at >= failed_after)
     asked_for = IS_ASKED_FOR.label("asked_for")  # not a condition: by the index of kinds, all of a kind would be read
     query = select(asked_for, JobRecord.state, func.count(), func.min(JobRecord.created_at))

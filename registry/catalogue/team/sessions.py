@@ -27,7 +27,7 @@ BEAT: Final = timedelta(seconds=30)
 SILENT: Final = 3 * BEAT
 """A replica that wrote nothing for longer does not answer any more, or can't reach the database."""
 KEPT: Final = timedelta(days=1)
-"""How long the row of a replica that ended without removing it is kept."""
+"""How long the row of a replica that ended without removing it is retained."""
 
 
 def note(session: Session, replica: Replica) -> None:
@@ -61,7 +61,7 @@ def listing(session: Session, now: datetime) -> tuple[Replica, ...]:
 
 
 def _replica(row: ReplicaRecord, now: datetime) -> Replica:
-    known = ReplicaFigures.model_fields  # a replica of another version may tell more, or less
+    known = ReplicaFigures.model_fields  # a replica of another version may report more, or less
     return Replica(
         id=row.id,
         host=row.host,
@@ -90,7 +90,7 @@ _HELD_QUERY: Final[Select[*tuple[Any, ...]]] = (
     .join(TokenRecord, TokenRecord.id == SessionRecord.token_id)
     .where(SessionRecord.digest == bindparam("digest"))
 )
-_HELD: Final = Prepared(lambda _: _HELD_QUERY)  # asked at every request
+_HELD: Final = Prepared(lambda _: _HELD_QUERY)  # run at every request
 
 
 def open_session(session: Session, token_id: str, lifetime: timedelta = LIFETIME) -> tuple[str, datetime]:
@@ -124,7 +124,7 @@ def principal_of(database: Database, secret: str, source: str | None = None) -> 
 
 
 def close_session(session: Session, secret: str) -> None:
-    """End a session; there is nothing to do where it has ended."""
+    """End a session; does nothing if it has ended."""
     session.execute(delete(SessionRecord).where(SessionRecord.digest == tokens.digest_of(secret)))
 
 
@@ -139,7 +139,7 @@ class OpenSession:
 
 
 def of_token(session: Session, principal: Principal, limit: int = 50) -> tuple[tuple[OpenSession, ...], int]:
-    """The sessions of a principal's token, the newest ones first, and how many there are."""
+    """The sessions of a principal's token, the newest ones first, and their number."""
     query = select(SessionRecord).where(_is_open_of(principal))
     count = session.scalar(select(func.count()).select_from(query.subquery())) or 0
     rows = session.scalars(query.order_by(SessionRecord.created_at.desc(), SessionRecord.digest).limit(limit))

@@ -37,7 +37,7 @@ HELD: Final = (
 )
 """Columns of which `admit` makes a principal."""
 _HELD_QUERY: Final[Select[*tuple[Any, ...]]] = select(*HELD).where(TokenRecord.digest == bindparam("digest"))
-_HELD: Final = Prepared(lambda _: _HELD_QUERY)  # asked at every request
+_HELD: Final = Prepared(lambda _: _HELD_QUERY)  # run at every request
 _Token = Any
 
 
@@ -53,11 +53,11 @@ def create(
 ) -> TokenCreated:
     """Create a token; ``expires_in`` in seconds. Its secret is in this answer only.
 
-    ``form`` is a random text, from which one token is made: its secret was shown where it is sent again.
+    ``form`` is a random text, from which one token is made: its secret was shown if it is sent again.
 
     Raises:
-        UsageError: an unknown role, a name that can't be kept, or a lifetime that is not positive.
-        ConflictError: there is the token that was made from ``form``.
+        UsageError: an unknown role, a name that can't be stored, or a lifetime that is not positive.
+        ConflictError: the token made from ``form`` exists already.
     """
     if role not in ROLES:
         raise UsageError(f"The role {role!r} is unknown: expected {', '.join(ROLES)}.")
@@ -101,9 +101,9 @@ def sign_in(database: Database, secret: str, source: str | None = None) -> Princ
 
 
 def admit(database: Database, row: _Token | None, source: str | None, *, by_session: str | None = None) -> Principal:
-    """The principal of a row with the columns `HELD`, of a token that is used now; None: there is no such token.
+    """The principal of a row with the columns `HELD`, of a token that is used now; None: no such token exists.
 
-    ``by_session`` is the digest of the session's secret, where it is used through one.
+    ``by_session`` is the digest of the session's secret, if it is used through one.
 
     Raises:
         NotAllowedError: ``bad_token``, it is unknown, revoked or expired.
@@ -170,7 +170,7 @@ def get(session: Session, token_id: str) -> Token:
     """A token by its id.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: it does not exist.
     """
     return _shown(_row(session, token_id))
 
@@ -179,7 +179,7 @@ def listing(session: Session, *, limit: int | None = None, after: str | None = N
     """All tokens, newest first; ``after`` is the id of the last one of the page before.
 
     Raises:
-        NotFoundError: there is no token ``after``.
+        NotFoundError: the token ``after`` does not exist.
     """
     query = select(TokenRecord).order_by(TokenRecord.created_at.desc(), TokenRecord.id.desc()).limit(limit)
     if after is not None:
@@ -197,7 +197,7 @@ def revoke(session: Session, token_id: str, principal: Principal) -> Token:
     """Revoke a token; idempotent.
 
     Raises:
-        NotFoundError: there is no such token.
+        NotFoundError: the token does not exist.
     """
     row = _row(session, token_id)
     if row.revoked_at is None:
@@ -213,12 +213,12 @@ def any_exist(session: Session) -> bool:
 
 
 def digest_of(secret: str) -> str:
-    """What is kept of a secret, in either of its forms. Secrets are random: a slow hash would protect nothing."""
+    """What is stored of a secret, in either of its forms. Secrets are random: a slow hash would protect nothing."""
     return hashlib.sha256(own_form(secret).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def check(row: _Token | None) -> _Token:
-    """A token that may be used; None: there is none.
+    """A token that may be used; None: no such token exists.
 
     Raises:
         NotAllowedError: ``bad_token``, it is unknown, revoked or expired.

@@ -64,7 +64,7 @@ def found(chosen: Select[int] | Sequence[int]) -> Select[*tuple[Any, ...]]:
 
 
 def read(session: Session, rows: Iterable[Any]) -> Ancestry:
-    """The ancestry that the rows of `found` tell of."""
+    """The ancestry that the rows of `found` describe."""
     parents: dict[int, int | None] = {}
     outdated: dict[int, bool] = {}
     withdrawn: list[int] = []
@@ -144,7 +144,7 @@ def _named(session: Session, taken: dict[int, Retraction]) -> dict[int, Retracti
 
 
 def _called_now(session: Session, taken: dict[int, Retraction]) -> dict[int, Retraction]:
-    """The same, each by the newest name of its adapter that is there for the session."""
+    """The same, each by the newest name of its adapter that the session sees."""
     paths = sorted({str(Reference.parse(why.reference).path) for why in taken.values()})
     query = select(_ANY.path, _ANY.renamed_to).where(_ANY.renamed_to.is_not(None))
     names = {

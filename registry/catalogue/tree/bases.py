@@ -46,7 +46,7 @@ class NormsRow:
 
 
 def norms_of(session: Session, name: str, digest: str, table_digest: str) -> NormsRow | None:
-    """The norms of a base model with these weights and this target table; None where it is hidden, or has none."""
+    """The norms of a base model with these weights and this target table; None if it is hidden, or has none."""
     query = (
         select(BaseNormsRecord.format, BaseNormsRecord.table_digest, BaseNormsRecord.document)
         .join(BaseModelRecord, BaseModelRecord.id == BaseNormsRecord.base_id)
@@ -79,7 +79,7 @@ class BaseRow:
     notices: tuple[str, ...]
     created_at: datetime
     files: tuple[StoredFile, ...]  # by path
-    source: str | None = None  # hf:ORG/REPO@COMMIT, and " at ENDPOINT" where that is another; None: a folder
+    source: str | None = None  # hf:ORG/REPO@COMMIT, and " at ENDPOINT" if that is another; None: a folder
 
     @property
     def hub_name(self) -> str:
@@ -91,7 +91,7 @@ def get(session: Session, name: str) -> BaseRow:
     """A base model.
 
     Raises:
-        NotFoundError: there is none of this name; offers the nearest.
+        NotFoundError: no base model has this name; offers the nearest.
     """
     row = reading(session).first(_WITH_BLOBS, {"name": name})
     if row is None:
@@ -179,7 +179,7 @@ def summary(session: Session, name: str) -> BaseSummary:
     """A base model, as lists show it.
 
     Raises:
-        NotFoundError: there is none of this name; offers the nearest.
+        NotFoundError: no base model has this name; offers the nearest.
     """
     rows = reading(session).rows(_OF_NAME, {"name": name})
     if not rows:

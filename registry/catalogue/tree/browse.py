@@ -57,7 +57,7 @@ def deleted(
     Those between two numbers, at most ``limit``.
 
     Raises:
-        NotFoundError: there is no such adapter, and never was; offers the nearest.
+        NotFoundError: the adapter does not exist, and never did; offers the nearest.
         UsageError: the path names a base model.
     """
     missing = _missing(session, path, before, above)
@@ -88,7 +88,7 @@ def _missing(session: Session, path: Path, before: int | None, above: int) -> It
 def _known(
     session: Session, path: Path, missing: Iterable[_Missing], now: datetime, grace: timedelta
 ) -> Iterator[DeletedRevision]:
-    """Those of the numbers that have a row, or an event that tells of their deletion."""
+    """Those of the numbers that have a row, or an event that records their deletion."""
     for part in parts(missing):
         noted = _noted(session, [f"{path}@{number}" for number, _ in part])
         for number, since in part:
@@ -290,7 +290,7 @@ def log(session: Session, path: Path, *, before: int | None = None, limit: int |
     """All revisions of an adapter, newest first; those below a number, at most ``limit``.
 
     Raises:
-        NotFoundError: there is no such adapter; offers the nearest.
+        NotFoundError: the adapter does not exist; offers the nearest.
         UsageError: the path names a base model.
     """
     adapter_id = revisions.adapter(session, path)
@@ -307,7 +307,7 @@ def recent_metrics(session: Session, path: Path) -> dict[str, dict[int, float]]:
     """Each metric of the newest `RECENT` revisions of an adapter by number, oldest first; the most frequent first.
 
     Raises:
-        NotFoundError: there is no such adapter; offers the nearest.
+        NotFoundError: the adapter does not exist; offers the nearest.
         UsageError: the path names a base model.
     """
     own = select(Revision.id, Revision.number).where(Revision.adapter_id == revisions.adapter(session, path))
@@ -348,7 +348,7 @@ def base_entry(session: Session, name: str) -> LineageEntry:
     """The base model as the first entry of a lineage.
 
     Raises:
-        NotFoundError: there is none of this name; offers the nearest.
+        NotFoundError: no base model has this name; offers the nearest.
     """
     found = reading(session).first(_BASE, {"name": name})
     if found is None:

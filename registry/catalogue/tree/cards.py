@@ -45,7 +45,7 @@ class Uses:
 def loaded(session: Session, path: Path, who: str, since: datetime) -> tuple[tuple[int, bool], ...]:
     """The numbers of an adapter's revisions that a token, or a principal by its name, has loaded from a Hub view.
 
-    Each with whether weights were asked for; else the token was told only which commit a name means.
+    Each with whether weights were requested; else the answer was only which commit a name means.
     """
     query = (
         select(Revision.number, LoadRecord.weights)

@@ -110,7 +110,7 @@ def write_under(session: Session, path: Path) -> None:
 
 
 def _write(session: Session, chosen: ColumnElement[bool]) -> None:
-    # In one statement, however many there are.
+    # In one statement, whatever their number.
     is_postgresql = session.get_bind().dialect.name == "postgresql"
     values = {kind: _hashed(kind, is_postgresql=is_postgresql) for kind in KINDS}
     session.execute(

@@ -1,6 +1,6 @@
 """A revision and all that is above it, with their files, in one query however deep it is: what composing needs.
 
-They are there whole, also above the rights, once the last one is seen.
+They are visible whole, also above the rights, once the last one is seen.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _in_order(rows: Sequence[Any], tip: int) -> tuple[LinkRow, ...]:
 
 
 def _with_sources(session: Session, found: tuple[LinkRow, ...]) -> tuple[LinkRow, ...]:
-    """The links, a combination being retracted where one of its sources is."""
+    """The links, a combination being retracted if one of its sources is."""
     taken = of_sources(session, [link.revision.id for link in found if link.revision.combined])
     if not taken:
         return found

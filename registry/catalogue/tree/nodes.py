@@ -69,7 +69,7 @@ def _children(rows: Sequence[Any]) -> Children:
 
 @dataclass(frozen=True)
 class Section:
-    """Which part of a tree is asked for; as it is, all of it."""
+    """Which part of a tree is requested; by default, all of it."""
 
     path: Path | None = None  # what is at and under it
     depth: int | None = None  # so many levels below it, or below the base models
@@ -77,7 +77,7 @@ class Section:
     limit: int | None = None  # so many adapters
 
     def check(self) -> None:
-        """Raise `UsageError` where a number is out of its range."""
+        """Raise `UsageError` if a number is out of its range."""
         if self.depth is not None and self.depth < 0:
             raise UsageError(f"The depth of a tree is {self.depth}: 0 or more is expected.")
         if self.limit is not None and self.limit < 1:
@@ -98,7 +98,7 @@ def tree(session: Session, section: Section = Section(), *, with_old_names: bool
     of the section is one.
 
     Raises:
-        NotFoundError: there is nothing at the path; offers the nearest.
+        NotFoundError: nothing exists at the path; offers the nearest.
         UsageError: the depth is negative or the limit not positive.
     """
     section.check()
@@ -126,7 +126,7 @@ def names(session: Session, path: Path, *, from_place: str = "", limit: int) -> 
 
 
 def newest(session: Session, paths: Sequence[str]) -> dict[str, RevisionSummary]:
-    """The newest revisions of some adapters, as far as these are there, by path."""
+    """The newest revisions of some adapters, as far as these exist, by path."""
     found = (_summaries(session, session.scalars(_newest(Adapter.path.in_(part))).all()) for part in parts(paths))
     return {path: one for some in found for path, one in some.items()}
 

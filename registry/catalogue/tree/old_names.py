@@ -1,7 +1,7 @@
 """Old names: adapters and base models that were renamed, whose rows stay beside those of the new name.
 
 `registry.catalogue.changes.rename` makes them. An old name knows the newest one, and everything below it is an old name
-too. Who may not see the new name is told nothing of it, and for them the old one is listed as before.
+too. Who may not see the new name learns nothing of it, and for them the old one is listed as before.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _NEW, _NEW_BASE = aliased(Adapter), aliased(BaseModelRecord)
 
 
 def adapter_is_listed(session: Session) -> ColumnElement[bool]:
-    """The condition that lists show an adapter: it is no old name, or its new name is not there for this session."""
+    """The condition that lists show an adapter: it is no old name, or this session does not see its new name."""
     return or_(Adapter.renamed_to.is_(None), visible_new_name(rights_of(session)).is_(None))
 
 
 def visible_new_name(rights: Rights) -> ColumnElement[str | None]:
-    """The new name of an adapter, where it is there for these rights; an expression."""
-    # A value, and no condition that there is one: PostgreSQL would read all adapters for that.
+    """The new name of an adapter, if it is visible with these rights; an expression."""
+    # A value, and no condition that it exists: PostgreSQL would read all adapters for that.
     new = select(_NEW.path).where(
         _NEW.path == Adapter.renamed_to, covers_path(rights, _NEW.path), _NEW.live_revisions > 0
     )
@@ -62,7 +62,7 @@ def base_is_listed(session: Session) -> ColumnElement[bool]:
 
 
 def visible_names(session: Session, names: Iterable[str | None]) -> frozenset[str]:
-    """Those of some new names, of adapters or base models, that are there for this session."""
+    """Those of some new names, of adapters or base models, that this session sees."""
     wanted = {name for name in names if name is not None}
     found: set[str] = set()
     for part in parts(sorted(name for name in wanted if "/" in name)):
@@ -73,13 +73,13 @@ def visible_names(session: Session, names: Iterable[str | None]) -> frozenset[st
 
 
 def names(session: Session, path: Path) -> tuple[str, ...]:
-    """A path, and its newest name where that is another, as far as they are there for this session."""
+    """A path, and its newest name if that is another, as far as this session sees them."""
     row = reading(session).first(_BASE_NAMES if path.is_base else _NAMES, {"path": str(path)})
     return () if row is None else tuple(dict.fromkeys(name for name in row if name is not None))
 
 
 def new_name(session: Session, path: Path) -> str | None:
-    """The newest name of a path; None: it is no old name, or the new one is not there for this session."""
+    """The newest name of a path; None: it is no old name, or this session does not see the new one."""
     return next(iter(names(session, path)[1:]), None)
 
 
@@ -97,7 +97,7 @@ def check_current(session: Session, path: Path) -> None:
     """Refuse to publish to an old name, or below one, whether the session sees it or not.
 
     Raises:
-        ConflictError: ``renamed``, with the new path where it may be seen.
+        ConflictError: ``renamed``, with the new path if it may be seen.
     """
     above = [str(Path(path.base, path.names[:count])) for count in range(1, len(path.names) + 1)]
     found = session.execute(_renamed(), {"above": above, "base": path.base}).all()
@@ -132,9 +132,9 @@ def _refusal(rights: Rights, path: Path, old: str, new: str) -> ConflictError:
 
 
 def all_names(session: Session, path: str, *, visible: bool = False) -> list[str]:
-    """The paths of all names of an adapter, old and new; itself alone where it was never renamed.
+    """The paths of all names of an adapter, old and new; itself alone if it was never renamed.
 
-    ``visible``: only those that are there for this session.
+    ``visible``: only those that this session sees.
     """
     options: dict[str, Any] = {} if visible else {**IGNORE_RIGHTS}
     own = select(Adapter.renamed_to).where(Adapter.path == path)

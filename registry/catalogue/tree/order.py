@@ -24,7 +24,7 @@ def did_you_mean(wanted: str, names: Collection[str]) -> str:
 
 
 def offered(wanted: str, names: Collection[str], plural: str) -> str:
-    """The same, but all the names where there are few and none is near."""
+    """The same, but all the names if they are few and none is near."""
     near = did_you_mean(wanted, names)
     if near or not 0 < len(names) <= _LISTED:
         return near
@@ -53,7 +53,7 @@ def after(path: Path) -> ColumnElement[bool]:
 
 
 def around(scopes: Collection[Path]) -> list[ColumnElement[bool]]:
-    """One range of places with all that scopes cover, and more where there are several; none without scopes."""
+    """One range of places with all that scopes cover, and more if they are several; none without scopes."""
     if not scopes:
         return []
     places = sorted(map(place_of, scopes))

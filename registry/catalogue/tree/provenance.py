@@ -20,7 +20,7 @@ def kept(derived_from: DerivedFrom) -> dict[str, Any]:
 def shown(session: Session, told: Mapping[int, Mapping[str, Any] | None]) -> dict[int, DerivedFrom]:
     """The recorded provenance, by key, with the visible references, by their current names.
 
-    A receipt may come from anywhere: a reference in it counts only where a revision of that path has that digest.
+    A receipt may come from anywhere: a reference in it counts only if a revision of that path has that digest.
     """
     read = {key: _read(document) for key, document in told.items() if document}
     names = _names(session, read.values())
@@ -49,7 +49,7 @@ def _key(reference: str | None, digest: str | None) -> tuple[str, str]:
 
 
 def _names(session: Session, told: Iterable[DerivedFrom]) -> dict[tuple[str, str], str]:
-    """References by path and digest: of those that are there and seen."""
+    """References by path and digest: of those that exist and are seen."""
     wanted = {key for one in told for key in (_key(one.reference, one.digest), _key(one.since, one.since_digest))}
     paths, digests = {path for path, _ in wanted if "/" in path}, {digest for _, digest in wanted}
     found: dict[tuple[str, str], str] = {}

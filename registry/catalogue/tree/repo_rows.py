@@ -42,7 +42,7 @@ _HOLDER = aliased(BaseModelRecord)
 
 
 def base_answering(session: Session, repo_id: str) -> str | None:
-    """The base model that answers under a repo id which is no path's; None: there is none for this session."""
+    """The base model that answers under a repo id which is no path's; None: this session sees none."""
     if "/" in repo_id and begins_with_a_base(session, repo_id):  # without a slash it is no path
         return None
     if _is_given(session, repo_id):
@@ -55,7 +55,7 @@ def base_answering(session: Session, repo_id: str) -> str | None:
 
 
 def is_private(session: Session, repo_id: str) -> bool:
-    """Whether only this registry is asked about a repo id, whoever asks: others are not to learn its names.
+    """Whether only this registry answers for a repo id, whoever requests it: others are not to learn its names.
 
     True of all below the name of a base model, of what an admin gave, and of sources at other Hubs; in any letters,
     since Hubs may take capital letters for small ones.
@@ -114,14 +114,14 @@ class RepoRow:
 
     base: BaseRow
     created_at: datetime
-    renamed_to: str | None  # where this is an old name, and the new one is there for the session
+    renamed_to: str | None  # if this is an old name, and the session sees the new one
 
 
 def repo(session: Session, path: Path) -> RepoRow:
     """A base model, or an adapter with revisions.
 
     Raises:
-        NotFoundError: there is none at this path; offers the nearest.
+        NotFoundError: nothing exists at this path; offers the nearest.
     """
     row = reading(session).first(_BASE if path.is_base else _ADAPTER, {"name": path.base, "path": str(path)})
     if row is None:
@@ -177,7 +177,7 @@ class Served:
     number: int
     digest: str
     meaning: str | None
-    """The digits of its commit; None where the program that published it recorded none."""
+    """The digits of its commit; None if the program that published it recorded none."""
 
 
 def served(session: Session, path: Path, kind: ArtifactKind, *, limit: int) -> list[Served]:

@@ -60,7 +60,7 @@ def resolve(reader: Reader, reference: Reference) -> Meant | None:
 
 
 def with_sources(session: Session, meant: Meant) -> Resolved:
-    """The same, its combinations being retracted where one of their sources is."""
+    """The same, its combinations being retracted if one of their sources is."""
     taken = of_sources(session, [key for key in meant.combined if key is not None])
     lineage = tuple(
         entry.model_copy(update={"retracted": True}) if key in taken else entry

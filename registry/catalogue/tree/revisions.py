@@ -132,11 +132,11 @@ def pinnable(
 ) -> tuple[RevisionRow, ...]:
     """Revisions that a revision of the adapter ``path`` may be pinned to, newest first, at most ``limit``.
 
-    With ``digest`` or ``number``, only that one. Where the session does not see the adapter above, it knows of the
+    With ``digest`` or ``number``, only that one. If the session does not see the adapter above, it knows of the
     revisions that those it sees were trained on, and of one whose whole digest it knows: from a receipt.
 
     Raises:
-        NotFoundError: there is no adapter above ``path``.
+        NotFoundError: no adapter exists above ``path``.
     """
     above = path.parent
     if above is None or above.is_base:
@@ -159,7 +159,7 @@ def pinnable(
 
 
 def with_digest(session: Session, path: Path, digest: str) -> str | None:
-    """The reference of an adapter's revision with exactly this digest; None: there is none, or no such adapter."""
+    """The reference of an adapter's revision with exactly this digest; None: no such revision or adapter exists."""
     number = session.scalar(_number_of(), {"path": str(path), "digest": digest})
     return None if number is None else f"{path}@{number}"
 
@@ -181,7 +181,7 @@ def anywhere(session: Session, digest: str) -> str | None:
 
 
 def digests(session: Session, path: Path, *, ignore_rights: bool = False) -> tuple[str, ...]:
-    """The digests of all revisions of an adapter, newest first; none where there is no such adapter."""
+    """The digests of all revisions of an adapter, newest first; none if the adapter does not exist."""
     query = select(Revision.digest).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.path == str(path))
     newest = query.order_by(Revision.number.desc())
     return tuple(session.scalars(newest, execution_options=IGNORE_RIGHTS if ignore_rights else {}))
@@ -190,7 +190,7 @@ def digests(session: Session, path: Path, *, ignore_rights: bool = False) -> tup
 def lineage(session: Session, revision_id: int) -> tuple[RevisionRow, ...]:
     """The revisions from the one on the base model down to the given one, root first, inclusive.
 
-    Composing needs all of them: those above the session's scopes are there too.
+    Composing needs all of them: those above the session's scopes are included.
     """
     # Ordered here: a join with the chain lets SQLite read the whole table.
     found = _rows_of(session, _CHAIN, {"id": revision_id})
@@ -222,7 +222,7 @@ def adapter(session: Session, path: Path, *, ignore_rights: bool = False) -> int
     """The key of an adapter's row; with ``ignore_rights``, also of one that the session does not see.
 
     Raises:
-        NotFoundError: there is no such adapter; offers the nearest.
+        NotFoundError: the adapter does not exist; offers the nearest.
         UsageError: the path names a base model.
     """
     if path.is_base:
@@ -243,7 +243,7 @@ def is_there(session: Session, path: Path) -> bool:
 
 
 def missing_adapter(session: Session, path: Path) -> NotFoundError:
-    """The error for an adapter that does not exist: names the first segment that is not there."""
+    """The error for an adapter that does not exist: names the first segment that does not exist."""
     if session.scalar(select(BaseModelRecord.id).where(BaseModelRecord.name == path.base)) is None:
         return bases.missing(session, path.base)
     above = [Path(path.base, path.names[:count]) for count in range(1, len(path.names) + 1)]
@@ -363,7 +363,7 @@ def _pinnable(hidden: bool, by_digest: bool, by_number: bool, limited: bool) -> 
 
 
 def selected(query: _Found, kind: Kind) -> _Found:
-    """The revisions of the adapter ``path`` that are selected by ``value``; two where it is ambiguous.
+    """The revisions of the adapter ``path`` that are selected by ``value``; two if it is ambiguous.
 
     Args:
         query: of columns of revisions and their adapters.

@@ -1,7 +1,7 @@
 """Search: revisions that meet every given condition, of each adapter the newest or all, by path or by a number.
 
-Where few revisions meet one of the conditions, an index gives these, and they are looked at and put in order. Else
-revisions are looked at in the order that was asked for, until a page is full.
+If few revisions meet one of the conditions, an index gives these, and they are looked at and put in order. Else
+revisions are looked at in the requested order, until a page is full.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def search(
         limit: at most so many.
 
     Raises:
-        UsageError: a condition is malformed, there is no such statistic, or ``after`` is of another order; says the
+        UsageError: a condition is malformed, the statistic is unknown, or ``after`` is of another order; says the
             form, or the names.
-        NotFoundError: there is no such base model, or nothing at ``path``; offers the nearest.
+        NotFoundError: the base model does not exist, or nothing exists at ``path``; offers the nearest.
     """
     plan_for_values(session)
     sorting = None if request.sort is None else Sorting.parse(request.sort)
@@ -221,7 +221,7 @@ class _Query:
 
     def _of_values(self, sorting: Sorting, some: Sequence[ColumnElement[bool]], count: int) -> Select[int]:
         """Revisions that meet the conditions, in order; of ``some`` rows of the number, at most so many."""
-        # With a limit: PostgreSQL guesses how many there are from the values of all names together.
+        # With a limit: PostgreSQL estimates their number from the values of all names together.
         part = select(sorting.row.revision_id, sorting.value).where(*some).limit(count).cte("part")
         part = part.prefix_with("MATERIALIZED")
         number, value = Revision.number.expression, part.c.value
@@ -255,7 +255,7 @@ class _Query:
 
 
 def _fewest(session: Session, conditions: Sequence[Condition]) -> Condition | None:
-    """The condition that the fewest revisions meet; None where each is met by more than `FEW`, or by unknown many."""
+    """The condition that the fewest revisions meet; None if each is met by more than `FEW`, or by unknown many."""
     found = [(one, one.keys.limit(FEW + 1).subquery()) for one in conditions if one.keys is not None]
     if not found:
         return None

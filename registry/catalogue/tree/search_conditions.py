@@ -1,6 +1,6 @@
 """The conditions of a search, and the keys of the revisions that may meet them, by an index.
 
-SQLite's index of texts is two tables of FTS5 that triggers keep right; PostgreSQL's are made of `pg_trgm`, where the
+SQLite's index of texts is two tables of FTS5 that triggers keep right; PostgreSQL's are made of `pg_trgm`, if the
 role that upgraded the schema could create it. What an index finds is always checked by the condition itself.
 """
 
@@ -141,7 +141,7 @@ def _is_common(session: Session, text: str) -> bool:
         .join(Adapter, Adapter.id == Revision.adapter_id)
         .where(has_text(text))
     )
-    # Of what is not seen, too: it is asked how common the text is, and the newest may all be elsewhere.
+    # Of what is not seen, too: what matters is how common the text is, and the newest may all be elsewhere.
     return (session.scalar(counted, execution_options=IGNORE_RIGHTS) or 0) * 200 >= _LOOKED_AT
 
 
@@ -159,7 +159,7 @@ class Condition:
     holds: ColumnElement[bool]
     """Of `Revision`, or of `Adapter` alone."""
     keys: Select[int] | None
-    """Keys of the revisions that meet it, hidden ones too, from an index; some may be there twice."""
+    """Keys of the revisions that meet it, hidden ones too, from an index; some may occur twice."""
     of_adapter: bool = False
     """Whether it is about the adapter alone."""
     is_exact: bool = True
@@ -176,7 +176,7 @@ def base(session: Session, name: str) -> Condition:
     """Adapters of a base model.
 
     Raises:
-        NotFoundError: there is no such base model; offers the nearest.
+        NotFoundError: the base model does not exist; offers the nearest.
     """
     check_text("The base model", name)
     key = session.scalar(select(BaseModelRecord.id).where(BaseModelRecord.name == name))
@@ -190,7 +190,7 @@ def path(session: Session, at: Path) -> Condition:
     """Adapters at a path and under it.
 
     Raises:
-        NotFoundError: there is nothing; offers the nearest.
+        NotFoundError: nothing exists at it; offers the nearest.
     """
     browse.check_there(session, at)
     return Condition(within(at), _revisions_of(in_subtree(at, _ADAPTERS.c.path)), of_adapter=True)
@@ -218,7 +218,7 @@ def parent_known_by(text: str) -> Condition:
     """Those whose parent is known by a word, or by one of a level; words of later versions are assumed.
 
     Raises:
-        UsageError: there is no such word; names them.
+        UsageError: the word is unknown; names the known ones.
     """
     words, and_unknown = words_meant(text)
     column = Revision.parent_known_by
@@ -227,7 +227,7 @@ def parent_known_by(text: str) -> Condition:
 
 
 def scopes(session: Session) -> Condition | None:
-    """What the session sees, where that is not all: no condition, but a way to find those that are seen."""
+    """What the session sees, if that is not all: no condition, but a way to find those that are seen."""
     seen = rights_of(session).scopes
     if rights_of(session).unlimited:
         return None

@@ -49,13 +49,13 @@ class Values:
     record: type[Metric] | type[StatisticValueRecord]
     form: str  # of a condition
     of: Callable[[RevisionSummary], dict[str, float]]
-    names: tuple[str, ...] = ()  # all that there are; empty: any may be one
+    names: tuple[str, ...] = ()  # all known ones; empty: any may be one
 
     def checked(self, name: str) -> str:
         """The name of one of them.
 
         Raises:
-            UsageError: it can't be one; lists those that there are.
+            UsageError: it can't be one; lists the known ones.
         """
         if self.names and name not in self.names:
             raise UsageError(f"{name!r} is no {self.what}; there are {', '.join(self.names)}.")
@@ -86,7 +86,7 @@ class Comparison:
         """``acc>0.8``, ``loss<=0.2``, or ``acc``: has it.
 
         Raises:
-            UsageError: it is malformed, or there is no such number; says the form, or the names.
+            UsageError: it is malformed, or the number is unknown; says the form, or the names.
         """
         match = _CONDITION.fullmatch(condition)
         if match is None:
@@ -135,7 +135,7 @@ class Sorting:
         """``max:acc`` or ``min:loss``; of a statistic ``min:stat:rank95``.
 
         Raises:
-            UsageError: it is malformed, or there is no such statistic; says the form, or the names.
+            UsageError: it is malformed, or the statistic is unknown; says the form, or the names.
         """
         match = _SORT.fullmatch(text)
         if match is None:
@@ -174,7 +174,7 @@ class Sorting:
         return (self.row.revision_id == Revision.id) & (self.row.name == self.name)
 
     def order(self, value: ColumnElement[float]) -> ColumnElement[float]:
-        """The column in the order asked for."""
+        """The column in the requested order."""
         return value.desc() if self.largest else value.asc()
 
     def from_on(self, value: ColumnElement[float], last: float) -> ColumnElement[bool]:

@@ -1,4 +1,4 @@
-"""Statistics of revisions as they are kept: documents of one version's form, and the values that lists ask for."""
+"""Statistics of revisions as they are stored: documents of one version's form, and the values that lists use."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Key(NamedTuple):
 
 
 def kept(session: Session, keys: Collection[Key], *, relative: bool) -> dict[Key, DeltaStatistics]:
-    """Those of some deltas that are kept in this version's form; ``relative``: only those with relative figures."""
+    """Those of some deltas that are stored in this version's form; ``relative``: only those with relative figures."""
     found = _documents(session, keys, relative=relative)
     return {key: DeltaStatistics.model_validate_json(document) for key, document in found.items()}
 
@@ -64,7 +64,7 @@ def _documents(session: Session, keys: Collection[Key], *, relative: bool) -> di
 
 
 def keep(session: Session, made: Mapping[Key, DeltaStatistics | DenseStatistics], *, relative: bool) -> None:
-    """Keep statistics of revisions, instead of what was kept of them; of deleted revisions nothing is kept.
+    """Store statistics of revisions, replacing those stored; of deleted revisions nothing is stored.
 
     Args:
         session: a write transaction.
@@ -86,13 +86,13 @@ def keep(session: Session, made: Mapping[Key, DeltaStatistics | DenseStatistics]
 
 
 def values(session: Session, revision_id: int) -> dict[str, float]:
-    """The figures of the revision's own delta that searches ask for; empty where none are kept."""
+    """The figures of the revision's own delta that searches use; empty if none are stored."""
     found = {row.name: row.value for row in reading(session).rows(_VALUES, {"id": revision_id})}
     return {name: found[name] for name in get_args(StatisticName) if name in found}
 
 
 def values_of(session: Session, revision_ids: Collection[int]) -> dict[int, dict[str, float]]:
-    """The same of several revisions, by key; those that are kept."""
+    """The same of several revisions, by key; those that are stored."""
     query = select(StatisticValueRecord.revision_id, StatisticValueRecord.name, StatisticValueRecord.value)
     found: dict[int, dict[str, float]] = {}
     for row in session.execute(query.where(StatisticValueRecord.revision_id.in_(revision_ids))):
@@ -115,7 +115,7 @@ class RowFigures:
     scalings: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """By target."""
     statistics: dict[str, float] = field(default_factory=dict)
-    """Of its own delta; none where they were not computed yet."""
+    """Of its own delta; none if they were not computed yet."""
 
     @property
     def distinct(self) -> tuple[float, ...]:
@@ -147,7 +147,7 @@ class Touched(NamedTuple):
     path: str
     weights: int
     effective_rank: float | None
-    """Of its own delta; None where it was not computed yet."""
+    """Of its own delta; None if it was not computed yet."""
 
 
 def touched(session: Session, base: str, sizes: Mapping[str, float], limit: int) -> list[Touched]:

@@ -58,7 +58,7 @@ def subtree(
     Those after a reference, at most ``limit``. Without old names, unless ``path`` is one.
 
     Raises:
-        NotFoundError: there is nothing at ``path``; offers the nearest.
+        NotFoundError: nothing exists at ``path``; offers the nearest.
         UsageError: ``after`` names no revision by its number.
     """
     browse.check_there(session, path)
@@ -125,7 +125,7 @@ def histories(session: Session, row: RevisionRow, tags: Collection[str]) -> tupl
     for tag, move in _moves(reading(session).rows(_LATEST, _values(Path.parse(row.path)))):
         moves.setdefault(tag, []).append(move)
     found = [
-        # A move that no event tells of (a database of an early version) leaves what points at it now.
+        # A move that no event records (a database of an early version) leaves what points at it now.
         TagHistory(tag=tag, points_at=row.reference if tag in tags else own[0].new, moves=tuple(own[:LISTED]))
         for tag, own in moves.items()
         if tag in tags or any(row.reference in {move.old, move.new} for move in own)
@@ -143,7 +143,7 @@ def of_adapter(session: Session, path: Path) -> tuple[TagHistory, ...]:
     moves: dict[str, list[TagMove]] = {tag: [] for tag in named}
     unlisted: set[str] = set()
     for tag, move in _moves(reading(session).rows(_LATEST, _values(path))):
-        if tag not in moves and move.new is not None:  # its newest move: it is there, and not among the first
+        if tag not in moves and move.new is not None:  # its newest move: the tag exists, and is not among the first
             unlisted.add(tag)
         if tag not in unlisted:
             moves.setdefault(tag, []).append(move)
@@ -249,8 +249,8 @@ def listed(
     """Tags that meet every given condition, in an order; ``after`` is the key of the last one of the page before.
 
     Raises:
-        NotFoundError: there is nothing at the path; offers the nearest.
-        UsageError: a condition is no text that can be kept, or the key is of another order.
+        NotFoundError: nothing exists at the path; offers the nearest.
+        UsageError: a condition is no text that can be stored, or the key is of another order.
     """
     plan_for_values(session)
     of_tags = _tags(session, request).subquery()

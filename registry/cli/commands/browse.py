@@ -302,7 +302,7 @@ def log(
 
 
 def after_showing(run: Session, answer: Shown, *_: object) -> None:
-    """What is useful next: statistics, where there are none yet."""
+    """What is useful next: statistics, if none exist yet."""
     if answer.revision is not None and not answer.revision.statistics:
         run.next(("registry", "stats", answer.revision.reference), "computes what it changed")
 

@@ -129,12 +129,12 @@ def after_retabling(run: Session, answer: Retabled, *_: object) -> None:
 
 
 def after_protecting(run: Session, answer: Sequence[ProtectedTag], given: Mapping[str, Any]) -> None:
-    """How many patterns there are."""
+    """The number of patterns."""
     run.say(f"{counted(len(answer), 'pattern')} at {given['base']}; only admins can move the tags that match.")
 
 
 def measured(answer: BaseMeasured) -> Iterator[Block]:
-    """The base model, and how many norms there are."""
+    """The base model, and the number of its norms."""
     there = quiet("" if answer.measured else "they were there already: no weights were read")
     yield pairs(answer.base, [("norms", [f"of {counted(answer.norms, 'parameter')}", there])])
 
@@ -268,7 +268,7 @@ def _ask(run: Session, listed: DeletedTree, command: str, *, refused: bool = Fal
     """List what would be deleted and ask, at a terminal; not where it would be ``refused`` anyway.
 
     Raises:
-        UsageError: the answer is no, or there is nobody to ask.
+        UsageError: the answer is no, or nobody can be asked.
     """
     run.answer(listed, deleted_tree)
     if refused or run.as_json or not run.confirm("Delete what is listed?"):

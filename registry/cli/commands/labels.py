@@ -1,4 +1,4 @@
-"""Commands that change what things are called and what is said about them: rename, base rename, and card."""
+"""Commands that change names and labels: rename, base rename, and card."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _read(file: Path) -> str:
 
 
 def _edited(run: Session, ref: str) -> Card | None:
-    """The card after it was edited; None if it was left as it was. A text that is refused is kept in its file."""
+    """The card after it was edited; None if it was left as it was. A text that is refused stays in its file."""
     before = run.registry.card(ref)
     handle, name = tempfile.mkstemp(prefix="registry-card-", suffix=".md")
     place, given = Path(name), before.text.encode("utf-8")
@@ -114,7 +114,7 @@ def _open_in_editor(place: Path) -> None:
     """Run the user's editor on a file until it is closed.
 
     Raises:
-        UsageError: there is none, or it failed.
+        UsageError: no editor is set, or it failed.
     """
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if os.name == "nt" else "vi")
     try:

@@ -34,12 +34,12 @@ Look = Callable[[datetime | None], "Sequence[Event]"]
 class Following:
     """What was shown already, so that each event is given once.
 
-    Events have no number that may be told: it would say how much happens outside the scopes of a token. They are told
-    apart by what they say, within the time that a look goes back.
+    Events have no public number: it would reveal how much happens outside the scopes of a token. They are distinguished
+    by their contents, within the time that a look goes back.
     """
 
     def __init__(self, look: Look, shown: Sequence[Event]) -> None:
-        """``shown``: the newest events, newest first, or all where there are fewer than were asked for."""
+        """``shown``: the newest events, newest first, or all if there are fewer than requested."""
         self._look = look
         self._seen = Counter(map(_text, shown))
         self._since: datetime | None = None

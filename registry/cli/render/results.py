@@ -343,7 +343,7 @@ def _about(entry: ImportEntry) -> list[Cell]:
 
 
 _REASONS: Final[dict[KeepReason, str]] = {"children": "trained on", "combinations": "combined of"}
-"""What reasons are called, where that is not their name."""
+"""What reasons are called, if that is not their name."""
 
 
 def retention(answer: Retention) -> Iterator[Block]:

@@ -1,4 +1,4 @@
-"""Lays out lines to the width of the terminal, with colours there, plain in a pipe.
+"""Lays out lines to the width of the terminal, with colours, and plain in a pipe.
 
 On a terminal, lines fit its width; in a pipe, every record is one line, unless `COLUMNS` gives a width.
 """
@@ -149,7 +149,7 @@ def lines_of(blocks: Iterable[Block | Line], width: int | None) -> list[Line]:
 
 
 def _span(cell: Cell) -> Span:
-    """A cell in a column, where it is one text."""
+    """A cell in a column, if it is one text."""
     assert cell is None or isinstance(cell, str | Span), "items are for the rest of the line"
     return cell if isinstance(cell, Span) else phrase(cell)
 

@@ -1,6 +1,6 @@
 """Commits: first their files by name, so that what is not taken does not travel, then the files themselves.
 
-What a Hub client tells of itself, as far as it decides by which way its bytes come.
+What a Hub client reports of itself, as far as it decides by which way its bytes come.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def uses_lfs(user_agent: str) -> bool:
 
 
 def may_insist_on_xet(user_agent: str) -> bool:
-    """Whether a client may send a large file by Xet though it is told otherwise, and then shows no sentence of ours."""
+    """Whether a client may send a large file by Xet despite the answer, and then shows no sentence of ours."""
     return _version(user_agent) is not None and not uses_lfs(user_agent)
 
 

@@ -1,7 +1,7 @@
 """Bodies of what Hub clients write. Fields that are not named are ignored: each version of a client sends others.
 
 A commit is a JSON document a line, in which a file's bytes are one long base64 string. Lines are as long as files, so
-the string is decoded and hashed while it arrives, into a file of its own; only the rest of a line is kept in memory.
+the string is decoded and hashed while it arrives, into a file of its own; only the rest of a line is held in memory.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def lines(chunks: Iterable[bytes], folder: Path) -> Iterator[Line]:
 
     Raises:
         MalformedError: a line is no JSON object, or a content no base64.
-        UnavailableError: ``too_large``, there are too many lines, or one of them is too long beside its content; or
+        UnavailableError: ``too_large``, the lines are too many, or one of them is too long beside its content; or
             the contents can't be written.
     """
     reader = _Reader(chunks, folder)
@@ -71,7 +71,7 @@ class _Reader:
         self._ended = False
 
     def line(self, number: int) -> Line | None:
-        """The next line that is not empty; None: there is none."""
+        """The next line that is not empty; None: no more come."""
         while True:
             text, content = self._text(number)
             if text.strip():
@@ -109,7 +109,7 @@ class _Reader:
             while True:
                 end = self._buffer.find(b'"')
                 piece = rest + (self._buffer if end < 0 else self._buffer[:end])
-                # The last digits are kept back until it is clear whether padding at their end is that of the whole.
+                # The last digits are held back until it is clear whether padding at their end is that of the whole.
                 whole = len(piece) if end >= 0 else max(0, len(piece) - 1) // _QUARTET * _QUARTET
                 data = _decoded(piece[:whole], last=end >= 0)
                 rest = piece[whole:]

@@ -115,7 +115,7 @@ def settings(query: RepoQueryParam, asked: Annotated[RepoSettings, Depends(Body(
 
 
 def _visible(request: Request, repo_id: str, asked: NewRepo | RepoSettings) -> dict[str, str]:
-    """The warning about what is asked to be private or public: scopes of tokens decide who sees what.
+    """The warning about what is requested to be private or public: scopes of tokens decide who sees what.
 
     Raises:
         UsageError: it is to be private, and everybody would see it.
@@ -141,7 +141,7 @@ def _visible(request: Request, repo_id: str, asked: NewRepo | RepoSettings) -> d
 
 
 def branches(registry: RequestRegistry) -> None:
-    """Branches: there is only ``main``."""
+    """Branches: only ``main`` exists."""
     del registry
     raise UsageError("A repo has no branch but main: push to main, and name the revision by a tag (create_tag).")
 

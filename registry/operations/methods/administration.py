@@ -35,7 +35,7 @@ class Administration(TableCalls):
             progress: True shows a bar.
 
         Raises:
-            NotFoundError: there is no such base model.
+            NotFoundError: the base model does not exist.
             ConflictError: ``retable_refused``: the new table would change the meaning of a revision.
 
         Example:
@@ -48,7 +48,7 @@ class Administration(TableCalls):
     def measure_base(self, name: str, *, progress: Progress | bool = False) -> BaseMeasured:
         """Take the Frobenius norms of a base model's weights, which reads them once.
 
-        What a revision changes is told relative to them. Base models have them when they are added; this is for those
+        Changes of revisions are reported relative to them. Base models have them when they are added; this is for those
         that were added by an earlier version, or whose target table was rebuilt.
 
         Args:
@@ -56,7 +56,7 @@ class Administration(TableCalls):
             progress: True shows a bar.
 
         Raises:
-            NotFoundError: there is no such base model.
+            NotFoundError: the base model does not exist.
             NotAllowedError: the token may not write to the base model.
 
         Example:
@@ -109,7 +109,7 @@ class Administration(TableCalls):
     ) -> tuple[JobSummary, ...]:
         """Long operations of a service, newest first: those of the token, or everyone's for an admin without scopes.
 
-        They are kept for a week after they ended.
+        They are retained for a week after they ended.
 
         Args:
             state: only those in this state: ``"pending"``, ``"running"``, ``"done"`` or ``"failed"``.
@@ -126,7 +126,7 @@ class Administration(TableCalls):
     def health(self) -> Health:
         """How a service is: its replicas, its long operations, its storage, when it was last collected and checked.
 
-        It is what the database tells: the processes that answer write a row of themselves every half minute. A
+        It is what the database reports: the processes that answer write a row of themselves every half minute. A
         registry that no service runs on has no replicas.
 
         Raises:
@@ -159,7 +159,7 @@ class Administration(TableCalls):
         Args:
             role: ``"reader"``, ``"writer"`` or ``"admin"``.
             name: who it is for, as events show it.
-            scopes: paths that it is limited to, each with everything under it; they need not be there yet. None: the
+            scopes: paths that it is limited to, each with everything under it; they need not exist yet. None: the
                 whole registry.
             expires_in: seconds until it expires. None: never.
 
@@ -196,7 +196,7 @@ class Administration(TableCalls):
             token: its id, as `tokens` lists it; not its secret.
 
         Raises:
-            NotFoundError: there is no such token.
+            NotFoundError: the token does not exist.
             NotAllowedError: the caller is not an admin without scopes.
 
         Example:

@@ -42,7 +42,7 @@ class Analysis(TableCalls):
     ) -> Statistics:
         """What each link of a path changed, and all of them together: norms and ranks of their deltas.
 
-        The figures come from the factors alone; docs/statistics.md says what each means. They are kept with the
+        The figures come from the factors alone; docs/statistics.md says what each means. They are stored with the
         revision once they are computed.
 
         Args:
@@ -56,7 +56,7 @@ class Analysis(TableCalls):
             Statistics that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of.
 
         Raises:
-            NotFoundError: there is no such revision.
+            NotFoundError: the revision does not exist.
             UsageError: ``ref`` is a base model, or ``since`` is no ancestor of it.
 
         Example:
@@ -77,8 +77,8 @@ class Analysis(TableCalls):
         """What a path changed of the base model's weights, which are read for it: also DoRA and what is replaced.
 
         The figures of `stats` for the whole change of each weight, the factors by which DoRA rescales rows, and
-        intruder dimensions (arXiv:2410.21228); docs/statistics.md says what each means. It takes hours where weights
-        are large, which a service does as a job. It is kept with the revision, unless ``since`` is given.
+        intruder dimensions (arXiv:2410.21228); docs/statistics.md says what each means. It takes hours if weights
+        are large, which a service does as a job. It is stored with the revision, unless ``since`` is given.
 
         Args:
             ref: a revision.
@@ -89,7 +89,7 @@ class Analysis(TableCalls):
             Statistics that ``.to_pandas()`` makes a data frame of, a row for each weight.
 
         Raises:
-            NotFoundError: there is no such revision.
+            NotFoundError: the revision does not exist.
             NotAllowedError: the token is no writer's.
             UsageError: ``ref`` is a base model, or ``since`` is no ancestor of it.
             InvalidAdapterError: ``zero_norm``: DoRA divides by the norm of a row of zeros.
@@ -113,7 +113,7 @@ class Analysis(TableCalls):
         Args:
             ref: a revision.
             module: as `stats` names it: of experts the parameter, of a bias that is added the bias.
-            expert: the number of the expert, where the module has a matrix for each.
+            expert: the number of the expert, if the module has a matrix for each.
             since: an ancestor: only the links after it. None: all, from the base model on.
 
         Returns:
@@ -121,7 +121,7 @@ class Analysis(TableCalls):
             Convolutions are matrices of out by in x kernel; of an embedding, in_features is the vocabulary.
 
         Raises:
-            NotFoundError: there is no such revision.
+            NotFoundError: the revision does not exist.
             RetractedError: it, or one that it was trained on, was retracted.
             UsageError: nothing changes the module, or ``since`` is no ancestor; or the change is no product of
                 factors, since it was rescaled (DoRA) or values were replaced: `delta` gives it.
@@ -189,7 +189,7 @@ class Analysis(TableCalls):
                 ``"mxfp4"`` or ``"bitsandbytes"``. What to know of it is in ``notes``. None: it is not quantised.
 
         Raises:
-            NotFoundError: there is no such revision.
+            NotFoundError: the revision does not exist.
             RetractedError: it, or one that it was trained on, was retracted.
             UsageError: ``ref`` is a base model, or the engine can't be started with such a rank.
 

@@ -91,7 +91,7 @@ class Artifacts(TableCalls):
             The artifact. Close it, or use it in a ``with`` block.
 
         Raises:
-            NotFoundError: there is no such revision.
+            NotFoundError: the revision does not exist.
             RetractedError: it, or one that it was trained on, was retracted.
             AccuracyError: ``rank`` is too low for ``max_error``.
             InvalidAdapterError: ``not_composable``: no single adapter equals the path; take ``"merged"``.
@@ -135,8 +135,8 @@ class Artifacts(TableCalls):
                 ``min_fidelity`` and ``onto``.
             force: replace what is in the folder.
             base_dir: the base model's files on this machine: a merged model is then computed here, from the adapters
-                alone, where the registry is a service. Its digests are checked.
-            engine: write what this engine loads, by the rules of `check`: an adapter of one rank where it needs that,
+                alone, if the registry is a service. Its digests are checked.
+            engine: write what this engine loads, by the rules of `check`: an adapter of one rank if it needs that,
                 truncated only where its rank is above the limit and ``max_error`` allows it.
             max_lora_rank: the largest rank that the engine is started with. None: its default.
             fidelity: of which rows of a merged model it is measured what rounding left of the change: ``"full"`` for
@@ -144,12 +144,12 @@ class Artifacts(TableCalls):
             progress: True shows a bar.
 
         Returns:
-            The folder and what is in it; ``fresh`` is False where it held these very bytes already.
+            The folder and what is in it; ``fresh`` is False if it held these very bytes already.
 
         Raises:
             ConflictError: ``folder_taken``: the folder holds something else, or beside this artifact what programs load
                 with it.
-            InvalidAdapterError: ``engine_limits``: there is no adapter that the engine loads; the message says what
+            InvalidAdapterError: ``engine_limits``: no adapter exists that the engine loads; the message says what
                 would do, and nothing is written.
             RegistryError: and what `artifact` raises.
 
@@ -209,7 +209,7 @@ class Artifacts(TableCalls):
             return answer.model_copy(update=self._combined_again(place, answer, sink))
 
     def _combined_again(self, folder: FilePath, answer: Verified, progress: Progress) -> dict[str, object]:
-        """What combining the combinations of a folder's path again says; nothing where it has none."""
+        """What combining the combinations of a folder's path again says; nothing if it has none."""
         receipt = receipt_in(folder)
         if receipt.tip is None:
             return {}
@@ -239,12 +239,12 @@ class Artifacts(TableCalls):
         Args:
             ref: the revision.
             kind: ``"lora"`` or ``"merged"``.
-            expires_in: seconds to keep it, 30 days by default. What is kept already is kept for longer, never for less.
+            expires_in: seconds to keep it, 30 days by default. What is stored already stays longer, never shorter.
             fidelity: of which rows of a merged model it is measured what rounding left of the change, as for `fetch`.
             progress: True shows a bar.
 
         Raises:
-            NotFoundError: there is no such revision.
+            NotFoundError: the revision does not exist.
             RetractedError: it, or one that it was trained on, was retracted.
 
         Example:
@@ -265,7 +265,7 @@ class Artifacts(TableCalls):
             ref: only at and under a path, or of one revision (``PATH@...``). None: all.
 
         Raises:
-            NotFoundError: there is no such path or revision.
+            NotFoundError: the path or revision does not exist.
 
         Example:
             >>> kept = team.materialise("llama/support")
@@ -285,7 +285,7 @@ class Artifacts(TableCalls):
             What was dropped.
 
         Raises:
-            NotFoundError: there is nothing to drop.
+            NotFoundError: nothing is stored that could be dropped.
 
         Example:
             >>> kept = team.materialise("llama/support")

@@ -1,4 +1,4 @@
-"""Looking at what is there: trees, logs, revisions, searches, events."""
+"""Browsing: trees, logs, revisions, searches, events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from registry.schemas.usage import Usage, UsageRequest
 
 
 class Browsing(TableCalls):
-    """Looking at what is there: trees, logs, revisions, searches, events."""
+    """Browsing: trees, logs, revisions, searches, events."""
 
     def bases(self, *, old_names: bool = False, figures: bool = False) -> Bases:
         """All base models, by name.
@@ -73,7 +73,7 @@ class Browsing(TableCalls):
             of its adapters.
 
         Raises:
-            NotFoundError: there is nothing at ``path``.
+            NotFoundError: nothing exists at ``path``.
             UsageError: ``behind`` with ``limit`` or ``after``.
 
         Example:
@@ -105,7 +105,7 @@ class Browsing(TableCalls):
             A log that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of.
 
         Raises:
-            NotFoundError: there is no adapter at ``path``.
+            NotFoundError: no adapter exists at ``path``.
 
         Example:
             >>> log = team.log("llama/support")
@@ -133,7 +133,7 @@ class Browsing(TableCalls):
             ref: ``PATH`` (its newest revision), ``PATH@3``, ``PATH@TAG``, ``PATH@sha256:...``, or a base model's name.
 
         Raises:
-            NotFoundError: there is no such revision.
+            NotFoundError: the revision does not exist.
 
         Example:
             >>> shown = team.show("llama/support@prod")
@@ -162,7 +162,7 @@ class Browsing(TableCalls):
             Differences that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of, a row each.
 
         Raises:
-            NotFoundError: there is no such revision.
+            NotFoundError: the revision does not exist.
             UsageError: deltas of revisions on different base models.
 
         Example:
@@ -188,7 +188,7 @@ class Browsing(TableCalls):
             A matrix that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of, a row a pair.
 
         Raises:
-            NotFoundError: there is nothing at the path.
+            NotFoundError: nothing exists at the path.
             UsageError: it has more than 64 children that the token sees.
 
         Example:
@@ -202,7 +202,7 @@ class Browsing(TableCalls):
         """Which revision a reference resolves to now, and its lineage, root first.
 
         Raises:
-            NotFoundError: there is no such revision.
+            NotFoundError: the revision does not exist.
 
         Example:
             >>> resolved = team.resolve("llama/support/french")
@@ -253,10 +253,10 @@ class Browsing(TableCalls):
             limit: at most so many.
 
         Returns:
-            The revisions, and in ``.notices`` what could not be found for want of a statistic or metric.
+            The revisions, and in ``.notices`` what could not be found for lack of a statistic or metric.
 
         Raises:
-            UsageError: a condition is malformed, or there is no such statistic.
+            UsageError: a condition is malformed, or a statistic is unknown.
 
         Example:
             >>> team.search(metric="acc>0.8", sort="max:acc")
@@ -319,7 +319,7 @@ class Browsing(TableCalls):
             Sums, and what each adapter and revision takes, of which ``.to_pandas()`` makes a data frame.
 
         Raises:
-            NotFoundError: there is nothing at ``path``.
+            NotFoundError: nothing exists at ``path``.
 
         Example:
             >>> used = team.du("llama/support")

@@ -99,9 +99,9 @@ class Partner(TableCalls):
         return self._do(table.PLAN_BASE, request)
 
     def commit_publish(self, commit: PublishCommit, *, progress: Progress = SILENT) -> Published:
-        """Publish an adapter whose bytes are there or uploaded."""
+        """Publish an adapter whose bytes are stored or uploaded."""
         return self._do(table.COMMIT_PUBLISH, commit, progress)
 
     def commit_base(self, commit: BaseCommit, *, progress: Progress = SILENT) -> BaseAdded:
-        """Add a base model whose bytes are there or uploaded."""
+        """Add a base model whose bytes are stored or uploaded."""
         return self._do(table.COMMIT_BASE, commit, progress)

@@ -62,14 +62,14 @@ class Exporting(TableCalls):
             progress: True shows a bar.
 
         Returns:
-            What is in the target now; ``created`` is False where it held these very files already.
+            What is in the target now; ``created`` is False if it held these very files already.
 
         Raises:
-            NotFoundError: there is no such revision.
+            NotFoundError: the revision does not exist.
             RetractedError: it, or one that it was trained on, was retracted.
             ConflictError: ``folder_taken`` or ``repo_taken``: the target holds something else. ``names_inside``: a
                 file that would go out holds a path.
-            NotFoundError: the folder that ``target`` would lie in is not there.
+            NotFoundError: the folder that ``target`` would lie in does not exist.
             UsageError: ``target`` or ``base_model`` is no name of a repository, or ``public`` is about a folder.
             NotAllowedError, UnavailableError: the Hub refuses, or can't be reached.
 
@@ -125,7 +125,7 @@ class Importing(TableCalls):
         """Say what of a heap of folders can come in, where and with which proof, and what can't and why.
 
         Every adapter, merged model and base model below the folder is tried in a registry of its own that is thrown
-        away: nothing is changed, here or there. What is not proven is ``undecided`` in the plan, with what is nearest.
+        away: folder and registry stay unchanged. What is not proven is ``undecided`` in the plan, with what is nearest.
 
         Args:
             source: the folder or archive that is looked through; or ``hf:ORG``, all repositories of an organisation,
@@ -137,7 +137,7 @@ class Importing(TableCalls):
 
         Raises:
             UsageError: ``source`` is empty.
-            NotFoundError: there is no such folder, or no repository.
+            NotFoundError: the folder or repository does not exist.
             UnavailableError: ``missing_package``: torch is not installed here; or the Hub can't be reached.
 
         Example:
@@ -158,7 +158,7 @@ class Importing(TableCalls):
         told: Callable[[FolderOutcome], None] = lambda _: None,
         progress: Progress | bool = False,
     ) -> tuple[FolderOutcome, ...]:
-        """Do what a plan says, and tell the outcome of every folder that it brings in.
+        """Apply a plan, and report the outcome of every folder that it brings in.
 
         Each folder has to be as the plan saw it, and what the plan has a proof of is proven again. A second run goes on
         where the first was stopped.
@@ -170,7 +170,7 @@ class Importing(TableCalls):
 
         Raises:
             UsageError: it is no plan, or contradicts itself; nothing is done then.
-            NotFoundError: there is no such file, or its folder is gone.
+            NotFoundError: the file does not exist, or its folder is gone.
 
         Example:
             >>> team.plan_import("./share").write("./plan.json")

@@ -46,7 +46,7 @@ class Naming(TableCalls):
             name: its new last name.
 
         Raises:
-            NotFoundError: there is no such adapter.
+            NotFoundError: the adapter does not exist.
             ConflictError: the new name is taken.
             UsageError: ``name`` is outside the grammar, or another parent.
 
@@ -66,7 +66,7 @@ class Naming(TableCalls):
             new: its new name.
 
         Raises:
-            NotFoundError: there is no such base model.
+            NotFoundError: the base model does not exist.
             ConflictError: the new name is taken.
             NotAllowedError: the caller is no admin of the base model.
 
@@ -90,7 +90,7 @@ class Naming(TableCalls):
             All repo ids of the base model that are not its path's.
 
         Raises:
-            NotFoundError: there is no such base model, or ``remove`` and it does not have the id.
+            NotFoundError: the base model does not exist, or ``remove`` and it does not have the id.
             ConflictError: the id is another's.
             NotAllowedError: the caller is no admin of the base model.
 
@@ -126,7 +126,7 @@ class Labels(TableCalls):
                 unless it has a zone).
             outdated: only those whose adapter has a newer revision.
             sort: ``"newest"`` or ``"oldest"``: by when they were set; ``"max:acc"`` or ``"min:eval_loss"``: by a
-                metric, where the revision has it; ``"min:change:acc"``: by its difference to what the tag named
+                metric, if the revision has it; ``"min:change:acc"``: by its difference to what the tag named
                 before. None: by path and name.
             old_names: also of what was renamed, under its old name.
             limit: at most so many. None: all.
@@ -135,7 +135,7 @@ class Labels(TableCalls):
             A tuple that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of.
 
         Raises:
-            NotFoundError: there is nothing at ``path``.
+            NotFoundError: nothing exists at ``path``.
             UsageError: the order is malformed.
 
         Example:
@@ -155,11 +155,11 @@ class Labels(TableCalls):
         Args:
             ref: the revision; with ``undo`` the path of the adapter.
             tag: its name: lower-case letters, digits, ``.``, ``_`` and ``-``.
-            expected: only if the tag points at this revision now: ``"@3"``, or ``"none"`` if there is no such tag.
+            expected: only if the tag points at this revision now: ``"@3"``, or ``"none"`` if the tag does not exist.
             undo: give the tag back what it pointed at before its last change; once more undoes that.
 
         Raises:
-            NotFoundError: there is no such revision.
+            NotFoundError: the revision does not exist.
             ConflictError: ``tag_moved``: the tag does not point at ``expected``.
             NotAllowedError: the token may not write there, or the tag is protected and the caller is no admin.
 
@@ -211,7 +211,7 @@ class Labels(TableCalls):
             unset: names of metrics and annotations to remove.
 
         Raises:
-            NotFoundError: there is no such revision, or nothing of a name in ``unset``.
+            NotFoundError: the revision does not exist, or nothing of a name in ``unset``.
             UsageError: a metric is not finite, or a name is outside the grammar.
 
         Example:
@@ -240,7 +240,7 @@ class Labels(TableCalls):
             All patterns of this base model that are protected now.
 
         Raises:
-            NotFoundError: there is no such base model, or ``remove`` and the pattern is not protected.
+            NotFoundError: the base model does not exist, or ``remove`` and the pattern is not protected.
             NotAllowedError: the caller is no admin of the base model.
 
         Example:
@@ -252,10 +252,10 @@ class Labels(TableCalls):
     def card(self, ref: str) -> Card:
         """The card of an adapter: the text that was edited or, without one, the README.md that was published last.
 
-        With a number, a tag or a digest: the README.md of that revision. Where there is none, the text is empty.
+        With a number, a tag or a digest: the README.md of that revision. If it has none, the text is empty.
 
         Raises:
-            NotFoundError: there is no such adapter or revision.
+            NotFoundError: the adapter or revision does not exist.
 
         Example:
             >>> team.card("llama/support").text
@@ -270,7 +270,7 @@ class Labels(TableCalls):
         overwritten.
 
         Raises:
-            NotFoundError: there is no such adapter.
+            NotFoundError: the adapter does not exist.
             ConflictError: ``card_changed``: the card is another one by now.
 
         Example:
@@ -281,6 +281,6 @@ class Labels(TableCalls):
 
 
 def _check_order(tag: str) -> None:
-    """Refuse a path in the place of a tag, before the tag in its place is looked for as a path."""
+    """Refuse a path given as a tag, before the tag given as a path is looked for."""
     if "/" in tag:
         check_tag(tag)

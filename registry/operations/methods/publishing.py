@@ -47,7 +47,7 @@ class Combining(TableCalls):
         """Publish the weighted sum of the deltas of some revisions over their lowest common ancestor.
 
         The new revision is an ordinary adapter in float32, exactly the sum: the factors of all sources side by side. It
-        keeps what it is made of: a source that is retracted takes it down, and can't be deleted while it is there.
+        keeps what it is made of: a source that is retracted takes it down, and can't be deleted while it exists.
 
         Args:
             sources: references and their weights.
@@ -64,7 +64,7 @@ class Combining(TableCalls):
             What was combined over what, the energy ratio of the sources, and the new revision.
 
         Raises:
-            NotFoundError: there is no such revision.
+            NotFoundError: the revision does not exist.
             RetractedError: a source, or what it was trained on, was retracted.
             UsageError: a weight is not finite or all are 0, a source is given twice or is the ancestor itself, or
                 ``over`` is not above all of them.
@@ -99,7 +99,7 @@ class Combining(TableCalls):
             progress: True shows a bar.
 
         Raises:
-            NotFoundError: there is no such revision.
+            NotFoundError: the revision does not exist.
             RetractedError: it, a source, or one that it was trained on, was retracted.
             UsageError: it is a base model.
 
@@ -177,14 +177,14 @@ class Publishing(TableCalls):
         Args:
             name: what it is called from now on.
             folder: its folder in Hugging Face layout, or ``hf:ORG/REPO[@REVISION]``.
-            link: share the bytes with the folder by hard links, where both are on one file system.
+            link: share the bytes with the folder by hard links, if both are on one file system.
             progress: True shows a bar.
 
         Returns:
-            The base model, and whether it is new: the same weights under the same name are there once.
+            The base model, and whether it is new: the same weights under the same name are stored once.
 
         Raises:
-            NotFoundError: there is no such folder or repository.
+            NotFoundError: the folder or repository does not exist.
             InvalidBaseError: it is not a base model that adapters can be merged into.
             ConflictError: ``other_weights``: the name is taken by a base model with other weights.
 
@@ -227,7 +227,7 @@ class Publishing(TableCalls):
                 one, ``./runs.zip/support``; or ``hf:ORG/REPO[@REVISION]``.
             path: the adapter, ``BASE/name/name``; what is above its last name is the parent.
             parent: the revision of the parent that it was trained on. None: the receipt of the folder it was trained
-                on, or a comparison of that folder's weights, tells; else it is the only revision of the parent.
+                on, or a comparison of that folder's weights, shows; else it is the only revision of the parent.
             receipt: the receipt of the folder it was trained on, where that is elsewhere by now.
             skip_parent_check: don't compare the weights in the folder it was trained on.
             find_parent: search for the parent among all revisions, by the weights in the folder it was trained on; it
@@ -246,19 +246,19 @@ class Publishing(TableCalls):
             metrics: numbers by name.
             tags: tags to point at it.
             annotations: texts by key.
-            strict: refuse it if there are notices about its weights; codes of them: only for these (docs/notices.md).
+            strict: refuse it if its weights have notices; codes of notices: only for these (docs/notices.md).
             progress: True shows a bar.
 
         Returns:
             The revision, and whether it is new: the same bytes on the same parent are one revision.
 
         Raises:
-            NotFoundError: there is no such folder, base model or parent.
+            NotFoundError: the folder, base model or parent does not exist.
             InvalidAdapterError: the adapter can't be composed exactly, or has a notice that it is ``strict`` about; the
                 code says why.
             ConflictError: it was trained on another parent, or on other weights.
             AccuracyError: ``max_error`` can't be reached in fp32.
-            UsageError: ``parent_ambiguous``: the parent has several revisions, and nothing tells which one it was; or
+            UsageError: ``parent_ambiguous``: the parent has several revisions, and nothing shows which one it was; or
                 ``find_parent`` found none, or several.
 
         Example:
@@ -313,7 +313,7 @@ class Publishing(TableCalls):
 
     @contextmanager
     def _adapter(self, publication: Publication, progress: Progress) -> Iterator[Publication]:
-        """The publication of an adapter: what was asked for, or what was made of a full model."""
+        """The publication of an adapter: what was requested, or what was made of a full model."""
         with self._opened(progress) as opened:
             publication = replace(publication, opened=opened)
             if publication.full is None:
@@ -336,7 +336,7 @@ class Publishing(TableCalls):
             progress: True shows a bar.
 
         Raises:
-            NotFoundError: there is no such folder.
+            NotFoundError: the folder does not exist.
             InvalidAdapterError: it holds an adapter that can't be read.
 
         Example:
@@ -376,7 +376,7 @@ class Publishing(TableCalls):
             How far the path's weights move, and the new revision.
 
         Raises:
-            NotFoundError: there is no such revision.
+            NotFoundError: the revision does not exist.
             RetractedError: it, or what it is to be put on, was retracted.
             UsageError: it is directly on a base model, or on that revision already.
             ConflictError: ``parent_mismatch``: ``onto`` is no revision of its parent.
@@ -406,7 +406,7 @@ class Publishing(TableCalls):
     ) -> tuple[Published, ...]:
         """Publish every adapter in a nested folder, parents first: nesting is the path below ``base``.
 
-        All are checked before the first is published: where one is refused, its error names the folder, and nothing is
+        All are checked before the first is published: if one is refused, its error names the folder, and nothing is
         published. A child's parent is the revision that stands for the folder above it. A second run goes on where the
         first was stopped.
 
@@ -446,7 +446,7 @@ class Publishing(TableCalls):
         told: Callable[[FolderOutcome], None] = lambda _: None,
         progress: Progress | bool = False,
     ) -> tuple[FolderOutcome, ...]:
-        """Publish as `publish_tree` does, and tell the outcome of every folder, also of those that are not entered.
+        """Publish as `publish_tree` does, and report the outcome of every folder, also of those that are not entered.
 
         Args:
             folder: the folder around the publish folders.

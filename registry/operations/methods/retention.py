@@ -32,11 +32,11 @@ class Removal(TableCalls):
         Args:
             ref: ``PATH@N``, or the revision by its digest.
             with_tags: also if tags point at it, which go with it.
-            dry_run: only check, and tell how much the revision was used.
+            dry_run: only check, and report how much the revision was used.
             undo: restore it instead, within the grace period (a day by default).
 
         Raises:
-            NotFoundError: there is no such revision.
+            NotFoundError: the revision does not exist.
             ConflictError: ``has_children``: revisions were trained on it. ``tagged``: tags point at it.
 
         Example:
@@ -59,10 +59,10 @@ class Removal(TableCalls):
             path: the adapter.
             with_tags: also if tags point at revisions of it, which go with them.
             dry_run: only list what would be deleted.
-            undo: restore what the last deletion there removed, within the grace period (a day by default).
+            undo: restore what the last deletion at the path removed, within the grace period (a day by default).
 
         Raises:
-            NotFoundError: there is no such adapter.
+            NotFoundError: the adapter does not exist.
             ConflictError: ``tagged``: tags point at revisions of it.
 
         Example:
@@ -86,7 +86,7 @@ class Removal(TableCalls):
             undo: restore what was deleted together, within the grace period (a day by default).
 
         Raises:
-            NotFoundError: there is no such base model.
+            NotFoundError: the base model does not exist.
             ConflictError: ``has_children``: it has adapters.
             NotAllowedError: the caller is no admin of the base model.
 
@@ -107,7 +107,7 @@ class Removal(TableCalls):
 
         Args:
             ref: the revision.
-            reason: why, which whoever asks for the weights is told.
+            reason: why; whoever requests the weights sees it.
             undo: make it available again.
             dry_run: only list what would be unavailable, with how much it was used; needs no reason.
 
@@ -115,8 +115,8 @@ class Removal(TableCalls):
             The revision, everything that contains it, and the tags that point at any of them.
 
         Raises:
-            NotFoundError: there is no such revision.
-            UsageError: there is no reason.
+            NotFoundError: the revision does not exist.
+            UsageError: the reason is missing.
 
         Example:
             >>> team.retract("llama/support@2", reason="was trained on the test set").descendants
@@ -138,7 +138,7 @@ class Retaining(TableCalls):
         keep_best: Iterable[str] = (),
         keep_tagged: bool = True,
     ) -> Retention:
-        """Set which revisions of an adapter are kept, in the place of an earlier rule; nothing is deleted yet.
+        """Set which revisions of an adapter are retained, in place of an earlier rule; nothing is deleted yet.
 
         A run deletes what no part of the rule keeps. The newest revision always stays, and so do those that were
         retracted, that have a protected tag, that others were trained on or combined of, and that are materialised. A
@@ -155,8 +155,8 @@ class Retaining(TableCalls):
             The rule, and what a run would delete now.
 
         Raises:
-            NotFoundError: there is no such adapter.
-            UsageError: the rule is empty, or says what is best in another form.
+            NotFoundError: the adapter does not exist.
+            UsageError: the rule is empty, or ``keep_best`` is malformed.
             ConflictError: ``renamed``: it is an old name.
 
         Example:
@@ -172,7 +172,7 @@ class Retaining(TableCalls):
         """The retention rule of an adapter, and what a run would delete by it now.
 
         Raises:
-            NotFoundError: there is no such adapter, or it has no rule.
+            NotFoundError: the adapter does not exist, or it has no rule.
 
         Example:
             >>> team.set_retention("llama/support", keep_last=5).kept
@@ -186,7 +186,7 @@ class Retaining(TableCalls):
         """Remove the retention rule of an adapter, and return it: nothing is deleted by it from now on.
 
         Raises:
-            NotFoundError: there is no such adapter, or it has no rule.
+            NotFoundError: the adapter does not exist, or it has no rule.
 
         Example:
             >>> team.set_retention("llama/support", keep_every=10).rule.keep_every
@@ -200,7 +200,7 @@ class Retaining(TableCalls):
         """Delete the revisions of an adapter that its retention rule does not keep.
 
         ``delete_tree(path, undo=True)`` restores all of one run, within the grace period (a day by default), as long as
-        nothing else was deleted there since.
+        nothing else was deleted at ``path`` since.
 
         Args:
             path: the adapter.
@@ -208,7 +208,7 @@ class Retaining(TableCalls):
             progress: True shows a bar.
 
         Raises:
-            NotFoundError: there is no such adapter, or it has no rule.
+            NotFoundError: the adapter does not exist, or it has no rule.
 
         Example:
             >>> team.set_retention("llama/support/french", keep_last=3).revisions

@@ -95,7 +95,7 @@ class Bucket:
                 raise
 
     def find(self, key: str) -> int | None:
-        """Bytes of an object, or None if there is no object or no bucket: the store's answer is the same."""
+        """Bytes of an object, or None without the object or the bucket: the store's answer is the same."""
         try:
             with self.told(key):
                 return int(self.client.head_object(**self.at(key))["ContentLength"])
@@ -103,7 +103,7 @@ class Bucket:
             return None
 
     def size(self, key: str) -> int | None:
-        """Bytes of an object, or None if there is none. A missing bucket is an error."""
+        """Bytes of an object, or None if it does not exist. A missing bucket is an error."""
         size = self.find(key)
         if size is None:
             self._require(self.client)
@@ -150,7 +150,7 @@ class Bucket:
     def join(self, key: str, upload: str, tags: dict[int, str], size: int) -> None:
         """Complete a multipart upload to an object of ``size`` bytes, under a key that nothing else is written to.
 
-        Raises `NotFoundError` if there is no such upload, unless it was completed already: by another call, or by this
+        Raises `NotFoundError` if the upload is unknown, unless it was completed already: by another call, or by this
         one, whose request is retried if the answer was lost.
         """
         parts = [{"PartNumber": number, "ETag": tag} for number, tag in sorted(tags.items())]
@@ -173,7 +173,7 @@ class Bucket:
                     raise
 
     def parts(self, key: str, upload: str) -> dict[int, Part] | None:
-        """The parts received, by number, or None if there is no such upload."""
+        """The parts received, by number, or None if the upload does not exist."""
         try:
             with self.told(key):
                 pages = self.client.get_paginator("list_parts").paginate(**self.at(key), UploadId=upload)

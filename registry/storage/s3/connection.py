@@ -35,7 +35,7 @@ def code_of(error: Exception) -> str:
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status of a store's answer; 0 if there was none."""
+    """The HTTP status of a store's answer; 0 if none came."""
     answer: dict[str, Any] = getattr(error, "response", None) or {}
     return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
@@ -220,7 +220,7 @@ def _in_host(settings: Any, endpoint: str | None, bucket: str) -> bool:
     """Whether the bucket's name belongs in the host name of URLs (virtual-hosted style).
 
     Amazon's own stores need that, and botocore's default would sign for a host of another region. For other stores the
-    default is right: the path (there are no bucket names below ``127.0.0.1`` or ``s3``), unless ``addressing_style`` in
+    default is right: the path (no bucket names exist below ``127.0.0.1`` or ``s3``), unless ``addressing_style`` in
     a profile's ``s3`` says otherwise. A bucket name with dots matches no certificate.
     """
     from botocore.configprovider import ConfiguredEndpointProvider

@@ -127,7 +127,7 @@ def _inner(body: Any) -> HTTPResponse | None:
 
 
 def open_object(bucket: Bucket, key: str) -> ObjectReader:
-    """Open an object; raises `NotFoundError` if there is none."""
+    """Open an object; raises `NotFoundError` if it does not exist."""
     size = bucket.size(key)
     if size is None:
         raise NotFoundError(f"There is no object {key} in {bucket.place}.")
@@ -146,13 +146,13 @@ _Part = Callable[[str, int, int, int], str | None]
 
 
 def copy_object(bucket: Bucket, source: str, target: str, size: int) -> None:
-    """Copy an object of ``size`` bytes. If it raises, there is nothing under ``target``."""
+    """Copy an object of ``size`` bytes. If it raises, nothing is under ``target``."""
     if size <= SINGLE_COPY:
         with bucket.told(source, writing=True):
             bucket.connection.patient.copy_object(
                 **bucket.at(target),
                 CopySource=bucket.at(source),
-                # Metadata that the client sent with its bytes is not kept.
+                # Metadata that the client sent with its bytes is not copied.
                 MetadataDirective="REPLACE",
                 ContentType="application/octet-stream",
             )

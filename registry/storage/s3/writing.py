@@ -1,6 +1,6 @@
 """Writes objects into a bucket from this process.
 
-Small ones are kept in memory and put on commit. Larger ones go to ``incoming/<32 hex>`` in parts while they are
+Small ones are held in memory and put on commit. Larger ones go to ``incoming/<32 hex>`` in parts while they are
 written, and are copied by the store to their key. Either way the object is read back before the commit is done:
 checksums of stores are not relied on.
 """

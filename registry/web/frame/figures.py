@@ -1,4 +1,4 @@
-"""Figures of pages as files: SVG and CSV, at addresses that stay the same where the reference has a digest."""
+"""Figures of pages as files: SVG and CSV, at addresses that stay the same if the reference has a digest."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _MAKERS: Final[dict[str, Maker]] = {}
 
 
 def figure(name: str) -> Callable[[Maker], Maker]:
-    """Register what makes a figure of a reference; it reads the rest by `Visit.asked`. None: there is none yet.
+    """Register what makes a figure of a reference; it reads the rest by `Visit.asked`. None: it has none yet.
 
     The macro ``figure`` of ``parts.html`` shows a drawing with the links to its files.
     """

@@ -1,12 +1,12 @@
-"""Forms: what they send, read by a schema; the session and the token that they carry; and what is kept of them.
+"""Forms: what they send, read by a schema; the session and the token that they carry; and what is stored of them.
 
 Unknown fields are refused, empty ones left out.
 
 A session is a row that names a token (decision 51), so revoking the token ends it. Another way of signing in only has
 to open such a row. The API takes no cookies: what changes something by them are the forms of these pages alone.
 
-What was written is kept where a form is not taken, because the session had ended or for any other reason. The page that
-says so gives it back, to be sent again. Where somebody has to sign in first, it goes through the form of signing in, as
+What was written is preserved if a form is not taken, since the session had ended or for another reason. The page that
+says so gives it back, to be sent again. If somebody has to sign in first, it goes through the form of signing in, as
 hidden fields. Nothing is done with it until it is sent again: so it is enough that a page of ours sent it, be that
 older than the session.
 """
@@ -38,7 +38,7 @@ def cookie_name(request: Request, what: str = "session") -> str:
 
 
 def session_of(request: Request) -> str | None:
-    """The secret of the session that a browser has; None where nobody signed in."""
+    """The secret of the session that a browser has; None if nobody signed in."""
     return request.cookies.get(cookie_name(request))
 
 
@@ -55,7 +55,7 @@ def forget_session(request: Request, response: Response) -> None:
 class FormTokens:
     """The token that forms of a browser carry, which no page of another site knows.
 
-    It is made of the session's secret; where nobody signed in, or the session has ended, of a random cookie. ``begun``
+    It is made of the session's secret; if nobody signed in, or the session has ended, of a random cookie. ``begun``
     is the secret of a session that begins with this response.
     """
 
@@ -137,7 +137,7 @@ def read_fields(schema: type[S], fields: Iterable[tuple[str, str]]) -> S:
 
 
 def request_of(schema: type[S], given: Mapping[str, object]) -> S:
-    """A request with these values; raises `MalformedError` where one is not what the schema expects."""
+    """A request with these values; raises `MalformedError` if one is not what the schema expects."""
     try:
         return schema.model_validate(given)
     except ValidationError as error:

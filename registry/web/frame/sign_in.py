@@ -117,7 +117,7 @@ def sign_in(request: Request, form: PostedForm) -> Response:
 
 @router.post("/sign-out", response_model=None)
 def sign_out(request: Request, form: PostedForm) -> Response:
-    """End the session, also on other replicas, and have the browser forget what it kept of pages."""
+    """End the session, also on other replicas, and have the browser forget what it cached of pages."""
     form.read(NoRequest)
     secret = session_of(request)
     if secret is not None:
@@ -145,7 +145,7 @@ class _End(Schema):
 
 @router.post("/sessions/end", response_model=None)
 def end_sessions(visit: FormVisit, form: PostedForm) -> Response:
-    """End a session of the same token, or all but this one; there is nothing to do where it has ended."""
+    """End a session of the same token, or all but this one; does nothing if it has ended."""
     asked = form.read(_End)
     visit.registry.deployment.change(lambda session: sessions.end(session, visit.principal, asked.id or None))
     return visit.go(visit.links("/sessions"))

@@ -73,7 +73,7 @@ class Links:
     """Addresses of the pages.
 
     Args:
-        prefix: path before all of them, such as ``/registry``; empty where there is none.
+        prefix: path before all of them, such as ``/registry``; may be empty.
     """
 
     prefix: str
@@ -156,7 +156,7 @@ class Visit:
         return self.registry.deployment.page(listing, request, after, limit)
 
     def asked(self, schema: type[S]) -> S:
-        """What the page is asked for in its query; raises `MalformedError`."""
+        """What the page's query requests; raises `MalformedError`."""
         return read_fields(schema, self.request.query_params.multi_items())
 
     def may(self, role: Role, path: str | None = None) -> bool:
@@ -261,7 +261,7 @@ class _Sent(Posted):
 
 
 def _sent(request: Request, body: Annotated[bytes, Depends(_body)]) -> _Sent:
-    """What a page of ours sent, be it of this session or not; it is kept in case that it is not taken."""
+    """What a page of ours sent, be it of this session or not; it is preserved in case that it is not taken."""
     require_own_form(request)
     fields = form_fields(body)
     token = next((value for name, value in fields if name == "form_token"), None)
@@ -274,12 +274,12 @@ PageVisit = Annotated[Visit, Depends(page_visit)]
 
 
 def form_visit(_: Annotated[_Sent, Depends(_sent)], visit: PageVisit) -> Visit:
-    """The visit of a form: it is read first, so that it is not lost where the session has ended."""
+    """The visit of a form: it is read first, so that it is not lost if the session has ended."""
     return visit
 
 
 def posted(request: Request, sent: Annotated[_Sent, Depends(_sent)]) -> Posted:
-    """The form of a request; raises `NotAllowedError` where no page of this session sent it."""
+    """The form of a request; raises `NotAllowedError` if no page of this session sent it."""
     FormTokens(request).check(sent.token)
     return sent
 

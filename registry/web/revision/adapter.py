@@ -1,4 +1,4 @@
-"""An adapter, as one of its revisions: by default the newest. All that is on it is kept: the page starts no work.
+"""An adapter, as one of its revisions: by default the newest. All that it shows is stored: the page starts no work.
 
 Several pages are about a revision, and share the head with its lineage and the links to each other. Cards are Markdown
 without HTML of its own, and of the HTML that comes out, only what a text needs.
@@ -40,12 +40,12 @@ from registry.web.frame.visit import Visit
 
 @dataclass(frozen=True)
 class Subject:
-    """A revision, as it was asked for.
+    """A revision, as it was requested.
 
     Args:
         asked: the reference in the address: ``llama/support@prod`` stays what it is in links.
         shown: everything about it.
-        may_write: whether the visitor may change what is said about it.
+        may_write: whether the visitor may change its labels.
     """
 
     asked: str
@@ -74,7 +74,7 @@ def subject_of(visit: Visit, reference: str) -> Subject:
     """The revision that a reference names.
 
     Raises:
-        NotFoundError: there is none that the visitor sees.
+        NotFoundError: the visitor sees none.
         UsageError: it names a base model, or is no reference.
     """
     path = Reference.parse(reference).path
@@ -167,11 +167,11 @@ _FIELDS: Final = (
     "layers_to_transform", "modules_to_save", "trainable_token_indices", "rank_pattern", "alpha_pattern",
     "init_lora_weights", "task_type", "peft_type", "peft_version",
 )  # fmt: skip
-"""Fields of ``adapter_config.json`` that are shown, where they say something."""
+"""Fields of ``adapter_config.json`` that are shown, if they say something."""
 
 
 def adapter_page(visit: Visit, reference: str) -> Response:
-    """A revision: where it comes from, what it changed, and who relies on it."""
+    """A revision: where it comes from, what it changed, and who uses it."""
     subject = subject_of(visit, reference)
     known = background(visit.registry.deployment, subject.reference)
     return visit.page(
@@ -214,7 +214,7 @@ def _point(at: int, one: RevisionSummary, name: str) -> Point:
 
 
 def _engines(answers: Sequence[EngineAnswer]) -> Iterator[tuple[str, str, EngineAnswer | None, list[str]]]:
-    """Each engine with its version, the answer that is kept, and why not."""
+    """Each engine with its version, the stored answer, and why not."""
     kept = {one.engine: one for one in answers}
     for name, engine in ENGINES.items():
         answer = kept.get(name)
@@ -256,7 +256,7 @@ class _Card:
 
 
 def _card(visit: Visit, subject: Subject) -> _Card:
-    """The card of the adapter; the page is there without it."""
+    """The card of the adapter; the page stands without it."""
     if subject.shown.card is None:
         return _Card()
     try:

@@ -1,4 +1,4 @@
-"""Two revisions beside each other, and the children of a path."""
+"""Two revisions side by side, and the children of a path."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Against(Schema):
 
 @router.get("/compare", response_model=None)
 def compare(visit: PageVisit) -> Response:
-    """What differs from a to b; of their deltas only where that is asked for, since it computes."""
+    """What differs from a to b; of their deltas only if requested, since it computes."""
     asked = visit.asked(_Asked)
     if not asked.a or not asked.b:
         return visit.page("compare.html", title="Compare", asked=asked, found=None)

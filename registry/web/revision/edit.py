@@ -1,4 +1,4 @@
-"""Changing what is said about a revision: tags, message, metrics, annotations, card, and whether it is retracted."""
+"""Changing the labels of a revision: tags, message, metrics, annotations, card, and whether it is retracted."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Retraction(Schema):
 
 
 def _writable(visit: Visit, reference: str) -> Subject:
-    """The revision of a reference, for who may write there; raises `NotFoundError`, `NotAllowedError`."""
+    """The revision of a reference, for who may write to it; raises `NotFoundError`, `NotAllowedError`."""
     subject = subject_of(visit, reference)
     table.ANNOTATE.right.require(visit.registry.deployment.rights, requests.AnnotateRequest(ref=reference))
     return subject

@@ -45,7 +45,7 @@ KINDS: Final[Mapping[ArtifactKind, tuple[str, str]]] = {
 }
 """The kinds of artifacts: a label, and what each is."""
 REFUSALS: Final = AccuracyError, ConflictError, InvalidAdapterError, InvalidBaseError, RetractedError, UsageError
-"""Why a revision that is there has no such artifact: the page says so, and stays."""
+"""Why an existing revision has no such artifact: the page says so, and stays."""
 
 
 class _Asked(Schema):
