@@ -62,7 +62,7 @@ def token(body: bytes, registry: LocalRegistry) -> Any:
         return Response(body, media_type=JSON)
 
     router.add_api_route(ADDRESS, answer, response_model=None)
-    return build(registry, [router, about.router])
+    return build(registry, [router, about.health])
 
 
 def read(_body: bytes, registry: LocalRegistry) -> Any:
