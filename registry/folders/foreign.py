@@ -175,7 +175,7 @@ def _foreign(where: str, names: Collection[str], head: Head | None) -> str | Non
     for name in sorted(names):
         if "/" in name or not name.endswith(".safetensors"):
             continue
-        tensors = () if head is None else _tensors(head(name))
+        tensors = () if head is None else tensor_names(head(name))
         if (found := dialect_of(tensors)) is not None:
             return f"{where} holds {name}, {found.what}. {found.remedy}"
         if _CONFIG not in names and _is_peft(tensors):
@@ -249,7 +249,7 @@ def _what_a_file_is(file: Path) -> str:
         return f"{file} is an archive, but a folder is expected: unpack it, and give the folder that comes out of it."
     beside = file.with_name(_CONFIG if file.name.startswith("adapter_model.") else "config.json")
     if name.endswith(".safetensors") and not beside.is_file():
-        return _what_weights_are(file, _tensors(head_of(file)))
+        return _what_weights_are(file, tensor_names(head_of(file)))
     if name.endswith((".gguf", ".ggml")):
         return f"{file} is for llama.cpp. Give the folder that it was made from."
     instead = "" if file.parent == Path() else f", such as {str(file.parent)!r}"
@@ -273,11 +273,11 @@ def _is_peft(names: Collection[str]) -> bool:
     return bool(names) and all(map(_PEFT.fullmatch, names))
 
 
-def _tensors(head: bytes) -> Collection[str]:
-    """The names in the header of a safetensors file; none where it is not whole."""
+def tensor_names(head: bytes) -> Collection[str]:
+    """The names in the header of a safetensors file; none if it is not whole, or nested too deeply to be one."""
     try:
         found = json.loads(head[8:])  # behind its length
-    except ValueError:
+    except (ValueError, RecursionError):
         return ()
     return [name for name in found if name != "__metadata__"] if isinstance(found, dict) else ()
 

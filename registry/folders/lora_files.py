@@ -7,7 +7,6 @@ adapter, byte for byte, and the contents of PEFT's adapter_config.json are made 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Collection
@@ -17,6 +16,7 @@ from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry, read_header
 from registry.files.opened import open_new
 from registry.files.source import FileSource, read_range
+from registry.folders.foreign import tensor_names
 from registry.folders.local_files import head_of, telling_unreadable, telling_unwritable
 from registry.images.adapter_file import as_bytes, made_config
 from registry.images.keys import is_image_lora
@@ -36,13 +36,7 @@ def holds_lora(file: Path) -> bool:
         UnavailableError: it can't be read.
     """
     with telling_unreadable(file):
-        if not file.is_file():
-            return False
-        try:
-            found = json.loads(head_of(file)[8:])  # behind its length
-        except ValueError:
-            return False
-    return isinstance(found, dict) and is_image_lora([name for name in found if name != "__metadata__"])
+        return file.is_file() and is_image_lora(tensor_names(head_of(file)))
 
 
 def only_weights(names: Collection[str]) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -38,6 +39,9 @@ FIELD: Final = "registry"
 METADATA: Final = "lora_adapter_metadata"
 """Where diffusers writes the configuration of each component, in the header (``utils/peft_utils``)."""
 
+_SPLIT: Final = re.compile(
+    r'"split_qkv"\s*:\s*"?true\b', re.IGNORECASE
+)  # in ss_network_args, as kohya's scripts write them
 _MOST_METADATA: Final = 1 << 20
 _MOST_NAME: Final = 1024
 _PLACES: Final = {"F16": "<e", "F32": "<f", "F64": "<d", "I8": "<b", "U8": "<B", "I16": "<h", "I32": "<i", "I64": "<q"}
@@ -125,7 +129,7 @@ def made_config(header: Header, read: Callable[[TensorEntry], bytes], file: str)
     whole = {name: alphas.get(name, float(rank[0]) if rank else 1.0) for name, rank in ranks.items()}
     usual = Counter(whole.values()).most_common(1)[0][0]
     others = {name: alpha for name, alpha in whole.items() if alpha != usual}
-    split = "split_qkv" in header.metadata.get("ss_network_args", "") and "True" in header.metadata["ss_network_args"]
+    split = _SPLIT.search(header.metadata.get("ss_network_args", "")) is not None
     return {
         "peft_type": "LORA",
         "r": max((rank[0] for rank in ranks.values() if rank), default=1),

@@ -53,15 +53,15 @@ class Family:
 _MOST_BLOCKS: Final = 4096
 
 
-def _attention(native: str, block: str, *leaves: str) -> dict[str, Modules]:
+def _joined(native: str, block: str, *leaves: str) -> dict[str, Modules]:
     return {native: tuple(f"{block}.{leaf}" for leaf in leaves)}
 
 
 _DOUBLE: Final = "transformer_blocks.{}"
 _SINGLE: Final = "single_transformer_blocks.{}"
 _OF_DOUBLE: Final = {
-    **_attention("double_blocks.{}.img_attn.qkv", _DOUBLE, "attn.to_q", "attn.to_k", "attn.to_v"),
-    **_attention("double_blocks.{}.txt_attn.qkv", _DOUBLE, "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    **_joined("double_blocks.{}.img_attn.qkv", _DOUBLE, "attn.to_q", "attn.to_k", "attn.to_v"),
+    **_joined("double_blocks.{}.txt_attn.qkv", _DOUBLE, "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
     "double_blocks.{}.img_attn.proj": (f"{_DOUBLE}.attn.to_out.0",),
     "double_blocks.{}.txt_attn.proj": (f"{_DOUBLE}.attn.to_add_out",),
 }
@@ -77,17 +77,17 @@ FLUX_1: Final = Family(
         "double_blocks.{}.img_mlp.2": (f"{_DOUBLE}.ff.net.2",),
         "double_blocks.{}.txt_mlp.0": (f"{_DOUBLE}.ff_context.net.0.proj",),
         "double_blocks.{}.txt_mlp.2": (f"{_DOUBLE}.ff_context.net.2",),
-        **_attention("single_blocks.{}.linear1", _SINGLE, "attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+        **_joined("single_blocks.{}.linear1", _SINGLE, "attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
         "single_blocks.{}.linear2": (f"{_SINGLE}.proj_out",),
         "single_blocks.{}.modulation.lin": (f"{_SINGLE}.norm.linear",),
         # XLabs trains beside the attention: 1 is of the image, 2 of the text, and of linear1 only the rows of q, k, v
-        **_attention("double_blocks.{}.processor.qkv_lora1", _DOUBLE, "attn.to_q", "attn.to_k", "attn.to_v"),
-        **_attention(
+        **_joined("double_blocks.{}.processor.qkv_lora1", _DOUBLE, "attn.to_q", "attn.to_k", "attn.to_v"),
+        **_joined(
             "double_blocks.{}.processor.qkv_lora2", _DOUBLE, "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"
         ),
         "double_blocks.{}.processor.proj_lora1": (f"{_DOUBLE}.attn.to_out.0",),
         "double_blocks.{}.processor.proj_lora2": (f"{_DOUBLE}.attn.to_add_out",),
-        **_attention("single_blocks.{}.processor.qkv_lora", _SINGLE, "attn.to_q", "attn.to_k", "attn.to_v"),
+        **_joined("single_blocks.{}.processor.qkv_lora", _SINGLE, "attn.to_q", "attn.to_k", "attn.to_v"),
         "single_blocks.{}.processor.proj_lora": (f"{_SINGLE}.proj_out",),
         "img_in": ("x_embedder",),
         "txt_in": ("context_embedder",),

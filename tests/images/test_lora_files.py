@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from registry.digest import PREFIX
-from registry.errors import InvalidAdapterError
+from registry.errors import InvalidAdapterError, NotFoundError
 from registry.images.adapter_file import made_config
 from registry.images.native_names import family_of
 from registry.services.local import LocalRegistry
@@ -396,6 +396,31 @@ def test_what_is_not_certain_is_refused_and_nothing_stored(
     assert caught.value.code == code, str(caught.value)
     assert str(tmp_path) not in str(caught.value).replace(str(file), "")
     assert not list(local.tree("model").adapters())
+
+
+def test_a_header_that_is_nested_without_end_is_no_lora(local: LocalRegistry, tmp_path: Path) -> None:
+    file = tmp_path / "deep.safetensors"
+    head = b'{"a":' + b"[" * 200_000
+    file.write_bytes(len(head).to_bytes(8, "little") + head)
+    for ask in (lambda: local.publish(file, "model/deep"), lambda: local.identify(file)):
+        with pytest.raises(NotFoundError, match="no safetensors file that can be read"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [({"split_qkv": "True"}, True), ({"split_qkv": "False", "train_t5xxl": "True"}, False), ({"conv_dim": "4"}, False)],
+)
+def test_a_joined_pair_of_split_training_is_told(
+    arguments: dict[str, str], *, told: bool, denoiser: Denoiser, local: LocalRegistry, tmp_path: Path
+) -> None:
+    model, folder = denoiser("sd")
+    written = Written(model)
+    one_pair(written)
+    local.add_base("model", folder)
+    file = written.save(tmp_path / "split.safetensors", {"ss_network_args": json.dumps(arguments)})
+    notices = local.publish(file, "model/split").revision.notices
+    assert any("split_qkv" in notice for notice in notices) is told
 
 
 def test_a_control_lora_is_refused_by_name(denoiser: Denoiser, local: LocalRegistry, tmp_path: Path) -> None:
