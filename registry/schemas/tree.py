@@ -78,7 +78,7 @@ class BaseSummary(Schema):
     digest: str  # of the weights: dtype, shape and digest of every tensor
     table_digest: str  # of the target table
     architecture: str | None
-    table_source: str  # "transformers 5.24.0" or "tensor names"
+    table_source: str  # "transformers 5.24.0", "diffusers 0.42.1", "diffusers (shipped)" or "tensor names"
     parameters: int
     tensors: int
     size: int  # of all files

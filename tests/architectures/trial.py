@@ -354,11 +354,17 @@ def facts_here() -> Iterator[None]:
     asked = architecture._ask_child
 
     def ask(
-        config: Mapping[str, Any], tensors: Mapping[str, Any], time_limit: float, memory_limit: int, *, whole: bool
+        config: Mapping[str, Any],
+        tensors: Mapping[str, Any],
+        time_limit: float,
+        memory_limit: int,
+        *,
+        library: str,
+        whole: bool,
     ) -> dict[str, Any]:
         del time_limit, memory_limit, whole
         shapes = {name: list(shape) for name, (_, shape) in tensors.items()}
-        request = json.loads(json.dumps({"config": config, "tensors": shapes}))
+        request = json.loads(json.dumps({"library": library, "config": config, "tensors": shapes}))
         found: dict[str, Any] = json.loads(json.dumps(architecture_child.answer(request)))
         return found
 

@@ -71,6 +71,21 @@ def _flux_2() -> Any:
     )
 
 
+def _qwen_image() -> Any:
+    from diffusers import QwenImageTransformer2DModel
+
+    return QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 6, 6),
+    )
+
+
 def _wan() -> Any:
     from diffusers import WanTransformer3DModel
 
@@ -107,6 +122,7 @@ _MADE: Final[Mapping[str, Callable[[], Any]]] = {
     "sdxl": _sdxl,
     "flux": _flux,
     "flux-2": _flux_2,
+    "qwen-image": _qwen_image,
     "wan": _wan,
     "z-image": _z_image,
 }

@@ -41,7 +41,7 @@ from registry.tensors.lineage.inputs import table_on
 from registry.tensors.lineage.paths import PathBase, read_blob, read_document, target_table
 from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.table.declaration import guesses
-from registry.tensors.table.targets import Target, TargetTable
+from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from registry.tensors.table.ties import parted_by_files
 from registry.transfer.index import plain_of
 from registry.transfer.model_files import CheckedModel, check_model, list_model
@@ -235,7 +235,8 @@ def _described(checkpoint: Checkpoint) -> Mapping[str, object]:
 
 
 def _place(target: Target) -> tuple[object, ...]:
-    shape = sorted(map(str, target.geometry.items()))
+    # a convolution whose pair can be read at all has neither groups nor dilation, whether the table says so or not
+    shape = () if target.kind is TargetKind.CONV else sorted(map(str, target.geometry.items()))
     return (target.module, target.kind, target.tensor, target.shape, target.runs, *shape)
 
 

@@ -1,11 +1,12 @@
-"""Runs alone in a limited child process: builds a model class of transformers on the meta device and reports it.
+"""Runs alone in a limited child process: builds a model class on the meta device and reports it.
 
 It is run as a script in isolated mode (``python -I architecture_child.py CPU_SECONDS MEMORY_BYTES``). The request comes
 on stdin and the answer goes to stdout, one JSON document each:
 
 - request: ``path`` (where Python packages lie), ``config`` (a parsed config.json), ``tensors`` (file tensor -> shape),
-  ``whole`` (whether to import everything, and not with `registry.tensors.table.stand_ins`);
-- answer: ``{"status": "unknown"}`` when transformers has no such model, ``{"status": "refused", "reason": ...}``, or
+  ``library`` (transformers or diffusers, whose class it is), ``whole`` (whether to import everything, and not with
+  `registry.tensors.table.stand_ins`);
+- answer: ``{"status": "unknown"}`` when the library has no such model, ``{"status": "refused", "reason": ...}``, or
   ``{"status": "built", ...}`` with the facts of `registry.tensors.table.architecture_facts`, which
   `registry.tensors.table.architecture` turns into a table.
 
@@ -20,7 +21,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -158,20 +159,53 @@ def _build(cls: Any, config_class: Any, config: dict[str, Any], limit: int) -> A
         return cls(built)
 
 
-def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """The answer to a request; every fault of a config is an answer too."""
+def _of_transformers(given: dict[str, Any], tensors: dict[str, Any], limit: int) -> dict[str, Any] | None:
     # here and not at the top: as a script, this file knows no package before it has read where packages lie
     from registry.tensors.table.architecture_facts import explained, facts_of
 
+    classes, config_class, named = _classes(given)
+    config = _cleaned(given)
+    answers = [facts_of(_build(cls, config_class, config, limit), tensors, named) for cls in classes]
+    return max(answers, key=explained, default=None)
+
+
+def _is_component(cls: Any) -> bool:
+    from diffusers import ModelMixin
+
+    return isinstance(cls, type) and issubclass(cls, ModelMixin)
+
+
+def _of_diffusers(given: dict[str, Any], tensors: dict[str, Any], limit: int) -> dict[str, Any] | None:
+    import diffusers
+    import torch
+
+    from registry.tensors.table.architecture_facts import facts_of_component
+
+    name = given["_class_name"]
+    if not (isinstance(name, str) and name.isidentifier() and not name.startswith("_")):
+        return None
+    cls: Any = getattr(diffusers, name, None)
+    if backends := getattr(cls, "_backends", None):
+        raise _Refused(f"it needs the Python packages {', '.join(backends)}: install them")
+    if not _is_component(cls):
+        return None
+    with _part_limit(limit), torch.device("meta"):
+        return facts_of_component(cls.from_config(_cleaned(given)), tensors)
+
+
+_LIBRARIES: Final[dict[str, Callable[[dict[str, Any], dict[str, Any], int], dict[str, Any] | None]]] = {
+    "transformers": _of_transformers,
+    "diffusers": _of_diffusers,
+}
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a request; every fault of a config is an answer too."""
     tensors = request["tensors"]
+    limit = _ALLOWED_PARTS + _ALLOWED_PARTS_A_TENSOR * len(tensors)
     try:
-        classes, config_class, named = _classes(request["config"])
-        if not classes:
-            return {"status": "unknown"}
-        config = _cleaned(request["config"])
-        limit = _ALLOWED_PARTS + _ALLOWED_PARTS_A_TENSOR * len(tensors)
-        answers = [facts_of(_build(cls, config_class, config, limit), tensors, named) for cls in classes]
-        return max(answers, key=explained)
+        facts = _LIBRARIES[request.get("library", "transformers")](request["config"], tensors, limit)
+        return {"status": "unknown"} if facts is None else facts
     except _Refused as refusal:
         return {"status": "refused", "reason": str(refusal)}
     except MemoryError:
@@ -188,7 +222,7 @@ def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:200]}".rstrip(" .:")
 
 
-def _stay_inside(whole: bool) -> None:
+def _stay_inside(library: str, whole: bool) -> None:
     """From here on: no word on the streams, no sockets, no new processes."""
     import logging
     import warnings
@@ -199,8 +233,11 @@ def _stay_inside(whole: bool) -> None:
 
     if not whole:
         stand_ins.install()
+    import importlib
+
     import torch  # noqa: F401 (before the hook: loading it may start processes)
-    import transformers  # noqa: F401
+
+    importlib.import_module(library)
 
     from registry.tensors.limited import stay_inside
 
@@ -220,7 +257,7 @@ def main() -> NoReturn:
     from registry.tensors.limited import set_limits
 
     set_limits(seconds, memory)
-    _stay_inside(request["whole"])
+    _stay_inside(request["library"], request["whole"])
     text = json.dumps(answer(request))
     with os.fdopen(stdout, "w", encoding="utf-8") as out:
         out.write(text)

@@ -32,7 +32,7 @@ def facts_of(model: Any, tensors: dict[str, Any], named: bool) -> dict[str, Any]
     own = _names(model, dict.fromkeys(tied))[0]
     return {
         "status": "built",
-        "transformers": transformers.__version__,
+        "source": f"transformers {transformers.__version__}",
         "architecture": type(model).__name__,
         "named": named,
         "model_type": model.config.model_type or None,
@@ -44,6 +44,28 @@ def facts_of(model: Any, tensors: dict[str, Any], named: bool) -> dict[str, Any]
         "ties": [*flag_ties, *_shared(model)],
         "flag_ties": flag_ties,
         "renamed": sorted(name for name in tied if own.get(name) != name),
+    }
+
+
+def facts_of_component(model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """The same of a model of diffusers, whose files name tensors as the running model does."""
+    import diffusers
+
+    state = model.state_dict()
+    return {
+        "status": "built",
+        "source": f"diffusers {diffusers.__version__}",
+        "architecture": type(model).__name__,
+        "named": True,
+        "model_type": None,
+        "prefix": "",
+        "output_module": None,
+        "modules": _modules(model),
+        "direct": {name: name for name in tensors if name in state},
+        "conversions": [],
+        "ties": _shared(model),
+        "flag_ties": [],
+        "renamed": [],
     }
 
 

@@ -139,7 +139,7 @@ def declare(table: TargetTable, document: Any) -> TargetTable:
     """The table with the declarations of a parsed registry.json about its modules.
 
     Raises `InvalidBaseError` (``bad_declaration``): the document is malformed, names a module that the files do not
-    have, does not fit its shape, or contradicts transformers' facts about the model.
+    have, does not fit its shape, or contradicts the facts about the model's class.
     """
     if not isinstance(document, dict):
         _refuse("it is not a JSON object")
@@ -247,8 +247,9 @@ def _of_kind(name: str, kind: TargetKind, dimensions: tuple[int, int], table: Ta
 def _check_agreement(declared: Target, table: TargetTable) -> None:
     known = table.targets.get(declared.module)
     if known is None or replace(declared, declared=False) != known:
+        library = table.source.partition(" ")[0]
         _refuse(
-            f"{declared.module} of {table.architecture} is {_described(known)} in transformers, and it is declared as "
+            f"{declared.module} of {table.architecture} is {_described(known)} in {library}, and it is declared as "
             f"{_described(declared)}"
         )
 

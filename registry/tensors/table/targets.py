@@ -2,7 +2,8 @@
 
 A PEFT checkpoint names modules of the *runtime* module tree; base files name tensors. The table is frozen and
 digested when the base is added, so that publishing and merging need no model code. It is made by
-`registry.tensors.table.architecture` (from transformers, in a child process) or straight from the tensor names.
+`registry.tensors.table.architecture` (from transformers or diffusers, in a child process, or from what is shipped of
+diffusers' denoisers) or straight from the tensor names.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class TargetTable:
     """All targets of a base model, by runtime module name."""
 
     targets: Mapping[str, Target]
-    source: str  # "transformers 5.24.0" or "tensor names"
+    source: str  # "transformers 5.24.0", "diffusers 0.42.1", "diffusers (shipped)" or "tensor names"
     parameters: Mapping[str, FileParameter] = field(default_factory=dict)  # by runtime name; tied: the holder's only
     architecture: str | None = None  # LlamaForCausalLM
     model_type: str | None = None

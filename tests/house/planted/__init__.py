@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.house.planted.arithmetic import ARITHMETIC, DELTAS, FACTORS, PATH
-from tests.house.planted.bases import DECODED, DENSE, ENGINES, FULL, NORMS, QUANTISED
+from tests.house.planted.bases import DECODED, DENOISERS, DENSE, ENGINES, FULL, NORMS, QUANTISED
 from tests.house.planted.checks import CHECKS, EVIDENCE, NOTICES
 from tests.house.planted.composed import COMBINED, COMPOSED, EXACT, FIDELITY, REBASED, TRUNCATION
 from tests.house.planted.handed_out import DRAWN, REGISTRY, VERIFYING
@@ -41,6 +41,7 @@ MUTANTS: Final = (
     *DECODED,
     *NORMS,
     *DENSE,
+    *DENOISERS,
     *FULL,
     *ENGINES,
     *REGISTRY,

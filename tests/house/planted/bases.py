@@ -264,6 +264,29 @@ FULL: Final = (
         "test_at_full_rank_every_kind_of_layer_is_the_full_model[mixtral]",
     ),
 )
+DENOISERS: Final = (
+    Mutant(
+        "a-setting-that-nobody-knows",
+        "shipped:Settings.finish",
+        "if self._left:",
+        "if len(self._left) > 99:",
+        "test_what_is_not_known_is_not_said",
+    ),
+    Mutant(
+        "the-skip-of-another-block",
+        "unet:_up",
+        "sizes.channels[max(at - 1, 0)] if number == sizes.resnets[at] else size",
+        "size",
+        "test_a_small_model_is_what_its_class_makes_of_it",
+    ),
+    Mutant(
+        "geometry-that-was-assumed-is-another",
+        "retable:_place",
+        "() if target.kind is TargetKind.CONV else sorted",
+        "sorted",
+        "test_a_table_from_names_becomes_that_of_the_class",
+    ),
+)
 ENGINES: Final = (
     Mutant(
         "a-rank-that-is-just-too-large",

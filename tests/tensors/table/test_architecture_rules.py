@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from registry.errors import InvalidBaseError
-from registry.tensors.table.architecture import table_from_facts
+from registry.tensors.table.built import table_from_facts
 from registry.tensors.table.declaration import table_from_names
 from registry.tensors.table.targets import Target, TargetKind
 
 
 def facts(**changes: Any) -> dict[str, Any]:
     return {
-        "transformers": "5.0.0",
+        "source": "transformers 5.0.0",
         "architecture": "Net",
         "named": True,
         "model_type": "net",

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 
 from registry.tensors.table import architecture_child
-from registry.tensors.table.architecture import table_from_facts
+from registry.tensors.table.built import table_from_facts
 from registry.tensors.table.targets import TargetTable
 
 TRANSFORMERS: Final = "5.24.0"

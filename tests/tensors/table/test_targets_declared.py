@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from registry.errors import ConflictError, InvalidBaseError
-from registry.tensors.table.architecture import table_from_facts
+from registry.tensors.table.built import table_from_facts
 from registry.tensors.table.declaration import declare, table_from_names
 from registry.tensors.table.parameters import Piece
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
@@ -129,7 +129,7 @@ def known() -> TargetTable:
     ]
     names = [f"{entry[0]}.weight" for entry in modules]
     facts = {
-        "transformers": "5.0.0", "architecture": "Net", "named": True, "model_type": "net", "prefix": "",
+        "source": "transformers 5.0.0", "architecture": "Net", "named": True, "model_type": "net", "prefix": "",
         "output_module": None, "modules": modules, "direct": {name: name for name in names}, "conversions": [],
         "ties": [],
         "flag_ties": [],

@@ -15,8 +15,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from registry.tensors.table.architecture import table_from_facts
 from registry.tensors.table.architecture_child import answer
+from registry.tensors.table.built import table_from_facts
 from registry.tensors.table.parameters import FusedParameter
 from registry.tensors.table.slots import slot_of_piece
 from registry.tensors.table.targets import Target, TargetKind, TargetTable

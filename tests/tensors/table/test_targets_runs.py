@@ -10,7 +10,7 @@ import pytest
 from registry.errors import InvalidAdapterError, InvalidBaseError, RegistryError
 from registry.services.bases.add_remote import check_table
 from registry.tensors.checkpoint.fit import as_folded, check_followed, resolve
-from registry.tensors.table.architecture import table_from_facts
+from registry.tensors.table.built import table_from_facts
 from registry.tensors.table.parameters import FileParameter, Run
 from registry.tensors.table.slots import Slot, slot_of_parameter, slot_of_target
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
@@ -49,7 +49,7 @@ def facts(*conversions: dict[str, Any], **changes: Any) -> dict[str, Any]:
         conversion(["net.up.weight"], ["a.weight", "b.weight"], ["Concatenate", {"dim": 0}]),
     ]
     return {
-        "transformers": "5.0.0",
+        "source": "transformers 5.0.0",
         "architecture": "Net",
         "named": True,
         "model_type": "net",
