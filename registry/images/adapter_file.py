@@ -20,12 +20,12 @@ from typing import Any, Final
 from registry.errors import InvalidAdapterError
 from registry.files.header import Header, TensorEntry
 from registry.files.strict_json import parse, shown
+from registry.images.changes import rank_of
 from registry.images.keys import (
     ALPHA,
     BIAS,
     DENOISER,
     DORA_SCALE,
-    DOWN,
     FORMATS,
     MAGNITUDE,
     SpelledModule,
@@ -42,6 +42,8 @@ METADATA: Final = "lora_adapter_metadata"
 _SPLIT: Final = re.compile(
     r'"split_qkv"\s*:\s*"?true\b', re.IGNORECASE
 )  # in ss_network_args, as kohya's scripts write them
+_OTHER_TUNERS: Final = ("LOHA", "LOKR")
+_FIELDS: Final = {"format", "file", "alphas", "split_qkv", "rank"}
 _MOST_METADATA: Final = 1 << 20
 _MOST_NAME: Final = 1024
 _PLACES: Final = {"F16": "<e", "F32": "<f", "F64": "<d", "I8": "<b", "U8": "<B", "I16": "<h", "I32": "<i", "I64": "<q"}
@@ -58,6 +60,7 @@ class LoraFile:
         file: its name.
         alphas: alpha of modules as the file spells them, of those that have another than ``lora_alpha``; None: the
             configuration says it by PEFT's patterns.
+        rank: what alpha is divided by in all modules, as PEFT's LoHa and LoKr do it; None: by the rank of each.
         split_qkv: it was trained with split projections, whose alpha readers divide by the joined rank.
     """
 
@@ -65,11 +68,14 @@ class LoraFile:
     file: str
     alphas: Mapping[str, float] | None = field(default=None)
     split_qkv: bool = False
+    rank: int | None = None
 
     def document(self) -> dict[str, Any]:
         """As it stands in the configuration."""
         alphas = {} if self.alphas is None else {"alphas": dict(self.alphas)}
-        return {"format": self.format, "file": self.file, **alphas, **({"split_qkv": True} if self.split_qkv else {})}
+        rest = {"split_qkv": True} if self.split_qkv else {}
+        rank = {} if self.rank is None else {"rank": self.rank}
+        return {"format": self.format, "file": self.file, **alphas, **rest, **rank}
 
 
 def lora_file(name: str, value: Any) -> LoraFile | None:
@@ -80,14 +86,17 @@ def lora_file(name: str, value: Any) -> LoraFile | None:
     """
     if value is None:
         return None
-    if not isinstance(value, dict) or not set(value) <= {"format", "file", "alphas", "split_qkv"}:
+    if not isinstance(value, dict) or not set(value) <= _FIELDS:
         raise _fault(name, value)
     form, file, alphas = value.get("format"), value.get("file"), value.get("alphas")
     if form not in {known for known, _ in FORMATS} or not isinstance(file, str) or len(file) > _MOST_NAME:
         raise _fault(name, value)
     if alphas is not None and not (isinstance(alphas, dict) and all(map(_is_alpha, alphas.values()))):
         raise _fault(name, value)
-    return LoraFile(form, file, alphas, value.get("split_qkv") is True)
+    rank = value.get("rank")
+    if rank is not None and (type(rank) is not int or rank < 1):
+        raise _fault(name, value)
+    return LoraFile(form, file, alphas, value.get("split_qkv") is True, rank)
 
 
 def _is_alpha(value: object) -> bool:
@@ -118,26 +127,54 @@ def made_config(header: Header, read: Callable[[TensorEntry], bytes], file: str)
         raise AssertionError(f"{file} is no LoRA file")
     modules = spelled_modules(header.entries)
     told = _told(header, modules)
+    if told is not None and told.get("peft_type") in _OTHER_TUNERS:
+        return _of_tuner(told, form, file)
     if told is not None:
         return {**told, FIELD: LoraFile(form, file).document()}
-    ranks = {name: header.entries[one.parts[DOWN]].shape[:1] for name, one in modules.items()}
+    ranks = {name: rank_of(one, header.entries) for name, one in modules.items()}
     alphas = {
         name: alpha_in(header.entries[one.parts[ALPHA]], read) for name, one in modules.items() if ALPHA in one.parts
     }
     if not alphas:
         _check_said(header, ranks)
-    whole = {name: alphas.get(name, float(rank[0]) if rank else 1.0) for name, rank in ranks.items()}
-    usual = Counter(whole.values()).most_common(1)[0][0]
+    own = {name: alphas.get(name, float(rank)) for name, rank in ranks.items() if rank is not None}
+    whole = own | {name: alpha for name, alpha in alphas.items() if name not in own}
+    usual = Counter(own.values() or whole.values() or (1.0,)).most_common(1)[0][0]
     others = {name: alpha for name, alpha in whole.items() if alpha != usual}
     split = _SPLIT.search(header.metadata.get("ss_network_args", "")) is not None
     return {
         "peft_type": "LORA",
-        "r": max((rank[0] for rank in ranks.values() if rank), default=1),
+        "r": max((rank for rank in ranks.values() if rank), default=1),
         "lora_alpha": int(usual) if usual == int(usual) else usual,
         "use_dora": any({DORA_SCALE, MAGNITUDE} & set(one.parts) for one in modules.values()),
         "lora_bias": any(BIAS in one.parts for one in modules.values()),
         "target_modules": None,
         FIELD: LoraFile(form, file, others, split).document(),
+    }
+
+
+def _of_tuner(told: Mapping[str, Any], form: str, file: str) -> dict[str, Any]:
+    """The configuration of PEFT's LoHa or LoKr: alpha over r in every module, also where nothing has a rank."""
+    rank, alpha = told.get("r"), told.get("alpha")
+    if (
+        type(rank) is not int
+        or rank < 1
+        or not _is_alpha(alpha)
+        or told.get("rank_pattern")
+        or told.get("alpha_pattern")
+    ):
+        raise InvalidAdapterError(
+            f"{METADATA} in the header is a configuration of PEFT's {told['peft_type']} with r {shown(rank)}, alpha "
+            f"{shown(alpha)} and patterns {shown(told.get('rank_pattern') or told.get('alpha_pattern') or {})}; one r, "
+            "one alpha and no patterns are read. Merge the adapter, and publish the model.",
+            code="bad_config",
+        )
+    return {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": None,
+        FIELD: LoraFile(form, file, {}, rank=rank).document(),
     }
 
 
@@ -191,14 +228,14 @@ def _told(header: Header, modules: Mapping[str, SpelledModule]) -> dict[str, Any
     return {"peft_type": "LORA", **found} if found else None
 
 
-def _check_said(header: Header, ranks: Mapping[str, tuple[int, ...]]) -> None:
+def _check_said(header: Header, ranks: Mapping[str, int | None]) -> None:
     """Check that an alpha of the metadata is the rank of every pair, where no tensor has one."""
     for key in _SAID:
         try:
             alpha = float(header.metadata.get(key, ""))
         except ValueError:
             continue
-        if any(rank != (alpha,) for rank in ranks.values()):
+        if any(rank not in (alpha, None) for rank in ranks.values()):
             raise InvalidAdapterError(
                 f"The file's metadata says {key} {shown(header.metadata[key])}, and no tensor does: most readers then "
                 "take the rank, so it is not known which is meant. Write the alpha tensors that were trained with, or "

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
 from registry.errors import InvalidAdapterError
 from registry.files.strict_json import shown
@@ -25,6 +25,17 @@ MAGNITUDE: Final = "magnitude"
 """Of DoRA, one number for each output feature, whatever the axis of its tensor."""
 DORA_SCALE: Final = "dora_scale"
 """Of DoRA, with the axis that its shape says."""
+MID: Final = "mid"
+"""The core between the two factors of LoCon's Tucker form."""
+DIFF: Final = "diff"
+"""What is added to a weight, and to a bias (`DIFF_B`), as it is."""
+DIFF_B: Final = "diff_b"
+SET_WEIGHT: Final = "set_weight"
+"""What a weight becomes."""
+
+LOHA: Final = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+LOHA_CORES: Final = ("hada_t1", "hada_t2")
+LOKR: Final = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
 
 _PARTS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"\.lora_down\.weight"), DOWN),
@@ -38,17 +49,20 @@ _PARTS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"\.dora_scale"), DORA_SCALE),
     (re.compile(r"\.lora_magnitude_vector(\.default)?(\.weight)?"), MAGNITUDE),
     (re.compile(r"\.magnitude"), MAGNITUDE),
+    (re.compile(r"\.lora_mid\.weight"), MID),
+    (re.compile(r"\.(diff|w_norm)"), DIFF),
+    (re.compile(r"\.(diff_b|b_norm)"), DIFF_B),
+    (re.compile(r"\.set_weight"), SET_WEIGHT),
+    *((re.compile(rf"\.{part}"), part) for part in (*LOHA, *LOHA_CORES, *LOKR)),
 )
 _PROCESSOR: Final = re.compile(r"(.+)\.processor\.(\w+)_lora\.(down|up)\.weight")
 _XLABS: Final = re.compile(r"((?:double|single)_blocks\.\d+\.processor\.(?:qkv|proj)_lora\d?)\.(down|up)\.weight")
 _UNREAD: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
-    (re.compile(r".*\.lora_mid\.weight"), "a Tucker factor (LoCon with use_cp)"),
-    (re.compile(r".*\.hada_\w+"), "a LoHa"),
-    (re.compile(r".*\.lokr_\w+"), "a LoKr"),
     (re.compile(r".*\.(oft_blocks|oft_diag|oft_\w+)"), "an OFT or BOFT"),
     (re.compile(r".*\.(a1|a2|b1|b2|bm)\.weight"), "a GLoRA"),
+    (re.compile(r".*\.lora_[AB]\.\d+"), "a DyLoRA that keeps each rank apart"),
+    (re.compile(r".*\.((q|p)_layer\.weight|lambda_layer)"), "a T-LoRA"),
     (re.compile(r".*\.(scalar|reshape_weight)"), "a LyCORIS adapter that was saved in training"),
-    (re.compile(r".*\.(diff|diff_b|set_weight|w_norm|b_norm)"), "a difference of whole weights"),
     (re.compile(r".*\.on_input"), "an IA3"),
 )
 _EMBEDDING: Final = re.compile(r"emb_params|clip_[lg]|string_to_param\..*")
@@ -166,7 +180,7 @@ def _refusal(name: str) -> InvalidAdapterError:
     what = _unread(name)
     if what is not None:
         return InvalidAdapterError(
-            f"Tensor {shown(name)} is a part of {what}, which is not read here yet: train a plain LoRA, or convert it "
+            f"Tensor {shown(name)} is a part of {what}, which is not read here: train a plain LoRA, or convert it "
             "to one.",
             code="format_unsupported",
         )
@@ -182,30 +196,74 @@ def _refusal(name: str) -> InvalidAdapterError:
     )
 
 
+@dataclass(frozen=True)
+class Form:
+    """One way to write a change of a module: the parts that it has, and those that may stand beside them."""
+
+    needs: frozenset[str]
+    may: frozenset[str] = frozenset()
+
+
+_SCALED: Final = frozenset({ALPHA, DORA_SCALE, MAGNITUDE, DIFF_B})
+_FULL: Final = frozenset({ALPHA, DIFF_B})  # readers ignore the alpha
+FORMS: Final[tuple[Form, ...]] = (
+    Form(frozenset({DOWN, UP}), _SCALED | {BIAS, MID}),
+    Form(frozenset(LOHA), _SCALED),
+    Form(frozenset({*LOHA, *LOHA_CORES}), _SCALED),
+    *(
+        Form(frozenset(f"lokr_{part}" for part in (*first, *second)), _SCALED)
+        for first in (("w1",), ("w1_a", "w1_b"))
+        for second in (("w2",), ("w2_a", "w2_b"), ("w2_a", "w2_b", "t2"))
+    ),
+    Form(frozenset({DIFF}), _FULL),
+    Form(frozenset({SET_WEIGHT}), _FULL),
+    Form(frozenset({DIFF_B}), frozenset({ALPHA})),
+)
+"""All that are read, the parts of each as they are written."""
+
+
 def _complete(spelled: str, parts: Mapping[str, str]) -> SpelledModule:
-    for there, missing in ((DOWN, UP), (UP, DOWN)):
-        if there in parts and missing not in parts:
-            raise InvalidAdapterError(
-                f"{shown(parts[there])} has no counterpart: the file holds no {missing} factor of {shown(spelled)}, "
-                "and a pair needs both. Save the LoRA again.",
-                code="incomplete_pair",
-            )
-    if DOWN not in parts:
-        first = next(iter(parts.values()))
-        raise InvalidAdapterError(
-            f"Tensor {shown(first)} belongs to no pair: the file holds no factors of {shown(spelled)}. Save the LoRA "
-            "again.",
-            code="incomplete_pair",
-        )
+    _check_parts(spelled, parts)
+    for one in SPELLINGS:
+        if spelled.startswith(one.lead):
+            return SpelledModule(spelled, one.component, spelled[len(one.lead) :], one.flat, dict(parts))
+    return SpelledModule(spelled, DENOISER, spelled, False, dict(parts))
+
+
+def _check_parts(spelled: str, parts: Mapping[str, str]) -> None:
+    """Check that the parts of a module are one form, and nothing else."""
+    if not any(form.needs <= set(parts) <= form.needs | form.may for form in FORMS):
+        _refuse_parts(spelled, parts)
     if DORA_SCALE in parts and MAGNITUDE in parts:
         raise InvalidAdapterError(
             f"{shown(spelled)} has two magnitudes, {shown(parts[DORA_SCALE])} and {shown(parts[MAGNITUDE])}. Keep one.",
             code="unexpected_tensor",
         )
-    for one in SPELLINGS:
-        if spelled.startswith(one.lead):
-            return SpelledModule(spelled, one.component, spelled[len(one.lead) :], one.flat, dict(parts))
-    return SpelledModule(spelled, DENOISER, spelled, False, dict(parts))
+
+
+def _refuse_parts(spelled: str, parts: Mapping[str, str]) -> NoReturn:
+    essential = {part for form in FORMS for part in form.needs}
+    there = set(parts) & (essential - {DIFF_B}) or set(parts) & essential
+    first = parts[min(there)] if there else next(iter(parts.values()))
+    if not there:
+        raise InvalidAdapterError(
+            f"Tensor {shown(first)} belongs to no pair: the file holds no factors of {shown(spelled)}. Save the LoRA "
+            "again.",
+            code="incomplete_pair",
+        )
+    lacking = [form.needs - set(parts) for form in FORMS if there <= form.needs]
+    missing = min(lacking, key=len, default=frozenset())
+    if missing:
+        raise InvalidAdapterError(
+            f"{shown(first)} has no counterpart: the file holds no {' and no '.join(sorted(missing))} factor of "
+            f"{shown(spelled)}, and a pair needs both. Save the LoRA again.",
+            code="incomplete_pair",
+        )
+    raise InvalidAdapterError(
+        f"{shown(spelled)} has tensors that do not belong together: {', '.join(shown(one) for one in parts.values())}. "
+        "Keep one kind of change for each module.",
+        code="unexpected_tensor",
+    )
 
 
 def components_of(modules: Iterable[SpelledModule]) -> Iterator[tuple[str, int]]:

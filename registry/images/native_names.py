@@ -139,6 +139,13 @@ WAN: Final = Family(
             for native, module in (("self_attn", "attn1"), ("cross_attn", "attn2"))
             for leaf, name in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("o", "to_out.0"))
         },
+        **{
+            f"{_WAN}.{native}.norm_{leaf}": (f"{_WAN}.{module}.norm_{leaf}",)
+            for native, module in (("self_attn", "attn1"), ("cross_attn", "attn2"))
+            for leaf in ("q", "k")
+        },
+        f"{_WAN}.cross_attn.norm_k_img": (f"{_WAN}.attn2.norm_added_k",),
+        f"{_WAN}.norm3": (f"{_WAN}.norm2",),  # diffusers counts the norms in the order of the forward
         f"{_WAN}.cross_attn.k_img": (f"{_WAN}.attn2.add_k_proj",),
         f"{_WAN}.cross_attn.v_img": (f"{_WAN}.attn2.add_v_proj",),
         f"{_WAN}.ffn.0": (f"{_WAN}.ffn.net.0.proj",),
@@ -148,6 +155,8 @@ WAN: Final = Family(
         "text_embedding.0": ("condition_embedder.text_embedder.linear_1",),
         "text_embedding.2": ("condition_embedder.text_embedder.linear_2",),
         "time_projection.1": ("condition_embedder.time_proj",),
+        "img_emb.proj.0": ("condition_embedder.image_embedder.norm1",),
+        "img_emb.proj.4": ("condition_embedder.image_embedder.norm2",),
         "img_emb.proj.1": ("condition_embedder.image_embedder.ff.net.0.proj",),
         "img_emb.proj.3": ("condition_embedder.image_embedder.ff.net.2",),
         "patch_embedding": ("patch_embedding",),
@@ -172,13 +181,16 @@ Z_IMAGE: Final = Family(
 )
 
 _RESNET: Final = {
+    "norm1": "in_layers.0",
     "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
     "conv2": "out_layers.3",
     "time_emb_proj": "emb_layers.1",
     "conv_shortcut": "skip_connection",
 }
 _OF_UNET: Final = {
     "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
     "conv_out": "out.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",

@@ -9,21 +9,25 @@ fits, or the file is refused with names.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from registry.errors import InvalidAdapterError
 from registry.files.header import SIZES, TensorEntry
 from registry.files.strict_json import shown
 from registry.images.adapter_file import LoraFile
+from registry.images.changes import Change, change_of, rank_of, wrong_shape
+from registry.images.expressions import Expression, Eye, HalvesSwapped, Tensor, computed
 from registry.images.keys import (
     ALPHA,
     BIAS,
+    DIFF,
+    DIFF_B,
     DORA_SCALE,
     DOWN,
     MAGNITUDE,
-    UP,
+    SET_WEIGHT,
     SpelledModule,
     components_of,
     spelled_modules,
@@ -50,17 +54,29 @@ class SwappedHalves(TensorEntry):
     """A factor whose two halves of rows the file keeps in the other order than the base model."""
 
 
+class Scale(NamedTuple):
+    """Of a pair: its rank, the file's alpha, and what B A is multiplied by."""
+
+    rank: int
+    alpha: float
+    scaling: float
+
+
 @dataclass(frozen=True)
 class NormalForm:
     """A LoRA file as a PEFT checkpoint."""
 
     tensors: Mapping[str, TensorEntry]  # by PEFT's names
-    scales: Mapping[str, tuple[int, float]] | None  # module -> rank and alpha; None: by the configuration's patterns
+    scales: Mapping[str, Scale] | None  # by module; None: by the configuration's patterns
     alphas: tuple[tuple[TensorEntry, float], ...]  # tensors that have to hold what the configuration says
+    added: Mapping[str, TensorEntry]  # parameters of one dimension -> what is added to them
+    replaced: Mapping[str, TensorEntry]  # parameters -> what they become
     notices: tuple[str, ...] = ()
 
 
-def normal_form(file: LoraFile, usual: float, tensors: Mapping[str, TensorEntry], shapes: Shapes) -> NormalForm:
+def normal_form(
+    file: LoraFile, usual: float, tensors: Mapping[str, TensorEntry], shapes: Shapes, vectors: Shapes
+) -> NormalForm:
     """Bring the tensors of a file into the normal form for one base model.
 
     Args:
@@ -68,6 +84,7 @@ def normal_form(file: LoraFile, usual: float, tensors: Mapping[str, TensorEntry]
         usual: its alpha, where the file's module has no other.
         tensors: all its tensors, by name.
         shapes: the modules of the base model.
+        vectors: its parameters of one dimension, by full name.
 
     Raises:
         InvalidAdapterError: ``several_components``, it changes more than the base model has; ``unknown_target``, its
@@ -76,33 +93,147 @@ def normal_form(file: LoraFile, usual: float, tensors: Mapping[str, TensorEntry]
     """
     modules = spelled_modules(tensors)
     _check_components(modules)
-    names = _Names(shapes)
+    names = _Names({**dict.fromkeys(_modules_of(vectors), ()), **shapes})
     meant = {one.spelled: known for one in modules.values() if (known := names.find(one)) is not None}
     _check_base([spelled for spelled in modules if spelled not in meant], len(modules))
-    out: dict[str, TensorEntry] = {}
-    owners: dict[str, str] = {}
-    scales: dict[str, tuple[int, float]] = {}
-    alphas = []
+    draft = _Draft(file, tensors, shapes, vectors)
     for one in modules.values():
-        found, swapped = meant[one.spelled].modules, meant[one.spelled].swapped
-        rank = _check_pair(one, tensors, found, shapes)
         alpha = (file.alphas or {}).get(one.spelled, usual)
         if ALPHA in one.parts:
-            alphas.append((tensors[one.parts[ALPHA]], alpha))
-        row = 0
-        for module in found:
-            if module in owners:
+            draft.alphas.append((tensors[one.parts[ALPHA]], alpha))
+        draft.add(one, meant[one.spelled], alpha)
+    scales = None if file.alphas is None else draft.scales
+    return NormalForm(draft.out, scales, tuple(draft.alphas), draft.added, draft.replaced, _split_notice(file))
+
+
+def _modules_of(vectors: Shapes) -> Iterator[str]:
+    return (name.rpartition(".")[0] for name in vectors if "." in name)
+
+
+@dataclass
+class _Draft:
+    """What the modules of a file come to, one after another."""
+
+    file: LoraFile
+    tensors: Mapping[str, TensorEntry]
+    shapes: Shapes
+    vectors: Shapes
+    out: dict[str, TensorEntry] = field(default_factory=dict)
+    scales: dict[str, Scale] = field(default_factory=dict)
+    alphas: list[tuple[TensorEntry, float]] = field(default_factory=list)
+    added: dict[str, TensorEntry] = field(default_factory=dict)
+    replaced: dict[str, TensorEntry] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)
+
+    def add(self, one: SpelledModule, meant: _Meant, alpha: float) -> None:
+        """All that the file does to one module as it spells it."""
+        self._check_dtypes(one)
+        for module in meant.modules:
+            if module in self.owners:
                 raise InvalidAdapterError(
-                    f"{shown(owners[module])} and {shown(one.spelled)} of the file both change {shown(module)} of the "
-                    "base model. Keep one of them.",
+                    f"{shown(self.owners[module])} and {shown(one.spelled)} of the file both change {shown(module)} of "
+                    "the base model. Keep one of them.",
                     code="module_twice",
                 )
-            owners[module] = one.spelled
-            scales[module] = rank, alpha
-            out |= _parts(one, tensors, module, shapes, row, swapped=swapped)
-            row += shapes[module][0]
-    told = _split_notice(file)
-    return NormalForm(out, None if file.alphas is None else scales, tuple(alphas), told)
+            self.owners[module] = one.spelled
+        matrices = all(module in self.shapes for module in meant.modules)
+        if matrices and not {SET_WEIGHT, DIFF_B} >= set(one.parts) - {ALPHA}:
+            self._add_change(one, meant, alpha)
+        if DIFF in one.parts and not matrices:
+            self._add_vector(one, meant, "weight", one.parts[DIFF], self.added)
+        elif not matrices and set(one.parts) - {ALPHA, DIFF_B, SET_WEIGHT}:
+            raise InvalidAdapterError(
+                f"{shown(one.spelled)} of the file is {shown(meant.modules[0])} of the base model, which is no linear "
+                "module and no convolution, so it takes no factors. Publish the file under the base model that it was "
+                "trained on.",
+                code="unknown_target",
+            )
+        if SET_WEIGHT in one.parts:
+            self._set_weight(one, meant, matrices=matrices)
+        if DIFF_B in one.parts:
+            self._add_vector(one, meant, "bias", one.parts[DIFF_B], self.added)
+
+    def _check_dtypes(self, one: SpelledModule) -> None:
+        for name in one.parts.values():
+            entry = self.tensors[name]
+            if name != one.parts.get(ALPHA) and entry.dtype not in _FLOATS:
+                raise InvalidAdapterError(
+                    f"Tensor {shown(name)} has dtype {entry.dtype}, expected one of {', '.join(_FLOATS)}.",
+                    code="bad_dtype",
+                )
+
+    def _add_change(self, one: SpelledModule, meant: _Meant, alpha: float) -> None:
+        """Factors for each of the modules, and what stands beside them."""
+        change = _change(one, self.tensors, meant.modules, self.shapes)
+        scaling = self._scaling(one, alpha)
+        row = 0
+        for module in meant.modules:
+            shape = self.shapes[module]
+            lead = f"{_LEAD}{module}."
+            b, a = _factors(change, lead, shape, row, swapped=meant.swapped)
+            self.out |= {b.name: b, a.name: a}
+            for part, tail in _BESIDE:
+                if part in one.parts:
+                    _refuse_swapped(one.parts[part], swapped=meant.swapped)
+                    beside = _rows(self.tensors[one.parts[part]], f"{lead}{tail}", row, (shape[0],))
+                    self.out[beside.name] = beside
+            self.scales[module] = Scale(a.shape[0], alpha, scaling)
+            row += shape[0]
+
+    def _scaling(self, one: SpelledModule, alpha: float) -> float:
+        """What a change is multiplied by: alpha over the rank of the file's form, whatever rank the factors have."""
+        rank = rank_of(one, self.tensors)
+        if self.file.rank is None:
+            return 1.0 if rank is None else alpha / rank
+        if rank is not None and rank != self.file.rank:
+            raise InvalidAdapterError(
+                f"{shown(one.spelled)} has rank {rank}, but the configuration in the header gives {self.file.rank}. "
+                "Save the adapter again with the configuration that it was trained with.",
+                code="rank_mismatch",
+            )
+        return alpha / self.file.rank
+
+    def _add_vector(self, one: SpelledModule, meant: _Meant, leaf: str, name: str, out: dict[str, TensorEntry]) -> None:
+        """What is done to a parameter of one dimension."""
+        entry, row = self.tensors[name], 0
+        _refuse_swapped(name, swapped=meant.swapped)
+        sizes = [self.vectors.get(f"{module}.{leaf}", ())[:1] for module in meant.modules]
+        if () in sizes:
+            raise InvalidAdapterError(
+                f"Tensor {shown(name)} changes the {leaf} of {shown(meant.modules[sizes.index(())])}, which the base "
+                "model does not have. Publish it under the base model that it was trained on.",
+                code="unknown_target",
+            )
+        total = sum(size for (size,) in sizes)
+        if entry.elements != total or max(entry.shape, default=0) != total:
+            raise wrong_shape(entry, (total,), one)
+        for module, (size,) in zip(meant.modules, sizes, strict=True):
+            out[f"{module}.{leaf}"] = _rows(entry, f"{module}.{leaf}", row, (size,))
+            row += size
+
+    def _set_weight(self, one: SpelledModule, meant: _Meant, *, matrices: bool) -> None:
+        name = one.parts[SET_WEIGHT]
+        if not matrices:
+            self._add_vector(one, meant, "weight", name, self.replaced)
+            return
+        _refuse_swapped(name, swapped=meant.swapped)
+        entry, row = self.tensors[name], 0
+        shape = self.shapes[meant.modules[0]][1:]
+        total = sum(self.shapes[module][0] for module in meant.modules)
+        if entry.shape != (total, *shape):
+            raise wrong_shape(entry, (total, *shape), one)
+        for module in meant.modules:
+            self.replaced[f"{module}.weight"] = _rows(entry, f"{module}.weight", row, self.shapes[module])
+            row += self.shapes[module][0]
+
+
+def _refuse_swapped(name: str, *, swapped: bool) -> None:
+    if swapped:
+        raise InvalidAdapterError(
+            f"Tensor {shown(name)} belongs to a module whose halves diffusers keeps in the other order, which is read "
+            "of factors alone. Train without that module.",
+            code="format_unsupported",
+        )
 
 
 def _split_notice(file: LoraFile) -> tuple[str, ...]:
@@ -167,54 +298,26 @@ def _check_base(unknown: list[str], count: int) -> None:
     )
 
 
-def _check_pair(one: SpelledModule, tensors: Mapping[str, TensorEntry], found: Modules, shapes: Shapes) -> int:
-    """The rank of a pair whose factors, and what stands beside them, fit the modules."""
-    for name in one.parts.values():
-        entry = tensors[name]
-        if name != one.parts.get(ALPHA) and entry.dtype not in _FLOATS:
-            raise InvalidAdapterError(
-                f"Tensor {shown(name)} has dtype {entry.dtype}, expected one of {', '.join(_FLOATS)}.", code="bad_dtype"
-            )
-    down, up = tensors[one.parts[DOWN]], tensors[one.parts[UP]]
-    inner, rows = shapes[found[0]][1:], sum(shapes[module][0] for module in found)
-    columns = math.prod(inner)
-    rank = down.shape[0] if down.shape else 0
-    fits = len(down.shape) >= 2 and (down.shape[1:] == inner or (_is_pointwise(down) and down.shape[1] == columns))
-    if not rank or not fits:
-        wider = found == ("x_embedder",) and len(down.shape) == 2 and down.shape[1] > columns
-        raise _shape(down, (("rank", *inner)), one, "input_widened" if wider else "shape_mismatch")
-    if up.shape[:1] != (rows,) or not _is_pointwise(up):
-        raise _shape(up, (rows, "rank"), one, "shape_mismatch")
-    if up.shape[1] != rank:
+def _change(one: SpelledModule, tensors: Mapping[str, TensorEntry], found: Modules, shapes: Shapes) -> Change:
+    """What is added to the modules, where it and what stands beside it fit them."""
+    inner, heights = shapes[found[0]][1:], [shapes[module][0] for module in found]
+    rows, columns = sum(heights), math.prod(inner)
+    down = tensors.get(one.parts.get(DOWN, ""))
+    if found == ("x_embedder",) and down is not None and len(down.shape) == 2 and down.shape[1] > columns:
         raise InvalidAdapterError(
-            f"The pair of {shown(one.spelled)} has rank {rank} in {shown(down.name)} and {up.shape[1]} in "
-            f"{shown(up.name)}; they must be equal.",
-            code="rank_mismatch",
+            f"Tensor {shown(down.name)} of {shown(one.spelled)} has shape {down.shape}, expected (rank, {columns}): it "
+            "takes more channels than the base model has, as control LoRAs do: they change the shape of the input.",
+            code="input_widened",
         )
+    change = change_of(one, tensors, inner, rows, min(heights))
+    if change is None:
+        raise AssertionError(f"{one.spelled} has no change")
     for part in (MAGNITUDE, BIAS):
         if part in one.parts and tensors[one.parts[part]].elements != rows:
-            raise _shape(tensors[one.parts[part]], (rows,), one, "shape_mismatch")
+            raise wrong_shape(tensors[one.parts[part]], (rows,), one)
     if DORA_SCALE in one.parts:
         _check_axis(tensors[one.parts[DORA_SCALE]], rows, columns, one)
-    return rank
-
-
-def _is_pointwise(entry: TensorEntry) -> bool:
-    """Whether a tensor is a matrix, whatever dimensions of size 1 follow."""
-    return len(entry.shape) >= 2 and all(size == 1 for size in entry.shape[2:])
-
-
-def _shape(entry: TensorEntry, expected: tuple[int | str, ...], one: SpelledModule, code: str) -> InvalidAdapterError:
-    why = (
-        "it takes more channels than the base model has, as control LoRAs do: they change the shape of the input"
-        if code == "input_widened"
-        else "publish it under the base model that it was trained on"
-    )
-    listed = ", ".join(map(str, expected))
-    return InvalidAdapterError(
-        f"Tensor {shown(entry.name)} of {shown(one.spelled)} has shape {entry.shape}, expected ({listed}): {why}.",
-        code=code,
-    )
+    return change
 
 
 def _check_axis(entry: TensorEntry, rows: int, columns: int, one: SpelledModule) -> None:
@@ -237,32 +340,37 @@ def _check_axis(entry: TensorEntry, rows: int, columns: int, one: SpelledModule)
             "yet. Train it on rows (LyCORIS: wd_on_out=True), or publish the merged model.",
             code="format_unsupported",
         )
-    raise _shape(entry, (rows, 1), one, "shape_mismatch")
+    raise wrong_shape(entry, (rows, 1), one)
 
 
-def _parts(
-    one: SpelledModule, tensors: Mapping[str, TensorEntry], module: str, shapes: Shapes, row: int, *, swapped: bool
-) -> dict[str, TensorEntry]:
-    """The tensors of one of diffusers' modules, whose rows begin at ``row`` of the file's."""
-    shape = shapes[module]
-    down, up = tensors[one.parts[DOWN]], tensors[one.parts[UP]]
-    rank, ones = down.shape[0], (1,) * len(shape[2:])
-    lead = f"{_LEAD}{module}."
-    b = _rows(up, f"{lead}lora_B.weight", row, (shape[0], rank, *ones))
-    if swapped:
-        b = SwappedHalves(b.name, b.dtype, b.shape, b.start, b.stop)
-    found = [replace(down, name=f"{lead}lora_A.weight", shape=(rank, *shape[1:])), b]
-    for part, tail in _BESIDE:
-        if part not in one.parts:
-            continue
-        if swapped:
-            raise InvalidAdapterError(
-                f"Tensor {shown(one.parts[part])} belongs to a module whose halves diffusers keeps in the other order, "
-                "which is read of pairs alone. Train without that module.",
-                code="format_unsupported",
-            )
-        found.append(_rows(tensors[one.parts[part]], f"{lead}{tail}", row, (shape[0],)))
-    return {entry.name: entry for entry in found}
+def _factors(
+    change: Change, lead: str, shape: tuple[int, ...], row: int, *, swapped: bool
+) -> tuple[TensorEntry, TensorEntry]:
+    """B and A of one of diffusers' modules, whose rows begin at ``row`` of the file's.
+
+    Of a change that is kept whole one factor is the change and the other the identity, whichever is smaller.
+    """
+    rows, columns, ones = shape[0], math.prod(shape[1:]), (1,) * len(shape[2:])
+    name_a, name_b = f"{lead}lora_A.weight", f"{lead}lora_B.weight"
+    if change.a is not None:
+        rank = change.a.shape[0]
+        b = _factor(change.b, name_b, row, (rows, rank, *ones), swapped=swapped)
+        return b, _factor(change.a, name_a, 0, (rank, *shape[1:]), swapped=False)
+    if columns <= rows:
+        b = _factor(change.b, name_b, row, (rows, columns, *ones), swapped=swapped)
+        return b, computed(name_a, (columns, *shape[1:]), Eye(columns))
+    a = _factor(change.b, name_a, row, (rows, *shape[1:]), swapped=swapped)
+    return computed(name_b, (rows, rows, *ones), Eye(rows)), a
+
+
+def _factor(made: Expression, name: str, row: int, shape: tuple[int, ...], *, swapped: bool) -> TensorEntry:
+    """Rows of a matrix from ``row`` on: those of a tensor where it is one, else to be computed."""
+    if not isinstance(made, Tensor):
+        return computed(name, shape, HalvesSwapped(made) if swapped else made, row)
+    found = _rows(made.entry, name, row, shape)
+    if not swapped:
+        return found
+    return SwappedHalves(found.name, found.dtype, found.shape, found.start, found.stop)
 
 
 def _rows(entry: TensorEntry, name: str, row: int, shape: tuple[int, ...]) -> TensorEntry:

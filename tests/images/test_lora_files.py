@@ -327,13 +327,46 @@ REFUSED: dict[str, tuple[Callable[[Written], None], str]] = {
     "up is missing": (edited(lambda t: t.pop("lora_unet_conv_in.lora_up.weight")), "incomplete_pair"),
     "down is missing": (edited(lambda t: t.pop("lora_unet_conv_in.lora_down.weight")), "incomplete_pair"),
     "alpha alone": (edited(lambda t: t.update({"lora_unet_conv_out.alpha": torch.tensor(1.0)})), "incomplete_pair"),
-    "LoHa": (edited(lambda t: t.update({"lora_unet_conv_out.hada_w1_a": torch.ones(2, 2)})), "format_unsupported"),
-    "LoKr": (edited(lambda t: t.update({"lora_unet_conv_out.lokr_w1": torch.ones(2, 2)})), "format_unsupported"),
-    "Tucker": (
+    "half a LoHa": (edited(lambda t: t.update({"lora_unet_conv_out.hada_w1_a": torch.ones(2, 2)})), "incomplete_pair"),
+    "half a LoKr": (edited(lambda t: t.update({"lora_unet_conv_out.lokr_w1": torch.ones(2, 2)})), "incomplete_pair"),
+    "a core on channels and taps": (
         edited(lambda t: t.update({"lora_unet_conv_in.lora_mid.weight": torch.ones(4, 4, 3, 3)})),
+        "shape_mismatch",
+    ),
+    "two changes of one module": (
+        edited(lambda t: t.update({"lora_unet_conv_in.diff": torch.ones(16, 4, 3, 3)})),
+        "unexpected_tensor",
+    ),
+    "a bias that the model lacks": (
+        edited(
+            lambda t: t.update(
+                {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.diff_b": torch.ones(16)}
+            )
+        ),
+        "unknown_target",
+    ),
+    "a bias of another size": (
+        edited(lambda t: t.update({"lora_unet_conv_out.diff_b": torch.ones(5)})),
+        "shape_mismatch",
+    ),
+    "factors of a norm": (
+        edited(
+            lambda t: t.update(
+                {
+                    "lora_unet_conv_norm_out.lora_down.weight": torch.ones(2, 16),
+                    "lora_unet_conv_norm_out.lora_up.weight": torch.ones(16, 2),
+                }
+            )
+        ),
+        "unknown_target",
+    ),
+    "OFT": (edited(lambda t: t.update({"lora_unet_conv_out.oft_blocks": torch.ones(2, 2, 2)})), "format_unsupported"),
+    "BOFT": (edited(lambda t: t.update({"lora_unet_conv_out.oft_diag": torch.ones(2, 2, 2)})), "format_unsupported"),
+    "GLoRA": (edited(lambda t: t.update({"lora_unet_conv_out.a1.weight": torch.ones(2, 2)})), "format_unsupported"),
+    "a scalar of training": (
+        edited(lambda t: t.update({"lora_unet_conv_in.scalar": torch.tensor(0.5)})),
         "format_unsupported",
     ),
-    "difference": (edited(lambda t: t.update({"lora_unet_conv_out.diff_b": torch.ones(4)})), "format_unsupported"),
     "unknown module": (
         edited(lambda t: t.update({f"lora_unet_conv_mid.{end}": torch.ones(2, 2) for end in FLAT})),
         "unknown_target",

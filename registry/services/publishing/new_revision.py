@@ -204,6 +204,10 @@ def beyond_pairs(checkpoint: Checkpoint) -> Iterator[str]:
     if values:
         more = f" and {len(values) - 3} more" if len(values) > 3 else ""
         yield f"The adapter replaces {', '.join(values[:3])}{more} as a whole; the previous weights are not used."
+    added = list(checkpoint.added)
+    if added:
+        more = f" and {len(added) - 3} more" if len(added) > 3 else ""
+        yield f"The adapter also adds to {', '.join(added[:3])}{more}, which have one dimension and no rank."
     for module, rows in checkpoint.tokens.items():
         yield f"The adapter replaces {len(rows.tokens)} token rows of {module}."
 

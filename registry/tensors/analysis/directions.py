@@ -23,6 +23,7 @@ from registry.tensors.analysis.statistics import figures
 from registry.tensors.arithmetic.streamed import FactorShape, Gram, GramWatch
 from registry.tensors.arithmetic.threads import in_order
 from registry.tensors.checkpoint.adapter import Checkpoint, LoraPair
+from registry.tensors.checkpoint.computed import Computed
 from registry.tensors.checkpoint.factors import read_whole
 from registry.tensors.truncation.truncate import decompose
 
@@ -127,6 +128,10 @@ def largest_element(pair: LoraPair, source: ByteSource) -> tuple[float, float]:
 
     Both are infinite where float64 does not hold them.
     """
+    whole = _whole(pair, source)
+    if whole is not None:
+        element = abs(pair.scaling) * whole.abs().max().nan_to_num(math.inf).item()
+        return element, element
     largest = bound = 0.0
     for b, a in _factors(pair, source):
         left, right = b.to(torch.float64) * abs(pair.scaling), a.to(torch.float64)
@@ -154,7 +159,13 @@ def _is_clear(one: Gram, other: Gram) -> bool:
 
 
 def _stable_rank(pair: LoraPair, source: ByteSource) -> float:
-    """As `registry.tensors.analysis.statistics.figures` has it; 0 of a zero delta. Call it on a lane."""
+    """As `registry.tensors.analysis.statistics.figures` has it; 0 of a zero delta. Call it on a lane.
+
+    Of a change that is kept whole it is only known whether it is zero: its singular values cost the cube of its sides.
+    """
+    whole = _whole(pair, source)
+    if whole is not None:
+        return math.inf if bool(whole.any()) else 0.0
     try:
         spectra = [_above_rounding(b, a, decompose(b, a).singular_values) for b, a in _factors(pair, source)]
     except InvalidAdapterError:  # its square leaves float64: it may be published, but has no figure
@@ -167,6 +178,17 @@ def _above_rounding(b: torch.Tensor, a: torch.Tensor, values: tuple[float, ...])
     """Singular values of B A; none where even the largest may be what rounding left of a product that cancels."""
     norms = (torch.linalg.matrix_norm(one.to(torch.float64)).item() for one in (b, a))
     return values if values and values[0] > _ROUNDING * b.shape[1] * math.prod(norms) else ()
+
+
+def _whole(pair: LoraPair, source: ByteSource) -> torch.Tensor | None:
+    """The change of a pair of which one factor is the identity, without its scaling; None: it is no such pair."""
+    if pair.fused is not None:
+        return None
+    a, b = pair.a_matrix, pair.b_matrix
+    for one, other in ((a, b), (b, a)):
+        if isinstance(one, Computed) and one.is_identity:
+            return other.read(source, 0, other.shape[0]).to(torch.float64)
+    return None
 
 
 def _factors(pair: LoraPair, source: ByteSource) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

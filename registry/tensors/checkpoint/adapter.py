@@ -16,7 +16,9 @@ from functools import cached_property
 from typing import Any, Final
 
 from registry.files.header import TensorEntry
+from registry.images.expressions import ComputedEntry, tensors_of
 from registry.images.normal_form import SwappedHalves
+from registry.tensors.checkpoint.computed import Computed
 from registry.tensors.checkpoint.factors import (
     BlockDiagonal,
     ExpertA,
@@ -116,11 +118,15 @@ class LoraPair:
     @property
     def a_matrix(self) -> FactorMatrix:
         """A as a matrix (rank, in_features); not for experts."""
+        if isinstance(self.a, ComputedEntry):
+            return Computed(self.a)
         return Plain(self.a) if self.blocks_a == 1 else BlockDiagonal(self.a, self.blocks_a)
 
     @property
     def b_matrix(self) -> FactorMatrix:
         """B as a matrix (out_features, rank); not for experts."""
+        if isinstance(self.b, ComputedEntry):
+            return Computed(self.b)
         if isinstance(self.b, SwappedHalves):
             return Swapped(self.b)
         return Plain(self.b) if self.blocks_b == 1 else BlockDiagonal(self.b, self.blocks_b)
@@ -144,7 +150,17 @@ class LoraPair:
     @property
     def parameters(self) -> int:
         """Elements of all its tensors."""
-        return sum(entry.elements for entry in (self.a, self.b, self.magnitude, self.bias) if entry is not None)
+        others = (entry for entry in (self.magnitude, self.bias) if entry is not None)
+        return sum(entry.elements for entry in (*self.stored, *others))
+
+    @property
+    def stored(self) -> tuple[TensorEntry, ...]:
+        """The tensors of the file that the factors are, or are computed from: a zero one makes the change zero."""
+        return tuple(
+            one
+            for entry in (self.b, self.a)
+            for one in (tensors_of(entry.made) if isinstance(entry, ComputedEntry) else (entry,))
+        )
 
 
 @dataclass(frozen=True)
@@ -155,6 +171,14 @@ class NewValue:
     parameter: str  # canonical runtime name: lm_head.weight
     tied: bool = False  # the module that shares the weight takes the value too
     names: tuple[str, ...] = ()  # by which the checkpoint has it: others than `parameter` where it is tied to that
+
+
+@dataclass(frozen=True)
+class AddedValue:
+    """What is added to a parameter of one dimension that has no pair of its own: a norm's weight, a bias."""
+
+    entry: TensorEntry
+    parameter: str  # canonical runtime name
 
 
 @dataclass(frozen=True)
@@ -193,6 +217,7 @@ class Checkpoint:
     constants: Mapping[str, TensorEntry] = field(default_factory=dict)  # parameter -> whole numbers, as the base's
     saved: tuple[str, ...] = ()  # modules that were trained whole (modules_to_save), none inside another
     alphas: tuple[tuple[TensorEntry, float], ...] = ()  # tensors that have to hold the configuration's alpha
+    added: Mapping[str, AddedValue] = field(default_factory=dict)  # by `AddedValue.parameter`, sorted
     untargeted: tuple[str, ...] = ()  # modules with a pair that the configuration does not target, as spelled
 
     @cached_property
@@ -207,4 +232,5 @@ class Checkpoint:
             sum(pair.parameters for pair in self.pairs.values())
             + sum(value.entry.elements for value in self.values.values())
             + sum(rows.entry.elements for rows in self.tokens.values())
+            + sum(value.entry.elements for value in self.added.values())
         )

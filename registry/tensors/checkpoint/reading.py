@@ -22,9 +22,11 @@ from registry.images.adapter_file import FIELD, LoraFile
 from registry.images.normal_form import normal_form
 from registry.tensors.arithmetic.dtypes import FLOATS, WHOLE_NUMBERS
 from registry.tensors.checkpoint.adapter import (
+    AddedValue,
     Checkpoint,
     LoraAdapterConfig,
     LoraPair,
+    NewValue,
 )
 from registry.tensors.checkpoint.coverage import (
     check_coverage,
@@ -224,10 +226,7 @@ def read_checkpoint(config: LoraAdapterConfig, tensors: Mapping[str, TensorEntry
     if file is None:
         draft = Draft(config, table, *sort_parts(tensors, table.targets), [])
     else:
-        normal = normal_form(file, config.lora_alpha, tensors, _shapes(table))
-        draft = Draft(
-            config, table, *sort_parts(normal.tensors), [*normal.notices], given=normal.scales, alphas=normal.alphas
-        )
+        draft = _of_lora_file(file, config, tensors, table)
     for variant in VARIANTS:
         if variant.fold is not None:
             variant.fold(draft)
@@ -246,13 +245,29 @@ def read_checkpoint(config: LoraAdapterConfig, tensors: Mapping[str, TensorEntry
     return replace(draft.checkpoint(), untargeted=tuple(untargeted))
 
 
+def _of_lora_file(
+    file: LoraFile, config: LoraAdapterConfig, tensors: Mapping[str, TensorEntry], table: TargetTable
+) -> Draft:
+    held = table.named_parameters.items()
+    vectors = {name: parameter.shape for name, parameter in held if len(parameter.shape) == 1}
+    normal = normal_form(file, config.lora_alpha, tensors, _shapes(table), vectors)
+    draft = Draft(
+        config, table, *sort_parts(normal.tensors), [*normal.notices], given=normal.scales, alphas=normal.alphas
+    )
+    draft.added = {name: AddedValue(entry, name) for name, entry in normal.added.items()}
+    for name, entry in normal.replaced.items():
+        draft.add_value(NewValue(entry, name))
+    return draft
+
+
 def _shapes(table: TargetTable) -> dict[str, tuple[int, ...]]:
     multiplied = (TargetKind.LINEAR, TargetKind.CONV)
     return {name: target.shape for name, target in table.targets.items() if target.kind in multiplied}
 
 
 def _check_something(draft: Draft) -> None:
-    if draft.pairs or (draft.config.target_modules == NO_PAIRS and (draft.values or draft.tokens)):
+    on_purpose = draft.config.target_modules == NO_PAIRS or draft.given is not None
+    if draft.pairs or draft.added or (on_purpose and (draft.values or draft.tokens)):
         return
     raise InvalidAdapterError(
         "The adapter contains no LoRA pair, so there is nothing to add to the base. Save the adapter again.",

@@ -25,8 +25,10 @@ import torch
 
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource
+from registry.images.expressions import ComputedEntry
 from registry.tensors.arithmetic.dtypes import FLOATS
-from registry.tensors.checkpoint.adapter import LoraPair, NewValue, TokenRows
+from registry.tensors.checkpoint.adapter import AddedValue, LoraPair, NewValue, TokenRows
+from registry.tensors.checkpoint.computed import Computed
 from registry.tensors.checkpoint.factors import read_rows
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, PathPrograms, Program
@@ -42,14 +44,19 @@ def same_link(one: BoundLink, other: BoundLink) -> bool:
     Copies of the base's weights don't count: they do nothing.
     """
     ours, theirs = one.checkpoint, other.checkpoint
-    found = ((ours.pairs, theirs.pairs), (ours.values, theirs.values), (ours.tokens, theirs.tokens))
+    found = (
+        (ours.pairs, theirs.pairs),
+        (ours.values, theirs.values),
+        (ours.tokens, theirs.tokens),
+        (ours.added, theirs.added),
+    )
     return all(_same_parts(first, one.source, second, other.source) for first, second in found)
 
 
 def adds_nothing(one: BoundLink) -> bool:
     """Whether an adapter leaves a model as it is, in real numbers: it was never trained, or is all zeros."""
     found = one.checkpoint
-    if found.values or found.tokens:
+    if found.values or found.tokens or any(_flat(one.source, added.entry).any() for added in found.added.values()):
         return False
     return all(_is_zero(pair, one.source) for pair in found.pairs.values())
 
@@ -57,21 +64,17 @@ def adds_nothing(one: BoundLink) -> bool:
 def _is_zero(pair: LoraPair, source: ByteSource) -> bool:
     if pair.magnitude is not None or (pair.bias is not None and _flat(source, pair.bias).any()):
         return False
-    return pair.scaling == 0 or any(not _flat(source, entry).any() for entry in (pair.b, pair.a))
+    return pair.scaling == 0 or any(not _flat(source, entry).any() for entry in pair.stored)
 
 
-def _same_parts(
-    ours: Mapping[str, LoraPair] | Mapping[str, NewValue] | Mapping[str, TokenRows],
-    source: ByteSource,
-    theirs: Mapping[str, LoraPair] | Mapping[str, NewValue] | Mapping[str, TokenRows],
-    other: ByteSource,
-) -> bool:
+_Part = LoraPair | NewValue | TokenRows | AddedValue
+
+
+def _same_parts(ours: Mapping[str, _Part], source: ByteSource, theirs: Mapping[str, _Part], other: ByteSource) -> bool:
     return ours.keys() == theirs.keys() and all(_same(one, source, theirs[name], other) for name, one in ours.items())
 
 
-def _same(
-    one: LoraPair | NewValue | TokenRows, source: ByteSource, other: LoraPair | NewValue | TokenRows, there: ByteSource
-) -> bool:
+def _same(one: _Part, source: ByteSource, other: _Part, there: ByteSource) -> bool:
     for field in fields(one):
         ours, theirs = getattr(one, field.name), getattr(other, field.name)
         if isinstance(ours, TensorEntry) and isinstance(theirs, TensorEntry):
@@ -83,6 +86,8 @@ def _same(
 
 
 def _flat(source: ByteSource, entry: TensorEntry) -> torch.Tensor:
+    if isinstance(entry, ComputedEntry):
+        return Computed(entry).read(source, 0, entry.shape[0]).flatten()
     return read_rows(source, entry, 0, 1, columns=entry.elements).to(torch.float64)
 
 

@@ -173,7 +173,7 @@ class Rows:
         assert program.origin is not None
         links, stored = links_of(program), self.found.dtype
         own = self.of.base.dtype(program.origin)
-        if torch.float64 in (own, stored):
+        if torch.float64 in (own, stored, self.values(program, torch.float32).dtype):
             return [None]
         found: list[Way | None] = [None]
         for dtype in dict.fromkeys((own, stored)):

@@ -15,7 +15,7 @@ from registry.tensors.arithmetic.kernel import sum_dtype
 from registry.tensors.checkpoint.factors import read_rows
 from registry.tensors.path.programs import Program
 from registry.tensors.path.slot_values import KeptFactors, MatrixRows, SlotValues
-from registry.tensors.path.steps import gathered
+from registry.tensors.path.steps import Add, gathered
 from registry.tensors.quantised.source import decoded_in
 from registry.tensors.table.parameters import Run
 from registry.tensors.table.slots import Slot
@@ -78,11 +78,15 @@ class BaseTensors:
     ) -> SlotValues:
         """The values of a program's slot, in float64 where the base or the output is float64, else in float32.
 
+        So they are where factors are computed in float64: what is written then is one rounding of these.
+
         Quantised weights that only float64 holds are summed in it for an output in float32; for one in 16 bits they are
         rounded to odd into float32 first, which leaves its rounding what it would be.
         """
         origin: MatrixRows = _no_rows
         dtypes = [out_dtype]
+        if any(isinstance(step, Add) and step.pair.is_computed for step in program.steps):
+            dtypes.append(torch.float64)
         if program.origin is not None:
             origin = self.rows(program.origin)
             dtypes.append(self.dtype(program.origin))

@@ -149,6 +149,9 @@ def _steps_of(
             yield slot_of_parameter(held), Add(number, bias)
         if pair.magnitude is not None:
             yield slot_of_target(pair.target), Rescale(number, pair.magnitude, link.source, tied=pair.tied)
+    for one in link.checkpoint.added.values():
+        added = BoundPair(Ones(one.entry), Plain(one.entry), link.coefficient, link.source)
+        yield slot_of_parameter(table.parameters[table.holder(one.parameter)]), Add(number, added)
 
 
 def _replacements(

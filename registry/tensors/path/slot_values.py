@@ -103,6 +103,11 @@ MatrixRows = Callable[[int, int], torch.Tensor]
 class _Product:
     pairs: tuple[BoundPair, ...]
 
+    @property
+    def whole(self) -> BoundPair | None:
+        """The only pair of a change that a file keeps whole: it is added as it is, row by row."""
+        return self.pairs[0] if len(self.pairs) == 1 and self.pairs[0].is_whole else None
+
 
 _Stage = _Product | SetRows | Rescale
 
@@ -175,6 +180,10 @@ class SlotValues:
 
     def added_to(self, rows: range, out: torch.Tensor) -> None:
         """Write what the steps add to some stored rows, where they `only_adds`, in the precision of ``out``."""
+        whole = self._whole(0)
+        if whole is not None:
+            out.copy_(_chosen(whole, rows, out.dtype))
+            return
         left, right = self.product(0)
         chosen = left[rows.start : rows.stop : rows.step]
         torch.mm(chosen.to(out.dtype), right.to(out.dtype), out=out)
@@ -183,7 +192,10 @@ class SlotValues:
         """Apply the steps to chosen stored rows alone, in the precision of ``values`` and in place."""
         chosen = slice(rows.start, rows.stop, rows.step)
         for number, stage in enumerate(self._stages):
-            if isinstance(stage, _Product):
+            whole = self._whole(number)
+            if whole is not None:
+                values += _chosen(whole, rows, values.dtype)
+            elif isinstance(stage, _Product):
                 left, right = self.product(number)
                 add_product(values, left[chosen].to(values.dtype), right.to(values.dtype))
             elif isinstance(stage, SetRows):
@@ -245,7 +257,10 @@ class SlotValues:
     def _apply(self, number: int, index: int, values: torch.Tensor, rows: int) -> None:
         stage = self._stages[number]
         first = index * self.rows_a_block
-        if isinstance(stage, _Product):
+        whole = self._whole(number)
+        if whole is not None:
+            values[:rows] += whole.whole_rows(first, first + rows, self.dtype)
+        elif isinstance(stage, _Product):
             left, right = self.product(number)
             add_product(values, left[first : first + self.rows_a_block], right)
         elif isinstance(stage, SetRows):
@@ -254,6 +269,11 @@ class SlotValues:
             values *= self._by_column(number).to(self.dtype)
         else:
             values[:rows] *= self._by_row(stage, values[:rows], first).unsqueeze(1)
+
+    def _whole(self, number: int) -> BoundPair | None:
+        """The pair of a stage that adds rows as they are; of a transposed slot they are columns, and multiplied."""
+        stage = self._stages[number]
+        return stage.whole if isinstance(stage, _Product) and not self.slot.transposed else None
 
     def product(self, number: int) -> Factors:
         """Left (stored rows, R), padded to whole blocks, and right (R, columns) of the product that is a stage."""
@@ -347,11 +367,18 @@ def _stages(steps: Sequence[Step], merge_products: bool) -> tuple[_Stage, ...]:
             stages.append(step)
         elif isinstance(step, Add):
             last = stages[-1] if stages else None
-            if merge_products and isinstance(last, _Product):
+            if merge_products and isinstance(last, _Product) and not (last.whole or step.pair.is_whole):
                 stages[-1] = _Product((*last.pairs, step.pair))
             else:
                 stages.append(_Product((step.pair,)))
     return tuple(stages)
+
+
+def _chosen(pair: BoundPair, rows: range, dtype: torch.dtype) -> torch.Tensor:
+    """Chosen rows of a change that is kept whole."""
+    if rows.step == 1:
+        return pair.whole_rows(rows.start, rows.stop, dtype)
+    return torch.cat([pair.whole_rows(row, row + 1, dtype) for row in rows])
 
 
 def _set_rows(values: torch.Tensor, stage: SetRows, rows: range) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource
+from registry.tensors.checkpoint.computed import Computed
 from registry.tensors.checkpoint.factors import FactorMatrix, read_rows
 from registry.tensors.table.parameters import Run
 
@@ -85,6 +86,22 @@ class BoundPair:
     def rank(self) -> int:
         """Rows of A and columns of B."""
         return self.a.shape[0]
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether a factor is no tensor of a file, so that its numbers are those of float64."""
+        return isinstance(self.a, Computed) or isinstance(self.b, Computed)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one factor is the change itself, and the other the identity."""
+        return any(isinstance(one, Computed) and one.is_identity for one in (self.a, self.b))
+
+    def whole_rows(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
+        """Rows ``start`` to ``stop`` of what a pair adds that `is_whole`, shape (stop - start, in_features)."""
+        if isinstance(self.a, Computed) and self.a.is_identity:
+            return self.b_rows(start, stop, dtype)
+        return (self.a.read(self.source, start, stop).to(torch.float64) * self.scale).to(dtype)
 
     def a_rows(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         """Rows ``start`` to ``stop`` of A, shape (stop - start, in_features)."""

@@ -25,8 +25,8 @@ ARITHMETIC: Final = (
     Mutant(
         "first-block-again",
         "SlotValues._apply",
-        "first = index * self.rows_a_block\n        if isinstance(stage, _Product)",
-        "first = 0\n        if isinstance(stage, _Product)",
+        "first = index * self.rows_a_block\n        whole = ",
+        "first = 0\n        whole = ",
         SLOTS,
     ),
     Mutant(
@@ -320,5 +320,19 @@ DELTAS: Final = (
         "links.since(one, len(one.links) - 1)",
         "links.since(one, 0)",
         "test_all_pairs_of_children",
+    ),
+    Mutant(
+        "kronecker-of-the-wrong-columns",
+        "_pairwise",
+        "torch.mul(row.view(1, -1, 1), right.unsqueeze(1), out=out.view(last - first, len(row), -1))",
+        "torch.mul(row.view(1, 1, -1), right.unsqueeze(2), out=out.view(last - first, -1, len(row)))",
+        "test_a_drawn_change_has_its_factors",
+    ),
+    Mutant(
+        "whole-lokr-scaled",
+        "_Draft._scaling",
+        "return 1.0 if rank is None else alpha / rank",
+        "return alpha / (rank or 1)",
+        "test_every_form_is_merged_as_its_float64_sum",
     ),
 )

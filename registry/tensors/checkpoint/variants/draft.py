@@ -16,8 +16,17 @@ from typing import Final, NoReturn, TypeVar
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.strict_json import shown
+from registry.images.normal_form import Scale
 from registry.tensors.arithmetic.dtypes import FLOATS, WHOLE_NUMBERS
-from registry.tensors.checkpoint.adapter import Checkpoint, LoraAdapterConfig, LoraPair, NewValue, TokenRows, Twin
+from registry.tensors.checkpoint.adapter import (
+    AddedValue,
+    Checkpoint,
+    LoraAdapterConfig,
+    LoraPair,
+    NewValue,
+    TokenRows,
+    Twin,
+)
 from registry.tensors.checkpoint.coverage import saved_names
 from registry.tensors.checkpoint.field_rules import Rule
 from registry.tensors.checkpoint.patterns import PatternBudget, PatternMap
@@ -64,7 +73,7 @@ class Scales:
     """Rank and alpha of the modules of one checkpoint; collects the notices about its patterns."""
 
     def __init__(
-        self, config: LoraAdapterConfig, budget: PatternBudget, given: Mapping[str, tuple[int, float]] | None = None
+        self, config: LoraAdapterConfig, budget: PatternBudget, given: Mapping[str, Scale] | None = None
     ) -> None:
         self.config = config
         self._given = given
@@ -75,7 +84,7 @@ class Scales:
     def of(self, name: str) -> tuple[int, float, str]:
         """Rank and alpha of a module (its name as the checkpoint spells it), and which field gave the rank."""
         if self._given is not None:
-            return *self._given[name], "its tensors"
+            return self._given[name].rank, self._given[name].alpha, "its tensors"
         rank, rank_keys = self._ranks.resolve(name)
         alpha, alpha_keys = self._alphas.resolve(name)
         for patterns, keys in ((self._ranks, rank_keys), (self._alphas, alpha_keys)):
@@ -140,7 +149,8 @@ class Draft:
     named: dict[str, dict[str, TensorEntry]] = field(default_factory=dict)  # parameter -> names of it that have a value
     asked: dict[str, LoraPair] = field(default_factory=dict)  # as spelled: what `target_modules` has to mean
     implied: set[str] = field(default_factory=set)  # of `adapted`: PEFT adds them without any setting
-    given: Mapping[str, tuple[int, float]] | None = None  # rank and alpha of every module, if no pattern gives them
+    added: dict[str, AddedValue] = field(default_factory=dict)
+    given: Mapping[str, Scale] | None = None  # rank and alpha of every module, if no pattern gives them
     alphas: tuple[tuple[TensorEntry, float], ...] = ()
 
     def __post_init__(self) -> None:
@@ -189,7 +199,7 @@ class Draft:
                 f"({reason}). Save the adapter again with the configuration that it was trained with.",
                 code="rank_mismatch",
             )
-        return alpha, self.config.scaling(rank, alpha)
+        return alpha, self.config.scaling(rank, alpha) if self.given is None else self.given[name].scaling
 
     def add_pair(self, spelled: str, pair: LoraPair, *, by_module: bool = True, by_file: bool = False) -> None:
         """Keep a pair; ``by_module``: target_modules names it; ``by_file``: by a name of the files."""
@@ -276,6 +286,7 @@ class Draft:
             saved=tuple(sorted(self.whole_modules)),
             notices=tuple(self.notices),
             alphas=self.alphas,
+            added=_sorted(self.added),
         )
 
     def _with_names(self, value: NewValue) -> NewValue:
