@@ -15,7 +15,7 @@ from tests.images.denoisers import made, weights_of
 Tensors = dict[str, torch.Tensor]
 
 
-def _norms(own: Tensors) -> Tensors:
+def norms_of(own: Tensors) -> Tensors:
     """The norms of FLUX' attention, without which its converters stop."""
     found = {}
     for name, value in own.items():
@@ -31,7 +31,7 @@ def _norms(own: Tensors) -> Tensors:
     return found
 
 
-def _converted(family: str, native: Tensors, own: Tensors, config: Mapping[str, Any]) -> Tensors:
+def converted(family: str, native: Tensors, own: Tensors, config: Mapping[str, Any]) -> Tensors:
     from diffusers.loaders import single_file_utils as files
 
     if family in ("sd", "sdxl"):
@@ -43,7 +43,7 @@ def _converted(family: str, native: Tensors, own: Tensors, config: Mapping[str, 
         "wan": files.convert_wan_transformer_to_diffusers,
         "z-image": files.convert_z_image_transformer_checkpoint_to_diffusers,
     }[family]
-    return convert(native | (_norms(own) if family.startswith("flux") else {}))
+    return convert(native | (norms_of(own) if family.startswith("flux") else {}))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_every_row_of_every_module_is_where_diffusers_puts_it(family: str) -> No
             assert f"{name}.{leaf}" not in native
             native[f"{name}.{leaf}"] = joined
             named |= {f"{module}.{leaf}" for module in found}
-    out = _converted(family, dict(native), own, dict(model.config))
+    out = converted(family, dict(native), own, dict(model.config))
     assert named
     assert [name for name in sorted(named) if name not in out or not torch.equal(out[name], own[name])] == []
     same = {module for module in modules if f"{module}.weight" not in named}  # called the same in both
