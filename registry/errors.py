@@ -64,6 +64,8 @@ CODES: Final[dict[str, str]] = {
     "zero_norm": "DoRA divides by the norm of an output feature that is zero.",
     "not_representable": "Too little of the change would arrive on the grid of the base model's codes.",
     "not_composable": "No single PEFT adapter equals the path; it can be fetched as merged.",
+    "not_low_rank": "The path changes weights otherwise than by products of low rank, which the reader can't take.",
+    "t5_not_loadable": "The path changes a T5 text encoder, of which diffusers loads no LoRA.",
     "no_change": "The full model equals its parent: nothing was trained.",
     "incomplete_model": "The full model lacks a tensor of the base model.",
     "grown_vocabulary": "The full model has more tokens than the base model, and no pair adds rows.",

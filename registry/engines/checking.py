@@ -6,12 +6,15 @@ from collections.abc import Collection, Iterator
 from typing import Final
 
 from registry.engines.parts import NOTHING, AdapterFiles, BaseFacts, Parts, parts_of
-from registry.engines.rules import ENGINES, Engine, Part
+from registry.engines.rules import ENGINES, LAYOUTS, OF_MODEL, Engine, Part
 from registry.errors import InvalidAdapterError, UsageError
 from registry.schemas.artifacts import EngineAnswer, EngineCheck, EngineReason, Options
 from registry.schemas.form import BaseQuantization, EngineName
 
 _SAYS: Final[dict[Part, str]] = {
+    "language": "goes on a model of the type {}",
+    "image": "goes on an image model ({})",
+    "family": "goes on an image model ({})",
     "model": "goes on a model of the type {}",
     "dora": "has DoRA links (magnitudes)",
     "replaced": "replaces the whole module {}",
@@ -30,10 +33,18 @@ _SAYS: Final[dict[Part, str]] = {
     "parameters": "adapts {} by target_parameters alone",
     "indexer": "adapts the indexer of sparse attention ({})",
     "together": "adapts {} alone",
+    "clip": "adapts CLIP's {}",
+    "t5": "adapts T5's {}",
+    "encoders": "adapts {} of a text encoder",
+    "denoisers": "adapts two denoisers, {}",
+    "unnamed": "adapts {}",
 }
 _BRIEFLY: Final[dict[str, str]] = {
     "rank": "its rank is above what the engine takes",
     "not_composable": "no single adapter equals its path",
+    "language": "the engine is for image models",
+    "image": "the engine has no image models",
+    "family": "the engine has no such image models",
     "model": "the engine loads no adapter on such a model",
     "dora": "it has DoRA",
     "replaced": "it replaces whole modules",
@@ -52,8 +63,16 @@ _BRIEFLY: Final[dict[str, str]] = {
     "parameters": "it names modules in target_parameters alone",
     "indexer": "it adapts the indexer of sparse attention",
     "together": "it lacks modules that the engine stacks with its own",
+    "clip": "it adapts CLIP",
+    "t5": "it adapts T5",
+    "encoders": "it adapts a text encoder that is not CLIP's",
+    "denoisers": "it adapts two denoisers",
+    "unnamed": "it adapts modules whose names there are not known",
 }
+_AS_DIFF: Final[frozenset[str]] = frozenset({"dora", "replaced", "biases"})
+"""What ``--dense-as-diff`` writes as the whole difference of a weight."""
 _MERGED: Final = "Serve the path merged."
+_DENSE: Final = "Give --dense-as-diff, or serve the path merged."
 
 
 def in_short(answer: EngineAnswer) -> list[str]:
@@ -182,11 +201,12 @@ def _reasons(row: Engine, parts: Parts, limit: int | None, base: BaseFacts) -> I
             continue
         what = _SAYS[part].format(_few(found))
         sentence = f"It {what}, which {row.title} {row.version} can't load: {rule.why}."
-        if part == "model":
+        if part in OF_MODEL:
             sentence = f"It {what}, on which {row.title} {row.version} loads no adapter: {rule.why}."
-        modules = () if part == "model" else tuple(found)
-        yield EngineReason(code=part, modules=modules, sentence=sentence, remedy=_MERGED, source=rule.source)
-        if part == "model":
+        modules = () if part in OF_MODEL else tuple(found)
+        remedy = _DENSE if part in _AS_DIFF and LAYOUTS.get(row.name) == "comfyui" else _MERGED
+        yield EngineReason(code=part, modules=modules, sentence=sentence, remedy=remedy, source=rule.source)
+        if part in OF_MODEL:
             return  # its other parts don't matter then
 
 
@@ -219,7 +239,7 @@ def startable(row: Engine, rank: int) -> int | None:
 
 
 def _remedy_of_rank(row: Engine, rank: int) -> str:
-    slot = startable(row, rank)
+    slot = startable(row, rank) if row.takes_limit else None
     larger = "" if slot is None else f"Start {row.title} with --max-lora-rank {slot}, or allow"
     return f"{larger or 'Allow'} an error with --max-error, such as 0.05, to have the adapter truncated."
 
@@ -227,14 +247,18 @@ def _remedy_of_rank(row: Engine, rank: int) -> str:
 def _would_do(
     reference: str, row: Engine, reasons: tuple[EngineReason, ...], rank: int | None, limit: int | None
 ) -> str:
-    if any(reason.code != "rank" for reason in reasons):
+    others = {reason.code for reason in reasons} - {"rank"}
+    if others and others <= _AS_DIFF and LAYOUTS.get(row.name) == "comfyui":
+        return f"registry fetch {reference} --for {row.name} --dense-as-diff"
+    if others:
         return f"registry fetch {reference.partition(' ')[0]} --as merged"
     fetch = f"registry fetch {reference} --for {row.name}"
     needed = limit
     if reasons and rank is not None:
         needed = startable(row, rank)
         if needed is None:
-            return f"{fetch} --max-lora-rank {limit} --max-error 0.05"
+            started = f" --max-lora-rank {limit}" if row.takes_limit else ""
+            return f"{fetch}{started} --max-error 0.05"
     return fetch if needed == row.rank else f"{fetch} --max-lora-rank {needed}"
 
 
@@ -246,17 +270,29 @@ def options_for(options: Options, found: EngineCheck) -> Options:
     Raises:
         InvalidAdapterError: ``engine_limits``, no such adapter exists.
     """
-    others = [reason for reason in found.reasons if reason.code != "rank"]
-    truncates = not found.loads and options.max_error is not None
-    if others or (not found.loads and not truncates):
+    layout = LAYOUTS.get(found.engine)
+    dense = _AS_DIFF if options.dense_as_diff and layout == "comfyui" else frozenset()
+    others = [reason for reason in found.reasons if reason.code != "rank" and reason.code not in dense]
+    row = ENGINES[found.engine]
+    above = any(reason.code == "rank" for reason in found.reasons)
+    truncates = above and options.max_error is not None
+    if others or (above and not truncates):
         raise refusal(found)
+    if takes_any_rank(found.engine):
+        return options.model_copy(update={"layout": layout})
     return options.model_copy(
         update={
-            "uniform": ENGINES[found.engine].uniform,
+            "uniform": row.uniform,
+            "layout": layout,
             "rank": found.max_lora_rank if truncates else None,
             "max_error": options.max_error if truncates else None,
         }
     )
+
+
+def takes_any_rank(engine: EngineName) -> bool:
+    """Whether it is an engine of image models that has no largest rank: a lower one is then a wish, and no limit."""
+    return engine in LAYOUTS and ENGINES[engine].rank is None
 
 
 def kept_refusal(answer: EngineAnswer) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from registry.engines.rules import Part
+from registry.images.outgoing import Component, clip_module, comfy_names, is_t5
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -39,6 +40,7 @@ class BaseFacts:
 
     model_type: str | None = None  # None: not known
     ties: Mapping[str, Sequence[str]] = field(default_factory=dict)  # module -> the modules that share its weight
+    components: Sequence[Component] | None = None  # of an image model; None: it is none
 
 
 NOTHING: Final = BaseFacts()
@@ -63,7 +65,30 @@ def parts_of(adapter: AdapterFiles, base: BaseFacts) -> Parts:
     found = {**_of_config(config, shapes), **_of_pairs(config, shapes)}
     tokens = config.get("trainable_token_indices") or {}
     found["tied_tokens"] = {one for one in tokens if set(base.ties.get(one, ())) - set(tokens)}
+    found |= _of_model(base, found["modules"] | found["convolutions"])
     return Parts(rank, {part: tuple(sorted(modules)) for part, modules in found.items() if modules})
+
+
+def _of_model(base: BaseFacts, modules: Collection[str]) -> dict[Part, set[str]]:
+    """What the model is that the adapter goes on and, of an image model, which component the adapter changes."""
+    if base.components is None:
+        return {"language": {base.model_type}} if base.model_type else {}
+    changed: dict[Part, set[str]] = {part: set() for part in ("clip", "t5", "encoders", "unnamed", "denoisers")}
+    families = {one.family.name if one.family else "not known" for one in base.components if one.is_denoiser}
+    denoisers = []
+    for component in base.components:
+        mine = {module for module in component.modules if component.lead + module in modules}
+        named = comfy_names(component, numbered=True)
+        changed["unnamed"] |= {component.lead + module for module in mine if module not in named}
+        if component.is_denoiser:
+            denoisers += [component.name] if mine else []
+            continue
+        for module in mine:
+            part: Part = "clip" if clip_module(module) else "t5" if is_t5(module) else "encoders"
+            changed[part].add(component.lead + module)
+    changed["denoisers"] = set(denoisers) if len(denoisers) > 1 else set()
+    changed["unnamed"] -= changed["encoders"]
+    return {"image": families, "family": families, **changed}
 
 
 def _of_config(config: Mapping[str, Any], shapes: Mapping[str, Any]) -> dict[Part, set[str]]:

@@ -12,13 +12,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Final, Literal
 
 from registry.digest import sha256_digest
-from registry.schemas.form import BaseQuantization, EngineName
+from registry.schemas.form import BaseQuantization, EngineName, Layout
 
 Part = Literal[
-    "model", "dora", "replaced", "biases", "tokens", "tied_tokens", "embeddings", "convolutions", "attention",
-    "experts", "half_experts", "conv1d", "pattern", "modules", "head", "parameters", "indexer", "together",
+    "language", "image", "family", "model", "dora", "replaced", "biases", "tokens", "tied_tokens", "embeddings",
+    "convolutions", "attention", "experts", "half_experts", "conv1d", "pattern", "modules", "head", "parameters",
+    "indexer", "together", "clip", "t5", "encoders", "denoisers", "unnamed",
 ]  # fmt: skip
 """What an adapter may have in addition to plain pairs of linear modules; first the model that it goes on."""
+
+OF_MODEL: Final[frozenset[Part]] = frozenset({"language", "image", "family", "model"})
+"""Those about the model alone: nothing else matters where one of them is a reason."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,7 @@ _VLLM: Final = Engine(
     takes_limit=True,
     quantised=_QUANTISED,
     rules={
+        "image": Rule("it has no such models", "vllm/model_executor/models/registry.py"),
         "model": Rule(
             "its class of that model does not support them",
             "vllm/model_executor/models/registry.py, and the bases of its classes (SupportsLoRA)",
@@ -214,6 +219,7 @@ _SGLANG: Final = Engine(
         "kv_a_proj_with_mqa": ("q_a_proj",),
     },
     rules={
+        "image": Rule("it has no such models", "sglang/srt/models"),
         "dora": Rule("it refuses them", "sglang/srt/lora/lora_manager.py (validate_new_adapter)"),
         "replaced": Rule("it leaves them out", _IN_MEM_POOL),
         "biases": Rule("it leaves them out", _IN_MEM_POOL),
@@ -263,6 +269,7 @@ _TRANSFORMERS: Final = Engine(
     "transformers",
     "5.24.0",
     rules={
+        "image": Rule("it has no such models", "transformers/models"),
         "tied_tokens": Rule(
             "it looks for them on the other side of the tie too, and reports them missing there",
             "transformers/integrations/peft.py (load_adapter, adapter_state_dict_load_map)",
@@ -270,7 +277,108 @@ _TRANSFORMERS: Final = Engine(
     },
 )
 
-ENGINES: Final[Mapping[EngineName, Engine]] = {row.name: row for row in (_VLLM, _SGLANG, _PEFT, _TRANSFORMERS)}
+_NO_LANGUAGE: Final = Rule("it is for image and video models", "registry.images: what a LoRA of these is written as")
+_WRITTEN: Final = "registry.tensors.composed.layouts: what is written for it are pairs"
+_NOT_READ: Final = Rule("it reads pairs of low rank, and no other change in this form", _WRITTEN)
+_PLAIN: Final[Mapping[Part, Rule]] = {
+    "language": _NO_LANGUAGE,
+    "replaced": _NOT_READ,
+    "biases": _NOT_READ,
+    "tokens": _NOT_READ,
+    "embeddings": Rule("what is written for it are linear modules and convolutions", _WRITTEN),
+}
+
+_DIFFUSERS: Final = Engine(
+    "diffusers",
+    "diffusers",
+    "0.42.1",
+    rules={
+        **_PLAIN,
+        "t5": Rule(
+            "no pipeline of it loads a LoRA of T5", "diffusers/loaders/lora_pipeline.py (FluxLoraLoaderMixin, SD3)"
+        ),
+        "encoders": Rule(
+            "it loads LoRAs of CLIP's text models alone, beside the denoiser",
+            "diffusers/loaders/lora_base.py (_load_lora_into_text_encoder) and _lora_loadable_modules",
+        ),
+        "denoisers": Rule(
+            "it loads one file for each of the two transformers",
+            "diffusers/loaders/lora_pipeline.py (WanLoraLoaderMixin: load_into_transformer_2)",
+        ),
+    },
+)
+"""Run here."""
+
+_COMFY_LORA: Final = "comfy/lora.py (model_lora_keys_unet, model_lora_keys_clip)"
+_DORA_OF_COMFY: Final = Rule(
+    "it scales by the norm of the weight before the change, and trainers after it",
+    "comfy/weight_adapter/base.py (weight_decompose); Comfy-Org/ComfyUI#15458, #12938",
+)
+_OF_COMFY: Final[Mapping[Part, Rule]] = {
+    **_PLAIN,
+    "dora": _DORA_OF_COMFY,
+    "denoisers": Rule("each of the two models has a file of its own there", _COMFY_LORA),
+    "encoders": Rule("what it calls them is not known here", _COMFY_LORA),
+    "unnamed": Rule("what it calls them is not known here", _COMFY_LORA),
+}
+_COMFYUI: Final = Engine("comfyui", "ComfyUI", "17358c8", rules=_OF_COMFY)
+"""Its source of 2026 was read, and not run."""
+
+_FORGE: Final = Engine(
+    "forge",
+    "Forge",
+    "00f1cd3",
+    rules={
+        "family": Rule(
+            "it has no such models",
+            "packages_3rdparty/comfyui_lora_collection/lora.py (model_lora_keys_unet)",
+            but_named=frozenset({"Stable Diffusion (UNet)", "FLUX.1"}),
+        ),
+        **_OF_COMFY,
+    },
+)
+"""Its source was read, and not run: its reader of LoRAs is an older one of ComfyUI's."""
+
+_IN_OMNI: Final = "vllm_omni/diffusion/lora/manager.py (_load_adapter, which takes vLLM's peft_helper.py)"
+_OMNI: Final = Engine(
+    "vllm-omni",
+    "vLLM-Omni",
+    "09d1b31",
+    rank=512,
+    rank_source="vllm_omni/diffusion/lora/manager.py (_get_smallest_valid_max_rank)",
+    slots=(512,),
+    uniform=True,  # its buffers and its scale are by `r` alone
+    rules={
+        **_PLAIN,
+        "dora": Rule("it refuses them", _IN_OMNI),
+        "convolutions": Rule("it has layers for linear modules alone", "vllm_omni/diffusion/lora/layers"),
+        **dict.fromkeys(
+            ("clip", "t5", "encoders"),
+            Rule(
+                "it puts LoRAs on the denoiser alone",
+                "vllm_omni/diffusion/lora/manager.py (_replace_layers_with_lora: default_components)",
+            ),
+        ),
+        "denoisers": Rule(
+            "names in a folder are without the component, so that both would take them",
+            "vllm_omni/diffusion/lora/manager.py (_get_lora_weights)",
+        ),
+    },
+)
+"""Its source was read, and not run. A module that a model of it has under another name than diffusers (``to_out``) is
+refused there when it is loaded."""
+
+ENGINES: Final[Mapping[EngineName, Engine]] = {
+    row.name: row for row in (_VLLM, _SGLANG, _PEFT, _TRANSFORMERS, _DIFFUSERS, _COMFYUI, _FORGE, _OMNI)
+}
+
+LAYOUTS: Final[Mapping[EngineName, Layout]] = {
+    "diffusers": "diffusers",
+    "comfyui": "comfyui",
+    "forge": "comfyui",
+    "vllm-omni": "vllm-omni",
+}
+"""Engine -> in whose names and files it gets an adapter; others load PEFT's folder."""
 
 
 def _digest(row: Engine) -> str:

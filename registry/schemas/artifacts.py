@@ -18,7 +18,7 @@ from pydantic import Field
 from registry.errors import UsageError
 from registry.figures import counted, moment
 from registry.figures import size as in_units
-from registry.schemas.form import EngineName, MeasuredRows, Onto, Param, Schema, WrittenDtype
+from registry.schemas.form import EngineName, Layout, MeasuredRows, Onto, Param, Schema, WrittenDtype
 from registry.schemas.frames import Column, Described
 from registry.schemas.views import fetched as fetched_line
 
@@ -48,6 +48,8 @@ class Options(Schema):
         None  # of fp8: the share of the change that has to survive
     )
     onto: Onto | None = None  # what a merged model is made on; None: the base model as it is stored
+    layout: Layout | None = None  # of an image model's composed LoRA: whose names and files; None: PEFT's
+    dense_as_diff: bool = False  # with ``comfyui``: what is no low-rank product as the whole difference (``.diff``)
 
 
 class ModuleTruncation(Schema):
@@ -396,7 +398,7 @@ def _about_composed(kind: ArtifactKind) -> dict[str, str]:
     """The options of composed adapters, as another kind refuses them."""
     return {
         option: f"{_flag(option)} needs --as lora, not --as {kind}: it applies to composed adapters."
-        for option in ("since", "rank", "max_error", "uniform")
+        for option in ("since", "rank", "max_error", "uniform", "layout", "dense_as_diff")
     }
 
 
@@ -444,6 +446,10 @@ def check_options(options: Options) -> None:
         )
     if options.min_fidelity is not None and options.dtype != "fp8":
         raise UsageError("--min-fidelity needs --dtype fp8: it says how much of the change has to survive.")
+    if options.dense_as_diff and options.layout != "comfyui":
+        raise UsageError("--dense-as-diff needs --for comfyui or --for forge: no other reader knows such tensors.")
+    if options.dense_as_diff and (options.rank, options.max_error) != (None, None):
+        raise UsageError("--dense-as-diff writes whole differences, which have no rank: leave --max-error out.")
 
 
 def check_ranks(rank: int | None, max_error: float | None) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field
 from registry.digest import document_digest
 from registry.schemas import ArtifactKind, Options, OutputFile, Schema, Truncation, WrittenDtype
 from registry.schemas.artifacts import KINDS, Measured, TrainedQuantised
+from registry.schemas.form import Layout
 
 RECEIPT_FORMAT: Final = 1
 README_FORMAT: Final = 4
@@ -37,6 +38,8 @@ class ReceiptPlan(Schema):
     uniform: bool
     base_repo: str | None
     onto: TrainedQuantised = None  # how the base was quantised that the path was merged onto; None: as it is stored
+    layout: Annotated[Layout | None, Field(exclude_if=lambda value: value is None)] = None
+    dense_as_diff: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
 
 
 class ReceiptLink(Schema):
@@ -91,6 +94,8 @@ class Receipt(Schema):
             max_error=self.truncation.max_error if self.truncation else None,
             uniform=self.plan.uniform,
             onto=None if self.plan.onto is None else "trained",
+            layout=self.plan.layout,
+            dense_as_diff=self.plan.dense_as_diff,
             min_fidelity=0 if self.plan.dtype == "fp8" else None,  # it was enough when this was made
         )
 

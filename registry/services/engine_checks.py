@@ -21,6 +21,7 @@ from registry.engines.checking import check_limit, check_quantised, engine_check
 from registry.engines.parts import BaseFacts
 from registry.engines.rules import ENGINES, RULES
 from registry.errors import InvalidAdapterError, NotFoundError, UnavailableError, UsageError
+from registry.images.outgoing import components_of_base
 from registry.reference import Path, Reference
 from registry.schemas.artifacts import EngineCheck, Options
 from registry.schemas.form import Dtype
@@ -181,10 +182,12 @@ def _keep(deployment: Deployment, found: EngineCheck) -> None:
 def _facts(deployment: Deployment, path: LoadedPath) -> BaseFacts:
     """The facts in the base model's files."""
     with ExitStack() as opened:
-        table = Inputs(deployment.artifact_blobs, path, opened).table
+        inputs = Inputs(deployment.artifact_blobs, path, opened)
+        table, is_image = inputs.table, inputs.is_image_model
     config = next((file for file in path.base.files if file.path == CONFIG), None)
     document = {} if config is None else json.loads(read_blob(deployment.artifact_blobs, config))
     kind = document.get("model_type")
     groups = {module: table.tie_group(module) for module in table.targets}
     ties = {module: [one for one in group if one != module] for module, group in groups.items() if len(group) > 1}
-    return BaseFacts(kind if isinstance(kind, str) else None, ties)
+    components = components_of_base(table.targets) if is_image else None
+    return BaseFacts(kind if isinstance(kind, str) else None, ties, components)

@@ -114,7 +114,7 @@ def test_every_code_with_a_status_of_its_own_is_documented() -> None:
 
 def documented_codes() -> dict[str, tuple[set[int], str]]:
     page = (DOCS / "errors.md").read_text(encoding="utf-8")
-    found = re.findall(r"^\| `([a-z_]+)` \| ([\d, ]+) \| (.*) \|$", page, flags=re.MULTILINE)
+    found = re.findall(r"^\| `([a-z0-9_]+)` \| ([\d, ]+) \| (.*) \|$", page, flags=re.MULTILINE)
     return {code: ({int(status) for status in exits.split(", ")}, meaning) for code, exits, meaning in found}
 
 

@@ -32,6 +32,8 @@ from tests.root import ROOT
 GIVEN: dict[str, Any] = {"since": "tiny/a@1", "dtype": "bf16", "rank": 2, "max_error": 0.1, "uniform": True}
 GIVEN["onto"] = "trained"
 GIVEN["min_fidelity"] = 0.5
+GIVEN["layout"] = "comfyui"
+GIVEN["dense_as_diff"] = True
 """A value for each option."""
 
 TAKEN: dict[str, set[str]] = {"published": set(), "lora": set(GIVEN) - {"onto", "min_fidelity"}}
@@ -69,7 +71,8 @@ def test_the_options_are_those_of_the_schema() -> None:
 def test_a_kind_takes_or_refuses_an_option_as_its_row_says(kind: ArtifactKind, option: str) -> None:
     taken = option in TAKEN[kind]
     assert (option in KINDS[kind].takes) == taken
-    beside: dict[str, Any] = {"dtype": "fp8"} if option == "min_fidelity" and taken else {}
+    with_it: dict[str, dict[str, Any]] = {"min_fidelity": {"dtype": "fp8"}, "dense_as_diff": {"layout": "comfyui"}}
+    beside = with_it.get(option, {}) if taken else {}
     options = Options(kind=kind, **{option: GIVEN[option]}, **beside)
     if taken:
         check_options(options)

@@ -145,6 +145,13 @@ def fetch(
             help="The base model's files on this machine; a service then sends only the adapters.",
         ),
     ] = None,
+    dense_as_diff: Annotated[
+        bool,
+        typer.Option(
+            "--dense-as-diff",
+            help="For comfyui and forge: write the whole difference of what is no product of low rank, such as DoRA.",
+        ),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace what an earlier fetch wrote to DIR, and only that.")
     ] = False,
@@ -174,6 +181,7 @@ def fetch(
             dtype=dtype,
             onto=onto,
             min_fidelity=min_fidelity,
+            dense_as_diff=dense_as_diff,
             force=force,
             base_dir=base_dir,
             engine=engine,

@@ -7,8 +7,9 @@ from os import PathLike
 from pathlib import Path as FilePath
 
 from registry.bars import progress_sink
-from registry.engines.checking import options_for
+from registry.engines.checking import options_for, takes_any_rank
 from registry.errors import UsageError
+from registry.folders.placed_file import as_folder, placed, put_file
 from registry.folders.receipts import receipt_in
 from registry.folders.scan import ADAPTER_WEIGHTS, RECEIPT
 from registry.operations import table
@@ -19,7 +20,7 @@ from registry.progress import Progress
 from registry.reference import Reference
 from registry.schemas import ArtifactKind, Fetched, Materialisation, Materialised, Options, Verified, WrittenDtype
 from registry.schemas.artifacts import KINDS, TensorMismatch
-from registry.schemas.form import EngineName, MeasuredRows, Onto
+from registry.schemas.form import EngineName, Layout, MeasuredRows, Onto
 from registry.schemas.publishing import ReplayRequest
 from registry.schemas.requests import (
     CheckRequest,
@@ -69,6 +70,8 @@ class Artifacts(TableCalls):
         dtype: WrittenDtype | None = None,
         onto: Onto | None = None,
         min_fidelity: float | None = None,
+        layout: Layout | None = None,
+        dense_as_diff: bool = False,
     ) -> ReadableArtifact:
         """The files that a reference stands for, readable by range, without writing anything.
 
@@ -86,6 +89,10 @@ class Artifacts(TableCalls):
             min_fidelity: with ``dtype="fp8"``, the share of the change that has to survive.
             onto: ``"trained"``: merge onto the 4 bit weights that the path was trained on (QLoRA), as numbers. None:
                 onto the base model as it is stored.
+            layout: of an image model's LoRA, the names and files of ``"diffusers"``, ``"comfyui"`` (Forge's, too) or
+                ``"vllm-omni"``. None: PEFT's.
+            dense_as_diff: with ``"comfyui"``, write what is no product of low rank, such as DoRA, as the whole
+                difference of a weight.
 
         Returns:
             The artifact. Close it, or use it in a ``with`` block.
@@ -119,6 +126,8 @@ class Artifacts(TableCalls):
         dtype: WrittenDtype | None = None,
         onto: Onto | None = None,
         min_fidelity: float | None = None,
+        layout: Layout | None = None,
+        dense_as_diff: bool = False,
         force: bool = False,
         base_dir: Folder | None = None,
         engine: EngineName | None = None,
@@ -130,9 +139,11 @@ class Artifacts(TableCalls):
 
         Args:
             ref: the revision, or a base model.
-            out: the folder. None: one in this machine's cache; the answer has its name.
+            out: the folder. None: one in this machine's cache; the answer has its name. For ComfyUI and Forge the file,
+                or the folder that it goes into under the name of its path; what was fetched of the path before is
+                replaced.
             kind: as for `artifact`; likewise ``since``, ``rank``, ``max_error``, ``uniform``, ``dtype``,
-                ``min_fidelity`` and ``onto``.
+                ``min_fidelity``, ``onto``, ``layout`` and ``dense_as_diff``.
             force: replace what is in the folder.
             base_dir: the base model's files on this machine: a merged model is then computed here, from the adapters
                 alone, if the registry is a service. Its digests are checked.
@@ -167,8 +178,12 @@ class Artifacts(TableCalls):
         if fidelity == "full" and not KINDS[options.kind].is_model:
             raise UsageError(f"--fidelity full is about merged models, not --as {options.kind}: leave it out.")
         place, weights = (None if one is None else FilePath(one) for one in (out, base_dir))
+        single = options.layout == "comfyui" and place is not None
         with progress_sink(progress) as sink:
-            return self._fetch(ref, place, options, force=force, base_dir=weights, measured=fidelity, progress=sink)
+            answer = self._fetch(
+                ref, None if single else place, options, force=force, base_dir=weights, measured=fidelity, progress=sink
+            )
+            return put_file(answer, place, force=force, progress=sink) if single and place is not None else answer
 
     def _for_engine(
         self, ref: str, options: Options, engine: EngineName, max_lora_rank: int | None
@@ -176,14 +191,14 @@ class Artifacts(TableCalls):
         """The revision, and the options of its adapter that the engine loads."""
         if options.kind != "lora":
             raise UsageError(f"--for is about adapters, not --as {options.kind}: leave one of them out.")
-        if options.rank is not None:
+        if options.rank is not None and not takes_any_rank(engine):
             raise UsageError("--rank can't be given with --for: the engine's largest rank is --max-lora-rank.")
         request = asked(CheckRequest, ref=ref, engine=engine, max_lora_rank=max_lora_rank, since=options.since)
         found = self._do(table.CHECK, request)
         return found.reference, options_for(options, found)
 
     def verify(self, folder: Folder, *, progress: Progress | bool = False) -> Verified:
-        """Check a fetched folder against its receipt and, by computing it again, against the registry.
+        """Check a fetched folder, or file, against its receipt and, by computing it again, against the registry.
 
         The receipt is compared too, in all that can be computed again. Combinations in its path are combined again from
         their sources, and compared with what was published. What else lies in the folder is named.
@@ -204,9 +219,16 @@ class Artifacts(TableCalls):
         """
         place = FilePath(folder)
         place = place.parent if place.name == RECEIPT and place.is_file() else place
+        file = placed(place)
         with progress_sink(progress) as sink:
-            answer = self._verify(place, sink)
-            return answer.model_copy(update=self._combined_again(place, answer, sink))
+            if file is None:
+                return self._verified(place, sink)
+            with as_folder(file) as seen:
+                return self._verified(seen, sink).model_copy(update={"folder": str(file)})
+
+    def _verified(self, folder: FilePath, progress: Progress) -> Verified:
+        answer = self._verify(folder, progress)
+        return answer.model_copy(update=self._combined_again(folder, answer, progress))
 
     def _combined_again(self, folder: FilePath, answer: Verified, progress: Progress) -> dict[str, object]:
         """What combining the combinations of a folder's path again says; nothing if it has none."""

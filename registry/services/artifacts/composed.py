@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
+from registry.errors import UsageError
+from registry.schemas.form import Layout
 from registry.services.artifacts.commits import commit_below
 from registry.services.artifacts.readme.facts import readme_file
 from registry.tensors.arithmetic.dtypes import OPTION_DTYPES
+from registry.tensors.artifacts.artifact import ArtifactFile
+from registry.tensors.composed.comfyui import comfyui_file
 from registry.tensors.composed.composition import Composition
 from registry.tensors.composed.forms import BaseRepo
+from registry.tensors.composed.layouts import diffusers_file, only_component
 from registry.tensors.lineage.bound import bound_links
 from registry.tensors.lineage.inputs import exact_as_lora
 from registry.tensors.lineage.plan import Builder, Built, Order, below
@@ -26,7 +33,8 @@ def _build(order: Order) -> Built:
     bound = bound_links(order.inputs, order.path.live)
     since = len(bound) - len(order.links)
     base = BaseTensors(order.inputs.base_weights().tensors)
-    composition = Composition(bound, since, path_programs(bound, table), base, table)
+    sums = torch.float32 if options.layout is None else torch.float64  # others round nothing before they write
+    composition = Composition(bound, since, path_programs(bound, table), base, table, sums=sums)
     dtype = OPTION_DTYPES[options.dtype or "fp32"]
     truncation = None
     if options.rank is not None or options.max_error is not None:
@@ -34,11 +42,32 @@ def _build(order: Order) -> Built:
         plan = replace(plan, ranks=composition.ranks)
     if options.uniform:
         composition.make_uniform()
-    notices = tuple(composition.notices)
-    files = composition.files(dtype=dtype, base_repo=_base_repo(order), hints=_hints(bound[since:]))
-    config = bound[-1].checkpoint.config.document
-    files = [*files, readme_file(order.inputs.blobs, order.path, plan, config, order.ancestor)]
-    return Built(plan, files, notices, truncation)
+    files = _files(order, composition, bound[since:], dtype)
+    if plan.base_model is not None:
+        config = bound[-1].checkpoint.config.document
+        files.append(readme_file(order.inputs.blobs, order.path, plan, config, order.ancestor))
+    return Built(plan, files, tuple(composition.notices), truncation)
+
+
+def _files(order: Order, composition: Composition, links: Sequence[BoundLink], dtype: str) -> list[ArtifactFile]:
+    """The weights, and what stands with them, in the layout that was requested."""
+    layout, table = order.options.layout, order.inputs.table
+    if layout is not None:
+        _check_image(order, layout)
+    if layout == "diffusers":
+        return [diffusers_file(composition.parts, table, dtype)]
+    if layout == "comfyui":
+        return [comfyui_file(composition.parts, table, dtype, dense=order.options.dense_as_diff)]
+    lead = "" if layout is None else only_component(composition.parts, table).lead
+    return composition.files(dtype=dtype, base_repo=_base_repo(order), hints=_hints(links), lead=lead)
+
+
+def _check_image(order: Order, layout: Layout) -> None:
+    """Refuse a layout of image models for another one; raises `UsageError`."""
+    if not order.inputs.is_image_model:
+        raise UsageError(
+            f"{order.path.base.name} is no image or video model, and the layout {layout} is for those: leave it out."
+        )
 
 
 def _hints(links: Iterable[BoundLink]) -> dict[str, Any]:

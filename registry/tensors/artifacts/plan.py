@@ -19,6 +19,7 @@ from typing import Any, Final
 from registry.digest import document_digest
 from registry.schemas import ArtifactKind, WrittenDtype
 from registry.schemas.artifacts import KINDS, FourBits
+from registry.schemas.form import Layout
 from registry.schemas.receipt import rendering_digest
 from registry.tensors.arithmetic.threads import run_alone
 
@@ -67,6 +68,8 @@ class Plan:
     uniform: bool = False  # filled with zeros to one rank
     base_repo: str | None = None  # what a composed adapter calls the model it belongs on
     onto: FourBits | None = None  # how the base is quantised before the links go on it
+    layout: Layout | None = None  # whose names and files a composed LoRA of an image model has
+    dense_as_diff: bool = False  # with the whole difference of what is no low-rank product
     base_model: str | None = None
     """What README.md calls the model: no part of what is meant, but of the bytes. None where no README.md is made."""
 
@@ -85,6 +88,8 @@ class Plan:
             "uniform": self.uniform,
             "base_repo": self.base_repo,
             **({} if self.onto is None else {"onto": self.onto.model_dump(mode="json")}),
+            **({} if self.layout is None else {"layout": self.layout}),
+            **({"dense_as_diff": True} if self.dense_as_diff else {}),
         }
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -18,6 +18,7 @@ from registry.tensors.composed.forms import (
     CONFIG,
     BaseRepo,
     ComposedNames,
+    Forms,
     composed_config,
     forms_of,
     is_inside,
@@ -60,6 +61,29 @@ from registry.tensors.truncation.rank_choice import ModuleSpectrum, choose_ranks
 _TRIES: Final = 5
 
 
+@dataclass(frozen=True)
+class ComposedParts:
+    """What a composed adapter is made of."""
+
+    forms: Forms
+    pairs: Mapping[str, ComposedPair | TruncatedPair]  # by module, as the base names it
+    since: int
+    paths: PathPrograms
+    base: BaseTensors
+
+    @property
+    def scaled(self) -> list[str]:
+        """The modules that a DoRA link rescales."""
+        return [target.module for target, program in self.forms.pairs if rescales(program, self.since)]
+
+    def around(self, slot: Slot) -> tuple[SlotValues, SlotValues]:
+        """A slot's values before what the adapter holds and after it, in float64."""
+        program = self.paths.programs.get(slot) or Program(slot, (), slot)
+        before = replace(program, steps=tuple(step for step in program.steps if step.link < self.since))
+        first, last = (self.base.values(one, torch.float64) for one in (before, program))
+        return first, last
+
+
 class Composition:
     """A path as one adapter: what it holds is known from headers, its numbers are made when they are read.
 
@@ -98,6 +122,13 @@ class Composition:
         ]
         self._experts: list[ComposedExperts | TruncatedExperts] = list(self._all_experts())
         self._fill_up(uniform=False)
+
+    @property
+    def parts(self) -> ComposedParts:
+        """What it is made of, for other names and files than PEFT's."""
+        return ComposedParts(
+            self._forms, {pair.target.module: pair for pair in self._pairs}, self._since, self._paths, self._base
+        )
 
     @property
     def notices(self) -> list[str]:
@@ -177,8 +208,10 @@ class Composition:
         found |= {module: found[other] for module, other in self._twins.items()}
         return found | {experts.parameter: experts.rank for experts in self._experts}
 
-    def files(self, *, dtype: str, base_repo: BaseRepo | None, hints: Mapping[str, Any]) -> list[ArtifactFile]:
-        """The two files; ``dtype`` is that of all tensors (``F32``)."""
+    def files(
+        self, *, dtype: str, base_repo: BaseRepo | None, hints: Mapping[str, Any], lead: str = ""
+    ) -> list[ArtifactFile]:
+        """The two files; ``dtype`` is that of all tensors (``F32``), ``lead`` is left out before names of modules."""
         tensors: list[AdapterTensor] = [tensor for pair in self._pairs for tensor in pair.tensors()]
         tensors += self._twin_tensors()
         tensors += [tensor for experts in self._experts for tensor in experts.tensors()]
@@ -191,7 +224,11 @@ class Composition:
             tensors += pair_tensors(target.module, target, 1, _zeros(target.in_features), _zeros(1), None)
             names = replace(names, ranks={target.module: 1}, modules=[target.module])
         spelled = [tensor.name.removeprefix(LEAD) for tensor in tensors]
-        spelling = spelling_of(self._links[self._since :], spelled, self._table)
+        own = spelling_of(self._links[self._since :], spelled, self._table)
+
+        def spelling(name: str) -> str:
+            return own(name).removeprefix(lead)
+
         tensors = [replace(tensor, name=LEAD + spelling(tensor.name.removeprefix(LEAD))) for tensor in tensors]
         others = [spelling(module) for module in _all_modules(self._table) - set(names.modules)]
         config = composed_config(names.spelled(spelling), others, base_repo, hints)

@@ -97,7 +97,7 @@ def composed_config(
         "init_lora_weights": True,
         "fan_in_fan_out": names.conv1d,
         "modules_to_save": list(names.saved) or None,
-        "target_modules": _target_modules(names.modules, others),
+        "target_modules": as_targets(names.modules, others),
     }
     if names.parameters:
         document["target_parameters"] = list(names.parameters)
@@ -110,7 +110,7 @@ def composed_config(
     return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode("utf-8")
 
 
-def _target_modules(modules: Sequence[str], others: Collection[str]) -> list[str] | str:
+def as_targets(modules: Sequence[str], others: Collection[str]) -> list[str] | str:
     """Full names; as a regex where a name is also the end of another module's name, which PEFT would match too."""
     if any(other.endswith("." + module) for other in others for module in modules):
         return "(" + "|".join(re.escape(module) for module in modules) + ")"

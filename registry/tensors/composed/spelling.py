@@ -16,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import torch
@@ -49,7 +50,7 @@ class AdapterTensor:
     shape: tuple[int, ...]
     rows: Rows
     columns: int | None = None  # of the matrix as which it is seen; None: as `as_matrix` sees its shape
-    dtype: str | None = None  # of whole numbers, which are copied unchanged; None: that of the file
+    dtype: str | None = None  # of what is written unchanged: whole numbers, an alpha; None: that of the file
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -95,11 +96,16 @@ def turned(tensor: AdapterTensor, name: str) -> AdapterTensor:
     return AdapterTensor(name, (columns, rows), read)
 
 
-def weights_file(tensors: Sequence[AdapterTensor], dtype: str) -> ArtifactFile:
-    """adapter_model.safetensors with these tensors, by name, weights all in one dtype (``F32``)."""
+def weights_file(
+    tensors: Sequence[AdapterTensor],
+    dtype: str,
+    path: str = WEIGHTS,
+    metadata: Mapping[str, str] = MappingProxyType({"format": "pt"}),
+) -> ArtifactFile:
+    """A file with these tensors, by name, weights all in one dtype (``F32``)."""
     in_order = sorted(tensors, key=lambda tensor: tensor.name)
     listed = ((tensor.name, tensor.dtype or dtype, tensor.shape) for tensor in in_order)
-    lead, header = write_header(listed, {"format": "pt"})
+    lead, header = write_header(listed, metadata)
     regions = [bytes_region(0, lead)]
     for tensor in in_order:
         entry = header.entries[tensor.name]
@@ -107,7 +113,7 @@ def weights_file(tensors: Sequence[AdapterTensor], dtype: str) -> ArtifactFile:
         step = block_rows(rows, columns)
         row_bytes = columns * TORCH[entry.dtype].itemsize
         regions.append(Region(entry.start, entry.stop, step * row_bytes, _maker(tensor, step, TORCH[entry.dtype])))
-    return ArtifactFile(WEIGHTS, regions, header)
+    return ArtifactFile(path, regions, header)
 
 
 def _maker(tensor: AdapterTensor, step: int, dtype: torch.dtype) -> Callable[[int], Buffer]:

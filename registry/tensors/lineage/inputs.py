@@ -5,22 +5,26 @@ Also the errors where an exact revision, which replaces tensors instead of addin
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import Final
 
 from registry.digest import BlobRef, StoredFile
 from registry.errors import IntegrityError, InvalidAdapterError, UsageError
 from registry.files.header import Header, ModelWeights, TensorEntry, Tensors, read_header
 from registry.files.source import ByteSource
 from registry.folders.scan import EXACT_WEIGHTS
+from registry.images.outgoing import components_of_base
 from registry.quantised.listing import PlainListing
 from registry.schemas.artifacts import FourBits
 from registry.tensors.artifacts.artifact import ArtifactFile, source_file
-from registry.tensors.lineage.paths import Blobs, Link, LoadedPath, PathBase, read_document, target_table
+from registry.tensors.lineage.paths import Blobs, Link, LoadedPath, PathBase, read_blob, read_document, target_table
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.index import plain_of, weight_files
+from registry.transfer.model_files import CONFIG
 
 
 def exact_link(link: Link) -> InvalidAdapterError:
@@ -55,6 +59,10 @@ def exact_as_lora(path: LoadedPath, exact: Link) -> InvalidAdapterError:
     )
 
 
+_PIPELINE: Final = "model_index.json"
+_OF_DIFFUSERS: Final = "_class_name"
+
+
 class Inputs:
     """The blobs of a path; ``opened`` closes those that are opened here."""
 
@@ -68,6 +76,15 @@ class Inputs:
     def table(self) -> TargetTable:
         """The target table of the model that the path's live links go on."""
         return path_table(self.blobs, self.path)
+
+    @cached_property
+    def is_image_model(self) -> bool:
+        """Whether the base model is a pipeline of diffusers, or a component of one."""
+        files = {file.path: file for file in self.path.base.files}
+        if _PIPELINE in files or CONFIG not in files:
+            return any(one.lead and one.is_denoiser for one in components_of_base(self.table.targets))
+        document = json.loads(read_blob(self.blobs, files[CONFIG]))
+        return _OF_DIFFUSERS in document and not document.get("model_type")
 
     def base_weights(self) -> ModelWeights:
         """See the function `base_weights`; quantised first, if requested."""

@@ -92,10 +92,17 @@ def make_plan(path: LoadedPath, ancestor: LoadedPath | None, options: Options) -
         since=ancestor.links[-1].digest if ancestor and ancestor.links else None,
         dtype=options.dtype,
         uniform=options.uniform,
+        layout=options.layout,
+        dense_as_diff=options.dense_as_diff,
         onto=None if options.onto is None else trained_on(path),
         base_repo=below(path, ancestor).repo_id if KINDS[options.kind].is_composed else None,
-        base_model=None if KINDS[options.kind].is_verbatim or not path.links else _base_model(path, ancestor),
+        base_model=_base_model(path, ancestor) if _has_readme(path, options) else None,
     )
+
+
+def _has_readme(path: LoadedPath, options: Options) -> bool:
+    """Whether a README.md is made; ``comfyui`` is one file for a folder of many."""
+    return not KINDS[options.kind].is_verbatim and bool(path.links) and options.layout != "comfyui"
 
 
 def trained_on(path: LoadedPath) -> FourBits:

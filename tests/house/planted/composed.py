@@ -37,6 +37,20 @@ COMPOSED: Final = (
         "test_dora_anywhere[conv-root]",
     ),
     Mutant(
+        "a-of-another-file",
+        "comfyui:_places",
+        "(id(one.source), entry.start",
+        "(entry.start",
+        "test_factors_at_one_place_of_two_files_are_not_the_same",
+    ),
+    Mutant(
+        "halves-left-as-they-are",
+        "in_file_order",
+        "if not swapped:",
+        "if True:",
+        "test_comfyui_adds_what_the_path_adds[flux]",
+    ),
+    Mutant(
         "pattern-unanchored",
         "composed_config",
         '"^" + re.escape(name)',
