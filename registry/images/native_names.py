@@ -10,7 +10,7 @@ every ``from_single_file`` goes through, and tests hold these tables to them on 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 Modules = tuple[str, ...]
@@ -27,12 +27,29 @@ class Family:
     """Native module -> diffusers' modules; ``{}`` stands for the number of a block."""
     swapped: frozenset[str] = frozenset()
     """Native modules whose two halves of rows diffusers keeps in the other order: (shift, scale), (scale, shift)."""
+    swapped_last: frozenset[str] = frozenset()
+    """Those of which only the one in the last block is; of a family from `family_of` it is in `swapped`, too."""
     other: Callable[[Collection[str]], Iterator[tuple[str, Modules]]] | None = None
     """Names that are computed from the modules of a denoiser."""
 
     def fits(self, modules: Collection[str]) -> bool:
         """Whether a denoiser with these modules is of this family."""
         return all(sign in modules for sign in self.signs)
+
+    def bound(self, modules: Collection[str]) -> Family:
+        """The family as a denoiser has it, with what is swapped in its last block."""
+        if not self.swapped_last:
+            return self
+        last = {native.format(self._blocks(native, modules) - 1) for native in self.swapped_last}
+        return replace(self, swapped=self.swapped | last)
+
+    def _blocks(self, native: str, modules: Collection[str]) -> int:
+        """How many blocks have a native module."""
+        return next(
+            number
+            for number in range(_MOST_BLOCKS + 1)
+            if number == _MOST_BLOCKS or not all(one.format(number) in modules for one in self.rows[native])
+        )
 
     def names(self, modules: Collection[str]) -> Iterator[tuple[str, Modules]]:
         """Every native module of a denoiser, with what it is of diffusers' modules."""
@@ -43,11 +60,8 @@ class Family:
                 if all(pattern in modules for pattern in patterns):
                     yield native, patterns
                 continue
-            for number in range(_MOST_BLOCKS):
-                found = tuple(pattern.format(number) for pattern in patterns)
-                if not all(module in modules for module in found):
-                    break
-                yield native.format(number), found
+            for number in range(self._blocks(native, modules)):
+                yield native.format(number), tuple(pattern.format(number) for pattern in patterns)
 
 
 _MOST_BLOCKS: Final = 4096
@@ -127,6 +141,43 @@ FLUX_2: Final = Family(
         "final_layer.adaLN_modulation.1": ("norm_out.linear",),
     },
     frozenset({"final_layer.adaLN_modulation.1"}),
+)
+
+_CONTEXT: Final = "joint_blocks.{}.context_block"
+_SAMPLE: Final = "joint_blocks.{}.x_block"
+SD_3: Final = Family(
+    "Stable Diffusion 3",
+    (
+        "pos_embed.proj",
+        "context_embedder",
+        "transformer_blocks.0.attn.add_q_proj",
+        "time_text_embed.text_embedder.linear_1",
+    ),
+    {
+        **_joined(f"{_SAMPLE}.attn.qkv", _DOUBLE, "attn.to_q", "attn.to_k", "attn.to_v"),
+        **_joined(f"{_CONTEXT}.attn.qkv", _DOUBLE, "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+        **_joined(f"{_SAMPLE}.attn2.qkv", _DOUBLE, "attn2.to_q", "attn2.to_k", "attn2.to_v"),
+        f"{_SAMPLE}.attn.proj": (f"{_DOUBLE}.attn.to_out.0",),
+        f"{_SAMPLE}.attn2.proj": (f"{_DOUBLE}.attn2.to_out.0",),
+        f"{_CONTEXT}.attn.proj": (f"{_DOUBLE}.attn.to_add_out",),
+        f"{_SAMPLE}.adaLN_modulation.1": (f"{_DOUBLE}.norm1.linear",),
+        f"{_CONTEXT}.adaLN_modulation.1": (f"{_DOUBLE}.norm1_context.linear",),
+        f"{_SAMPLE}.mlp.fc1": (f"{_DOUBLE}.ff.net.0.proj",),
+        f"{_SAMPLE}.mlp.fc2": (f"{_DOUBLE}.ff.net.2",),
+        f"{_CONTEXT}.mlp.fc1": (f"{_DOUBLE}.ff_context.net.0.proj",),
+        f"{_CONTEXT}.mlp.fc2": (f"{_DOUBLE}.ff_context.net.2",),
+        "x_embedder.proj": ("pos_embed.proj",),
+        "t_embedder.mlp.0": ("time_text_embed.timestep_embedder.linear_1",),
+        "t_embedder.mlp.2": ("time_text_embed.timestep_embedder.linear_2",),
+        "y_embedder.mlp.0": ("time_text_embed.text_embedder.linear_1",),
+        "y_embedder.mlp.2": ("time_text_embed.text_embedder.linear_2",),
+        "context_embedder": ("context_embedder",),
+        "final_layer.linear": ("proj_out",),
+        "final_layer.adaLN_modulation.1": ("norm_out.linear",),
+    },
+    frozenset({"final_layer.adaLN_modulation.1"}),
+    # the last block gives no text any more: its modulation is shift and scale alone
+    frozenset({f"{_CONTEXT}.adaLN_modulation.1"}),
 )
 
 _WAN: Final = "blocks.{}"
@@ -229,10 +280,10 @@ UNET: Final = Family(
     "Stable Diffusion (UNet)", ("conv_in", "down_blocks.0.resnets.0.conv1", "conv_out"), {}, other=_unet
 )
 
-FAMILIES: Final = (UNET, FLUX_1, FLUX_2, WAN, Z_IMAGE)
+FAMILIES: Final = (UNET, SD_3, FLUX_1, FLUX_2, WAN, Z_IMAGE)
 """All whose native names are not diffusers' own."""
 
 
 def family_of(modules: Collection[str]) -> Family | None:
     """The family of a denoiser with these modules; None: it has no other names than diffusers'."""
-    return next((family for family in FAMILIES if family.fits(modules)), None)
+    return next((family.bound(modules) for family in FAMILIES if family.fits(modules)), None)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from registry.images.native_names import FLUX_1, FLUX_2, UNET, WAN, Z_IMAGE, Family, Modules, family_of
+from registry.images.native_names import FLUX_1, FLUX_2, SD_3, UNET, WAN, Z_IMAGE, Family, Modules, family_of
 
 _DENOISERS: Final = ("unet", "transformer", "transformer_2")
 _CLIP: Final = re.compile(r"(?:text_model\.)?(encoder\.layers\.\d+\.(?:self_attn|mlp)\.\w+)")
@@ -54,8 +54,13 @@ class Component:
         return None if self.family is None else _ARCHITECTURES[self.family.name]
 
 
-_ARCHITECTURES: Final = {FLUX_2.name: "flux-2-dev", WAN.name: "wan", Z_IMAGE.name: "z-image"}
-"""Of families that sd-scripts does not train: no tool was seen to read these."""
+_ARCHITECTURES: Final = {
+    SD_3.name: "stable-diffusion-3",
+    FLUX_2.name: "flux-2-dev",
+    WAN.name: "wan",
+    Z_IMAGE.name: "z-image",
+}
+"""Of families beside those. That of SD 3 is sd-scripts'; no tool was seen to read the others."""
 
 
 def components_of_base(modules: Collection[str]) -> list[Component]:

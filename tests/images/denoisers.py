@@ -39,6 +39,25 @@ def _sdxl() -> Any:
     )
 
 
+def _sd_3() -> Any:
+    from diffusers import SD3Transformer2DModel
+
+    return SD3Transformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=12,
+        caption_projection_dim=16,
+        pooled_projection_dim=8,
+        pos_embed_max_size=4,
+        dual_attention_layers=(0, 1),
+        qk_norm="rms_norm",
+    )
+
+
 def _flux(inner: int = 16, layers: int = 2) -> Any:
     from diffusers import FluxTransformer2DModel
 
@@ -120,6 +139,7 @@ def _z_image() -> Any:
 _MADE: Final[Mapping[str, Callable[[], Any]]] = {
     "sd": _sd,
     "sdxl": _sdxl,
+    "sd-3": _sd_3,
     "flux": _flux,
     "flux-2": _flux_2,
     "qwen-image": _qwen_image,

@@ -34,6 +34,12 @@ SDXL: Final[dict[str, Any]] = {
     "time_embedding_type": "positional", "timestep_post_act": None, "transformer_layers_per_block": [1, 2, 10],
     "up_block_types": [_UP[1], _UP[1], _UP[0]], "upcast_attention": None, "use_linear_projection": True,
 }  # fmt: skip
+SD_35: Final[dict[str, Any]] = {
+    "_class_name": "SD3Transformer2DModel", "_diffusers_version": "0.31.0.dev0", "attention_head_dim": 64,
+    "caption_projection_dim": 2432, "in_channels": 16, "joint_attention_dim": 4096, "num_attention_heads": 38,
+    "num_layers": 38, "out_channels": 16, "patch_size": 2, "pooled_projection_dim": 2048, "pos_embed_max_size": 192,
+    "qk_norm": "rms_norm", "sample_size": 128,
+}  # fmt: skip
 FLUX_1: Final[dict[str, Any]] = {
     "_class_name": "FluxTransformer2DModel", "_diffusers_version": "0.30.0.dev0", "_name_or_path": "../checkpoints",
     "attention_head_dim": 128, "guidance_embeds": True, "in_channels": 64, "joint_attention_dim": 4096,
@@ -70,6 +76,7 @@ REAL: Final[dict[str, tuple[dict[str, Any], int, int]]] = {
     "sd-1.5": (SD_15, 859_520_964, 686),
     "sd-2.1": (SD_21, 865_910_724, 686),
     "sdxl": (SDXL, 2_567_463_684, 1680),
+    "sd-3.5": (SD_35, 8_056_627_520, 1226),
     "flux.1": (FLUX_1, 11_901_408_320, 1160),
     "flux.2": (FLUX_2, 32_223_281_152, 331),
     "qwen-image": (QWEN_IMAGE, 20_430_401_088, 1933),
@@ -77,4 +84,4 @@ REAL: Final[dict[str, tuple[dict[str, Any], int, int]]] = {
     "wan-of-images": (WAN_OF_IMAGES, 16_394_878_784, 1303),
     "z-image": (Z_IMAGE, 6_154_908_736, 521),
 }
-"""Config, parameters and tensors."""
+"""Config, parameters and their number, without buffers (SD 3 keeps its table of positions, too)."""

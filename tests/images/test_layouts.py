@@ -28,7 +28,7 @@ from tests.kit.serving import open_http
 
 Denoiser = Callable[[str], tuple[Any, Path]]
 
-FAMILIES = ("sd", "sdxl", "flux", "flux-2", "wan", "z-image")
+FAMILIES = ("sd", "sdxl", "sd-3", "flux", "flux-2", "wan", "z-image")
 _WHEN = {"flux": [], "sdxl": [pytest.mark.slow]}
 ON_ALL = [pytest.param(family, marks=_WHEN.get(family, [pytest.mark.long])) for family in FAMILIES]
 
@@ -40,7 +40,7 @@ class Path2:
         self.family, self.model = family, denoiser(family)[0]
         first, second = Written(self.model), Written(self.model)
         kohya(first)
-        lead = "unet." if family.startswith("sd") else "transformer."
+        lead = "unet." if family in ("sd", "sdxl") else "transformer."
         for module in list(second.weights)[::3]:
             second.add(f"{lead}{module}", (module,), rank=2, ends=("lora_A.weight", "lora_B.weight"))
         local.add_base("model", denoiser(family)[1])
@@ -138,7 +138,7 @@ def test_diffusers_loads_what_the_path_is_with_its_metadata_and_without(
     assert local.verify(tmp_path / "out").equal
     told = json.loads(metadata_of(file)["lora_adapter_metadata"])
     (component,) = {key.partition(".")[0] for key in told}
-    assert component == ("unet" if family.startswith("sd") else "transformer")
+    assert component == ("unet" if family in ("sd", "sdxl") else "transformer")
     assert told[f"{component}.lora_alpha"] == told[f"{component}.r"]
     assert told[f"{component}.alpha_pattern"] == told[f"{component}.rank_pattern"] != {}
     bare = tmp_path / "bare" / file.name
@@ -156,7 +156,7 @@ def assert_loaded(file: Path, family: str, deltas: Mapping[str, Any]) -> None:
 
     model = made(family).to(torch.bfloat16).float()  # the weights of the base model, where sums are not rounded to bf16
     before = {name: weight.clone() for name, weight in weights_of(model).items()}
-    prefix = "unet" if family.startswith("sd") else "transformer"
+    prefix = "unet" if family in ("sd", "sdxl") else "transformer"
     model.load_lora_adapter(file.parent, weight_name=file.name, prefix=prefix, use_safetensors=True)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
     assert layers.keys() == deltas.keys()

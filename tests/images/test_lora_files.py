@@ -161,6 +161,7 @@ def diffusers_old(written: Written) -> None:
         ("sdxl", kohya),
         ("sdxl", diffusers_new),
         ("sd", diffusers_old),
+        ("sd-3", kohya),
         ("flux", kohya),
         ("flux", comfy),
         ("flux", ai_toolkit),

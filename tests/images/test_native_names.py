@@ -37,6 +37,10 @@ def converted(family: str, native: Tensors, own: Tensors, config: Mapping[str, A
     if family in ("sd", "sdxl"):
         of_unet = {f"model.diffusion_model.{name}": value for name, value in native.items()}
         return dict(files.convert_ldm_unet_checkpoint(of_unet, config))
+    if family == "sd-3":
+        return dict(
+            files.convert_sd3_transformer_checkpoint_to_diffusers(native | {"pos_embed": own["pos_embed.pos_embed"]})
+        )
     convert: Callable[[Tensors], Tensors] = {
         "flux": files.convert_flux_transformer_checkpoint_to_diffusers,
         "flux-2": files.convert_flux2_transformer_checkpoint_to_diffusers,
@@ -47,7 +51,7 @@ def converted(family: str, native: Tensors, own: Tensors, config: Mapping[str, A
 
 
 @pytest.mark.parametrize(
-    "family", ["sd", "sdxl", pytest.param("flux", marks=pytest.mark.slow), "flux-2", "wan", "z-image"]
+    "family", ["sd", "sdxl", "sd-3", pytest.param("flux", marks=pytest.mark.slow), "flux-2", "wan", "z-image"]
 )
 def test_every_row_of_every_module_is_where_diffusers_puts_it(family: str) -> None:
     # FLUX' converter knows no other width than the real one
@@ -82,14 +86,14 @@ def test_every_row_of_every_module_is_where_diffusers_puts_it(family: str) -> No
 
 
 def test_a_denoiser_is_of_one_family() -> None:
-    for family in ("sd", "sdxl", "flux", "flux-2", "wan", "z-image"):
+    for family in ("sd", "sdxl", "sd-3", "flux", "flux-2", "wan", "z-image"):
         modules = weights_of(made(family))
         assert sum(one.fits(modules) for one in FAMILIES) == 1
     assert family_of({"model.layers.0.self_attn.q_proj": ()}) is None
 
 
 def test_no_two_names_of_a_model_flatten_to_one() -> None:
-    for family in ("sd", "sdxl", "flux", "flux-2", "wan", "z-image"):
+    for family in ("sd", "sdxl", "sd-3", "flux", "flux-2", "wan", "z-image"):
         modules = weights_of(made(family))
         table = family_of(modules)
         assert table is not None

@@ -31,8 +31,8 @@ Tensors = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
 
 CONVERTERS = {
-    "sd-1.5": "sd", "sdxl": "sdxl", "flux.1": "flux", "flux.2": "flux-2", "wan": "wan", "wan-of-images": "wan",
-    "z-image": "z-image",
+    "sd-1.5": "sd", "sdxl": "sdxl", "sd-3.5": "sd-3", "flux.1": "flux", "flux.2": "flux-2", "wan": "wan",
+    "wan-of-images": "wan", "z-image": "z-image",
 }  # fmt: skip
 
 
@@ -126,6 +126,7 @@ def _rows_by_converter(name: str, columns: Tensors) -> Tensors:
     checkpoint |= {f"{module}.bias": column[:, 0] for module, column in columns.items()}
     config, _, _ = REAL[name]
     norms = {tensor: torch.zeros(shape) for tensor, (_, shape) in tensors_of(config).items() if ".norm_" in tensor}
+    norms["pos_embed.pos_embed"] = torch.zeros(1)
     filled = {"class_embed_type": None, "addition_embed_type": None, **config}
     return converted(CONVERTERS[name], checkpoint, norms, filled)
 
@@ -136,7 +137,7 @@ def _rows_by_converter(name: str, columns: Tensors) -> Tensors:
     [
         "flux.1",
         *(pytest.param(one, marks=pytest.mark.slow)
-          for one in ("sd-1.5", "sdxl", "flux.2", "qwen-image", "wan", "wan-of-images", "z-image")),
+          for one in ("sd-1.5", "sdxl", "sd-3.5", "flux.2", "qwen-image", "wan", "wan-of-images", "z-image")),
     ],
 )  # fmt: skip
 def test_every_row_of_a_real_model_is_where_diffusers_puts_it(name: str, flat: bool) -> None:

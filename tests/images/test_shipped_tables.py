@@ -55,7 +55,7 @@ def _by_name(facts: Mapping[str, Any]) -> dict[str, Any]:
     return modules
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "flux", "flux-2", "qwen-image", "wan", "z-image"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd-3", "flux", "flux-2", "qwen-image", "wan", "z-image"])
 def test_a_small_model_is_what_its_class_makes_of_it(family: str) -> None:
     compare(made(family))
 
@@ -75,8 +75,8 @@ def test_a_real_model_is_what_its_class_makes_of_it(name: str) -> None:
     config, parameters, count = REAL[name]
     with torch.device("meta"):
         model = getattr(diffusers, config["_class_name"]).from_config(config)
-    state = model.state_dict()
-    assert (sum(value.numel() for value in state.values()), len(state)) == (parameters, count)
+    found = list(model.parameters())
+    assert (sum(value.numel() for value in found), len(found)) == (parameters, count)
     compare(model)
 
 
@@ -115,6 +115,10 @@ def drawn(name: str, draw: random.Random) -> dict[str, Any]:
         "joint_attention_dim": one((24, 40)),
     }
     match name:
+        case "SD3Transformer2DModel":
+            return double | {"caption_projection_dim": 24, "pooled_projection_dim": 20, "sample_size": 8,
+                             "dual_attention_layers": one(([], [0], [0, 1])), "qk_norm": one((None, "rms_norm")),
+                             "pos_embed_max_size": one((None, 5))}  # fmt: skip
         case "FluxTransformer2DModel":
             return double | {"num_single_layers": one(_COUNTS), "guidance_embeds": one((True, False))}
         case "Flux2Transformer2DModel":
@@ -216,18 +220,18 @@ def test_files_that_are_not_the_config_s_are_refused_as_any_other(monkeypatch: p
     ]
 
 
-SMALL_SD3 = {
-    "_class_name": "SD3Transformer2DModel", "sample_size": 8, "num_layers": 1, "attention_head_dim": 8,
-    "num_attention_heads": 2, "joint_attention_dim": 8, "caption_projection_dim": 16, "pooled_projection_dim": 8,
-    "pos_embed_max_size": 4,
+SMALL_SANA = {
+    "_class_name": "SanaTransformer2DModel", "in_channels": 4, "out_channels": 4, "num_attention_heads": 2,
+    "attention_head_dim": 8, "num_layers": 1, "num_cross_attention_heads": 2, "cross_attention_head_dim": 8,
+    "cross_attention_dim": 16, "caption_channels": 8, "sample_size": 8,
 }  # fmt: skip
 
 
-def sd3() -> Tensors:
-    from diffusers import SD3Transformer2DModel
+def sana() -> Tensors:
+    from diffusers import SanaTransformer2DModel
 
     with torch.device("meta"):
-        model = SD3Transformer2DModel.from_config(SMALL_SD3)
+        model = SanaTransformer2DModel.from_config(SMALL_SANA)
     return {name: ("F32", tuple(value.shape)) for name, value in model.state_dict().items()}
 
 
@@ -242,31 +246,32 @@ def test_another_class_is_asked_itself(monkeypatch: pytest.MonkeyPatch) -> None:
         return json.dumps(architecture_child.answer(document)).encode()
 
     monkeypatch.setattr(architecture, "_run", child)
-    table = make_table(SMALL_SD3 | {"quantization_config": {"quant_method": "bitsandbytes"}}, sd3())
+    table = make_table(SMALL_SANA | {"quantization_config": {"quant_method": "bitsandbytes"}}, sana())
     assert (table.source, table.notices) == (f"diffusers {diffusers.__version__}", ())
-    assert table.targets["pos_embed.proj"].geometry["padding_mode"] == "zeros"
-    assert table.targets["transformer_blocks.0.attn.to_q"].kind is TargetKind.LINEAR
+    depth = table.targets["transformer_blocks.0.ff.conv_depth"]
+    assert depth.geometry == {"kernel": [3, 3], "groups": 80, "dilation": [1, 1], "padding_mode": "zeros"}
+    assert table.targets["transformer_blocks.0.attn1.to_q"].kind is TargetKind.LINEAR
     for name in ("NoSuchModel", "AutoModel", "FluxPipeline", "EulerDiscreteScheduler", "_internal", "a b"):
         other = make_table({"_class_name": name}, {"a.weight": ("F32", (4, 4))})
         assert (other.source, other.architecture) == ("tensor names", name)
     assert set(asked) == {"diffusers"}
     with pytest.raises(InvalidBaseError, match="integer") as refused:
-        make_table(SMALL_SD3 | {"num_layers": "x"}, sd3())
+        make_table(SMALL_SANA | {"num_layers": "x"}, sana())
     assert refused.value.code == "architecture"
 
 
 def test_without_diffusers_another_class_is_read_by_names_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(architecture, "_run", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    table = make_table(SMALL_SD3, {"a.weight": ("F32", (4, 4))})
-    assert (table.source, table.architecture) == ("tensor names", "SD3Transformer2DModel")
+    table = make_table(SMALL_SANA, {"a.weight": ("F32", (4, 4))})
+    assert (table.source, table.architecture) == ("tensor names", "SanaTransformer2DModel")
     assert "adapter-registry[diffusers]" in table.notices[0]
 
 
 @pytest.mark.long
 def test_the_child_builds_a_class_of_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(architecture, "_run", RUN)
-    table = make_table(SMALL_SD3, sd3())
+    table = make_table(SMALL_SANA, sana())
     assert (table.source.partition(" ")[0], table.notices) == ("diffusers", ())
     with pytest.raises(InvalidBaseError, match="far more than the files hold"):
-        make_table(SMALL_SD3 | {"num_layers": 10_000_000}, sd3())
+        make_table(SMALL_SANA | {"num_layers": 10_000_000}, sana())

@@ -1,4 +1,4 @@
-"""Denoisers whose blocks have one stream of the image and one of the text: FLUX.1, FLUX.2 and Qwen-Image.
+"""Denoisers whose blocks have a stream of the image and one of the text: SD 3, FLUX.1, FLUX.2 and Qwen-Image.
 
 As diffusers 0.42 builds them; tests hold every function to its class.
 """
@@ -8,10 +8,65 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from registry.tensors.table.shipped.modules import Module, Settings, embedder, embedding, feed_forward, linear, norm
+from registry.tensors.table.shipped.modules import (
+    Module,
+    Settings,
+    conv,
+    embedder,
+    embedding,
+    feed_forward,
+    linear,
+    norm,
+)
+from registry.tensors.table.targets import TargetKind
 
 _TIMES: Final = 256
 """Of the sinusoidal embedding of a step, before its linear modules."""
+
+_OF_IMAGE: Final = ("to_q", "to_k", "to_v", "to_out.0")
+_OF_BOTH: Final = (*_OF_IMAGE, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+_NORMS: Final = ("norm_q", "norm_k", "norm_added_q", "norm_added_k")
+
+
+def sd_3(settings: Settings) -> Iterator[Module]:
+    """``SD3Transformer2DModel``, of Stable Diffusion 3 and 3.5. The last block gives no text any more.
+
+    Raises:
+        NotCoveredError: a setting is not known here.
+    """
+    patch, channels = settings.number("patch_size", 2), settings.number("in_channels", 16)
+    out, layers = settings.optional("out_channels", 16) or channels, settings.number("num_layers", 18)
+    head, heads = settings.number("attention_head_dim", 64), settings.number("num_attention_heads", 18)
+    text, projected = settings.number("joint_attention_dim", 4096), settings.number("caption_projection_dim", 1152)
+    pooled, dual = settings.number("pooled_projection_dim", 2048), settings.places("dual_attention_layers")
+    normed = settings.one_of("qk_norm", None, "rms_norm") is not None
+    positions = settings.optional("pos_embed_max_size", 96)
+    settings.any_of("sample_size")
+    settings.finish()
+    size = head * heads
+    if positions is not None:
+        yield Module("pos_embed", TargetKind.UNKNOWN, (), buffers=("pos_embed",))
+    yield conv("pos_embed.proj", size, channels, (patch, patch))
+    yield from embedder("time_text_embed.timestep_embedder", size, _TIMES)
+    yield from embedder("time_text_embed.text_embedder", size, pooled)
+    yield linear("context_embedder", projected, text)
+    for number in range(layers):
+        block, last = f"transformer_blocks.{number}", number == layers - 1
+        yield linear(f"{block}.norm1.linear", (9 if number in dual else 6) * size, size)
+        yield linear(f"{block}.norm1_context.linear", (2 if last else 6) * size, size)
+        for leaf in _OF_BOTH[:-1] if last else _OF_BOTH:
+            yield linear(f"{block}.attn.{leaf}", size, size)
+        if number in dual:
+            for leaf in _OF_IMAGE:
+                yield linear(f"{block}.attn2.{leaf}", size, size)
+        if normed:
+            yield from _norms(f"{block}.attn", _NORMS, head)
+            yield from _norms(f"{block}.attn2", _NORMS[:2] if number in dual else (), head)
+        yield from feed_forward(f"{block}.ff", size, 4 * size)
+        if not last:
+            yield from feed_forward(f"{block}.ff_context", size, 4 * size)
+    yield linear("norm_out.linear", 2 * size, size)
+    yield linear("proj_out", patch * patch * out, size)
 
 
 def flux_1(settings: Settings) -> Iterator[Module]:
@@ -47,7 +102,7 @@ def flux_1(settings: Settings) -> Iterator[Module]:
         yield linear(f"{block}.norm.linear", 3 * size, size)
         yield linear(f"{block}.proj_mlp", 4 * size, size)
         yield linear(f"{block}.proj_out", size, 5 * size)
-        yield from _norms(f"{block}.attn", ("norm_q", "norm_k"), head)
+        yield from _norms(f"{block}.attn", _NORMS[:2], head)
         for leaf in ("to_q", "to_k", "to_v"):
             yield linear(f"{block}.attn.{leaf}", size, size)
     yield linear("norm_out.linear", 2 * size, size)
@@ -87,7 +142,7 @@ def flux_2(settings: Settings) -> Iterator[Module]:
     for number in range(singles):
         block = f"single_transformer_blocks.{number}.attn"
         yield linear(f"{block}.to_qkv_mlp_proj", 3 * size + 2 * inner, size, bias=False)
-        yield from _norms(block, ("norm_q", "norm_k"), head)
+        yield from _norms(block, _NORMS[:2], head)
         yield linear(f"{block}.to_out", size, size + inner, bias=False)
     yield linear("norm_out.linear", 2 * size, size, bias=False)
     yield linear("proj_out", patch * patch * out, size, bias=False)
@@ -126,10 +181,9 @@ def qwen_image(settings: Settings) -> Iterator[Module]:
 
 def _attention(name: str, size: int, head: int, *, bias: bool = True) -> Iterator[Module]:
     """Attention of both streams together; each has its own projections."""
-    leaves = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-    for leaf in leaves:
+    for leaf in _OF_BOTH:
         yield linear(f"{name}.{leaf}", size, size, bias=bias)
-    yield from _norms(name, ("norm_q", "norm_k", "norm_added_q", "norm_added_k"), head)
+    yield from _norms(name, _NORMS, head)
 
 
 def _norms(name: str, leaves: tuple[str, ...], head: int) -> Iterator[Module]:

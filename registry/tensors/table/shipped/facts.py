@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from registry.tensors.table.shipped.double_stream import flux_1, flux_2, qwen_image
+from registry.tensors.table.shipped.double_stream import flux_1, flux_2, qwen_image, sd_3
 from registry.tensors.table.shipped.modules import Module, NotCoveredError, Settings
 from registry.tensors.table.shipped.single_stream import wan, z_image
 from registry.tensors.table.shipped.unet import unet
@@ -19,6 +19,7 @@ SOURCE: Final = "diffusers (shipped)"
 
 CLASSES: Final[Mapping[str, Callable[[Settings], Iterator[Module]]]] = {
     "UNet2DConditionModel": unet,
+    "SD3Transformer2DModel": sd_3,
     "FluxTransformer2DModel": flux_1,
     "Flux2Transformer2DModel": flux_2,
     "QwenImageTransformer2DModel": qwen_image,
@@ -51,7 +52,8 @@ def shipped_facts(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict
                 return None
     except NotCoveredError:
         return None
-    parameters = [f"{one.name}.{key}" if one.name else key for one in modules for key, _ in one.parameters]
+    held = [(one.name, [*(key for key, _ in one.parameters), *one.buffers]) for one in modules]
+    parameters = [f"{module}.{key}" if module else key for module, keys in held for key in keys]
     return {
         "source": SOURCE,
         "architecture": name,
@@ -62,6 +64,7 @@ def shipped_facts(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict
         "modules": [
             [one.name, one.kind.value, dict(one.geometry), [[key, list(shape)] for key, shape in one.parameters]]
             for one in modules
+            if one.parameters
         ],
         "direct": {name: name for name in parameters if name in tensors},
         "conversions": [],

@@ -25,6 +25,7 @@ class Module:
     kind: TargetKind
     parameters: tuple[tuple[str, Shape], ...]  # in the order of registration
     geometry: Mapping[str, Any] = field(default_factory=dict)
+    buffers: tuple[str, ...] = ()  # what its files hold beside them
 
 
 def linear(name: str, rows: int, columns: int, *, bias: bool = True) -> Module:
@@ -122,6 +123,17 @@ class Settings:
             raise NotCoveredError(key)
         return value
 
+    def places(self, key: str) -> frozenset[int]:
+        """A list of whole numbers from 0 on, which may be empty.
+
+        Raises:
+            NotCoveredError: it is something else.
+        """
+        value = self._read(key, ())
+        if not isinstance(value, list | tuple):
+            raise NotCoveredError(key)
+        return frozenset(_number(place, least=0) for place in value)
+
     def numbers(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
         """A list of whole numbers from 1 on.
 
@@ -185,7 +197,7 @@ class Settings:
         return self._given.get(key, default)
 
 
-def _number(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _LARGEST:
+def _number(value: object, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _LARGEST:
         raise NotCoveredError(str(value)[:80])
     return value
