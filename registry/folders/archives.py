@@ -12,7 +12,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import IO, Final, TypeVar
@@ -25,8 +25,9 @@ from registry.folders.archive_entries import Entry, checked, damaged, entries_of
 from registry.folders.foreign import is_archive
 from registry.folders.heaps import Taken, walk_heap
 from registry.folders.local_files import ErrorMapping, telling_unwritable, unreadable_file
+from registry.folders.lora_beside import LoraFacts, lora_facts, pictures_beside
 from registry.folders.lora_files import is_lora_file, only_weights, put_beside, write_config
-from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED_WEIGHTS, is_own_file
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED_WEIGHTS, README, is_own_file
 from registry.folders.staging import temporary_folder
 from registry.progress import Progress
 from registry.schemas.form import Schema
@@ -55,6 +56,7 @@ class Opened:
     _roots: dict[Path, Path] = field(default_factory=dict)  # where what was given is read; later ones may lie in it
     _room: Path | None = None
     _members: dict[tuple[Path, int, int], dict[str, int]] = field(default_factory=dict)  # of archives as they were
+    _facts: dict[Path, LoraFacts] = field(default_factory=dict)  # of LoRA files, by the configuration that was made
 
     def folder(self, place: str | PathLike[str]) -> Path:
         """A path on this machine; one that leads to or into an archive as the folder of its unpacked files.
@@ -139,18 +141,34 @@ class Opened:
         return written.parent
 
     def lora_folder(self, file: Path) -> Path:
-        """A LoRA file as the folder of an adapter, with the configuration that it lacks."""
-        folder = self._new_folder()
-        write_config(file, file.name, folder / ADAPTER_CONFIG)
+        """A LoRA file as the folder of an adapter, with the configuration that it lacks, its card and its pictures."""
+        config = self.lora(file, file.name, file.parent)[ADAPTER_CONFIG]
+        folder = config.parent
         put_beside(file, folder / ADAPTER_WEIGHTS)
+        pictures, left_out = pictures_beside(file)
+        for name, picture in pictures.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            put_beside(picture, folder / name)
+        self._facts[config] = replace(self._facts[config], left_out=left_out)
         self._roots[file] = folder
         return folder
 
-    def config(self, file: Path, name: str) -> Path:
-        """A new file with the configuration of a LoRA file of that name."""
-        out = self._new_folder() / ADAPTER_CONFIG
-        write_config(file, name, out)
-        return out
+    def lora(self, file: Path, name: str, folder: Path) -> dict[str, Path]:
+        """What a LoRA file of that name in a folder lacks, in a new one: a configuration, and maybe a card."""
+        out = self._new_folder()
+        config = out / ADAPTER_CONFIG
+        made = {ADAPTER_CONFIG: config}
+        write_config(file, name, config)
+        facts = self._facts[config] = lora_facts(file, name, folder)
+        if card := facts.about.card():
+            made[README] = out / README
+            with telling_unwritable(made[README]):
+                made[README].write_text(card, encoding="utf-8")
+        return made
+
+    def facts(self, config: Path) -> LoraFacts | None:
+        """What is known of the LoRA file that a configuration was made for; None: it was made for none."""
+        return self._facts.get(config)
 
     def weights(self, pickle: Path) -> Path:
         """A new safetensors file with the tensors of a pickle."""

@@ -18,6 +18,7 @@ from registry.errors import InvalidAdapterError, RegistryError, UsageError
 from registry.figures import command
 from registry.folders.foreign import no_folder
 from registry.folders.local_files import telling_unreadable, unreadable
+from registry.folders.lora_files import is_lora_file
 from registry.folders.scan import (
     ADAPTER_CONFIG,
     ANOTHER_ADAPTER,
@@ -44,6 +45,8 @@ class Node:
     path: TreePath | None  # None: its name, or one above it, is no adapter name
     above: str | None  # place of the parent folder
     problem: RegistryError | None = None  # why it can't be published, as far as names and nesting show
+    annotations: Mapping[str, str] = field(default_factory=dict)  # of a checkpoint: its step and epoch
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,13 @@ def _nothing(folder: Path, base: str) -> RegistryError:
         return InvalidAdapterError(
             f"{folder} is one adapter without nested ones; publish it by its path, without -r: registry publish "
             f"{folder} {base}/NAME.",
+            code="missing_file",
+        )
+    if any(is_lora_file(file) for file in sorted(folder.glob("*.safetensors"))):
+        run, plan = command("registry", "publish", "-r", folder, f"{base}/NAME"), command("registry", "import", folder)
+        return InvalidAdapterError(
+            f"{folder} holds LoRA files and no nested adapters. Checkpoints of one training become revisions of one "
+            f"adapter: {run}. Files of several are planned first: {plan} --plan FILE.",
             code="missing_file",
         )
     return checkpoints_alone(folder) or InvalidAdapterError(

@@ -328,8 +328,8 @@ class Written(Protocol):
     def weights(self, pickle: Path, /) -> Path:
         """The tensors of a pickle as a safetensors file."""
 
-    def config(self, file: Path, name: str, /) -> Path:
-        """The configuration of a LoRA file of that name."""
+    def lora(self, file: Path, name: str, folder: Path, /) -> Mapping[str, Path]:
+        """What a LoRA file of that name in a folder lacks, by name: its configuration, and a card if there is one."""
 
 
 def adapter_folder(folder: Path, written: Written | None = None) -> Folder:
@@ -345,7 +345,7 @@ def adapter_folder(folder: Path, written: Written | None = None) -> Folder:
     """
     found = scan(folder, InvalidAdapterError)
     if written is not None:
-        found = _with_config(_with_pickle(found, folder, written.weights), written.config)
+        found = _with_config(_with_pickle(found, folder, written.weights), written.lora)
     places = {one.path: one.file for one in found.files}
     require_adapter(str(folder), places, found.left_out, lambda name: head_of(places[name]))
     models = models_beside(places)
@@ -372,18 +372,19 @@ def _with_pickle(found: Folder, folder: Path, from_pickle: Callable[[Path], Path
     return Folder(found.root, tuple(sorted(files, key=lambda one: one.path)), tuple(left_out))
 
 
-def _with_config(found: Folder, made: Callable[[Path, str], Path]) -> Folder:
-    """The listing with a LoRA file of an image model as weights, and the configuration that it lacks."""
+def _with_config(found: Folder, made: Callable[[Path, str, Path], Mapping[str, Path]]) -> Folder:
+    """The listing with a LoRA file of an image model as weights, and the configuration and card that it lacks."""
     files = {one.path: one for one in found.files}
     if ADAPTER_CONFIG in files:
         return found
     name = only_weights(files)
     if name is None or not holds_lora(files[name].file):  # of a Hub's snapshot, it is called as its digest
         return found
-    config = made(files[name].file, name)
+    written = made(files[name].file, name, found.root)
     weights = files.pop(name)
     files[ADAPTER_WEIGHTS] = replace(weights, path=ADAPTER_WEIGHTS)
-    files[ADAPTER_CONFIG] = FoundFile(ADAPTER_CONFIG, config, config.stat().st_size)
+    for path, file in written.items():
+        files.setdefault(path, FoundFile(path, file, file.stat().st_size))
     return Folder(found.root, tuple(files[path] for path in sorted(files)), found.left_out)
 
 

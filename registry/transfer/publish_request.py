@@ -246,6 +246,9 @@ def read_adapter(publication: Publication, progress: Progress) -> PublishFolder:
     if proof is None and not skip:
         proof = receipt_of_export(found)
     derived, left_out = derived_from(found.root, [form.weights], given.with_left_out(found.left_out))
+    facts = None if opened is None else opened.facts(by_name[form.config].file)
+    said = {} if facts is None else facts.annotations()
+    beside_it = () if facts is None else facts.left_out
     sign = sign_of_quantised(found, None if named is None else named.place, trained_on(config))
     how = publication.trained_quantised or (None if sign is None or form is EXACT else sign.how)
     request = PublishRequest(
@@ -255,11 +258,11 @@ def read_adapter(publication: Publication, progress: Progress) -> PublishFolder:
         message=labels.message,
         metrics=dict(labels.metrics),
         tags=labels.tags,
-        annotations=dict(labels.annotations),
+        annotations={**said, **labels.annotations},
         config=config,
         header=head_of(weights.file),
         files=(),
-        left_out=tuple(sorted([*left_out, *publication.left_out], key=lambda left: left.path)),
+        left_out=tuple(sorted([*left_out, *publication.left_out, *beside_it], key=lambda left: left.path)),
         source=given.source,
         skip_parent_check=skip,
         find_parent=publication.find_parent,

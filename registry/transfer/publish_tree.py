@@ -1,4 +1,4 @@
-"""Publishing nested folders: all are checked before the first is published.
+"""Publishing nested folders, or the checkpoints of one training: all are checked before the first is published.
 
 Publishing is idempotent, so an interrupted run can be repeated. Needs neither torch nor a database: how one folder is
 planned and published is up to the registry, in process or over HTTP (`PublishTarget`).
@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from registry.errors import RegistryError, UnavailableError
+from registry.errors import RegistryError, UnavailableError, UsageError
 from registry.files.hashed import HashedFile
 from registry.folders.archives import Opened
+from registry.folders.lora_runs import checkpoints_of
 from registry.folders.nested import Nesting, Node, nested_adapters
-from registry.operations.publication import Publication
+from registry.operations.publication import Labels, Publication
 from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
 from registry.reference import Path as TreePath
@@ -79,6 +80,7 @@ def publish_folders(
     base: str,
     *,
     rename: Mapping[str, str],
+    parent: str | None,
     strict: tuple[NoticeCode, ...],
     keep_going: bool,
     dry_run: bool,
@@ -87,8 +89,8 @@ def publish_folders(
     progress: Progress,
 ) -> tuple[FolderOutcome, ...]:
     """Publish every adapter in a nested folder; see `registry.operations.registry.Registry.publish_folders`."""
-    nesting = nested_adapters(folder, base, rename)
-    run = _Run(target, folder, nesting, strict, opened, told, progress)
+    nesting = _nesting(folder, base, rename, parent)
+    run = _Run(target, folder, nesting, strict, opened, told, progress, parent)
     run.check()
     if dry_run:
         run.tell_plans()
@@ -101,6 +103,28 @@ def publish_folders(
     return tuple(run.outcomes)
 
 
+def _nesting(folder: Path, base: str, rename: Mapping[str, str], parent: str | None) -> Nesting:
+    """What is published: below a base model nested adapters, else the checkpoints of one as its revisions.
+
+    Raises:
+        UsageError: nested adapters have a parent, or checkpoints other names.
+    """
+    path = TreePath.parse(base)
+    if path.is_base:
+        if parent is not None:
+            raise UsageError(
+                "--parent names one revision, and nested adapters have the parents that their folders say: publish "
+                "them without it, or each by its path."
+            )
+        return nested_adapters(folder, base, rename)
+    if rename:
+        raise UsageError(
+            f"--rename gives nested folders other names, and the checkpoints in {folder} become revisions of {path}: "
+            "publish them without it."
+        )
+    return checkpoints_of(folder, path)
+
+
 @dataclass
 class _Run:
     target: PublishTarget
@@ -110,6 +134,7 @@ class _Run:
     opened: Opened
     told: Told
     progress: Progress
+    parent: str | None = None  # of the checkpoints of a training
     previews: dict[str, PublishPreview] = field(default_factory=dict)  # by place, like all below
     read: dict[str, PublishFolder] = field(default_factory=dict)  # those that passed the checks
     models: dict[str, str | None] = field(default_factory=dict)  # base_model_name_or_path
@@ -152,7 +177,8 @@ class _Run:
             asked = Publication(
                 node.folder,
                 node.path,
-                parent=parent,
+                Labels(message=node.message, annotations=node.annotations),
+                parent=parent or self.parent,
                 nested=parent is not None,
                 strict=self.strict,
                 opened=self.opened,
@@ -189,7 +215,7 @@ class _Run:
                 self._tell_not(node)
                 continue
             above = self.published[node.above].revision if node.above else None
-            parent = f"{above.path}@{above.digest}" if above else None
+            parent = f"{above.path}@{above.digest}" if above else self.parent
             folder = self.read[node.place].with_request(parent=parent)
             try:
                 answer = self.target.publish(folder, self.progress)

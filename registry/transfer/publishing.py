@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from registry.operations.arguments import check_order
 from registry.operations.publication import Publication
 from registry.progress import Progress
-from registry.reference import check_base_name
+from registry.reference import Path as TreePath
 from registry.schemas import FolderOutcome, Published, PublishPreview
 from registry.schemas.tags import NoticeCode
 
@@ -78,6 +78,7 @@ class PublishingFolders(ABC):
         base: str,
         *,
         rename: Mapping[str, str],
+        parent: str | None,
         strict: tuple[NoticeCode, ...],
         keep_going: bool,
         dry_run: bool,
@@ -87,13 +88,14 @@ class PublishingFolders(ABC):
         from registry.transfer.publish_tree import publish_folders
         from registry.transfer.source import own_folder
 
-        check_order(folder, base, check_base_name, "registry publish -r {folder} {name}", "the folder")
+        check_order(folder, base, TreePath.parse, "registry publish -r {folder} {name}", "the folder")
         with self._opened(progress) as opened:
             return publish_folders(
                 self._target(),
                 opened.folder(own_folder(folder, "publish -r")),
                 base,
                 rename=rename,
+                parent=parent,
                 strict=strict,
                 keep_going=keep_going,
                 dry_run=dry_run,

@@ -98,11 +98,12 @@ def publish_folders(
     base: str,
     *,
     rename: dict[str, str],
+    parent: str | None,
     strict: bool | tuple[str, ...],
     keep_going: bool,
     dry_run: bool,
 ) -> None:
-    """Publish a nested folder, or report what would be published.
+    """Publish a nested folder or the checkpoints of a training, or report what would be published.
 
     Raises:
         RegistryError: of the first folder that fails, without ``keep_going`` and ``dry_run``.
@@ -122,6 +123,7 @@ def publish_folders(
         folder,
         base,
         rename=rename,
+        parent=parent,
         strict=strict,
         keep_going=keep_going,
         dry_run=dry_run,
@@ -248,14 +250,20 @@ def publish(
         str | None,
         typer.Argument(
             metavar="PATH",
-            help="The path of the adapter: BASE/name/name... With -r: BASE. With --resume: none.",
+            help="The path of the adapter: BASE/name/name... With -r: BASE, or the path that checkpoints become "
+            "revisions of. With --resume: none.",
             autocompletion=completion.paths,
         ),
     ] = None,
     *,
     recursive: Annotated[
         bool,
-        typer.Option("-r", "--recursive", help="Publish all adapters nested in DIR; their nesting gives the paths."),
+        typer.Option(
+            "-r",
+            "--recursive",
+            help="Publish all adapters nested in DIR; their nesting gives the paths. With a path below a base model: "
+            "the checkpoints in DIR, the output of one training, become its revisions.",
+        ),
     ] = False,
     parent: Annotated[
         str | None,
@@ -399,7 +407,7 @@ def publish(
             f"Missing argument {missing!r}. `registry publish {form}` is expected. See: registry publish --help"
         )
     if recursive:
-        if wrong := [option for option, value in ({"--parent": parent} | given).items() if value]:
+        if wrong := [option for option, value in given.items() if value]:
             raise UsageError(f"{wrong[0]} applies to one revision and can't be given with -r.")
     elif keep_going or rename:
         raise UsageError(f"{'--keep-going' if keep_going else '--rename'} is for nested folders: give -r too.")
@@ -410,6 +418,7 @@ def publish(
                 folder,
                 path,
                 rename=parse_renames(rename),
+                parent=parent,
                 strict=parse_strict(strict),
                 keep_going=keep_going,
                 dry_run=dry_run,

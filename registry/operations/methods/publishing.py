@@ -161,6 +161,7 @@ class Publishing(TableCalls):
         base: str,
         *,
         rename: Mapping[str, str],
+        parent: str | None,
         strict: tuple[NoticeCode, ...],
         keep_going: bool,
         dry_run: bool,
@@ -440,6 +441,7 @@ class Publishing(TableCalls):
         base: str,
         *,
         rename: Mapping[str, str] = {},
+        parent: str | None = None,
         strict: bool | Iterable[str] = False,
         keep_going: bool = False,
         dry_run: bool = False,
@@ -448,10 +450,15 @@ class Publishing(TableCalls):
     ) -> tuple[FolderOutcome, ...]:
         """Publish as `publish_tree` does, and report the outcome of every folder, also of those that are not entered.
 
+        With the path of an adapter in the place of the base model, the folder is the output of one training: its LoRA
+        files and checkpoint folders become revisions of that adapter, by their steps or epochs, which they keep as
+        annotations.
+
         Args:
-            folder: the folder around the publish folders.
-            base: the base model.
+            folder: the folder around the publish folders; or the output folder of one training.
+            base: the base model; or the path of the adapter.
             rename: as for `publish_tree`.
+            parent: of checkpoints: the revision that all of them were trained on, as for `publish`.
             strict: as for `publish`, of each of them.
             keep_going: publish what can be; what is refused is an outcome instead of an error.
             dry_run: check all and publish nothing.
@@ -472,6 +479,7 @@ class Publishing(TableCalls):
                 folder,
                 base,
                 rename=rename,
+                parent=parent,
                 strict=strict_codes(strict),
                 keep_going=keep_going,
                 dry_run=dry_run,

@@ -10,6 +10,7 @@ from registry.errors import ConflictError, InvalidAdapterError
 from registry.files.header import Header, read_header
 from registry.files.strict_json import shown
 from registry.folders.scan import ADAPTER_WEIGHTS, EXACT
+from registry.images.about import about_lora
 from registry.reference import Path as TreePath
 from registry.schemas.artifacts import Extraction
 from registry.schemas.parents import level_of
@@ -101,14 +102,18 @@ def _read(config: LoraAdapterConfig, header: Header, table: TargetTable, lineage
     try:
         return read_checkpoint(config, header.entries, table)
     except InvalidAdapterError as wrong:
-        name = config.base_model_name_or_path
-        if not name or wrong.code not in _OF_ANOTHER_BASE:
+        said = _base_said(config, header)
+        if said is None or wrong.code not in _OF_ANOTHER_BASE:
             raise
-        raise InvalidAdapterError(
-            f"{wrong} The adapter's configuration says that it was trained on {shown(name)}; this base model is "
-            f"{lineage.base.name}.",
-            code=wrong.code,
-        ) from wrong
+        raise InvalidAdapterError(f"{wrong} {said}; this base model is {lineage.base.name}.", code=wrong.code) from wrong
+
+
+def _base_said(config: LoraAdapterConfig, header: Header) -> str | None:
+    """What an adapter says that it was trained on, as a clause; None: nothing."""
+    if config.base_model_name_or_path:
+        return f"The adapter's configuration says that it was trained on {shown(config.base_model_name_or_path)}"
+    named = about_lora(header.metadata).base_named
+    return f"The file's metadata says that it was trained on {shown(named)}" if named else None
 
 
 def _check_extracted(extracted: Extraction, checkpoint: Checkpoint, parent: Parent) -> None:
