@@ -19,6 +19,7 @@ from registry.files.source import FileSource
 from registry.folders.local_files import read_start, telling_unreadable
 from registry.images.about import MOST_DOCUMENT, About, about_lora, read_document
 from registry.images.hashes import AUTOV3, AUTOV3_DIGITS, tensors_hash
+from registry.images.pictures import START, picture_kind
 from registry.schemas import LeftOut
 
 MOST_PICTURES: Final = 16
@@ -26,13 +27,7 @@ MOST_PICTURE: Final = 16 << 20
 """Bytes of one."""
 _DOCUMENTS: Final = (".json", ".civitai.info", ".metadata.json", ".cm-info.json")
 """What A1111, downloaders from Civitai and managers of models append to the name; the user's own words first."""
-_START: Final = 16
 _PICTURE: Final = re.compile(r"(\.preview)?(\.\d{1,3})?\.(png|jpg|jpeg|webp)", re.IGNORECASE)
-_STARTS: Final = (
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), "png"),
-    (re.compile(rb"\xff\xd8\xff"), "jpg"),
-    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "webp"),
-)
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def pictures_beside(file: Path) -> tuple[dict[str, Path], tuple[LeftOut, ...]]:
         place = folder / name
         if place.is_symlink() or _PICTURE.fullmatch(name[len(stem) :]) is None:
             continue
-        kind = picture_kind(read_start(place, _START))
+        kind = picture_kind(read_start(place, START))
         why = _why_not(place, kind, len(found))
         if why is None:
             found[f"previews/{len(found) + 1}.{kind}"] = place
@@ -117,8 +112,3 @@ def _why_not(place: Path, kind: str | None, taken: int) -> str | None:
     if size > MOST_PICTURE:
         return f"a picture of more than {MOST_PICTURE >> 20} MiB"
     return f"one of more than {MOST_PICTURES} pictures" if taken >= MOST_PICTURES else None
-
-
-def picture_kind(start: bytes) -> str | None:
-    """The ending of a picture that begins with these bytes: png, jpg or webp; None: it is none of these."""
-    return next((kind for pattern, kind in _STARTS if pattern.match(start)), None)

@@ -57,7 +57,7 @@ from registry.schemas.labels import (
     RenameRequest,
     SetCardRequest,
 )
-from registry.schemas.parents import NarrowRequest, PathsLeft
+from registry.schemas.parents import HashesFound, NarrowRequest, PathsLeft
 from registry.schemas.publishing import Combined, CombineRequest, Rebased, RebaseRequest, Replayed, ReplayRequest
 from registry.schemas.requests import (
     AnnotateRequest,
@@ -72,6 +72,7 @@ from registry.schemas.requests import (
     ExportCardRequest,
     FsckRequest,
     GcRequest,
+    HashesRequest,
     MaterialisationsRequest,
     MaterialiseRequest,
     MeasureBaseRequest,
@@ -418,6 +419,11 @@ NARROW: Final = Operation(
     does="publishing.narrowing.narrow_paths", right=READER, group="transfer", refusals=(404,), slow=True,
     about="Which paths on a base model some weights may be those of, by samples of them.",
 )  # fmt: skip
+FIND_HASHES: Final = Operation(
+    name="find_hashes", method="GET", address="/hashes", request=HashesRequest, answer=HashesFound,
+    does="file_hashes.find_hashes", right=READER, group="browse", refusals=(400,), slow=True,
+    about="Which revisions and base models the hashes name that pictures and sites give for a file.",
+)  # fmt: skip
 SUBTREE: Final = Operation(
     name="subtree", method="GET", address="/subtree", request=SubtreeRequest, answer=tuple[str, ...],
     does="handlers.browsing.list_subtree", right=READER, group="transfer", refusals=(404,),
@@ -557,7 +563,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     RENAME, RENAME_BASE, ALSO_KNOWN_AS,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,
     PLAN_PUBLISH, COMMIT_PUBLISH, REBASE, COMBINE, REPLAY, PLAN_BASE, COMMIT_BASE, RETABLE, MEASURE_BASE,
-    BUNDLE, NARROW, SUBTREE,
+    BUNDLE, NARROW, FIND_HASHES, SUBTREE,
     MATERIALISATIONS, MATERIALISE, DROP_MATERIALISATION,
     DELETE, UNDELETE, DELETE_TREE, UNDELETE_TREE, DELETE_BASE, UNDELETE_BASE,
     RETENTION, SET_RETENTION, CLEAR_RETENTION, RUN_RETENTION,

@@ -166,11 +166,36 @@ class MergedFrom(Schema):
     proof: str  # how far the weights are equal, as a clause
 
 
-class Identified(Schema):
-    """What a folder is made of, as far as this registry knows."""
+class HashFound(Schema):
+    """What a hash of a file, or of its tensors alone, names."""
 
-    folder: str
-    kind: Literal["model", "adapter"]
+    hash: str  # hex digits: the beginning of a sha256
+    references: tuple[str, ...] = ()  # PATH@N, newest first, and names of base models; none: nothing here
+    retracted: tuple[str, ...] = ()  # the same, of revisions that were retracted
+
+
+class HashesFound(Schema):
+    """What some hashes name."""
+
+    hashes: tuple[HashFound, ...]
+
+
+class NamedInPicture(Schema):
+    """A model that a picture names, and what that is here."""
+
+    kind: str  # lora, model, or what else the program calls it that wrote it
+    name: str  # as it is called there, which proves nothing
+    hash: str | None = None  # None: it is named without one
+    references: tuple[str, ...] = ()
+    retracted: tuple[str, ...] = ()
+    reason: str | None = None  # why it is nothing here, as a clause
+
+
+class Identified(Schema):
+    """What a folder is made of, or which models a picture names, as far as this registry knows."""
+
+    folder: str  # or the picture
+    kind: Literal["model", "adapter", "picture"]
     searched: int  # revisions
     merged: tuple[MergedFrom, ...] = ()  # of a model: what it is; several: nothing tells which one
     unknown_order: tuple[str, ...] = ()  # of a model: the links, in the order that its bits show, and no path has
@@ -186,6 +211,7 @@ class Identified(Schema):
     trained_on: str | None = None  # of an adapter: what its configuration names
     bases: tuple[str, ...] = ()  # of an adapter: the base models that it fits
     published: tuple[str, ...] = ()  # of an adapter: the revisions that it is, by its files or by all of its numbers
+    named: Annotated[tuple[NamedInPicture, ...], Field(exclude_if=lambda value: not value)] = ()  # of a picture
 
 
 class FolderCompared(Schema):

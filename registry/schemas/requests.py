@@ -248,6 +248,24 @@ class SearchRequest(Schema):
     old_names: OldNames = False
 
 
+MOST_HASHES: Final = 64
+
+
+class HashesRequest(Schema):
+    """Hashes of files, as pictures name them."""
+
+    hashes: Annotated[
+        str,
+        Param(
+            min_length=8,
+            max_length=65 * MOST_HASHES,
+            description="The first 10 to 64 hex digits of the sha256 of a file (AutoV2), or of its tensors (AutoV3); "
+            "several with commas between them.",
+            examples=("1a2b3c4d5e6f",),
+        ),
+    ]
+
+
 class UntagRequest(Schema):
     """Remove a tag of an adapter."""
 

@@ -135,6 +135,7 @@ CALLS: Final[dict[Operation[Any, Any], Call]] = {
     table.MEASURE_BASE: Call("all", body={"base": "tiny"}),
     table.BUNDLE: Call("path", {"ref": "{path}"}),
     table.NARROW: Call("any", body={"base": "tiny", "values": "", "dtypes": []}, good=frozenset({400})),
+    table.FIND_HASHES: Call("any", {"hashes": "1a2b3c4d5e6f"}),
     table.SUBTREE: Call("path", {"path": "{path}"}),
     table.MATERIALISATIONS: Call("path", {"ref": "{path}"}),
     table.MATERIALISE: Call("path", body={"ref": "{path}"}, good=frozenset({200, 201})),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from registry.services.local import LocalRegistry
 from tests.images.denoisers import made
 from tests.kit.registries import local
 
@@ -29,3 +31,13 @@ def denoiser(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
         return kept[family]
 
     return give
+
+
+@pytest.fixture(scope="session")
+def shelf(
+    denoiser: Callable[[str], tuple[Any, Path]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalRegistry]:
+    """A registry with the base model sd, which tests share: each has names of its own."""
+    with closing(LocalRegistry.open(tmp_path_factory.mktemp("shelf") / "registry")) as opened:
+        opened.add_base("sd", denoiser("sd")[1])
+        yield opened

@@ -148,9 +148,8 @@ def test_documents_are_read_within_bounds() -> None:
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
 
 
-def test_a_file_comes_with_its_words_and_pictures(denoiser: Denoiser, local: LocalRegistry, tmp_path: Path) -> None:
-    model, folder = denoiser("sd")
-    local.add_base("sd", folder)
+def test_a_file_comes_with_its_words_and_pictures(denoiser: Denoiser, shelf: LocalRegistry, tmp_path: Path) -> None:
+    model, _ = denoiser("sd")
     wild = tmp_path / "models"
     file = lora_file(wild / "MyChar.safetensors", weights_of(model), ("conv_in", "conv_out"), metadata=KOHYA)
     (wild / "MyChar.civitai.info").write_text(json.dumps(CIVITAI))
@@ -159,13 +158,13 @@ def test_a_file_comes_with_its_words_and_pictures(denoiser: Denoiser, local: Loc
     (wild / "MyChar2.png").write_bytes(png())
     (wild / "Other.preview.png").write_bytes(png())
     (wild / "MyChar.1.webp").write_bytes(b"RIFF\0\0\0\0WEBPVP8 ")
-    answer = local.publish(file, "sd/mychar", annotations={"title": "Mine"})
+    answer = shelf.publish(file, "sd/worded", annotations={"title": "Mine"})
     assert answer.revision.annotations["trigger_words"] == "mychar, red hat"
     assert answer.revision.annotations["title"] == "Mine"
     assert [(one.path, one.reason) for one in answer.left_out] == [
         ("MyChar.jpg", "no picture: it begins like no PNG, JPEG or WebP")
     ]
-    shown = local.show("sd/mychar")
+    shown = shelf.show("sd/worded")
     files = {one.path for one in shown.files}
     assert files == {
         "README.md",
@@ -174,15 +173,15 @@ def test_a_file_comes_with_its_words_and_pictures(denoiser: Denoiser, local: Loc
         "previews/1.webp",
         "previews/2.png",
     }
-    assert not local.publish(file, "sd/mychar", annotations={"title": "Mine"}).created
+    assert not shelf.publish(file, "sd/worded", annotations={"title": "Mine"}).created
     assert not any(text in str(shown.model_dump()) for text in ("secret", "jane doe", str(tmp_path)))
     for words in ("red hat", "My Char", "sdxl_base_v1-0", answer.revision.annotations["autov3"]):
-        found = [one.reference for one in local.search(words).revisions]
-        assert found == ([] if words in ("My Char", "sdxl_base_v1-0") else ["sd/mychar@1"]), words
-    card = local.card("sd/mychar").text
+        found = [one.reference for one in shelf.search(words).revisions]
+        assert found == ([] if words in ("My Char", "sdxl_base_v1-0") else ["sd/worded@1"]), words
+    card = shelf.card("sd/worded").text
     assert check(card)["instance_prompt"] == "mychar, red hat"
     assert "<script>" not in card
     with closing(LocalRegistry.open(tmp_path / "other")) as other:
-        local.copy("sd/mychar", other)
-        assert other.show("sd/mychar").files == shown.files
-        assert other.show("sd/mychar").revision.annotations == answer.revision.annotations
+        shelf.copy("sd/worded", other)
+        assert other.show("sd/worded").files == shown.files
+        assert other.show("sd/worded").revision.annotations == answer.revision.annotations

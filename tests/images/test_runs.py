@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -103,13 +102,6 @@ def test_what_has_no_certain_order_is_refused(names: dict[str, dict[str, str]], 
     saved(tmp_path, names)
     with pytest.raises(RegistryError, match=told):
         checkpoints_of(tmp_path, PATH)
-
-
-@pytest.fixture(scope="module")
-def shelf(denoiser: Denoiser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
-    with closing(LocalRegistry.open(tmp_path_factory.mktemp("shelf") / "registry")) as made:
-        made.add_base("sd", denoiser("sd")[1])
-        yield made
 
 
 def test_a_training_becomes_one_adapter_and_a_later_checkpoint_is_added(

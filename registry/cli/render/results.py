@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     )
     from registry.schemas.artifacts import EngineCheck, EngineReason, Fidelity
     from registry.schemas.labels import Exported
-    from registry.schemas.parents import Identified, MergedFrom
+    from registry.schemas.parents import Identified, MergedFrom, NamedInPicture
     from registry.schemas.publishing import Combined, ImportDocument, ImportEntry, Rebased
     from registry.schemas.statistics import ModuleStatistics
     from registry.schemas.team import KeepReason, Retention, RetentionRule
@@ -239,7 +239,9 @@ def identified(found: Identified) -> Iterator[Block]:
 
 
 def _identified(found: Identified) -> _Pairs:
-    yield "kind", "a model" if found.kind == "model" else "an adapter"
+    yield "kind", {"model": "a model", "adapter": "an adapter", "picture": "a picture"}[found.kind]
+    for named in found.named:
+        yield from _named(named)
     yield "names", phrase(found.trained_on)
     yield "fits", [phrase(name) for name in found.bases]
     yield "published", [phrase(name) for name in found.published]
@@ -258,7 +260,17 @@ def _identified(found: Identified) -> _Pairs:
     if found.retracted:
         yield "may be", [phrase(", ".join(found.retracted)), words("retracted, so that it was not compared", BEHIND)]
     yield "not compared", words(found.reason, BEHIND)
-    yield "searched", quiet(counted(found.searched, "revision"))
+    if found.kind != "picture":
+        yield "searched", quiet(counted(found.searched, "revision"))
+
+
+def _named(one: NamedInPicture) -> _Pairs:
+    """A model that a picture names."""
+    called = " ".join(part for part in (one.name, one.hash) if part)
+    yield one.kind, [phrase(called), *map(reference, one.references)]
+    if one.retracted:
+        yield "may be", [phrase(", ".join(one.retracted)), words("retracted", BEHIND)]
+    yield "", words(one.reason, BEHIND)
 
 
 def _merged(name: str, one: MergedFrom) -> _Pairs:

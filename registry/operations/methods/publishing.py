@@ -21,11 +21,13 @@ from registry.progress import Progress
 from registry.schemas import BaseAdded, FolderOutcome, Published, PublishPreview
 from registry.schemas.parents import Identified
 from registry.schemas.publishing import Combined, CombineRequest, Rebased, RebaseRequest, Replayed, ReplayRequest
+from registry.schemas.requests import HashesRequest
 from registry.schemas.tags import NoticeCode
 from registry.schemas.transfer import MOST_SOURCES
 
 if TYPE_CHECKING:
     from registry.folders.archives import Opened
+    from registry.images.hashes import NamedModel
 
 
 class Combining(TableCalls):
@@ -329,10 +331,11 @@ class Publishing(TableCalls):
         """Say which base model and revisions a merged folder is made of, or what an adapter could belong to.
 
         Every revision that the token sees is searched. A model that is none of them has the nearest, and how much no
-        revision explains.
+        revision explains. Of a picture (PNG, JPEG, WebP) the models are told that it names by their hashes.
 
         Args:
-            folder: a model in Hugging Face layout, or what PEFT saved; or an archive (.zip, .tar, .tar.gz) of one.
+            folder: a model in Hugging Face layout, or what PEFT saved; an archive (.zip, .tar, .tar.gz) of one; a LoRA
+                file; or a picture.
             look_in: of an adapter: folders in which the one that it was trained on may be by now.
             progress: True shows a bar.
 
@@ -346,9 +349,23 @@ class Publishing(TableCalls):
             >>> [(one.reference, one.links) for one in found.merged]
             [('llama/support/french@1', ('llama/support@2', 'llama/support/french@1'))]
         """
+        from registry.folders.named_models import models_in_picture
+
+        if (named := models_in_picture(FilePath(folder))) is not None:
+            return self._in_picture(folder, named)
         with progress_sink(progress) as sink, self._opened(sink) as opened:
             place = opened.readable(opened.one(folder))
             return opened.answer(self._identify(place, tuple(map(opened.folder, look_in)), sink))
+
+    def _in_picture(self, picture: Folder, named: tuple[NamedModel, ...]) -> Identified:
+        from registry.folders.named_models import as_named, asked_hashes
+
+        digits = asked_hashes(named)
+        found = self._do(table.FIND_HASHES, HashesRequest(hashes=",".join(digits))).hashes if digits else ()
+        reason = None if named else "it names no model: no text in it has the hash or the name of one"
+        return Identified(
+            folder=str(FilePath(picture)), kind="picture", searched=0, named=as_named(named, found), reason=reason
+        )
 
     def rebase(
         self,

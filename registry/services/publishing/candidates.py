@@ -105,7 +105,9 @@ def _read(config: LoraAdapterConfig, header: Header, table: TargetTable, lineage
         said = _base_said(config, header)
         if said is None or wrong.code not in _OF_ANOTHER_BASE:
             raise
-        raise InvalidAdapterError(f"{wrong} {said}; this base model is {lineage.base.name}.", code=wrong.code) from wrong
+        raise InvalidAdapterError(
+            f"{wrong} {said}; this base model is {lineage.base.name}.", code=wrong.code
+        ) from wrong
 
 
 def _base_said(config: LoraAdapterConfig, header: Header) -> str | None:

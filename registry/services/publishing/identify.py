@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from registry.files.source import ByteSource, FileSource
 from registry.folders.foreign import what_files_are
 from registry.folders.local_files import read_start, telling_unreadable
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, adapter_folder
+from registry.images.about import about_lora
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.schemas import FolderCompared
@@ -71,6 +72,8 @@ class SameLinks:
     retracted: tuple[str, ...]  # revisions that it may be, too, whose files a service does not give
     near: tuple[NearPath, ...]  # those that add nearly the same, nearest first
     searched: int
+    misfits: tuple[str, ...] = ()  # why it fits none of the base models
+    said: str | None = None  # the base model that the metadata of a LoRA file names
 
 
 def search_trained(
@@ -143,7 +146,9 @@ def revisions_of(where: Port, folder: Path, progress: Progress) -> SameLinks:
             searched += one.searched
     near.sort(key=lambda one: one.distance)
     same = [one for one in same if one[1] == _FILES] or same  # whose configuration is the same, too
-    return SameLinks(tuple(bases), tuple(same), tuple(retracted), tuple(near[:LISTED]), searched)
+    said = about_lora(header.metadata).base_named or None
+    misfits = () if bases else tuple(own.misfits)
+    return SameLinks(tuple(bases), tuple(same), tuple(retracted), tuple(near[:LISTED]), searched, misfits, said)
 
 
 @dataclass(frozen=True)
@@ -154,12 +159,15 @@ class _Own:
     entries: Mapping[str, TensorEntry]
     source: ByteSource
     digests: tuple[str, str]  # of the configuration and the weights
+    misfits: list[str] = field(default_factory=list)
 
-    def on(self, table: TargetTable) -> BoundLink | None:
-        """What it does to a model; None: it does not fit."""
+    def on(self, table: TargetTable, name: str | None = None) -> BoundLink | None:
+        """What it does to a model; None: it does not fit, and of the base model of that name it is kept why."""
         try:
             return BoundLink(read_checkpoint(self.config, self.entries, table), self.source)
-        except InvalidAdapterError:
+        except InvalidAdapterError as problem:
+            if name is not None:
+                self.misfits.append(f"{name}: {problem}")
             return None
 
 
@@ -170,7 +178,7 @@ def _on_base(where: Port, root: LoadedPath, adapter: _Own, progress: Progress) -
         base = BaseTensors(base_weights(where, root, opened).tensors)
         sample = base_sample({name: entry for name, (_, entry) in base.tensors.items()})
         table, digests = path_table(where, root), adapter.digests
-        fitting = adapter.on(table)
+        fitting = adapter.on(table, root.reference)
         adds = sample_values(sample, {}) if fitting is None else added(path_programs([fitting], table), base, sample)
         left = where.narrow(narrow_request(root.reference, adds, link=digests[1]), progress=progress)
         for name in left.left[:MOST]:
@@ -245,7 +253,7 @@ def _adapter(where: Port, folder: Path, look_in: tuple[Path, ...], progress: Pro
     known = {
         "kind": "adapter",
         "folder": str(folder),
-        "trained_on": trained_on(config),
+        "trained_on": trained_on(config) or found.said,
         "bases": found.bases,
         "published": tuple(path.reference for path, _ in found.same),
         "near": () if found.same else found.near,
@@ -253,7 +261,14 @@ def _adapter(where: Port, folder: Path, look_in: tuple[Path, ...], progress: Pro
     }
     there = trained_folder(config, folder) or (moved_folder(config, look_in) if look_in else None)
     if there is None:
-        reason = "the folder that it was trained on is not there; --look-in DIR gives folders to look for it in"
+        reason: str | None = (
+            "the folder that it was trained on is not there; --look-in DIR gives folders to look for it in"
+        )
+        if found.misfits:
+            more = f" (and {len(found.misfits) - 1} more)" if len(found.misfits) > 1 else ""
+            reason = f"it fits no base model here; {found.misfits[0]}{more}"
+        elif not trained_on(config):
+            reason = None  # a LoRA file names no folder
         return Identified(searched=found.searched, reason=reason, **known)  # type: ignore[arg-type]
     if not holds_adapter(there.place):
         return _model(where, folder, there.place, progress).model_copy(update=known)
