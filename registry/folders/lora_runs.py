@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from registry.errors import InvalidAdapterError, UsageError
+from registry.figures import command
 from registry.files.header import read_header
 from registry.files.source import FileSource
 from registry.folders.foreign import no_folder
@@ -71,8 +72,8 @@ def checkpoints_of(folder: Path, path: TreePath) -> Nesting:
 
     Raises:
         NotFoundError: the folder does not exist.
-        InvalidAdapterError: ``missing_file``, it has no checkpoints; or one is damaged.
-        UsageError: they are of several trainings, or nothing tells their order.
+        InvalidAdapterError: one is damaged.
+        UsageError: it has no checkpoints, they are of several trainings, or nothing tells their order.
         UnavailableError: something can't be read.
     """
     with telling_unreadable(folder):
@@ -91,11 +92,10 @@ def checkpoints_of(folder: Path, path: TreePath) -> Nesting:
         else:
             left.append(LeftOut(path=entry.name.encode("utf-8", "backslashreplace").decode(), reason=saved))
     if not found:
-        raise InvalidAdapterError(
-            f"{folder} holds no LoRA files and no checkpoint folders, which would become revisions of {path}. The "
-            "output folder of one training is expected; adapters in nested folders are published below a base model, "
-            f"with registry publish -r {folder} {path.base}.",
-            code="missing_file",
+        raise UsageError(
+            f"publish -r takes a base model, whose paths the nesting gives, or the output folder of one training: "
+            f"{folder} holds no LoRA files and no checkpoint folders, which would become revisions of {path}. Nested "
+            f"adapters are published with {command('registry', 'publish', '-r', folder, path.base)}."
         )
     ordered = in_order(folder, found)
     left = [one for one in left if not any(is_beside(one.path, other.place) for other in found)]

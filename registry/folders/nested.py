@@ -99,10 +99,11 @@ def _nothing(folder: Path, base: str) -> RegistryError:
             code="missing_file",
         )
     if any(is_lora_file(file) for file in sorted(folder.glob("*.safetensors"))):
-        run, plan = command("registry", "publish", "-r", folder, f"{base}/NAME"), command("registry", "import", folder)
+        run = command("registry", "publish", "-r", folder, f"{base}/NAME")
+        plan = command("registry", "import", folder, "--plan", "FILE")
         return InvalidAdapterError(
             f"{folder} holds LoRA files and no nested adapters. Checkpoints of one training become revisions of one "
-            f"adapter: {run}. Files of several are planned first: {plan} --plan FILE.",
+            f"adapter: {run}. Files of several are planned first: {plan}.",
             code="missing_file",
         )
     return checkpoints_alone(folder) or InvalidAdapterError(

@@ -29,6 +29,7 @@ from registry.app import service_app
 from registry.operations.operation import Listing, Operation
 from registry.operations.table import RETABLE
 from registry.schemas import Identity, Schema
+from registry.schemas.parents import HashesFound
 from registry.schemas.protocol import API, Problem
 from registry.schemas.requests import RetableRequest
 from registry.schemas.transfer import ArtifactPlan
@@ -52,6 +53,7 @@ _ASKED: Final[dict[type[Schema], str]] = {
     Alive: "/healthz",
     Ready: "/readyz",
     Identity: f"{API}/whoami",
+    HashesFound: f"{API}/hashes?hashes=1a2b3c4d5e6f",
     ArtifactPlan: f"{API}/artifacts?ref=llama/support",
     Problem: f"{API}/log?path=llama/suport",
 }

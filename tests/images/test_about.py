@@ -184,4 +184,4 @@ def test_a_file_comes_with_its_words_and_pictures(denoiser: Denoiser, shelf: Loc
     with closing(LocalRegistry.open(tmp_path / "other")) as other:
         shelf.copy("sd/worded", other)
         assert other.show("sd/worded").files == shown.files
-        assert other.show("sd/worded").revision.annotations == answer.revision.annotations
+        assert other.log("sd/worded").revisions[0].annotations == answer.revision.annotations

@@ -8,6 +8,27 @@ from tests.house.planted.mutant import Mutant
 
 IMPORTING: Final = (
     Mutant(
+        "hashes-by-what-annotations-say",
+        "file_hashes:find_hashes",
+        "*(one for one in said if one.digest in right)",
+        "*said",
+        "test_a_picture_names_the_revisions_of_its_files",
+    ),
+    Mutant(
+        "folders-of-a-machine-in-annotations",
+        "about:plain",
+        "_ROOTED.sub(lambda found: last_part(found[0]), text)",
+        "text",
+        "test_texts_are_plain_and_name_no_folder",
+    ),
+    Mutant(
+        "checkpoints-end-first",
+        "lora_runs:in_order",
+        "return [*ordered, *last]",
+        "return [*last, *ordered]",
+        "test_checkpoints_come_in_the_order_of_their_steps",
+    ),
+    Mutant(
         "imports-by-name-alone",
         "reading:_LEAST",
         "_LEAST: Final = 2",
