@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, Protocol, TypeGuard
 from registry.errors import RegistryError, UsageError
 from registry.folders.foreign import is_archive, is_unread_archive, no_folder
 from registry.folders.local_files import reason
+from registry.folders.lora_runs import end_of_run
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.schemas.form import check_name
 
@@ -160,6 +161,7 @@ def holds_model_too(names: Collection[str]) -> bool:
 
 DEPTH: Final = 16
 """Folders below each other that are looked into."""
+_AS_ONE: Final = "`registry publish -r` makes revisions of one adapter of all that a training saved"
 _MOST_STATE: Final = 64 << 20
 _NAMED: Final = 4  # checkpoints of one run that are named one by one
 
@@ -264,8 +266,12 @@ class _Walk:
         if kind is not None and kind.taken is None:
             self.leave(folder, kind.what, kind.why or "")
         elif kind is not None and kind.single:
-            files = [folder / name for name in sorted(names) if kind.names.fullmatch(name)]
-            self.found += [Found(file, self.place(file), kind) for file in files if _is_text(file.name)]
+            files = [folder / name for name in sorted(names) if kind.names.fullmatch(name) and _is_text(name)]
+            for file in files:
+                if (end := end_of_run(file.name)) in names:
+                    self.leave(file, "checkpoint", f"of the training that ended with {end}, which is taken: {_AS_ONE}")
+                else:
+                    self.found.append(Found(file, self.place(file), kind))
         elif kind is not None:
             run = self.place(folder.parent) if CHECKPOINT.fullmatch(folder.name) and depth else None
             both = kind.taken == "adapter" and holds_model_too(names)

@@ -135,6 +135,13 @@ def _file(place: Path, name: str) -> Saved:
     return _with_metadata(_numbered(name, place, run, match))
 
 
+def end_of_run(name: str) -> str | None:
+    """What a trainer calls the file that it saves at the end, by the name of a checkpoint; None: it is none."""
+    stem = name.removesuffix(ENDING)
+    match = next((match for one in _NAMES if (match := one.fullmatch(stem)) is not None), None)
+    return f"{match['run']}{ENDING}" if match is not None and match["run"] else None
+
+
 def _numbered(name: str, file: Path, run: str, match: re.Match[str] | None) -> Saved:
     said = {} if match is None else match.groupdict()
     step, epoch = said.get("step") or said.get("step2"), said.get("epoch")

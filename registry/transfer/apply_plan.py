@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from registry.errors import ConflictError, NotFoundError, RegistryError, UnavailableError, UsageError
 from registry.folders.archives import Opened, archive_of
-from registry.folders.hub.repository import organisation_of
+from registry.folders.hub.repository import is_repo_id, organisation_of
 from registry.folders.local_files import hash_found
 from registry.operations.publication import FullModel, Labels, Publication
 from registry.progress import SILENT, Progress
@@ -86,7 +86,8 @@ def apply_plan(
     source = None if organisation_of(document.source) else Path(document.source)
     if source is not None and not (source.is_dir() or archive_of(source) == source):
         raise NotFoundError(f"There is no folder {document.source!r}, which the plan was made of.", code="missing_file")
-    asked = {place: one.repo_id for one in document.questions if one.base for place in one.folders}
+    answers = [one for one in document.questions if one.base and is_repo_id(one.repo_id)]
+    asked = {place: one.repo_id for one in answers for place in one.folders}
     run = _Run(registry, target, source, {one.folder: one for one in document.entries}, asked, opened, told, progress)
     for number, entry in enumerate(ordered, 1):
         run.apply(entry, f"{number} of {len(ordered)}")
@@ -294,6 +295,7 @@ class _Run:
         find = entry.proof is not None
         asked = Publication(self._place(entry.folder), path, labels, find_parent=find, opened=self.opened)
         made = read_adapter(asked, SILENT).with_digests(SILENT)
+        made = made.with_request(annotations=dict(entry.annotations))  # of a LoRA file, too, as the plan has them
         _require_same(entry, {one.path: one.digest for one in made.request.files})
         if (there := self._there(path, entry)) is not None:
             self.references[entry.folder] = there

@@ -17,6 +17,7 @@ from registry.errors import InvalidAdapterError, RegistryError, UnavailableError
 from registry.files.source import ByteSource, BytesSource
 from registry.files.strict_json import shown
 from registry.folders.local_files import check_name, check_together, head_of, read_start
+from registry.folders.lora_beside import LoraFacts
 from registry.folders.quantised import sign_of_quantised
 from registry.folders.receipts import derived_from
 from registry.folders.scan import (
@@ -180,6 +181,7 @@ class PublishFolder(HashedFiles):
     trained_on: TrainedFolder | None  # to be compared with the parent
     beside: Beside | None = None  # whether `trained_on` was written later than the adapter
     sampled: bool = False  # samples of it are compared only, which prove nothing
+    lora: LoraFacts | None = None  # of a LoRA file, whose configuration was made
 
     @property
     def size(self) -> int:
@@ -275,7 +277,7 @@ def read_adapter(publication: Publication, progress: Progress) -> PublishFolder:
         extracted=publication.extracted,
     )
     sampled = publication.sampled
-    return PublishFolder({}, request, given, weights, saved, form, found.files, loaded, beside, sampled)
+    return PublishFolder({}, request, given, weights, saved, form, found.files, loaded, beside, sampled, facts)
 
 
 def preview(made: PublishFolder, plan: PublishPlan, registry: str, unchecked: Iterable[str]) -> PublishPreview:

@@ -117,7 +117,7 @@ def check_repo_id(text: str) -> str:
     Raises:
         UsageError: it can't.
     """
-    if not _is_repo_id(text):
+    if not is_repo_id(text):
         raise UsageError(
             f"{text[:200]!r} is no name of a repository on a Hub: ORG/REPO is expected, of letters, digits, '-', '_' "
             "and '.'."
@@ -125,7 +125,8 @@ def check_repo_id(text: str) -> str:
     return text
 
 
-def _is_repo_id(text: str) -> bool:
+def is_repo_id(text: str) -> bool:
+    """Whether ``ORG/REPO`` can be the name of a repository."""
     wrong = "--" in text or ".." in text or text.endswith(".git")
     return _REPO_ID.fullmatch(text) is not None and not wrong
 
@@ -137,7 +138,7 @@ def written_repo(text: str) -> str:
         UsageError: it has another form.
     """
     repo_id = text.removeprefix(SCHEME)
-    if not _is_repo_id(repo_id):
+    if not is_repo_id(repo_id):
         raise UsageError(
             f"{text[:200]!r} can't be written: hf:ORG/REPO is expected, of letters, digits, '-', '_' and '.', without "
             "a revision; what is written becomes the newest commit of main."

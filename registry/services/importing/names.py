@@ -11,6 +11,7 @@ from typing import Final
 from registry.errors import UsageError
 from registry.folders.foreign import is_archive, without_ending
 from registry.folders.heaps import CHECKPOINT, HUB_REPO
+from registry.folders.lora_files import ENDING
 from registry.reference import MAX_BELOW_BASE, Path, check_base_name
 
 _SAYS_NOTHING: Final = re.compile(
@@ -31,7 +32,7 @@ def wanted_name(place: str, repo: str | None, *, dots: bool) -> str:
     """
     if repo is not None:
         return _valid(repo.rpartition("/")[2], dots) or "adapter"
-    parts = [without_ending(part) for part in place.split("/") if part not in {"", "."}]
+    parts = [without_ending(part).removesuffix(ENDING) for part in place.split("/") if part not in {"", "."}]
     for part in reversed(parts):
         cached = HUB_REPO.fullmatch(part)
         name = _valid(cached[2] if cached else part, dots)

@@ -90,6 +90,14 @@ class Landed:
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """A LoRA file that fits one base model alone, which nothing proves."""
+
+    path: TreePath  # in the registry that is imported into
+    digest: str  # of the revision
+
+
+@dataclass(frozen=True)
 class Doubt:
     """Why an adapter's parent is not proven."""
 
@@ -126,6 +134,7 @@ class Settled:
     full: dict[str, Full] = field(default_factory=dict)  # by key, parents first
     maybe_full: dict[str, MaybeFull | RegistryError] = field(default_factory=dict)  # or why it can't be one, by key
     landed: dict[str, Landed] = field(default_factory=dict)  # adapters by place
+    fitted: dict[str, Fitted] = field(default_factory=dict)  # adapters by place
     doubts: dict[str, Doubt] = field(default_factory=dict)  # by place
     refused: dict[str, RegistryError] = field(default_factory=dict)  # by place
     kept: list[Adapter] = field(default_factory=list)  # checkpoints that come in, since a model is made of them

@@ -21,6 +21,7 @@ from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import FolderCompared
 from registry.schemas.publishing import FullSize
+from registry.services.importing.by_fit import lora_files, place_by_fit
 from registry.services.importing.names import free_base, free_path, wanted_name
 from registry.services.importing.placed import (
     FAR,
@@ -86,6 +87,9 @@ class Settling:
         if roots is None:
             self._place_full(pending)
         self.done.pending = [key for key in pending if key in self.done.full or not self._fits(key)]
+        for one in list(lora_files(self._waiting)):
+            self._waiting.remove(one)
+            place_by_fit(one, name_of(one), self.private, self.target, self.there, self.done, self._taken)
         for one in self._waiting:
             self._leave(one)
         self._look_again()
@@ -182,7 +186,8 @@ class Settling:
 
     @property
     def _taken(self) -> set[TreePath]:
-        return {*self.there.taken, *self._paths.values(), *(one.path for one in self.done.full.values())}
+        proposed = (*(one.path for one in self.done.full.values()), *(one.path for one in self.done.fitted.values()))
+        return {*self.there.taken, *self._paths.values(), *proposed}
 
     @property
     def _base_names(self) -> set[str]:
@@ -313,7 +318,8 @@ class Settling:
     def _publish_otherwise(self) -> bool:
         """Publish what other proofs place: receipts, names of repositories, Hub views, copied weights."""
         before = len(self.done.landed)
-        for one in [one for one in self._waiting if one.model is None]:
+        unproven = {one.place for one in lora_files(self._waiting)}
+        for one in [one for one in self._waiting if one.model is None and one.place not in unproven]:
             tried = self._tried.setdefault(one.place, {})
             places = [name for name in (*self._of_receipt(one), *self.done.bases.values()) if name not in tried]
             for name in itertools.chain(places, self._proven_there(one)):

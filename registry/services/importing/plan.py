@@ -22,7 +22,7 @@ from registry.reference import Path, Reference
 from registry.schemas import FolderCompared
 from registry.schemas.publishing import ImportDocument, ImportEntry, NamedBase, NearFolder
 from registry.services.importing.names import wanted_name
-from registry.services.importing.placed import Landed, MaybeFull, Measured, Settled, Side, There
+from registry.services.importing.placed import Fitted, Landed, MaybeFull, Measured, Settled, Side, There
 from registry.services.importing.placing import Settling, name_of
 from registry.services.importing.reading import Adapter, Contents, Model, order_of, read_heap
 from registry.services.importing.trainer_notes import notes_of
@@ -74,8 +74,8 @@ class Writing:
         """Names of repositories that undecided adapters have for base models which are here under other names."""
         asked: dict[str, list[Adapter]] = {}
         for one in self.contents.adapters:
-            if one.place in self.settled.doubts and one.repo is not None:
-                asked.setdefault(one.repo, []).append(one)
+            if one.place in self.settled.doubts and (name := one.repo or one.said_base) is not None:
+                asked.setdefault(name, []).append(one)
         bases = set(self.settled.bases.values())
         found = []
         for repo_id, adapters in sorted(asked.items()):
@@ -186,14 +186,17 @@ class Writing:
         run = None if one.found.run is None else one.found.folder.parent
         notes = notes_of(one.found.folder, run)
         known = {
-            "folder": one.place, "what": "adapter", "trained_on": one.model or one.named,
-            "metrics": dict(notes.metrics), "annotations": dict(notes.annotations), "files": one.files,
+            "folder": one.place, "what": "adapter", "trained_on": one.model or one.named or one.said_base,
+            "metrics": dict(notes.metrics), "annotations": {**one.made.request.annotations, **notes.annotations},
+            "files": one.files,
         }  # fmt: skip
         if (same := self.contents.same.get(one.place)) is not None:
             why = f"it has the same files as {same}"
             return ImportEntry.model_validate({**known, "action": "skip", "reason": why})
         if (landed := done.landed.get(one.place)) is not None:
             return ImportEntry.model_validate({**known, **self._where(landed)})
+        if (fitted := done.fitted.get(one.place)) is not None:
+            return ImportEntry.model_validate({**known, **self._by_fit(one, fitted)})
         if (problem := done.refused.get(one.place)) is not None:
             said = {"action": "refused", "reason": str(problem), "code": problem.code}
             return ImportEntry.model_validate({**known, **said})
@@ -206,6 +209,20 @@ class Writing:
             "code": doubt.problem.code, "candidates": near,
         }  # fmt: skip
         return ImportEntry.model_validate({**known, **unsaid})
+
+    def _by_fit(self, one: Adapter, fitted: Fitted) -> dict[str, object]:
+        there = self.there.revisions.get(fitted.digest)
+        if there is not None:
+            return {"action": "skip", "reason": f"the registry has it as {there}", "digest": fitted.digest}
+        said = f", and its metadata names {one.said_base}" if one.said_base else ""
+        return {
+            "action": "publish",
+            "name": fitted.path.name,
+            "parent": self._called(fitted.path.base),
+            "reason": f"it fits no other base model here{said}: nothing proves that it was trained on this one",
+            "parent_known_by": "given",
+            "digest": fitted.digest,
+        }
 
     def _where(self, landed: Landed) -> dict[str, object]:
         revision = landed.answer.revision

@@ -127,6 +127,16 @@ class Adapter:
         folder = any(place.endswith(f"/{self.named}") for place in self.maybe)
         return self.named if self.model is None and not folder and names_repo(self.named) else None
 
+    @property
+    def is_lora_file(self) -> bool:
+        """Whether it is a LoRA file of an image model, whose configuration was made."""
+        return self.made.lora is not None
+
+    @property
+    def said_base(self) -> str | None:
+        """The base model that a LoRA file's metadata name; None: none."""
+        return None if self.made.lora is None else self.made.lora.about.base_named or None
+
     @cached_property
     def is_of_pairs(self) -> bool:
         """Whether all that it has are pairs of factors, which change matrices alone: no norm and no bias."""
