@@ -20,7 +20,7 @@ WRITERS: dict[str, tuple[Callable[[Written], None], ...]] = {
     "sd": (files.kohya, files.diffusers_new, files.diffusers_old, files.comfy),
     "flux": (files.kohya, files.comfy, files.ai_toolkit, files.xlabs, files.one_trainer, files.one_trainer_legacy),
 }
-METADATA = (
+METADATA: tuple[dict[str, str], ...] = (
     {},
     {"ss_base_model_version": "sd_v1", "ss_output_name": "<b>x</b>", "ss_steps": "100"},
     {"modelspec.architecture": "flux-1-dev/lora", "modelspec.trigger_phrase": "a, b"},
