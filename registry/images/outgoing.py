@@ -96,7 +96,7 @@ class Joined:
     swapped: bool = False  # the file keeps the halves of its rows in the other order
 
 
-def comfy_names(component: Component, *, numbered: bool) -> Mapping[str, Joined]:
+def comfy_names(component: Component, *, numbered: bool, norms: Collection[str] = ()) -> Mapping[str, Joined]:
     """How ComfyUI and Forge find the modules of a component: module -> the one of the file that has its rows.
 
     A module that is missing has no name there.
@@ -104,9 +104,10 @@ def comfy_names(component: Component, *, numbered: bool) -> Mapping[str, Joined]
     Args:
         component: the component.
         numbered: text encoders are numbered, as everywhere but in Stable Diffusion 1 and 2, which have one.
+        norms: modules of a denoiser that have vectors alone, and are wanted too.
     """
     if component.is_denoiser:
-        return {} if component.family is None else _of_denoiser(component)
+        return {} if component.family is None else _of_denoiser(component, frozenset(norms))
     found = {}
     for module in component.modules:
         clip = clip_module(module)
@@ -122,8 +123,8 @@ def comfy_names(component: Component, *, numbered: bool) -> Mapping[str, Joined]
 _NUMBERS: Final = {"text_encoder": 1, "text_encoder_2": 2}
 
 
-def _of_denoiser(component: Component) -> dict[str, Joined]:
-    family, modules = component.family, component.modules
+def _of_denoiser(component: Component, norms: frozenset[str]) -> dict[str, Joined]:
+    family, modules = component.family, component.modules | norms
     assert family is not None
     if family is UNET and _SDXL not in modules:  # SD 1.x and 2.x: diffusers' own names are the usual ones
         return {module: Joined(f"lora_unet_{_flat(module)}", (module,), flat=True) for module in modules}
@@ -136,7 +137,8 @@ def _of_denoiser(component: Component) -> dict[str, Joined]:
         found |= dict.fromkeys(joined, one)
     if family is Z_IMAGE:  # what it does not rename is called the same
         found |= {
-            module: Joined(f"diffusion_model.{module}", (module,), flat=False) for module in modules - found.keys()
+            module: Joined(f"diffusion_model.{module}", (module,), flat=False)
+            for module in component.modules - found.keys()
         }
     return found
 

@@ -136,6 +136,7 @@ def test_diffusers_loads_what_the_path_is_with_its_metadata_and_without(
     file = tmp_path / "out" / "pytorch_lora_weights.safetensors"
     assert {entry.name for entry in (tmp_path / "out").iterdir()} == {file.name, "README.md", "registry-receipt.json"}
     assert local.verify(tmp_path / "out").equal
+    assert 'library_name: "diffusers"' in (tmp_path / "out" / "README.md").read_text()
     told = json.loads(metadata_of(file)["lora_adapter_metadata"])
     (component,) = {key.partition(".")[0] for key in told}
     assert component == ("unet" if family in ("sd", "sdxl") else "transformer")
@@ -297,6 +298,29 @@ def test_a_changed_bias_is_refused_or_a_difference(denoiser: Denoiser, local: Lo
     assert set(tensors) == {f"{name}.{end}" for end in ("lora_A.weight", "lora_B.weight", "diff_b")}
     half = rows // 2
     assert torch.equal(tensors[f"{name}.diff_b"], torch.cat([added[half:], added[:half]]))
+
+
+def test_norms_biases_and_whole_weights_go_to_comfyui_as_differences(
+    denoiser: Denoiser, local: LocalRegistry, tmp_path: Path
+) -> None:
+    model, folder = denoiser("wan")
+    state, drawn = model.state_dict(), torch.Generator().manual_seed(4)
+    lead = "diffusion_model.blocks.0."
+    shapes = {f"{lead}norm3.diff": (24,), f"{lead}norm3.diff_b": (24,), f"{lead}self_attn.norm_q.diff": (24,),
+              f"{lead}ffn.0.diff_b": (32,)}  # fmt: skip
+    tensors = {name: torch.randint(-32, 33, shape, generator=drawn) / 64 for name, shape in shapes.items()}
+    whole = torch.randint(-32, 33, (24, 24), generator=drawn) / 64
+    local.add_base("model", folder)
+    save_file({**tensors, f"{lead}self_attn.q.set_weight": whole}, tmp_path / "char.safetensors")
+    local.publish(tmp_path / "char.safetensors", "model/char")
+    with pytest.raises(InvalidAdapterError, match="--dense-as-diff"):
+        local.fetch("model/char", tmp_path / "loras", engine="comfyui")
+    answer = local.fetch("model/char", tmp_path / "loras", engine="comfyui", dense_as_diff=True)
+    found = load_file(answer.folder)
+    assert found.keys() == {*tensors, f"{lead}self_attn.q.diff"}
+    assert all(torch.equal(found[name], value) for name, value in tensors.items())
+    assert torch.equal(found[f"{lead}self_attn.q.diff"], whole - state["blocks.0.attn1.to_q.weight"].float())
+    assert local.verify(answer.folder).equal
 
 
 @pytest.mark.slow

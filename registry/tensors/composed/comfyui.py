@@ -37,7 +37,8 @@ COMFYUI: Final = "lora.safetensors"
 """The only file of an artifact with this layout; in the folder of the program it gets the adapter's name."""
 
 _FLAT_ENDS: Final = ("lora_down.weight", "lora_up.weight")
-_BIAS: Final = ".bias"
+_VECTORS: Final = {"bias": "diff_b", "weight": "diff"}
+"""Parameters of one dimension, and what the difference of each is called."""
 _FIRST: Final = "stable-diffusion-v1"
 
 
@@ -63,7 +64,8 @@ def comfyui_file(parts: ComposedParts, table: TargetTable, dtype: str, *, dense:
     architecture = next((one.architecture for one in components if one.is_denoiser), None)
     file = _File(parts, table)
     for component in components:
-        file.add(component, comfy_names(component, numbered=architecture != _FIRST))
+        norms = {name.rpartition(".")[0].removeprefix(component.lead) for name in parts.forms.values}
+        file.add(component, comfy_names(component, numbered=architecture != _FIRST, norms=norms))
     file.check_all()
     told = {} if architecture is None else {"modelspec.architecture": f"{architecture}/lora"}
     metadata = {"format": "pt", "ss_network_module": "networks.lora", "ss_network_dim": str(file.rank), **told}
@@ -96,10 +98,10 @@ class _File:
             else:
                 self._add_pair(lead, one, mine)
             self._left -= {lead + module for module in mine}
-        biases = {name.removesuffix(_BIAS) for name in self._parts.forms.values if name.endswith(_BIAS)}
-        for one in dict.fromkeys(joined for module, joined in names.items() if lead + module in biases):
-            self._add_bias(lead, one)
-            self._left -= {f"{lead}{module}{_BIAS}" for module in one.modules}
+        for leaf, end in _VECTORS.items():
+            values = {name for name in self._parts.forms.values if name.endswith(f".{leaf}")}
+            for one in dict.fromkeys(joined for module, joined in names.items() if f"{lead}{module}.{leaf}" in values):
+                self._add_vectors([f"{lead}{module}.{leaf}" for module in one.modules], one, end)
 
     def check_all(self) -> None:
         """Refuse what has no name there; raises `InvalidAdapterError` (``engine_limits``)."""
@@ -126,13 +128,16 @@ class _File:
         shape = (sum(target.shape[0] for target in targets), *targets[0].shape[1:])
         self.tensors.append(AdapterTensor(f"{one.name}.diff", shape, self._differences(one, slots)))
 
-    def _add_bias(self, lead: str, one: Joined) -> None:
-        held = [self._table.parameters[f"{lead}{module}{_BIAS}"] for module in one.modules]
+    def _add_vectors(self, parameters: list[str], one: Joined, end: str) -> None:
+        held = [self._table.parameters.get(name) for name in parameters]
+        if any(found is None or len(found.shape) != 1 for found in held):
+            return  # it is refused as what has no name there
+        known = [found for found in held if found is not None]
         values = self._parts.forms.values
-        changed = [f"{lead}{module}{_BIAS}" in values for module in one.modules]
-        slots = [(slot_of_parameter(one), is_changed) for one, is_changed in zip(held, changed, strict=True)]
-        shape = (sum(one.shape[0] for one in held),)
-        self.tensors.append(AdapterTensor(f"{one.name}.diff_b", shape, self._differences(one, slots)))
+        slots = [(slot_of_parameter(found), name in values) for found, name in zip(known, parameters, strict=True)]
+        shape = (sum(found.shape[0] for found in known),)
+        self.tensors.append(AdapterTensor(f"{one.name}.{end}", shape, self._differences(one, slots)))
+        self._left -= set(parameters)
 
     def _differences(self, one: Joined, slots: list[tuple[Slot, bool]]) -> Rows:
         pieces = [_difference(slot, self._parts.around(slot) if changes else None) for slot, changes in slots]

@@ -166,8 +166,11 @@ def readme_file(
     published = readme_text(blobs, stored)
     metadata, body = front_matter.split(published or "")
     facts = base_facts(blobs, path.base.files)
+    fields = fields_of(facts, metadata, plan.kind, adapter_config, plan.base_model)
+    if plan.layout == "diffusers":
+        fields["library_name"] = plan.layout
     parts = [
-        front_matter.written(fields_of(facts, metadata, plan.kind, adapter_config, plan.base_model)),
+        front_matter.written(fields),
         "# Merged model" if KINDS[plan.kind].is_model else "# Composed adapter",
         about(plan, len(path.live) - (len(ancestor.live) if ancestor else 0), exact=path.exact is not None),
         "## Lineage",
