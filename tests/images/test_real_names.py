@@ -73,6 +73,7 @@ class Numbers:
 def read(tensors: Tensors, table: TargetTable) -> tuple[Checkpoint, BytesSource]:
     """A file of these tensors as an adapter of the base model."""
     data = save(tensors)
+    assert len(data) < 64 << 20
     source = BytesSource(data, "the file")
     header = read_header(source, what="the file", error=InvalidAdapterError)
 

@@ -7,12 +7,14 @@ import json
 import math
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from registry.errors import InvalidBaseError
+from registry.tensors.limited import package_folders
 from registry.tensors.table import architecture, architecture_child
 from registry.tensors.table.architecture import make_table
 from registry.tensors.table.architecture_facts import facts_of_component
@@ -266,6 +268,17 @@ def test_without_diffusers_another_class_is_read_by_names_and_it_is_said(monkeyp
     table = make_table(SMALL_SANA, {"a.weight": ("F32", (4, 4))})
     assert (table.source, table.architecture) == ("tensor names", "SanaTransformer2DModel")
     assert "adapter-registry[diffusers]" in table.notices[0]
+
+
+@pytest.mark.slow
+def test_a_diffusers_that_does_not_run_here_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(architecture, "_run", RUN)
+    (tmp_path / "diffusers.py").write_text("import a_package_that_nobody_has")
+    packages = package_folders()
+    monkeypatch.setattr(architecture, "package_folders", lambda: [str(tmp_path), *packages])
+    with pytest.raises(InvalidBaseError, match=r"diffusers can't be imported .*a_package_that_nobody_has") as refused:
+        make_table(SMALL_SANA, {"a.weight": ("F32", (4, 4))})
+    assert refused.value.code == "architecture"
 
 
 @pytest.mark.long

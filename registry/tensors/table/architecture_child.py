@@ -257,8 +257,12 @@ def main() -> NoReturn:
     from registry.tensors.limited import set_limits
 
     set_limits(seconds, memory)
-    _stay_inside(request["library"], request["whole"])
-    text = json.dumps(answer(request))
+    try:
+        _stay_inside(request["library"], request["whole"])
+        found = answer(request)
+    except ImportError as error:  # it is installed, but not with what it needs
+        found = {"status": "refused", "reason": f"{request['library']} can't be imported ({_sentence(error)})"}
+    text = json.dumps(found)
     with os.fdopen(stdout, "w", encoding="utf-8") as out:
         out.write(text)
     os._exit(0)

@@ -199,5 +199,5 @@ class Settings:
 
 def _number(value: object, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _LARGEST:
-        raise NotCoveredError(str(value)[:80])
+        raise NotCoveredError("a number")
     return value
