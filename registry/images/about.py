@@ -61,7 +61,7 @@ def _name(value: object) -> str:
     text = str(value).strip() if isinstance(value, str) else ""
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text):
         return plain(text, _LINE)
-    return plain(last_part(text), _LINE)
+    return plain(last_part(plain(text)), _LINE)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from registry.schemas.publishing import ImportEntry
 from registry.services.local import LocalRegistry
 from tests.images import test_lora_files as files
+from tests.images.denoisers import weights_of
+from tests.images.loras import lora_file
 from tests.images.test_lora_files import REFUSED, Denoiser, Written, check
 
 WRITERS: dict[str, tuple[Callable[[Written], None], ...]] = {
@@ -80,3 +84,31 @@ def test_none_of_a_folder_is_wrong(count: int, denoiser: Denoiser, two_bases: Lo
         written = good[one.folder.removeprefix("./")][1]
         assert one.published is not None
         check(two_bases, one.published.revision.reference, written, tmp_path / f"merged {number}")
+
+
+def test_a_file_that_fits_two_base_models_is_asked_about(
+    denoiser: Denoiser, local: LocalRegistry, tmp_path: Path
+) -> None:
+    model, folder = denoiser("sd")
+    local.add_base("sd", folder)
+    other = shutil.copytree(folder, tmp_path / "other")
+    weights = load_file(other / files.WEIGHTS)
+    save_file({**weights, "conv_in.weight": weights["conv_in.weight"] + 1}, other / files.WEIGHTS, {"format": "pt"})
+    local.add_base("sd-tuned", other)
+    heap = tmp_path / "heap"
+    for number, name in enumerate(("my-000010.safetensors", "my.safetensors")):
+        lora_file(heap / name, weights_of(model), ("conv_in",), seed=number, metadata=METADATA[1])
+    plan = local.plan_import(str(heap)).document
+    assert [(one.folder, one.action) for one in plan.entries] == [
+        ("./my.safetensors", "undecided"),
+        ("./my-000010.safetensors", "skip"),
+    ]
+    (question,) = plan.questions
+    assert (question.repo_id, question.candidates) == ("sd_v1", ("sd", "sd-tuned"))
+    answered = question.model_copy(update={"base": "sd-tuned"})
+    (outcome,) = local.apply_import(plan.model_copy(update={"questions": (answered,)}))
+    assert outcome.published is not None
+    revision = outcome.published.revision
+    assert (revision.reference, revision.parent_known_by) == ("sd-tuned/my@1", "given")
+    assert (revision.annotations["title"], revision.annotations["step"]) == ("x", "100")
+    assert not outcome.notices

@@ -76,7 +76,7 @@ class Writing:
         for one in self.contents.adapters:
             if one.place in self.settled.doubts and (name := one.repo or one.said_base) is not None:
                 asked.setdefault(name, []).append(one)
-        bases = set(self.settled.bases.values())
+        bases = {*self.settled.bases.values(), *self.there.bases.values()}
         found = []
         for repo_id, adapters in sorted(asked.items()):
             near = [{name for name, _ in self.settled.doubts[one.place].near} for one in adapters]
