@@ -28,6 +28,7 @@ from registry.images.keys import (
     DORA_SCALE,
     FORMATS,
     MAGNITUDE,
+    ON_INPUT,
     SpelledModule,
     components_of,
     format_of,
@@ -43,7 +44,7 @@ _SPLIT: Final = re.compile(
     r'"split_qkv"\s*:\s*"?true\b', re.IGNORECASE
 )  # in ss_network_args, as kohya's scripts write them
 _OTHER_TUNERS: Final = ("LOHA", "LOKR")
-_FIELDS: Final = {"format", "file", "alphas", "split_qkv", "rank"}
+_FIELDS: Final = {"format", "file", "alphas", "split_qkv", "rank", "on_input"}
 _MOST_METADATA: Final = 1 << 20
 _MOST_NAME: Final = 1024
 _PLACES: Final = {"F16": "<e", "F32": "<f", "F64": "<d", "I8": "<b", "U8": "<B", "I16": "<h", "I32": "<i", "I64": "<q"}
@@ -61,6 +62,7 @@ class LoraFile:
         alphas: alpha of modules as the file spells them, of those that have another than ``lora_alpha``; None: the
             configuration says it by PEFT's patterns.
         rank: what alpha is divided by in all modules, as PEFT's LoHa and LoKr do it; None: by the rank of each.
+        on_input: modules as the file spells them whose IA3 multiplies columns; those of all others multiply rows.
         split_qkv: it was trained with split projections, whose alpha readers divide by the joined rank.
     """
 
@@ -69,13 +71,15 @@ class LoraFile:
     alphas: Mapping[str, float] | None = field(default=None)
     split_qkv: bool = False
     rank: int | None = None
+    on_input: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """As it stands in the configuration."""
         alphas = {} if self.alphas is None else {"alphas": dict(self.alphas)}
         rest = {"split_qkv": True} if self.split_qkv else {}
         rank = {} if self.rank is None else {"rank": self.rank}
-        return {"format": self.format, "file": self.file, **alphas, **rest, **rank}
+        inputs = {"on_input": list(self.on_input)} if self.on_input else {}
+        return {"format": self.format, "file": self.file, **alphas, **rest, **rank, **inputs}
 
 
 def lora_file(name: str, value: Any) -> LoraFile | None:
@@ -96,7 +100,10 @@ def lora_file(name: str, value: Any) -> LoraFile | None:
     rank = value.get("rank")
     if rank is not None and (type(rank) is not int or rank < 1):
         raise _fault(name, value)
-    return LoraFile(form, file, alphas, value.get("split_qkv") is True, rank)
+    on_input = value.get("on_input", [])
+    if not isinstance(on_input, list) or not all(isinstance(module, str) for module in on_input):
+        raise _fault(name, value)
+    return LoraFile(form, file, alphas, value.get("split_qkv") is True, rank, tuple(on_input))
 
 
 def _is_alpha(value: object) -> bool:
@@ -149,7 +156,7 @@ def made_config(header: Header, read: Callable[[TensorEntry], bytes], file: str)
         "use_dora": any({DORA_SCALE, MAGNITUDE} & set(one.parts) for one in modules.values()),
         "lora_bias": any(BIAS in one.parts for one in modules.values()),
         "target_modules": None,
-        FIELD: LoraFile(form, file, others, split).document(),
+        FIELD: LoraFile(form, file, others, split, on_input=_on_input(header, modules, read)).document(),
     }
 
 
@@ -178,11 +185,47 @@ def _of_tuner(told: Mapping[str, Any], form: str, file: str) -> dict[str, Any]:
     }
 
 
+def _on_input(
+    header: Header, modules: Mapping[str, SpelledModule], read: Callable[[TensorEntry], bytes]
+) -> tuple[str, ...]:
+    """The modules whose factors are of columns."""
+    found = []
+    for name, one in modules.items():
+        if ON_INPUT in one.parts:
+            entry = header.entries[one.parts[ON_INPUT]]
+            number = number_in(entry, read)
+            if number not in (0.0, 1.0):
+                raise InvalidAdapterError(
+                    f"Tensor {shown(entry.name)} holds {number:g}, expected 0 (it multiplies rows) or 1 (columns). "
+                    "Save the adapter again.",
+                    code="alpha_invalid",
+                )
+            if number:
+                found.append(name)
+    return tuple(found)
+
+
 def alpha_in(entry: TensorEntry, read: Callable[[TensorEntry], bytes]) -> float:
     """The alpha that a tensor holds.
 
     Raises:
         InvalidAdapterError: ``alpha_zero``, readers differ in what it means; ``alpha_invalid``.
+    """
+    alpha = number_in(entry, read)
+    if not alpha:
+        raise InvalidAdapterError(
+            f"Tensor {shown(entry.name)} is an alpha of 0, which kohya's scripts read as the rank and ComfyUI as 0. "
+            "Write the alpha that is meant, or remove the tensor: then it is the rank.",
+            code="alpha_zero",
+        )
+    return alpha
+
+
+def number_in(entry: TensorEntry, read: Callable[[TensorEntry], bytes]) -> float:
+    """The finite number that a tensor without a dimension holds.
+
+    Raises:
+        InvalidAdapterError: ``alpha_invalid``.
     """
     if entry.shape or entry.dtype not in {*_PLACES, "BF16"}:
         raise InvalidAdapterError(
@@ -197,12 +240,6 @@ def alpha_in(entry: TensorEntry, read: Callable[[TensorEntry], bytes]) -> float:
         raise InvalidAdapterError(
             f"Tensor {shown(entry.name)} is an alpha of {alpha}, by which nothing can be scaled. Save the LoRA again.",
             code="alpha_invalid",
-        )
-    if not alpha:
-        raise InvalidAdapterError(
-            f"Tensor {shown(entry.name)} is an alpha of 0, which kohya's scripts read as the rank and ComfyUI as 0. "
-            "Write the alpha that is meant, or remove the tensor: then it is the rank.",
-            code="alpha_zero",
         )
     return alpha
 

@@ -33,6 +33,9 @@ DIFF_B: Final = "diff_b"
 SET_WEIGHT: Final = "set_weight"
 """What a weight becomes."""
 
+FACTORS: Final = "weight"
+"""Of IA3: what rows or columns are multiplied by, less 1; `ON_INPUT` holds which."""
+ON_INPUT: Final = "on_input"
 LOHA: Final = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 LOHA_CORES: Final = ("hada_t1", "hada_t2")
 LOKR: Final = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
@@ -53,8 +56,11 @@ _PARTS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"\.(diff|w_norm)"), DIFF),
     (re.compile(r"\.(diff_b|b_norm)"), DIFF_B),
     (re.compile(r"\.set_weight"), SET_WEIGHT),
+    (re.compile(r"\.on_input"), ON_INPUT),
     *((re.compile(rf"\.{part}"), part) for part in (*LOHA, *LOHA_CORES, *LOKR)),
 )
+_DECISIVE: Final = frozenset({DOWN, UP, *LOHA, *LOKR})  # no checkpoint of a model has such names
+_WEIGHT: Final = ".weight"
 _PROCESSOR: Final = re.compile(r"(.+)\.processor\.(\w+)_lora\.(down|up)\.weight")
 _XLABS: Final = re.compile(r"((?:double|single)_blocks\.\d+\.processor\.(?:qkv|proj)_lora\d?)\.(down|up)\.weight")
 _UNREAD: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
@@ -63,7 +69,6 @@ _UNREAD: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r".*\.lora_[AB]\.\d+"), "a DyLoRA that keeps each rank apart"),
     (re.compile(r".*\.((q|p)_layer\.weight|lambda_layer)"), "a T-LoRA"),
     (re.compile(r".*\.(scalar|reshape_weight)"), "a LyCORIS adapter that was saved in training"),
-    (re.compile(r".*\.on_input"), "an IA3"),
 )
 _EMBEDDING: Final = re.compile(r"emb_params|clip_[lg]|string_to_param\..*")
 
@@ -130,8 +135,17 @@ def format_of(names: Iterable[str]) -> str | None:
 
 
 def is_image_lora(names: Collection[str]) -> bool:
-    """Whether every tensor of a file is named as one of a LoRA for an image model, and one as such a trainer does."""
-    return format_of(names) is not None and all(_split(name) is not None or _unread(name) for name in names)
+    """Whether a file with tensors of these names is a LoRA for an image model, by what trainers call them.
+
+    One factor is enough: what else the file has is then refused by its name (`spelled_modules`), and not the file.
+    """
+    if format_of(names) is None:
+        return False
+    known = set(names)
+    split = [_split(name, known) for name in known]
+    if any(one is not None and one[1] in _DECISIVE for one in split):
+        return True
+    return all(one is not None or _unread(name) for name, one in zip(known, split, strict=True))
 
 
 def spelled_modules(names: Iterable[str]) -> dict[str, SpelledModule]:
@@ -142,8 +156,9 @@ def spelled_modules(names: Iterable[str]) -> dict[str, SpelledModule]:
             ``format_unsupported`` for a kind of change that is not read; ``incomplete_pair``.
     """
     found: dict[str, dict[str, str]] = {}
-    for name in names:
-        split = _split(name)
+    known = set(names)
+    for name in sorted(known):
+        split = _split(name, known)
         if split is None:
             raise _refusal(name)
         module, part = split
@@ -157,8 +172,11 @@ def spelled_modules(names: Iterable[str]) -> dict[str, SpelledModule]:
     return {module: _complete(module, parts) for module, parts in sorted(found.items())}
 
 
-def _split(name: str) -> tuple[str, str] | None:
-    """(module as spelled, part) of a tensor's name."""
+def _split(name: str, names: Collection[str]) -> tuple[str, str] | None:
+    """(module as spelled, part) of a tensor's name among others."""
+    module = name.removesuffix(_WEIGHT)
+    if module != name and f"{module}.{ON_INPUT}" in names:  # else it is a weight of a model
+        return module, FACTORS
     xlabs = _XLABS.fullmatch(name)
     if xlabs is not None:
         return xlabs[1], xlabs[2]
@@ -218,6 +236,7 @@ FORMS: Final[tuple[Form, ...]] = (
     Form(frozenset({DIFF}), _FULL),
     Form(frozenset({SET_WEIGHT}), _FULL),
     Form(frozenset({DIFF_B}), frozenset({ALPHA})),
+    Form(frozenset({FACTORS, ON_INPUT})),
 )
 """All that are read, the parts of each as they are written."""
 

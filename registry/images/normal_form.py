@@ -26,7 +26,9 @@ from registry.images.keys import (
     DIFF_B,
     DORA_SCALE,
     DOWN,
+    FACTORS,
     MAGNITUDE,
+    ON_INPUT,
     SET_WEIGHT,
     SpelledModule,
     components_of,
@@ -47,6 +49,13 @@ _BESIDE: Final = (
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Modules of a base model, and their weights as stored: (out, in), or (out, in, kernel...)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnMagnitude(TensorEntry):
+    """A magnitude for each input channel; the norms run over the rows of all ``modules``, which the file has as one."""
+
+    modules: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,7 @@ class NormalForm:
     alphas: tuple[tuple[TensorEntry, float], ...]  # tensors that have to hold what the configuration says
     added: Mapping[str, TensorEntry]  # parameters of one dimension -> what is added to them
     replaced: Mapping[str, TensorEntry]  # parameters -> what they become
+    diagonals: Mapping[str, tuple[TensorEntry, bool]]  # modules -> IA3's factors, and whether they are of columns
     notices: tuple[str, ...] = ()
 
 
@@ -103,7 +113,8 @@ def normal_form(
             draft.alphas.append((tensors[one.parts[ALPHA]], alpha))
         draft.add(one, meant[one.spelled], alpha)
     scales = None if file.alphas is None else draft.scales
-    return NormalForm(draft.out, scales, tuple(draft.alphas), draft.added, draft.replaced, _split_notice(file))
+    beside = draft.added, draft.replaced, draft.diagonals
+    return NormalForm(draft.out, scales, tuple(draft.alphas), *beside, _split_notice(file))
 
 
 def _modules_of(vectors: Shapes) -> Iterator[str]:
@@ -123,6 +134,7 @@ class _Draft:
     alphas: list[tuple[TensorEntry, float]] = field(default_factory=list)
     added: dict[str, TensorEntry] = field(default_factory=dict)
     replaced: dict[str, TensorEntry] = field(default_factory=dict)
+    diagonals: dict[str, tuple[TensorEntry, bool]] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
 
     def add(self, one: SpelledModule, meant: _Meant, alpha: float) -> None:
@@ -137,7 +149,9 @@ class _Draft:
                 )
             self.owners[module] = one.spelled
         matrices = all(module in self.shapes for module in meant.modules)
-        if matrices and not {SET_WEIGHT, DIFF_B} >= set(one.parts) - {ALPHA}:
+        if matrices and FACTORS in one.parts:
+            self._add_diagonal(one, meant)
+        elif matrices and not {SET_WEIGHT, DIFF_B} >= set(one.parts) - {ALPHA}:
             self._add_change(one, meant, alpha)
         if DIFF in one.parts and not matrices:
             self._add_vector(one, meant, "weight", one.parts[DIFF], self.added)
@@ -156,7 +170,7 @@ class _Draft:
     def _check_dtypes(self, one: SpelledModule) -> None:
         for name in one.parts.values():
             entry = self.tensors[name]
-            if name != one.parts.get(ALPHA) and entry.dtype not in _FLOATS:
+            if name not in (one.parts.get(ALPHA), one.parts.get(ON_INPUT)) and entry.dtype not in _FLOATS:
                 raise InvalidAdapterError(
                     f"Tensor {shown(name)} has dtype {entry.dtype}, expected one of {', '.join(_FLOATS)}.",
                     code="bad_dtype",
@@ -173,12 +187,34 @@ class _Draft:
             b, a = _factors(change, lead, shape, row, swapped=meant.swapped)
             self.out |= {b.name: b, a.name: a}
             for part, tail in _BESIDE:
-                if part in one.parts:
+                entry = self.tensors.get(one.parts.get(part, ""))
+                if entry is not None and part == DORA_SCALE and is_of_columns(entry, shape[1]):
+                    name = f"{lead}{tail}"
+                    self.out[name] = ColumnMagnitude(
+                        name, entry.dtype, (entry.elements,), entry.start, entry.stop, meant.modules
+                    )
+                elif part in one.parts:
                     _refuse_swapped(one.parts[part], swapped=meant.swapped)
                     beside = _rows(self.tensors[one.parts[part]], f"{lead}{tail}", row, (shape[0],))
                     self.out[beside.name] = beside
             self.scales[module] = Scale(a.shape[0], alpha, scaling)
             row += shape[0]
+
+    def _add_diagonal(self, one: SpelledModule, meant: _Meant) -> None:
+        """IA3's factors of rows, cut like them, or of columns."""
+        entry, flag, row = self.tensors[one.parts[FACTORS]], self.tensors[one.parts[ON_INPUT]], 0
+        by_input = one.spelled in self.file.on_input
+        self.alphas.append((flag, float(by_input)))
+        shapes = [self.shapes[module] for module in meant.modules]
+        size = shapes[0][1] if by_input else sum(shape[0] for shape in shapes)
+        if entry.elements != size or max(entry.shape, default=0) != size:
+            raise wrong_shape(entry, (size,), one)
+        if not by_input:
+            _refuse_swapped(entry.name, swapped=meant.swapped)
+        for module, shape in zip(meant.modules, shapes, strict=True):
+            height = size if by_input else shape[0]
+            self.diagonals[module] = _rows(entry, f"{module}.factors", row, (height,)), by_input
+            row += 0 if by_input else height
 
     def _scaling(self, one: SpelledModule, alpha: float) -> float:
         """What a change is multiplied by: alpha over the rank of the file's form, whatever rank the factors have."""
@@ -316,12 +352,17 @@ def _change(one: SpelledModule, tensors: Mapping[str, TensorEntry], found: Modul
         if part in one.parts and tensors[one.parts[part]].elements != rows:
             raise wrong_shape(tensors[one.parts[part]], (rows,), one)
     if DORA_SCALE in one.parts:
-        _check_axis(tensors[one.parts[DORA_SCALE]], rows, columns, one)
+        _check_axis(tensors[one.parts[DORA_SCALE]], rows, columns, inner[0], one)
     return change
 
 
-def _check_axis(entry: TensorEntry, rows: int, columns: int, one: SpelledModule) -> None:
-    """Check that a magnitude is one number a row."""
+def is_of_columns(entry: TensorEntry, channels: int) -> bool:
+    """Whether a magnitude says by its shape that it is one number for each input channel: (1, channels, 1...)."""
+    return len(entry.shape) > 1 and entry.shape[:2] == (1, channels) and entry.elements == channels
+
+
+def _check_axis(entry: TensorEntry, rows: int, columns: int, channels: int, one: SpelledModule) -> None:
+    """Check that a magnitude is one number a row, or one an input channel."""
     size = entry.elements
     if len(entry.shape) == 1 and size in (rows, columns):
         if size == columns:
@@ -334,12 +375,8 @@ def _check_axis(entry: TensorEntry, rows: int, columns: int, one: SpelledModule)
         return
     if entry.shape[:1] == (rows,) and size == rows:
         return
-    if entry.shape[:1] == (1,) and len(entry.shape) > 1 and size == entry.shape[1]:
-        raise InvalidAdapterError(
-            f"Tensor {shown(entry.name)} has shape {entry.shape}: this DoRA scales columns, which is not read here "
-            "yet. Train it on rows (LyCORIS: wd_on_out=True), or publish the merged model.",
-            code="format_unsupported",
-        )
+    if is_of_columns(entry, channels):
+        return
     raise wrong_shape(entry, (rows, 1), one)
 
 

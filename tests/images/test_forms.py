@@ -284,6 +284,7 @@ def test_a_path_over_every_form_is_composed_truncated_and_weighed(
     for module, delta in both.items():
         expected = round_once(flat(file.weights[module]) + delta, "BF16")
         assert np.array_equal(flat(merged[f"{module}.weight"]), expected), module
+    assert [one.reference for one in local.identify(tmp_path / "merged").merged] == ["model/char/child@1"]
     local.combine({"model/char": 0.5, "model/char/child": 2.0}, "model/mixed", over="model")
     local.fetch("model/mixed", tmp_path / "mixed", kind="merged")
     merged = load_file(tmp_path / "mixed" / WEIGHTS)

@@ -400,9 +400,29 @@ REFUSED: dict[str, tuple[Callable[[Written], None], str]] = {
         edited(lambda t: t.update({"lora_unet_conv_in.lora_up.weight": torch.full((16, 4, 1, 1), torch.nan)})),
         "non_finite",
     ),
-    "DoRA on columns": (
+    "DoRA on taps": (
         edited(lambda t: t.update({"lora_unet_conv_in.dora_scale": torch.ones(1, 36)})),
-        "format_unsupported",
+        "shape_mismatch",
+    ),
+    "IA3 of other rows": (
+        edited(
+            lambda t: t.update(
+                {"lora_unet_conv_out.weight": torch.ones(1, 5, 1, 1), "lora_unet_conv_out.on_input": torch.tensor(0)}
+            )
+        ),
+        "shape_mismatch",
+    ),
+    "IA3 without a side": (
+        edited(lambda t: t.update({"lora_unet_conv_out.weight": torch.ones(1, 4, 1, 1)})),
+        "unexpected_tensor",
+    ),
+    "IA3 of a third side": (
+        edited(
+            lambda t: t.update(
+                {"lora_unet_conv_out.weight": torch.ones(1, 4, 1, 1), "lora_unet_conv_out.on_input": torch.tensor(2)}
+            )
+        ),
+        "alpha_invalid",
     ),
     "DoRA without an axis": (
         without_axis,

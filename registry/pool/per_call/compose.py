@@ -19,7 +19,7 @@ from registry.tensors.artifacts.merged import RoundedSlot
 from registry.tensors.path.low_rank import LowRank, low_rank
 from registry.tensors.path.programs import Program
 from registry.tensors.path.slot_values import RecentFactors
-from registry.tensors.path.steps import Replace
+from registry.tensors.path.steps import Replace, Rescale
 
 Effects = Mapping[nn.Module, Effect]
 
@@ -162,4 +162,5 @@ def _check_free(name: str, owner: nn.Module) -> None:
 
 
 def _replaced(program: Program) -> bool:
-    return program.origin is None or any(isinstance(step, Replace) for step in program.steps[:1])
+    by_input = any(isinstance(step, Rescale) and step.by_input for step in program.steps)
+    return program.origin is None or by_input or any(isinstance(step, Replace) for step in program.steps[:1])

@@ -231,6 +231,7 @@ def _described(checkpoint: Checkpoint) -> Mapping[str, object]:
     }
     found |= {f"rows {name}": _place(rows.target) for name, rows in checkpoint.tokens.items()}
     found |= {f"value {name}": value.entry.name for name, value in checkpoint.values.items()}
+    found |= {f"factors {name}": _place(one.target) for name, one in checkpoint.diagonals.items()}
     found |= {f"added {name}": value.entry.name for name, value in checkpoint.added.items()}
     return found
 

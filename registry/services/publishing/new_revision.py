@@ -204,6 +204,11 @@ def beyond_pairs(checkpoint: Checkpoint) -> Iterator[str]:
     if values:
         more = f" and {len(values) - 3} more" if len(values) > 3 else ""
         yield f"The adapter replaces {', '.join(values[:3])}{more} as a whole; the previous weights are not used."
+    if checkpoint.diagonals:
+        yield (
+            f"The adapter multiplies rows or columns of {len(checkpoint.diagonals)} modules by factors (IA3): a path "
+            "over it is merged, and no single PEFT adapter equals it."
+        )
     added = list(checkpoint.added)
     if added:
         more = f" and {len(added) - 3} more" if len(added) > 3 else ""

@@ -189,6 +189,8 @@ def _values(checkpoint: Checkpoint, moved: DeltaStatistics) -> Iterator[RebasedV
         yield RebasedValue(name=name, how="replaced", moved=is_moved(name))
     for name in checkpoint.tokens:
         yield RebasedValue(name=name, how="rows replaced", moved=is_moved(name))
+    for name in checkpoint.diagonals:
+        yield RebasedValue(name=name, how="rescaled", moved=is_moved(name))
     for name, pair in checkpoint.pairs.items():
         if pair.magnitude is not None:
             yield RebasedValue(name=name, how="rescaled", moved=is_moved(name))

@@ -154,7 +154,7 @@ class ChangedWeights:
     def rescalings(self, matrix: ChangedMatrix) -> Iterator[tuple[int, torch.Tensor]]:
         """What each link with DoRA multiplies rows of a matrix by, m / |W + D|: the link's number, and (rows,)."""
         for _, program in matrix.programs:
-            links = [step.link for step in program.steps if isinstance(step, Rescale)]
+            links = [step.link for step in program.steps if isinstance(step, Rescale) and not step.by_input]
             if any(link >= self.since for link in links):
                 ratios, _ = self._base.values(program, torch.float64).rescalings()
                 yield from ((link, one) for link, one in zip(links, ratios, strict=True) if link >= self.since)

@@ -105,7 +105,7 @@ class LoraPair:
     rank: int
     alpha: float
     scaling: float
-    magnitude: TensorEntry | None = None  # DoRA: out_features elements
+    magnitude: TensorEntry | None = None  # DoRA: out_features elements, or those of a `ColumnMagnitude`
     bias: TensorEntry | None = None  # lora_bias: the module's bias changes by scaling * bias
     fused: FusedParameter | None = None
     piece: Piece | None = None  # with `fused`: the pair is of this piece alone (an expert of transformers 4)
@@ -182,6 +182,15 @@ class AddedValue:
 
 
 @dataclass(frozen=True)
+class Diagonal:
+    """What the rows of a module's weight, or its columns (``by_input``), are multiplied by: 1 + ``entry`` (IA3)."""
+
+    entry: TensorEntry
+    target: Target
+    by_input: bool
+
+
+@dataclass(frozen=True)
 class TokenRows:
     """Rows of an embedding that are replaced (``trainable_token_indices``)."""
 
@@ -218,6 +227,7 @@ class Checkpoint:
     saved: tuple[str, ...] = ()  # modules that were trained whole (modules_to_save), none inside another
     alphas: tuple[tuple[TensorEntry, float], ...] = ()  # tensors that have to hold the configuration's alpha
     added: Mapping[str, AddedValue] = field(default_factory=dict)  # by `AddedValue.parameter`, sorted
+    diagonals: Mapping[str, Diagonal] = field(default_factory=dict)  # by module, sorted
     untargeted: tuple[str, ...] = ()  # modules with a pair that the configuration does not target, as spelled
 
     @cached_property
@@ -233,4 +243,5 @@ class Checkpoint:
             + sum(value.entry.elements for value in self.values.values())
             + sum(rows.entry.elements for rows in self.tokens.values())
             + sum(value.entry.elements for value in self.added.values())
+            + sum(diagonal.entry.elements for diagonal in self.diagonals.values())
         )

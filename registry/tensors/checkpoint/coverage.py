@@ -19,7 +19,7 @@ import torch
 from registry.errors import InvalidAdapterError
 from registry.files.source import ByteSource, read_range
 from registry.files.strict_json import shown
-from registry.images.adapter_file import alpha_in
+from registry.images.adapter_file import number_in
 from registry.tensors.checkpoint.adapter import Checkpoint, LoraAdapterConfig, Twin
 from registry.tensors.checkpoint.factors import read_rows
 from registry.tensors.checkpoint.patterns import PatternBudget, ends
@@ -48,13 +48,13 @@ def check_alphas(checkpoint: Checkpoint, source: ByteSource) -> None:
     """Compare every tensor that holds an alpha with the configuration's alpha.
 
     Raises:
-        InvalidAdapterError: ``alpha_invalid``, or what `registry.images.adapter_file.alpha_in` raises.
+        InvalidAdapterError: ``alpha_invalid``, or what `registry.images.adapter_file.number_in` raises.
     """
     for entry, expected in checkpoint.alphas:
-        found = alpha_in(entry, lambda one: bytes(read_range(source, one.start, one.stop)))
+        found = number_in(entry, lambda one: bytes(read_range(source, one.start, one.stop)))
         if found != expected:
             raise InvalidAdapterError(
-                f"Tensor {entry.name!r} holds an alpha of {found:g}, and adapter_config.json says {expected:g}. "
+                f"Tensor {entry.name!r} holds {found:g}, and adapter_config.json says {expected:g}. "
                 "Publish the file as it is.",
                 code="alpha_invalid",
             )

@@ -24,6 +24,7 @@ from registry.tensors.arithmetic.dtypes import FLOATS, WHOLE_NUMBERS
 from registry.tensors.checkpoint.adapter import (
     AddedValue,
     Checkpoint,
+    Diagonal,
     LoraAdapterConfig,
     LoraPair,
     NewValue,
@@ -255,6 +256,10 @@ def _of_lora_file(
         config, table, *sort_parts(normal.tensors), [*normal.notices], given=normal.scales, alphas=normal.alphas
     )
     draft.added = {name: AddedValue(entry, name) for name, entry in normal.added.items()}
+    draft.diagonals = {
+        module: Diagonal(entry, table.targets[module], by_input)
+        for module, (entry, by_input) in normal.diagonals.items()
+    }
     for name, entry in normal.replaced.items():
         draft.add_value(NewValue(entry, name))
     return draft
@@ -267,7 +272,7 @@ def _shapes(table: TargetTable) -> dict[str, tuple[int, ...]]:
 
 def _check_something(draft: Draft) -> None:
     on_purpose = draft.config.target_modules == NO_PAIRS or draft.given is not None
-    if draft.pairs or draft.added or (on_purpose and (draft.values or draft.tokens)):
+    if draft.pairs or draft.added or draft.diagonals or (on_purpose and (draft.values or draft.tokens)):
         return
     raise InvalidAdapterError(
         "The adapter contains no LoRA pair, so there is nothing to add to the base. Save the adapter again.",

@@ -27,7 +27,7 @@ from registry.files.header import TensorEntry
 from registry.files.source import ByteSource
 from registry.images.expressions import ComputedEntry
 from registry.tensors.arithmetic.dtypes import FLOATS
-from registry.tensors.checkpoint.adapter import AddedValue, LoraPair, NewValue, TokenRows
+from registry.tensors.checkpoint.adapter import AddedValue, Diagonal, LoraPair, NewValue, TokenRows
 from registry.tensors.checkpoint.computed import Computed
 from registry.tensors.checkpoint.factors import read_rows
 from registry.tensors.path.origins import BaseTensors
@@ -49,6 +49,7 @@ def same_link(one: BoundLink, other: BoundLink) -> bool:
         (ours.values, theirs.values),
         (ours.tokens, theirs.tokens),
         (ours.added, theirs.added),
+        (ours.diagonals, theirs.diagonals),
     )
     return all(_same_parts(first, one.source, second, other.source) for first, second in found)
 
@@ -56,7 +57,9 @@ def same_link(one: BoundLink, other: BoundLink) -> bool:
 def adds_nothing(one: BoundLink) -> bool:
     """Whether an adapter leaves a model as it is, in real numbers: it was never trained, or is all zeros."""
     found = one.checkpoint
-    if found.values or found.tokens or any(_flat(one.source, added.entry).any() for added in found.added.values()):
+    beside = [added.entry for added in found.added.values()]
+    beside += [diagonal.entry for diagonal in found.diagonals.values()]
+    if found.values or found.tokens or any(_flat(one.source, entry).any() for entry in beside):
         return False
     return all(_is_zero(pair, one.source) for pair in found.pairs.values())
 
@@ -67,7 +70,7 @@ def _is_zero(pair: LoraPair, source: ByteSource) -> bool:
     return pair.scaling == 0 or any(not _flat(source, entry).any() for entry in pair.stored)
 
 
-_Part = LoraPair | NewValue | TokenRows | AddedValue
+_Part = LoraPair | NewValue | TokenRows | AddedValue | Diagonal
 
 
 def _same_parts(ours: Mapping[str, _Part], source: ByteSource, theirs: Mapping[str, _Part], other: ByteSource) -> bool:

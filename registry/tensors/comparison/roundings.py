@@ -14,7 +14,7 @@ it if the same rounding is replayed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final, NamedTuple
 
 import torch
@@ -50,7 +50,7 @@ class _RoundedRescale(Rescale):
     short: torch.dtype = torch.float32
 
     def read(self, dtype: torch.dtype) -> torch.Tensor:
-        return super().read(torch.float64).to(self.short).to(dtype)
+        return super().read(torch.float64).to(self.short).to(dtype)  # of an IA3 the sum with 1, a little otherwise
 
 
 def with_rounded_factors(program: Program, dtype: torch.dtype) -> Program | None:
@@ -64,7 +64,8 @@ def _rounded(step: Step, dtype: torch.dtype) -> Step:
         a, b = (one if one.dtype is dtype else _Rounded(one, dtype) for one in (step.pair.a, step.pair.b))
         return replace(step, pair=replace(step.pair, a=a, b=b))
     if isinstance(step, Rescale) and FLOATS[step.entry.dtype] is not dtype:
-        return _RoundedRescale(step.link, step.entry, step.source, step.tied, dtype)
+        given = {field.name: getattr(step, field.name) for field in fields(step)}
+        return _RoundedRescale(**given, short=dtype)
     return step
 
 
@@ -192,7 +193,7 @@ def rounded_block(
             bounds = {way: (held, held) for way, held in stepwise.items()} if bounded else {}
         elif isinstance(step, Rescale):
             # a rescaling is by the same factor for the whole oriented row, whatever the element
-            turned = values.slot.transposed
+            turned = values.slot.transposed or step.by_input
             norms = [_norms(block, transposed=turned) for block in (before, now)]
             factor = (norms[1] / norms[0]).nan_to_num(1.0)
             scale = torch.maximum(scale * factor, now.abs())

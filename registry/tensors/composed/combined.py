@@ -68,6 +68,11 @@ def not_combinable(what: str) -> InvalidAdapterError:
 
 def _refuse_dora(source: WeighedPath) -> None:
     for link in source.links:
+        for module in link.checkpoint.diagonals:
+            raise not_combinable(
+                f"{source.reference} can't be combined: it multiplies {module!r} by factors (IA3), which is no delta "
+                "that could be weighed. Combine adapters that add."
+            )
         for module, pair in link.checkpoint.pairs.items():
             if pair.magnitude is not None:
                 raise not_combinable(

@@ -211,7 +211,13 @@ class Composition:
     def files(
         self, *, dtype: str, base_repo: BaseRepo | None, hints: Mapping[str, Any], lead: str = ""
     ) -> list[ArtifactFile]:
-        """The two files; ``dtype`` is that of all tensors (``F32``), ``lead`` is left out before names of modules."""
+        """The two files; ``dtype`` is that of all tensors (``F32``), ``lead`` is left out before names of modules.
+
+        Raises:
+            InvalidAdapterError: ``not_composable``, the path rescales a module as PEFT's magnitudes do not.
+        """
+        for module, how in self._forms.diagonals.items():
+            raise not_composable(f"The path rescales {module!r} ({how})")
         tensors: list[AdapterTensor] = [tensor for pair in self._pairs for tensor in pair.tensors()]
         tensors += self._twin_tensors()
         tensors += [tensor for experts in self._experts for tensor in experts.tensors()]

@@ -133,6 +133,7 @@ class Forms:
     experts: dict[str, list[FusedParameter]] = field(default_factory=dict)
     saved: dict[str, Target] = field(default_factory=dict)
     saved_experts: list[str] = field(default_factory=list)  # modules of experts that are saved whole
+    diagonals: dict[str, str] = field(default_factory=dict)  # of `saved`: rescaled as no magnitude of PEFT's does it
     tokens: dict[str, Program] = field(default_factory=dict)
     values: dict[str, Program] = field(default_factory=dict)  # by parameter
     whole: frozenset[str] = frozenset()  # modules that a link has trained whole, as modules_to_save names them
@@ -256,8 +257,13 @@ def _only_by_name(links: Sequence[BoundLink]) -> dict[Slot, str]:
 def _sort_target(
     forms: Forms, target: Target, program: Program, since: int, *, as_rows: bool, tied: Sequence[str]
 ) -> None:
-    kinds = {type(step) for step in program.since(since)}
-    if not kinds & {Replace, SetRows}:
+    steps = program.since(since)
+    kinds = {type(step) for step in steps}
+    turned = [step for step in steps if isinstance(step, Rescale) and (step.by_input or step.strength is not None)]
+    if turned:
+        forms.diagonals[target.module] = "DoRA on columns" if turned[0].strength is None else "an IA3"
+        forms.saved[target.module] = target
+    elif not kinds & {Replace, SetRows}:
         forms.pairs.append((target, program))
     elif kinds != {SetRows}:
         forms.saved[target.module] = target

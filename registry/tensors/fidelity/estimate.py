@@ -277,7 +277,7 @@ def _reason(program: Program) -> Literal["replaced", "rows replaced", "rescaled 
     kinds = {type(step) for step in program.steps}
     if Replace in kinds:
         return "replaced"
-    if Rescale in kinds and program.slot.transposed:
+    if any(isinstance(step, Rescale) and (step.by_input or program.slot.transposed) for step in program.steps):
         return "rescaled by column"
     return "rows replaced" if SetRows in kinds else None
 

@@ -96,8 +96,8 @@ def low_rank(values: SlotValues) -> LowRank:
     Raises:
         InvalidAdapterError: ``zero_norm``: DoRA divides by a norm that is zero.
     """
-    if values.replaces:
-        raise ValueError(f"{values.slot.tensor} is replaced as a whole, which is no change of low rank")
+    if values.replaces or values.rescales_inputs:
+        raise ValueError(f"{values.slot.tensor} is replaced or rescaled by column, which is no change of low rank")
     slot, dtype = values.slot, values.dtype
     stages = list(values.stages())
     rescaled = any(isinstance(stage, Rescale) for stage in stages)

@@ -100,6 +100,7 @@ class BaseTensors:
             kept,
             merge_products=merge_products,
             rows_a_block=rows_a_block,
+            beside=lambda one: self.values(Program(one.slot, one.steps, one.origin), out_dtype),
         )
 
 

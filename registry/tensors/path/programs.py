@@ -13,9 +13,20 @@ from dataclasses import dataclass, field, replace
 
 from registry.errors import InvalidAdapterError
 from registry.files.source import ByteSource
+from registry.images.normal_form import ColumnMagnitude
 from registry.tensors.checkpoint.adapter import Checkpoint, LoraPair, NewValue
 from registry.tensors.checkpoint.factors import Ones, Plain, Turned
-from registry.tensors.path.steps import Add, BoundPair, PlacedRun, Replace, Rescale, SetRows, Step, placed_runs
+from registry.tensors.path.steps import (
+    Add,
+    BoundPair,
+    Neighbour,
+    PlacedRun,
+    Replace,
+    Rescale,
+    SetRows,
+    Step,
+    placed_runs,
+)
 from registry.tensors.table.parameters import FileParameter, FusedParameter, Piece
 from registry.tensors.table.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
@@ -111,7 +122,7 @@ def path_programs(links: Sequence[BoundLink], table: TargetTable) -> PathProgram
                 )
             if isinstance(step, Replace):
                 _drop(slot, steps, new)
-            steps.setdefault(slot, []).append(step)
+            steps.setdefault(slot, []).append(_with_neighbours(step, slot, steps, table))
     held = _held_by_another(table)
     programs = {}
     for key, found in steps.items():
@@ -147,11 +158,31 @@ def _steps_of(
             held = _bias_of(pair.target, table)
             bias = BoundPair(Ones(pair.bias), Plain(pair.bias), scale, link.source)
             yield slot_of_parameter(held), Add(number, bias)
-        if pair.magnitude is not None:
-            yield slot_of_target(pair.target), Rescale(number, pair.magnitude, link.source, tied=pair.tied)
     for one in link.checkpoint.added.values():
         added = BoundPair(Ones(one.entry), Plain(one.entry), link.coefficient, link.source)
         yield slot_of_parameter(table.parameters[table.holder(one.parameter)]), Add(number, added)
+    # last, since the norms of columns may run over several modules
+    for pair in link.checkpoint.pairs.values():
+        if pair.magnitude is not None:
+            by_input = isinstance(pair.magnitude, ColumnMagnitude)
+            step = Rescale(number, pair.magnitude, link.source, tied=pair.tied, by_input=by_input)
+            yield slot_of_target(pair.target), step
+    for diagonal in link.checkpoint.diagonals.values():
+        step = Rescale(number, diagonal.entry, link.source, by_input=diagonal.by_input, strength=link.coefficient)
+        yield slot_of_target(diagonal.target), step
+
+
+def _with_neighbours(step: Step, slot: Slot, steps: Mapping[Slot, Sequence[Step]], table: TargetTable) -> Step:
+    """A rescaling of columns with the slots of the other modules of a joined one, as they are before it."""
+    if not (isinstance(step, Rescale) and isinstance(step.entry, ColumnMagnitude)):
+        return step
+    beside = []
+    for module in step.entry.modules:
+        other = slot_of_target(table.targets[module])
+        if other != slot:
+            mine = (one for one in steps.get(other, ()) if not (isinstance(one, Rescale) and one.link == step.link))
+            beside.append(Neighbour(other, tuple(mine), origin_of(other, table)))
+    return replace(step, beside=tuple(beside))
 
 
 def _replacements(

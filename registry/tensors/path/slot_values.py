@@ -15,14 +15,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeGuard
 
 import torch
 
 from registry.errors import IntegrityError, InvalidAdapterError, UnavailableError
 from registry.memory import MemoryCache
 from registry.tensors.arithmetic.kernel import add_product, block_rows, pad_rows, scratch, widened_into
-from registry.tensors.path.steps import Add, BoundPair, Replace, Rescale, SetRows, Step
+from registry.tensors.path.steps import Add, BoundPair, Neighbour, Replace, Rescale, SetRows, Step
 from registry.tensors.table.slots import Slot
 
 _KEPT: Final = 4
@@ -123,6 +123,7 @@ class SlotValues:
         kept: where factors are cached between blocks.
         merge_products: False keeps each product a stage of its own, for `trace`.
         rows_a_block: another grid than that of files, for callers that read values and make no bytes of them.
+        beside: the values of another slot, for rescalings whose norms run over both.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class SlotValues:
         *,
         merge_products: bool = True,
         rows_a_block: int | None = None,
+        beside: Callable[[Neighbour], SlotValues] | None = None,
     ) -> None:
         self.slot = slot
         self.rows_a_block = rows_a_block or block_rows(slot.rows, slot.columns)
@@ -145,6 +147,7 @@ class SlotValues:
         self._read = first.read if isinstance(first, Replace) else origin
         self._stages = _stages(steps[1:] if isinstance(first, Replace) else steps, merge_products)
         self._kept = kept or RecentFactors()
+        self._beside = beside or _alone
         self._column_factors: dict[int, torch.Tensor] = {}
         self._lock = threading.Lock()
 
@@ -174,6 +177,11 @@ class SlotValues:
         return number < len(self._stages) and isinstance(self._stages[number], Rescale)
 
     @property
+    def rescales_inputs(self) -> bool:
+        """Whether a step multiplies oriented columns."""
+        return any(isinstance(stage, Rescale) and stage.by_input for stage in self._stages)
+
+    @property
     def only_adds(self) -> bool:
         """Whether the steps are one product: what it adds does not depend on what it is added to."""
         return len(self._stages) == 1 and isinstance(self._stages[0], _Product)
@@ -200,7 +208,7 @@ class SlotValues:
                 add_product(values, left[chosen].to(values.dtype), right.to(values.dtype))
             elif isinstance(stage, SetRows):
                 _set_rows(values, stage, rows)
-            elif self.slot.transposed:
+            elif self._is_by_column(stage):
                 values *= self._by_column(number).to(values.dtype)
             else:
                 factors = self._ratio(stage, stage.read(torch.float64)[chosen], row_norms(values), rows)
@@ -265,7 +273,7 @@ class SlotValues:
             add_product(values, left[first : first + self.rows_a_block], right)
         elif isinstance(stage, SetRows):
             _set_rows(values, stage, range(first, first + rows))
-        elif self.slot.transposed:
+        elif self._is_by_column(stage):
             values *= self._by_column(number).to(self.dtype)
         else:
             values[:rows] *= self._by_row(stage, values[:rows], first).unsqueeze(1)
@@ -299,15 +307,27 @@ class SlotValues:
         with self._lock:
             if number not in self._column_factors:
                 for earlier, stage in enumerate(self._stages[: number + 1]):
-                    if isinstance(stage, Rescale) and earlier not in self._column_factors:
+                    if self._is_by_column(stage) and earlier not in self._column_factors:
                         self._column_factors[earlier] = self._make_by_column(earlier, stage)
             return self._column_factors[number]
 
     def _make_by_column(self, number: int, stage: Rescale) -> torch.Tensor:
+        """Factors of the stored columns; the taps of a convolution's input channel have one."""
+        magnitude = stage.read(torch.float64)
+        taps = self.slot.columns // len(magnitude)
         squares = torch.zeros(self.slot.columns, dtype=torch.float64)
         for index in range(self.blocks):
             squares += column_squares(self._before(number, index))
-        return self._ratio(stage, stage.read(torch.float64), squares.sqrt(), range(self.slot.columns))
+        for one in stage.beside:
+            values = self._beside(one)
+            for index in range(values.blocks):
+                squares += column_squares(values.block(index))
+        norms = squares.view(-1, taps).sum(1).sqrt()
+        return self._ratio(stage, magnitude, norms, range(len(magnitude))).repeat_interleave(taps)
+
+    def _is_by_column(self, stage: _Stage) -> TypeGuard[Rescale]:
+        """Whether a stage multiplies stored columns: its factors need all rows."""
+        return isinstance(stage, Rescale) and (self.slot.transposed or stage.by_input)
 
     def _before(self, number: int, index: int) -> torch.Tensor:
         """Block ``index`` before stage ``number``, all earlier column factors being known."""
@@ -321,13 +341,16 @@ class SlotValues:
         return values[:rows]
 
     def _ratio(self, stage: Rescale, magnitude: torch.Tensor, norms: torch.Tensor, features: range) -> torch.Tensor:
-        """What the oriented rows of some output features are multiplied by, in float64."""
+        """What the oriented rows of some output features, or the columns, are multiplied by, in float64."""
+        if stage.strength is not None:
+            return magnitude
         factors = magnitude / norms
         bad = (norms == 0) | ~factors.isfinite()
         if bool(bad.any()):
             at = int(bad.nonzero()[0, 0])
             raise InvalidAdapterError(
-                f"Tensor {stage.entry.name!r}: DoRA divides by the norm of output feature {features[at]} of "
+                f"Tensor {stage.entry.name!r}: DoRA divides by the norm of "
+                f"{'input channel' if stage.by_input else 'output feature'} {features[at]} of "
                 f"{self.slot.tensor!r}, which is {norms[at].item():g}. The feature has no direction to scale: train "
                 "this module without DoRA.",
                 code="zero_norm",
@@ -335,8 +358,10 @@ class SlotValues:
         return factors
 
     def rescalings(self) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Factors (out_features,) of each rescaling in order, and the norms of the oriented rows after all steps."""
-        numbers = [number for number, stage in enumerate(self._stages) if isinstance(stage, Rescale)]
+        """Factors (out_features,) of each rescaling of oriented rows in order, and their norms after all steps."""
+        numbers = [
+            number for number, stage in enumerate(self._stages) if isinstance(stage, Rescale) and not stage.by_input
+        ]
         if self.slot.transposed:
             factors = [self._by_column(number).to(self.dtype) for number in numbers]
             squares = torch.zeros(self.slot.columns, dtype=torch.float64)
@@ -349,7 +374,7 @@ class SlotValues:
             values, rows, _ = self._begin(index)
             first = index * self.rows_a_block
             for number, stage in enumerate(self._stages):
-                if isinstance(stage, Rescale):
+                if isinstance(stage, Rescale) and not stage.by_input:
                     factors_here = self._by_row(stage, values[:rows], first)
                     found[numbers.index(number)].append(factors_here)
                     values[:rows] *= factors_here.unsqueeze(1)
@@ -357,6 +382,10 @@ class SlotValues:
                     self._apply(number, index, values, rows)
             norms.append(row_norms(values[:rows]))
         return [torch.cat(parts) for parts in found], torch.cat(norms)
+
+
+def _alone(one: Neighbour) -> SlotValues:
+    raise AssertionError(f"the values of {one.slot.tensor} are not at hand")
 
 
 def _stages(steps: Sequence[Step], merge_products: bool) -> tuple[_Stage, ...]:

@@ -1,7 +1,8 @@
 """What one link of a path does to one slot, with the open file that holds its numbers; and a slot's scattered rows.
 
 Four steps suffice for every kind of LoRA: a slot's values are replaced, some of its stored rows are replaced, a product
-is added, or its oriented rows are rescaled to a magnitude (DoRA, Liu et al. 2024, arXiv:2402.09353).
+is added, or its oriented rows or columns are rescaled, to a magnitude (DoRA, Liu et al. 2024, arXiv:2402.09353) or by
+a factor (IA3).
 
 Rows of a slot that lie in several places of the files, or in another order, are gathered, and scattered again; see
 `registry.tensors.table.parameters.Run`. Rows change places within a group only, so any range of rows is read with at
@@ -20,6 +21,7 @@ from registry.files.source import ByteSource
 from registry.tensors.checkpoint.computed import Computed
 from registry.tensors.checkpoint.factors import FactorMatrix, read_rows
 from registry.tensors.table.parameters import Run
+from registry.tensors.table.slots import Slot
 
 RunRows = Callable[[Run, int, int], torch.Tensor]
 """Stored rows start to stop of a run, counted from its first."""
@@ -158,17 +160,34 @@ class Add:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """Another slot, as it is before a rescaling in whose norms its columns count."""
+
+    slot: Slot
+    steps: tuple[Step, ...]
+    origin: Slot | None
+
+
+@dataclass(frozen=True)
 class Rescale:
-    """Every oriented row v becomes ``magnitude * v / |v|`` (DoRA; PEFT's ``tuners/lora/dora.py``)."""
+    """Every oriented row v becomes ``magnitude * v / |v|`` (DoRA; PEFT's ``tuners/lora/dora.py``).
+
+    ``by_input``: so do the columns instead, those of all taps of a channel as one (LyCORIS: ``wd_on_out=False``).
+    With a ``strength`` the factors are ``1 + strength * entry`` (IA3, Liu et al. 2022, arXiv:2205.05638).
+    """
 
     link: int
     entry: TensorEntry
     source: ByteSource
     tied: bool = False
+    by_input: bool = False
+    beside: tuple[Neighbour, ...] = ()  # the other rows of a matrix that the base keeps in several slots
+    strength: float | None = None
 
     def read(self, dtype: torch.dtype) -> torch.Tensor:
-        """The magnitudes, shape (out_features,)."""
-        return read_rows(self.source, self.entry, 0, self.entry.elements, columns=1).to(dtype).flatten()
+        """The magnitudes, or the factors themselves, shape (out_features,) or (input channels,)."""
+        found = read_rows(self.source, self.entry, 0, self.entry.elements, columns=1).flatten()
+        return (found if self.strength is None else 1.0 + self.strength * found.to(torch.float64)).to(dtype)
 
 
 Step = Replace | SetRows | Add | Rescale

@@ -335,4 +335,18 @@ DELTAS: Final = (
         "return alpha / (rank or 1)",
         "test_every_form_is_merged_as_its_float64_sum",
     ),
+    Mutant(
+        "columns-normed-alone",
+        "SlotValues._make_by_column",
+        "for one in stage.beside:",
+        "for one in stage.beside[:0]:",
+        "test_norms_of_columns_run_over_the_rows_of_all_joined_modules",
+    ),
+    Mutant(
+        "neighbours-rescaled-already",
+        "_with_neighbours",
+        "if not (isinstance(one, Rescale) and one.link == step.link)",
+        "if one is not None",
+        "test_norms_of_columns_run_over_the_rows_of_all_joined_modules",
+    ),
 )

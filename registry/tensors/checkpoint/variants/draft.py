@@ -21,6 +21,7 @@ from registry.tensors.arithmetic.dtypes import FLOATS, WHOLE_NUMBERS
 from registry.tensors.checkpoint.adapter import (
     AddedValue,
     Checkpoint,
+    Diagonal,
     LoraAdapterConfig,
     LoraPair,
     NewValue,
@@ -150,6 +151,7 @@ class Draft:
     asked: dict[str, LoraPair] = field(default_factory=dict)  # as spelled: what `target_modules` has to mean
     implied: set[str] = field(default_factory=set)  # of `adapted`: PEFT adds them without any setting
     added: dict[str, AddedValue] = field(default_factory=dict)
+    diagonals: dict[str, Diagonal] = field(default_factory=dict)
     given: Mapping[str, Scale] | None = None  # rank and alpha of every module, if no pattern gives them
     alphas: tuple[tuple[TensorEntry, float], ...] = ()
 
@@ -287,6 +289,7 @@ class Draft:
             notices=tuple(self.notices),
             alphas=self.alphas,
             added=_sorted(self.added),
+            diagonals=_sorted(self.diagonals),
         )
 
     def _with_names(self, value: NewValue) -> NewValue:

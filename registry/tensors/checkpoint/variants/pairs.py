@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.strict_json import shown
+from registry.images.normal_form import ColumnMagnitude
 from registry.tensors.checkpoint.adapter import LoraAdapterConfig, LoraPair
 from registry.tensors.checkpoint.field_rules import (
     Rule,
@@ -57,7 +58,8 @@ def fold_dora(draft: Draft) -> None:
         if (magnitude is not None) is not draft.config.use_dora:
             raise _incomplete(draft, name, has=magnitude is not None)
         if magnitude is not None:
-            _check_shape(magnitude, pair.target.out_features)
+            if not isinstance(magnitude, ColumnMagnitude):  # whose shape the normal form has checked
+                _check_shape(magnitude, pair.target.out_features)
             draft.change_pair(module, magnitude=magnitude)
     for name in draft.having(MAGNITUDE):
         raise _incomplete(draft, name, has=True)
