@@ -251,7 +251,7 @@ FIDELITY: Final = (
     ),
     Mutant(
         "rounded-base-not-subtracted",
-        "sums",
+        "meter:sums",
         "moved -= in_dtype(before, after.dtype)",
         "moved -= before",
         "test_small_and_large_deltas[bf16-0.001]",
