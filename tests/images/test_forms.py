@@ -148,7 +148,9 @@ def test_halves_that_diffusers_keeps_the_other_way_are_swapped_in_every_form(for
         assert np.array_equal(read(tensors, shapes, own)["norm_out.linear"], swapped)
 
 
-def read(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], alpha: float | None) -> dict[str, Matrix]:
+def read(
+    tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], alpha: float | None, rank: int | None = None
+) -> dict[str, Matrix]:
     """The changes that a file means, of factors that are read a few rows at a time."""
     from tempfile import TemporaryDirectory
 
@@ -157,7 +159,7 @@ def read(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], alpha: float |
         save_file(tensors, file)
         with FileSource(file) as source:
             header = read_header(source, what="it", error=InvalidAdapterError)
-            form = normal_form(LoraFile("kohya", "it", {}), alpha or 1.0, header.entries, shapes, {})
+            form = normal_form(LoraFile("kohya", "it", {}, rank=rank), alpha or 1.0, header.entries, shapes, {})
             found = {}
             for module in {name.removesuffix(".lora_A.weight") for name in form.tensors if name.endswith("A.weight")}:
                 factors = []
@@ -374,3 +376,24 @@ def test_a_change_is_what_lycoris_trained(kind: str, shape: str) -> None:
     trained = trained_weight(made, around) - flat(weight)
     stored = 1e-7 if kind.endswith("rs") else 1e-12  # alpha sqrt(r) is kept in float32
     assert np.abs(change - trained).max() <= stored * np.abs(trained).max()
+
+
+@pytest.mark.parametrize("shape", list(MODULES))
+@pytest.mark.parametrize(
+    ("tuner", "options"),
+    [("LoKr", {}), ("LoKr", {"decompose_factor": 4}), ("LoHa", {}), ("LoHa", {"use_effective_conv2d": True})],
+)
+def test_a_change_is_what_peft_makes_of_it(tuner: str, options: dict[str, Any], shape: str) -> None:
+    import peft
+
+    torch.manual_seed(6)
+    around = torch.nn.Sequential(MODULES[shape]())
+    weight = flat(around[0].get_parameter("weight").detach()).copy()
+    config = getattr(peft, f"{tuner}Config")(r=2, alpha=3, target_modules=["0"], init_weights=False, **options)
+    model = peft.get_peft_model(around, config).double()
+    state = peft.get_peft_model_state_dict(model)
+    tensors = {name.replace("base_model.model.0.", "transformer.one."): one.contiguous() for name, one in state.items()}
+    merged = flat(model.merge_and_unload()[0].get_parameter("weight").detach())
+    shapes = {"one": tuple(MODULES[shape]().get_parameter("weight").shape)}
+    change = read(tensors, shapes, 3.0, rank=2)["one"]
+    assert np.abs(change - (merged - weight)).max() <= 1e-12 * np.abs(change).max()
