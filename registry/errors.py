@@ -70,6 +70,7 @@ CODES: Final[dict[str, str]] = {
     "incomplete_model": "The full model lacks a tensor of the base model.",
     "grown_vocabulary": "The full model has more tokens than the base model, and no pair adds rows.",
     "not_combinable": "The sources can't be combined: no weighted sum of deltas is what they do together.",
+    "not_weighable": "The link replaces values instead of adding to them, so no weight scales it.",
     "not_rebasable": "The revision keeps values of the weights that it was trained on, so its parent can't be changed.",
     "engine_limits": "The inference engine can't load the adapter: its rank, or a part that the engine does not know.",
     "unsupported_layout": "The base's files store a weight in a form that the adapter's tensors can't be mapped to.",

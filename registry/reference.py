@@ -2,6 +2,7 @@
 
 ``PATH`` (newest revision), ``PATH@3`` (number), ``PATH@prod`` (tag), ``PATH@sha256:...`` (unique prefix of at
 least 8 hex digits). A path is ``BASE/name/name``; the base model alone is a reference too, with an empty lineage.
+Where weights are fetched, ``PATH@3:0.8`` gives the last link a weight; a revision itself has none.
 A path maps one to one to a Hub repo id: ``BASE/a/b/c`` is ``BASE/a.b.c`` and the base itself ``BASE/_``.
 """
 
@@ -42,6 +43,7 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 _VIEW_NUMBER = re.compile(r"r([1-9][0-9]{0,17})")
 _ON_THE_HUB = re.compile(r"hf:([A-Za-z0-9_./-]+)@[0-9a-f]+")  # " at ENDPOINT" after it: a repo of another Hub
 _DIGEST_PREFIX = re.compile(r"sha256:[0-9a-f]{8,64}")
+_WEIGHT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 
 def _bad(what: str, text: str, rule: str) -> UsageError:
@@ -198,7 +200,19 @@ def _rule_of_other_forms(text: str) -> str | None:
         return "it is a path of files, but one of the registry is expected, BASE/name/name"
     if "" in segments and (kept := _path_of("/".join(filter(None, segments)))):
         return f"one '/' stands between two names, and none at the ends; write {kept}"
-    return _rule_of_signs(text) or _rule_of_repo_ids(text)
+    return _rule_of_weights(text) or _rule_of_signs(text) or _rule_of_repo_ids(text)
+
+
+def _rule_of_weights(text: str) -> str | None:
+    """The rule for a path and a weight: whole numbers after a path are read as revisions."""
+    before, _, weight = text.rpartition(":")
+    if not _WEIGHT.fullmatch(weight) or (path := _path_of(before)) is None:
+        return None
+    if path.is_base:
+        return f"a base model adds nothing that a weight could multiply; write {path}"
+    if weight.isdigit():
+        return None
+    return f"a weight follows a revision, as in {path}@3:{weight}, and `fetch` takes --weight {weight}"
 
 
 def _rule_of_signs(text: str) -> str | None:
@@ -262,6 +276,8 @@ class Reference:
                 text,
                 f"a path begins with a base model, which has no revisions; write {path}, or BASE/{text} for an adapter",
             )
+        if (plain := path_and_weight(text)[0]) != text:
+            raise _bad("Reference", text, f"a weight is of what is fetched, and no revision has one; write {plain}")
         if _NUMBER.fullmatch(selector):
             return cls(path, number=int(selector))
         if selector.startswith("sha256:"):
@@ -275,6 +291,15 @@ class Reference:
     def __str__(self) -> str:
         selector = self.number if self.number is not None else self.tag or self.digest_prefix
         return str(self.path) if selector is None else f"{self.path}@{selector}"
+
+
+def path_and_weight(text: str) -> tuple[str, str | None]:
+    """A reference that may end in a weight, without it, and the text of the weight; None: it has none."""
+    before, colon, weight = text.rpartition(":")
+    selector = before.partition("@")[2]
+    if not colon or selector in ("", "sha256") or not _WEIGHT.fullmatch(weight):
+        return text, None
+    return before, weight
 
 
 def _rule_of_selector(path: Path, selector: str) -> str | None:  # noqa: PLR0911 - a rule for each

@@ -102,7 +102,7 @@ Wanted = Annotated[Options, Depends(from_query(Options))]
 @router.get("/artifacts", tags=_ARTIFACTS, response_model=ArtifactPlan, responses=problems(304, 400, 404, 410))
 def plan_artifact(registry: RequestRegistry, request: Request, asked_for: Ref, options: Wanted) -> JsonAnswer:
     """The files of an artifact, with their sizes and tags; only headers are read, unless ranks must be determined."""
-    asked = ask(registry.deployment, asked_for.ref, options)
+    asked = ask(registry.deployment, *options.of(asked_for.ref))
     handle = open_artifact(service_of(request), registry.deployment, asked)
     try:
         note_use(request, registry.deployment, asked.path.reference, unless_said="fetch")
@@ -137,7 +137,7 @@ def read_artifact(
     options: Wanted,
 ) -> Response:
     """The bytes of a file of an artifact, whole or by a single range."""
-    asked = ask(registry.deployment, asked_for.ref, options)
+    asked = ask(registry.deployment, *options.of(asked_for.ref))
     known = partial(service_of(request).renderings.knows, rights=registry.deployment.rights)
     check = partial(_require_rendering, known, asked, PREFIX + rendering)
     return file_answer(request, registry.deployment, asked, path, check=check)

@@ -172,6 +172,15 @@ MergedOnto = Annotated[
         "--onto", help="With --as merged: trained, for the 4 bit weights that it was trained on, not those stored."
     ),
 ]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weight",
+        metavar="LINK=W",
+        help="Multiply what a link of the path adds, such as style=0.8; a number alone is of the last link, as in "
+        "PATH@3:0.8. May be repeated.",
+    ),
+]
 Measured = Annotated[
     MeasuredRows, typer.Option("--fidelity", help="With --as merged: measure what rounding keeps on these rows.")
 ]

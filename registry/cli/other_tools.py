@@ -200,6 +200,10 @@ _OPTIONS: Final[dict[str, dict[str, str]]] = {
             ("--include", "--exclude", "--filename"), "all files of a revision are written, so leave it out"
         ),
         "--all": "one reference is fetched at a time, and `registry copy -r --all --to URL` copies everything",
+        **dict.fromkeys(
+            ("--strength", "--scale", "--lora-scale", "--ratio", "--multiplier"),
+            "--weight LINK=W multiplies what a link adds, as in --weight style=0.8",
+        ),
         **dict.fromkeys(("--quantization", "--quantize", "--load-in-4bit"), _QUANTISED[0].lower() + _QUANTISED[1:]),
     },
     "publish": {

@@ -22,13 +22,22 @@ from registry.schemas import ArtifactKind, Fidelity, Materialisation, Options, T
 from registry.schemas.artifacts import KINDS
 from registry.schemas.protocol import NOT_A_USE, Page
 from registry.schemas.transfer import ArtifactFileEntry, ArtifactPlan, Bundle
+from registry.schemas.weights import NamedLink, weights_by_digest
 from registry.transfer.publish_request import Head
 
 
 def plan_artifact(transport: Transport, ref: str, options: Options, *, is_use: bool = True) -> ArtifactPlan:
     """The artifact that a reference means now; ``is_use``: the service counts this as a use of the revision."""
     use = transport.interface if is_use else NOT_A_USE
-    return transport.get("/artifacts", ArtifactPlan, slow=True, use=use, ref=ref, **options.model_dump())
+    plan = transport.get("/artifacts", ArtifactPlan, slow=True, use=use, ref=ref, **options.model_dump())
+    named = [NamedLink(link.reference, link.digest) for link in plan.lineage]
+    wanted = weights_by_digest(options.weights, named, plan.reference)
+    if wanted != {link.revision: link.coefficient for link in plan.plan.links if link.coefficient != 1}:
+        raise IntegrityError(
+            f"The service at {transport.url} planned {plan.reference} with other weights than those that were "
+            "requested, so nothing was fetched: it is another version, or behind a proxy that changes addresses."
+        )
+    return plan
 
 
 def measured_by_service(transport: Transport, plan: ArtifactPlan) -> Fidelity | None:

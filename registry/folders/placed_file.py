@@ -26,6 +26,7 @@ from registry.progress import Progress
 from registry.reference import Reference
 from registry.schemas import Fetched
 from registry.schemas.receipt import Receipt
+from registry.schemas.weights import as_read
 
 WEIGHTS: Final = ".safetensors"
 RECEIPT_END: Final = ".registry.json"
@@ -92,12 +93,22 @@ def _check_may_replace(place: Path, receipt: Receipt, *, force: bool) -> None:
             f"name with -o {place.with_name('NAME' + WEIGHTS)}.",
             code="folder_taken",
         )
-    if not force and Reference.parse(before.reference).path != Reference.parse(receipt.reference).path:
+    if not force and _what(before) != _what(receipt):
         raise ConflictError(
-            f"{place} was fetched of {before.reference}: nothing was written. Replace it with --force, or give another "
-            f"name with -o {place.with_name('NAME' + WEIGHTS)}.",
+            f"{place} was fetched of {before.reference}{_weights(before)}: nothing was written. Replace it with "
+            f"--force, or give another name with -o {place.with_name('NAME' + WEIGHTS)}.",
             code="folder_taken",
         )
+
+
+def _what(receipt: Receipt) -> tuple[str, str]:
+    """The path, and the weights of its links: revisions of one path replace each other, other weights don't."""
+    return str(Reference.parse(receipt.reference).path), _weights(receipt)
+
+
+def _weights(receipt: Receipt) -> str:
+    of = [f"{link.reference.partition('@')[0]}={as_read(link.weight)}" for link in receipt.lineage if link.weight != 1]
+    return f" with the weights {', '.join(of)}" if of else ""
 
 
 def _fetched_there(place: Path) -> Receipt | None:

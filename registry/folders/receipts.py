@@ -225,6 +225,7 @@ def _said(receipt: Receipt) -> DerivedFrom:
         since=receipt.since,
         since_digest=receipt.plan.since,
         links=tuple(link.revision for link in receipt.plan.links),
+        weights=tuple(link.coefficient for link in receipt.plan.links) if receipt.weights else (),
         plan=receipt.plan_digest,
         dtype=receipt.plan.dtype,
         rank=max(ranks.values(), default=0) if ranks is not None else None,

@@ -21,6 +21,7 @@ from registry.figures import size as in_units
 from registry.schemas.form import EngineName, Layout, MeasuredRows, Onto, Param, Schema, WrittenDtype
 from registry.schemas.frames import Column, Described
 from registry.schemas.views import fetched as fetched_line
+from registry.schemas.weights import MAX_WEIGHTS, split_weight
 
 ArtifactKind = Literal["published", "lora", "merged"]
 
@@ -50,6 +51,21 @@ class Options(Schema):
     onto: Onto | None = None  # what a merged model is made on; None: the base model as it is stored
     layout: Layout | None = None  # of an image model's composed LoRA: whose names and files; None: PEFT's
     dense_as_diff: bool = False  # with ``comfyui``: what is no low-rank product as the whole difference (``.diff``)
+    weights: Annotated[
+        str | None,
+        Param(
+            min_length=1,
+            max_length=MAX_WEIGHTS,
+            description="Weights of links, such as `style=0.8,char=0.6`; a number alone is that of the last link.",
+            examples=("style=0.8",),
+        ),
+    ] = None
+
+    def of(self, ref: str) -> tuple[str, Options]:
+        """A reference without the weight that it may end in, and the options with it; raises `UsageError`."""
+        plain, weight = split_weight(ref)
+        weights = ",".join(filter(None, (weight, self.weights))) or None
+        return plain, self if weight is None else self.model_copy(update={"weights": weights})
 
 
 class ModuleTruncation(Schema):
@@ -424,6 +440,7 @@ _ROWS: Final = (
         "build:PUBLISHED",
         refuses={
             "dtype": "--dtype can't be given with --as published: these are the bytes as they were published.",
+            "weights": "--weight can't be given with --as published: these are the bytes as they were published.",
             **_about_composed("published"),
             **_about_merged("published"),
         },

@@ -10,6 +10,7 @@ from registry.digest import document_digest
 from registry.schemas import ArtifactKind, Options, OutputFile, Schema, Truncation, WrittenDtype
 from registry.schemas.artifacts import KINDS, Measured, TrainedQuantised
 from registry.schemas.form import Layout
+from registry.schemas.weights import text_of
 
 RECEIPT_FORMAT: Final = 1
 README_FORMAT: Final = 4
@@ -20,7 +21,7 @@ class ReceiptPlanLink(Schema):
     """A link of the plan."""
 
     revision: str
-    coefficient: float
+    coefficient: float = Field(allow_inf_nan=False)  # the weight of the link
 
 
 class ReceiptPlan(Schema):
@@ -50,6 +51,7 @@ class ReceiptLink(Schema):
     digest: str
     scalings: tuple[float, ...]  # the distinct ones, ascending
     rank: int
+    weight: Annotated[float, Field(allow_inf_nan=False, exclude_if=lambda value: value == 1)] = 1.0
 
 
 class ReceiptVersions(Schema):
@@ -84,6 +86,11 @@ class Receipt(Schema):
     """Of an export: the sha256 digest of each file. Without names, references are digests and names are empty."""
 
     @property
+    def weights(self) -> dict[str, float]:
+        """Weights other than 1 by the digest of their link: what was computed."""
+        return {link.revision: link.coefficient for link in self.plan.links if link.coefficient != 1}
+
+    @property
     def options(self) -> Options:
         """What was requested."""
         return Options(
@@ -97,6 +104,7 @@ class Receipt(Schema):
             layout=self.plan.layout,
             dense_as_diff=self.plan.dense_as_diff,
             min_fidelity=0 if self.plan.dtype == "fp8" else None,  # it was enough when this was made
+            weights=text_of(self.weights),
         )
 
     @property

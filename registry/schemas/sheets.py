@@ -36,6 +36,7 @@ from registry.figures import (
 from registry.schemas.frames import Block, Column, Described, Style, note, pairs
 from registry.schemas.parents import in_short, level_of
 from registry.schemas.tree import REVISIONS, copied
+from registry.schemas.weights import as_read
 
 if TYPE_CHECKING:
     from registry.schemas.artifacts import EngineAnswer, Extraction, FidelityFigures, Materialisation
@@ -456,6 +457,7 @@ def derived(told: DerivedFrom | None) -> str:
     parts = [
         told.reference or "a revision that is not visible here",
         f"after {told.since}" if told.since else None,
+        f"with the weights {', '.join(map(as_read, told.weights))}" if told.weights else None,
         KINDS[told.kind].label if told.rank is None else None,
         told.dtype,
         f"rank {told.rank}" if told.rank is not None else None,

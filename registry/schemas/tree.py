@@ -64,6 +64,10 @@ class DerivedFrom(Schema):
     since: _Name | None = None  # the ancestor after which its links were taken
     since_digest: _Digest | None = None
     links: tuple[_Digest, ...] = Field(default=(), max_length=4096)  # revisions that went into it, root first
+    weights: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = Field(
+        default=(), max_length=4096, exclude_if=lambda value: not value
+    )
+    """Of each of these, if one is not 1."""
     plan: _Digest | None = None  # of the receipt's plan
     dtype: WrittenDtype | None = None
     rank: int | None = Field(default=None, ge=0, le=1 << 31)  # what a truncation left, at most, in one module

@@ -107,7 +107,7 @@ class LocalArithmetic:
             )
         with ExitStack() as opened:
             bundles = opened.enter_context(closing(Bundles(open_blob)))
-            path = bundles.load(bundle, base)
+            path = bundles.load(bundle, base).weighted(options.weights)
             merged = MergedHere(path, build_artifact(bundles, path, None, options, measured=measured), bundles)
             opened.pop_all()
             return merged

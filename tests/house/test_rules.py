@@ -23,7 +23,6 @@ SMALL = {
     "version.py": "both distributions read it while they are built",
     "distribution.py": "what is missing from the client is asked for before anything of it is imported",
     "progress.py": "tensors, storage and commands all know it, and it knows none of them",
-    "tensors/lineage/bound.py": "it loads the readers of checkpoints, which stored bytes are handed out without",
     "tensors/arithmetic/dtypes.py": "every floor of the tensor core reads it",
     "tensors/checkpoint/variants/table.py": "a new variant is a file, and a row here",
     "training/axolotl.py": "axolotl's YAML names it",

@@ -73,6 +73,9 @@ def test_columns_are_rescaled_over_rows_and_taps(
             check_near(out[f"{module}.weight"], expected[module])
         else:
             assert torch.equal(out[f"{module}.weight"], weight)
+    with pytest.raises(InvalidAdapterError, match="tools disagree about what a weight does to that") as refused:
+        local.fetch("model/char@1:0.5", tmp_path / "half", kind="merged")
+    assert refused.value.code == "not_weighable"
 
 
 def test_norms_of_columns_run_over_the_rows_of_all_joined_modules(
@@ -153,6 +156,11 @@ def test_ia3_multiplies_rows_or_columns(
     for module, weight in weights.items():
         found = flat(out[f"{module}.weight"])
         assert np.array_equal(found, round_once(expected[module], "BF16") if module in expected else flat(weight))
+    local.fetch("model/ia3@1:-0.5", tmp_path / "weighted", kind="merged")  # 1 + w l
+    out = load_file(tmp_path / "weighted" / WEIGHTS)
+    for module, whole in expected.items():
+        weighted = flat(weights[module]) - 0.5 * (whole - flat(weights[module]))
+        assert np.array_equal(flat(out[f"{module}.weight"]), round_once(weighted, "BF16"))
     assert [one.reference for one in local.identify(tmp_path / "merged").merged] == ["model/ia3@1"]
     with pytest.raises(InvalidAdapterError, match=r"an IA3.*Fetch it --as merged"):
         local.fetch("model/ia3", tmp_path / "lora")

@@ -114,6 +114,15 @@ def test_every_form_is_one_lora_when_it_is_composed(published: tuple[LocalRegist
         assert np.abs(b @ a - delta).max() <= 2.0**-22 * max(1.0, np.abs(delta).max()) * a.shape[0], module
 
 
+@pytest.mark.parametrize("weight", [0.75, -1.5, 0.0])
+def test_every_form_takes_a_weight(published: tuple[LocalRegistry, File], tmp_path: Path, weight: float) -> None:
+    """W + w s D of every form, bit for bit; the weights are sums of few powers of two, so the sum is one in float64."""
+    local, file = published
+    weighted = File.__new__(File)
+    weighted.weights, weighted.deltas = file.weights, {name: weight * one for name, one in file.deltas.items()}
+    check_merged(local, f"model/char@1:{weight}", weighted, tmp_path / "merged")
+
+
 def test_rows_of_joined_modules_are_cut_from_every_form(
     denoiser: Denoiser, local: LocalRegistry, tmp_path: Path
 ) -> None:

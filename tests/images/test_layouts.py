@@ -366,6 +366,17 @@ def test_a_file_in_its_place_is_replaced_by_its_own_path_alone(
     local.publish(tmp_path / "second.safetensors", "model/one")
     newer = local.fetch("model/one", loras, engine="comfyui")
     assert (newer.folder, newer.fresh, newer.reference) == (first.folder, True, "model/one@2")
+    # the same with another weight does not: a file under a stable name would be half as strong, unasked
+    with pytest.raises(ConflictError, match="was fetched of model/one@2: nothing was written"):
+        local.fetch("model/one@2:0.5", loras, engine="comfyui")
+    whole = load_file(place)
+    local.fetch("model/one@2:0.5", loras, engine="comfyui", force=True)
+    assert local.verify(place).equal
+    half = load_file(place)
+    assert all(torch.equal(half[name], value * (0.5 if "lora_B" in name else 1)) for name, value in whole.items())
+    with pytest.raises(ConflictError, match=r"with the weights model/one=0\.5: nothing was written"):
+        local.fetch("model/one", loras, engine="comfyui")
+    local.fetch("model/one", loras, engine="comfyui", force=True)
     # another path does not, unless asked; nor does anything else, ever
     with pytest.raises(ConflictError, match="was fetched of model/one@2"):
         local.fetch("model/one/two", place, engine="comfyui")

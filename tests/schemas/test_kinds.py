@@ -34,10 +34,11 @@ GIVEN["onto"] = "trained"
 GIVEN["min_fidelity"] = 0.5
 GIVEN["layout"] = "comfyui"
 GIVEN["dense_as_diff"] = True
+GIVEN["weights"] = "style=0.8"
 """A value for each option."""
 
 TAKEN: dict[str, set[str]] = {"published": set(), "lora": set(GIVEN) - {"onto", "min_fidelity"}}
-TAKEN["merged"] = {"dtype", "onto", "min_fidelity"}
+TAKEN["merged"] = {"dtype", "onto", "min_fidelity", "weights"}
 ABOUT_MERGED = "{flag} needs --as merged, not --as {kind}: it says what the adapters are merged onto."
 ABOUT_COMPOSED = "{flag} needs --as lora, not --as {kind}: it applies to composed adapters."
 
@@ -80,9 +81,10 @@ def test_a_kind_takes_or_refuses_an_option_as_its_row_says(kind: ArtifactKind, o
     with pytest.raises(UsageError) as caught:
         check_options(options)
     flag = f"--{option.replace('_', '-')}"
-    stored = "--dtype can't be given with --as published: these are the bytes as they were published."
+    flag = "--weight" if option == "weights" else flag
+    stored = f"{flag} can't be given with --as published: these are the bytes as they were published."
     sentence = ABOUT_MERGED if option in ("onto", "min_fidelity") else ABOUT_COMPOSED
-    assert str(caught.value) == (stored if option == "dtype" else sentence.format(flag=flag, kind=kind))
+    assert str(caught.value) == (stored if option in ("dtype", "weights") else sentence.format(flag=flag, kind=kind))
 
 
 @pytest.mark.parametrize("kind", TAKEN)

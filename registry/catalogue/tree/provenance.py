@@ -35,7 +35,15 @@ def _read(document: Mapping[str, Any]) -> DerivedFrom:
 def _as_seen(told: DerivedFrom, names: Mapping[tuple[str, str], str]) -> DerivedFrom:
     reference = names.get(_key(told.reference, told.digest))
     if reference is None:
-        unnamed = {"reference": None, "digest": None, "since": None, "since_digest": None, "links": (), "plan": None}
+        unnamed = {
+            "reference": None,
+            "digest": None,
+            "since": None,
+            "since_digest": None,
+            "links": (),
+            "weights": (),
+            "plan": None,
+        }
         return told.model_copy(update=unnamed)
     since = names.get(_key(told.since, told.since_digest))
     return told.model_copy(

@@ -21,6 +21,7 @@ from registry.cli.options import (
     Since,
     Uniform,
     Url,
+    Weights,
     WrittenAs,
     check_file,
     write_file,
@@ -137,6 +138,7 @@ def fetch(
     dtype: WrittenAs = None,
     min_fidelity: MinFidelity = None,
     onto: MergedOnto = None,
+    weight: Weights = None,
     base_dir: Annotated[
         str | None,
         typer.Option(
@@ -182,6 +184,7 @@ def fetch(
             onto=onto,
             min_fidelity=min_fidelity,
             dense_as_diff=dense_as_diff,
+            weights=",".join(weight or ()) or None,
             force=force,
             base_dir=base_dir,
             engine=engine,

@@ -29,6 +29,7 @@ from registry.schemas.requests import (
     MaterialiseRequest,
     ReferenceRequest,
 )
+from registry.schemas.weights import Given, weights_text
 
 Folder = str | PathLike[str]
 
@@ -72,6 +73,7 @@ class Artifacts(TableCalls):
         min_fidelity: float | None = None,
         layout: Layout | None = None,
         dense_as_diff: bool = False,
+        weights: Given = None,
     ) -> ReadableArtifact:
         """The files that a reference stands for, readable by range, without writing anything.
 
@@ -93,6 +95,8 @@ class Artifacts(TableCalls):
                 ``"vllm-omni"``. None: PEFT's.
             dense_as_diff: with ``"comfyui"``, write what is no product of low rank, such as DoRA, as the whole
                 difference of a weight.
+            weights: what links add is multiplied by these, which no revision has: ``{"style": 0.8}`` by their last
+                names, or a number for the last link, as ``PATH@3:0.8`` has it too. 0 leaves a link out; others have 1.
 
         Returns:
             The artifact. Close it, or use it in a ``with`` block.
@@ -102,6 +106,7 @@ class Artifacts(TableCalls):
             RetractedError: it, or one that it was trained on, was retracted.
             AccuracyError: ``rank`` is too low for ``max_error``.
             InvalidAdapterError: ``not_composable``: no single adapter equals the path; take ``"merged"``.
+                ``not_weighable``: a link with a weight replaces values, which no weight scales.
 
         Example:
             >>> with team.artifact("llama/support/french", kind="merged") as artifact:
@@ -111,7 +116,8 @@ class Artifacts(TableCalls):
             >>> tensors["model.layers.0.self_attn.q_proj.weight"].shape
             torch.Size([16, 16])
         """
-        return self._artifact(ref, asked(Options, locals(), dtype=dtype_name(dtype)))
+        options = asked(Options, locals(), dtype=dtype_name(dtype), weights=weights_text(weights))
+        return self._artifact(*options.of(ref))
 
     def fetch(
         self,
@@ -128,6 +134,7 @@ class Artifacts(TableCalls):
         min_fidelity: float | None = None,
         layout: Layout | None = None,
         dense_as_diff: bool = False,
+        weights: Given = None,
         force: bool = False,
         base_dir: Folder | None = None,
         engine: EngineName | None = None,
@@ -143,7 +150,7 @@ class Artifacts(TableCalls):
                 or the folder that it goes into under the name of its path; what was fetched of the path before is
                 replaced.
             kind: as for `artifact`; likewise ``since``, ``rank``, ``max_error``, ``uniform``, ``dtype``,
-                ``min_fidelity``, ``onto``, ``layout`` and ``dense_as_diff``.
+                ``min_fidelity``, ``onto``, ``layout``, ``dense_as_diff`` and ``weights``, which the receipt pins.
             force: replace what is in the folder.
             base_dir: the base model's files on this machine: a merged model is then computed here, from the adapters
                 alone, if the registry is a service. Its digests are checked.
@@ -169,19 +176,22 @@ class Artifacts(TableCalls):
             <Fetched llama/support@2 as lora: ... files, ..., in ...support-lora>
             >>> team.fetch("llama/support@prod", "./support-r2", rank=2).truncation.total.relative_frobenius < 1
             True
+            >>> team.fetch("llama/support/french", "./weaker", weights={"support": 0.8, "french": 0.6}).kind
+            'lora'
         """
-        options = asked(Options, locals(), dtype=dtype_name(dtype))
+        options = asked(Options, locals(), dtype=dtype_name(dtype), weights=weights_text(weights))
+        ref, options = options.of(ref)
         if engine is not None:
             ref, options = self._for_engine(ref, options, engine, max_lora_rank)
         elif max_lora_rank is not None:
             raise UsageError("--max-lora-rank says how an engine is started; it needs --for.")
         if fidelity == "full" and not KINDS[options.kind].is_model:
             raise UsageError(f"--fidelity full is about merged models, not --as {options.kind}: leave it out.")
-        place, weights = (None if one is None else FilePath(one) for one in (out, base_dir))
+        place, model = (None if one is None else FilePath(one) for one in (out, base_dir))
         single = options.layout == "comfyui" and place is not None
         with progress_sink(progress) as sink:
             answer = self._fetch(
-                ref, None if single else place, options, force=force, base_dir=weights, measured=fidelity, progress=sink
+                ref, None if single else place, options, force=force, base_dir=model, measured=fidelity, progress=sink
             )
             return put_file(answer, place, force=force, progress=sink) if single and place is not None else answer
 

@@ -74,6 +74,9 @@ def build_artifact(
 def check_asked(path: LoadedPath, options: Options) -> None:
     """Refuse options that contradict each other or the reference; raises `UsageError`."""
     check_options(options)
+    weights = [link.weight for link in path.weighted(options.weights).links]
+    if weights != [link.weight for link in path.links]:
+        raise AssertionError(f"the links of {path.reference} don't have the weights that were requested")
     if KINDS[options.kind].is_composed and not path.links:
         raise UsageError(f"{path.reference} is a base model: it has no adapters to compose; fetch it --as merged.")
     check_ranks(options.rank, options.max_error)

@@ -18,7 +18,7 @@ from registry.tensors.composed.comfyui import comfyui_file
 from registry.tensors.composed.composition import Composition
 from registry.tensors.composed.forms import BaseRepo
 from registry.tensors.composed.layouts import diffusers_file, only_component
-from registry.tensors.lineage.bound import bound_links
+from registry.tensors.lineage.bound import bound_links, weight_notices
 from registry.tensors.lineage.inputs import exact_as_lora
 from registry.tensors.lineage.plan import Builder, Built, Order, below
 from registry.tensors.path.origins import BaseTensors
@@ -46,7 +46,8 @@ def _build(order: Order) -> Built:
     if plan.base_model is not None:
         config = bound[-1].checkpoint.config.document
         files.append(readme_file(order.inputs.blobs, order.path, plan, config, order.ancestor))
-    return Built(plan, files, tuple(composition.notices), truncation)
+    notices = (*composition.notices, *weight_notices(zip(order.path.live, bound, strict=True)))
+    return Built(plan, files, notices, truncation)
 
 
 def _files(order: Order, composition: Composition, links: Sequence[BoundLink], dtype: str) -> list[ArtifactFile]:

@@ -41,7 +41,7 @@ from registry.tensors.artifacts.merged import (
 )
 from registry.tensors.artifacts.requantised import Requantised, check_arrives, requantised
 from registry.tensors.fidelity.meter import FidelityMeter
-from registry.tensors.lineage.bound import bound_links, check_ties_known
+from registry.tensors.lineage.bound import bound_links, check_ties_known, weight_notices
 from registry.tensors.lineage.inputs import Inputs
 from registry.tensors.lineage.paths import read_blob
 from registry.tensors.lineage.plan import Builder, Built, Order
@@ -233,7 +233,8 @@ def _build(order: Order) -> Built:
         config = bound[-1].checkpoint.config.document if bound else {}
         rewritten.append(readme_file(inputs.blobs, path, order.plan, config, order.ancestor))
     copied = [source_file(name, inputs.source(blob), digest=blob.digest) for name, blob in side.items()]
-    notices = (*laid.notices, *_notices(programs), *onto_notices(order))
+    weighted = weight_notices(zip(path.live, bound, strict=True))
+    notices = (*laid.notices, *_notices(programs), *onto_notices(order), *weighted)
     return Built(order.plan, [*weights, *rewritten, *copied], notices, meter=meter)
 
 

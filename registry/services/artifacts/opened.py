@@ -8,9 +8,10 @@ from registry.catalogue.store import materialisations
 from registry.catalogue.tree import old_names
 from registry.reference import Reference
 from registry.schemas import Fidelity, Options
-from registry.schemas.artifacts import KINDS, is_full
+from registry.schemas.artifacts import KINDS, check_options, is_full
 from registry.schemas.form import MeasuredRows
 from registry.schemas.transfer import ArtifactPlan
+from registry.schemas.weights import text_of
 from registry.services.artifacts.build import build_artifact, check_kept
 from registry.services.artifacts.commits import Kept, kept_for, open_kept, plain_plan
 from registry.services.artifacts.load import path_in
@@ -41,12 +42,17 @@ def ask(deployment: Deployment, ref: str, options: Options) -> Asked:
     Raises:
         NotFoundError: the reference names nothing.
         RetractedError: it contains a retracted revision.
+        UsageError: a weight is malformed, or of no link that the artifact contains.
     """
     reference = Reference.parse(ref)
     since = None if options.since is None else Reference.parse(options.since)
     with deployment.read() as session:
         path = path_in(session, reference)
         ancestor = None if since is None else path_in(session, since)
+        if options.weights is not None:
+            check_options(options)
+            path = path.weighted(options.weights, ancestor)
+            options = options.model_copy(update={"weights": text_of(path.weights)})  # weights of 1 are no weights
         plan = plain_plan(path, options)
         renamed_to = old_names.new_name(session, reference.path)
         return Asked(path, ancestor, options, kept_for(session, path, plan), plan, renamed_to)

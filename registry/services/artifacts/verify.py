@@ -32,6 +32,7 @@ def verify(deployment: Deployment, folder: Path, progress: Progress) -> Verified
     receipt = receipt_in(folder)
     path = _path(deployment, receipt, receipt.reference, receipt.tip)
     ancestor = None if receipt.since is None else _path(deployment, receipt, receipt.since, receipt.plan.since)
+    path = path.weighted(receipt.options.weights, ancestor)
     with build_artifact(deployment, path, ancestor, receipt.options, measured="full") as artifact:
         if receipt.plan_digest != artifact.plan.digest and receipt.plan.table != artifact.plan.table:
             raise IntegrityError(

@@ -29,6 +29,7 @@ from registry.schemas import FolderCompared
 from registry.schemas.artifacts import KINDS
 from registry.schemas.parents import Policy, accepted, in_short, level_of, strongest
 from registry.schemas.transfer import GivenReceipt
+from registry.schemas.weights import as_read
 from registry.services.publishing.hub_parent import (
     Doubt,
     Place,
@@ -343,6 +344,17 @@ def check_receipt(base: BaseRow, given: GivenReceipt) -> None:
         raise ConflictError(
             f"{why} is for a {receipt.kind} artifact that is not the whole path; train on a merged one, or give the "
             "parent with --parent and leave the receipt out.",
+            code="parent_mismatch",
+        )
+    if not given.own and receipt.weights:
+        weighted = ", ".join(
+            f"{link.reference} has {as_read(receipt.weights[link.digest])}"
+            for link in receipt.lineage
+            if link.digest in receipt.weights
+        )
+        raise ConflictError(
+            f"{why} is for weights that no revision has, with weights of its links ({weighted}), so it shows no "
+            "parent: publish such a path first, as `registry combine REF=WEIGHT PATH` makes it, and train on that.",
             code="parent_mismatch",
         )
     if receipt.plan.base != base.digest:

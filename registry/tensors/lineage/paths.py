@@ -19,6 +19,7 @@ from registry.folders.scan import EXACT, Form, form_of
 from registry.operations.transfer import ClosableSource
 from registry.reference import hub_name
 from registry.schemas.artifacts import FourBits
+from registry.schemas.weights import NamedLink, weights_by_digest
 from registry.tensors.table.targets import TargetTable
 from registry.tensors.table.ties import apart_in_files, holds_copies
 
@@ -86,6 +87,7 @@ class Link:
     scalings: tuple[float, ...]  # the distinct ones, ascending
     files: tuple[StoredFile, ...]
     trained_quantised: FourBits | None = None  # how the base was quantised while it was trained, where that is known
+    weight: float = 1.0  # what it adds is multiplied by: of a request, and in no digest of a revision
 
     @property
     def reference(self) -> str:
@@ -140,6 +142,34 @@ class LoadedPath:
     def dead(self) -> int:
         """How many of the links are history: the number of the first live one."""
         return len(self.links) - len(self.live)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights other than 1 by the digest of their link."""
+        return {link.digest: link.weight for link in self.links if link.weight != 1}
+
+    def weighted(self, text: str | None, ancestor: LoadedPath | None = None) -> LoadedPath:
+        """The path with the weights of a request (`registry.schemas.weights`); links without one have the weight 1.
+
+        Raises:
+            UsageError: a weight is malformed, or of no link that the request is about: one at or above ``ancestor``,
+                or one that a full fine-tune after it makes history.
+        """
+        named = [NamedLink(link.reference, link.digest) for link in self.links]
+        weights = weights_by_digest(text, named, self.reference)
+        below = 0 if ancestor is None else len(ancestor.links)
+        for at, link in enumerate(self.links):
+            if link.digest in weights and at < below and ancestor is not None:
+                raise UsageError(
+                    f"--since {ancestor.reference} makes an adapter for weights that {link.reference} is in as it is: "
+                    "leave its weight or --since out."
+                )
+            if link.digest in weights and at < self.dead and self.exact is not None:
+                raise UsageError(
+                    f"{link.reference} can't have a weight: {self.exact.reference} is a full fine-tune, which replaces "
+                    "the weights of the model and all links before it. Leave its weight out."
+                )
+        return replace(self, links=tuple(replace(one, weight=weights.get(one.digest, 1.0)) for one in self.links))
 
     def since(self, ancestor: LoadedPath) -> tuple[Link, ...]:
         """The links after an ancestor.

@@ -88,7 +88,7 @@ def make_plan(path: LoadedPath, ancestor: LoadedPath | None, options: Options) -
         base=path.base.digest,
         base_files=path.base.files_digest,
         table=path.base.table_digest,
-        links=tuple(PlanLink(link.digest) for link in links_of(path, ancestor, options)),
+        links=tuple(PlanLink(link.digest, link.weight) for link in links_of(path, ancestor, options)),
         since=ancestor.links[-1].digest if ancestor and ancestor.links else None,
         dtype=options.dtype,
         uniform=options.uniform,
@@ -158,6 +158,7 @@ def described(
                 digest=link.digest,
                 rank=link.rank,
                 scalings=link.scalings,
+                weight=link.weight,
             )
             for link in path.links
         ),

@@ -39,7 +39,7 @@ class BoundLink:
 
     checkpoint: Checkpoint
     source: ByteSource
-    coefficient: float = 1.0
+    coefficient: float = 1.0  # what it adds is multiplied by; 0: it does nothing
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,8 @@ def _steps_of(
 
     ``parted`` are the tied modules that earlier links parted: what is done to one of them is done to it alone.
     """
+    if not link.coefficient:  # adding 0 would still make 0 of -0
+        return
     for value in link.checkpoint.values.values():
         yield from _replacements(number, link.source, value, table, new)
     for rows in link.checkpoint.tokens.values():

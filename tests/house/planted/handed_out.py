@@ -8,6 +8,27 @@ from tests.house.planted.mutant import Mutant
 
 REGISTRY: Final = (
     Mutant(
+        "a-plan-without-weights",
+        "make_plan",
+        "PlanLink(link.digest, link.weight)",
+        "PlanLink(link.digest)",
+        "test_no_two_weights_are_confused[embedded]",
+    ),
+    Mutant(
+        "an-open-artifact-of-another-weight",
+        "http:_key",
+        '"options": asked.options.model_copy(update={"since": None})',
+        '"options": asked.options.model_copy(update={"since": None, "weights": None})',
+        "test_no_two_weights_are_confused[http]",
+    ),
+    Mutant(
+        "trained-on-weights",
+        "check_receipt",
+        "if not given.own and receipt.weights:",
+        "if given.own and receipt.weights:",
+        "test_no_lineage_stands_on_weights[embedded]",
+    ),
+    Mutant(
         "published-to-what-is-being-renamed",
         "_NEXT",
         ", _ADAPTERS.c.renamed_to.is_(None))",

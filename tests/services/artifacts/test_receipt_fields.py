@@ -39,6 +39,7 @@ OPTIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "rank": ("net/one/two", {"rank": 2, "uniform": True}),
     "error": ("net/one/two", {"max_error": 0.3, "dtype": "bf16"}),
     "merged": ("net/one/two", {"kind": "merged"}),
+    "weighted": ("net/one/two@1:0.75", {"kind": "merged", "weights": {"one": -2}}),
     "merged in full": ("net/one", {"kind": "merged", "fidelity": "full"}),
     "merged in fp16": ("net/one", {"kind": "merged", "dtype": "fp16"}),
     "a base": ("net", {"kind": "merged"}),

@@ -32,6 +32,7 @@ from tests.kit.pages import Visitor
 from tests.kit.peers import peft_merge
 from tests.kit.registries import opened_as
 from tests.kit.serving import ServedRegistry
+from tests.kit.weighed import weighed
 from tests.services.exact.shop import Shop, same_bits
 
 MAKERS: dict[str, Callable[..., Base]] = {"llama": llama_base, "gpt2": gpt2_base, "mixtral": mixtral_base}
@@ -93,6 +94,12 @@ def test_the_last_exact_revision_of_a_path_counts(shop: Shop) -> None:
     child = write_adapter(shop.folder / "below", model, ["q_proj", "k_proj"], r=2, size=0.1, seed=7)
     shop.registry.publish(child, "net/sft/twice/below")
     assert used_bound(model.reference([child]), shop.merged("net/sft/twice/below")) <= 1
+    same_bits(shop.merged("net/sft/twice/below", weights={"below": 0}), model.folder)
+    half = weighed(shop.folder / "half", child, 0.5)
+    assert used_bound(model.reference([half]), shop.merged("net/sft/twice/below@1:0.5")) <= 1
+    for name in ("sft", "twice"):
+        with pytest.raises(UsageError, match="net/sft/twice@1 is a full fine-tune, which replaces"):
+            shop.merged("net/sft/twice/below", weights={name: 0.5})
 
 
 def test_tied_weights_stay_tied(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from registry.digest import StoredFile
 from registry.folders.scan import README
 from registry.schemas import ArtifactKind
 from registry.schemas.artifacts import KINDS
+from registry.schemas.weights import as_read
 from registry.services.artifacts.readme import front_matter
 from registry.tensors.artifacts.artifact import ArtifactFile, generated_file
 from registry.tensors.artifacts.plan import Plan
@@ -224,8 +225,10 @@ def about(plan: Plan, count: int, *, exact: bool) -> str:
 
 
 def _lineage(path: LoadedPath, plan: Plan) -> str:
+    weights = {digest: f" (with the weight {as_read(weight)})" for digest, weight in path.weights.items()}
     marks = {plan.since or path.base.digest: " (what it applies to)" if KINDS[plan.kind].is_composed else ""}
     marks[path.tip] = " (this one)"
+    marks |= {digest: marks.get(digest, "") + weight for digest, weight in weights.items()}
     return lineage_table(("base model", *("revision" for _ in path.links)), path, marks)
 
 
