@@ -364,6 +364,8 @@ REFUSED: dict[str, tuple[Callable[[Written], None], str]] = {
     "OFT": (edited(lambda t: t.update({"lora_unet_conv_out.oft_blocks": torch.ones(2, 2, 2)})), "format_unsupported"),
     "BOFT": (edited(lambda t: t.update({"lora_unet_conv_out.oft_diag": torch.ones(2, 2, 2)})), "format_unsupported"),
     "GLoRA": (edited(lambda t: t.update({"lora_unet_conv_out.a1.weight": torch.ones(2, 2)})), "format_unsupported"),
+    "T-LoRA": (edited(lambda t: t.update({"lora_unet_conv_out.lambda_layer": torch.ones(1, 2)})), "format_unsupported"),
+    "DyLoRA": (edited(lambda t: t.update({"lora_unet_conv_out.lora_A.0": torch.ones(1, 2)})), "format_unsupported"),
     "a scalar of training": (
         edited(lambda t: t.update({"lora_unet_conv_in.scalar": torch.tensor(0.5)})),
         "format_unsupported",
