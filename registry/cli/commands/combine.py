@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -16,6 +16,9 @@ from registry.cli.render.results import truncation_line
 from registry.cli.session import session
 from registry.errors import InvalidAdapterError, UsageError
 from registry.figures import command
+
+if TYPE_CHECKING:
+    from registry.operations.registry import Registry
 
 
 def rebase(
@@ -120,8 +123,10 @@ def combine(
 ) -> None:
     """Publish the weighted sum of the deltas of revisions.
 
-    The deltas are taken over the lowest revision that is above all of them, and PATH lies directly under that. The
-    result is exactly the sum, as one ordinary adapter; with --rank or --max-error, the best one of lower ranks.
+    The deltas are taken over the lowest revision that is above all of them, and PATH lies directly under that. An
+    adapter may be called by its last name if no other has it, and PATH by its own: style=0.8 char=0.6 mix.
+
+    The result is exactly the sum, as one ordinary adapter; with --rank or --max-error, the best one of lower ranks.
 
     It keeps what it was made of: if a source is retracted, so is it, and a source can't be deleted while it is there.
     A DoRA can't be combined, nor can sources that replace values and disagree about them.
@@ -131,6 +136,7 @@ def combine(
 
     sources, path = parse_sources(words)
     with session(url, as_json) as run:
+        sources, path = whole_paths(run.registry, sources, path, over)
         combined = partial(run.registry.combine, rank=rank, max_error=max_error, progress=run.progress)
         if dry_run or not as_json:
             found = combined(sources, path, over=over, dry_run=True)
@@ -169,6 +175,45 @@ def parse_sources(words: Sequence[str]) -> tuple[list[tuple[str, float]], str]:
     if not given:
         raise UsageError("Nothing to combine: give at least one REF=WEIGHT before the path.")
     return [_source(text, len(given)) for text in given], path
+
+
+def whole_paths(
+    registry: Registry, sources: Sequence[tuple[str, float]], path: str, over: str | None
+) -> tuple[list[tuple[str, float]], str]:
+    """Sources and path where names of one word are those of the only adapter that has it, and of a new one.
+
+    Raises:
+        UsageError: several adapters have the name.
+        NotFoundError: a source does not exist.
+    """
+    words = [ref.partition("@")[0] for ref, _ in sources] + [path]
+    if all("/" in word for word in words):
+        return list(sources), path
+    bases = {one.name for one in registry.bases()}
+    found = [(_of_last_name(registry, ref, bases), weight) for ref, weight in sources]
+    if "/" in path or path in bases:
+        return found, path
+    above = _above(registry, [ref for ref, _ in found]) if over is None else over.partition("@")[0]
+    return found, f"{above}/{path}" if above else path
+
+
+def _of_last_name(registry: Registry, ref: str, bases: Collection[str]) -> str:
+    name, at, revision = ref.partition("@")
+    if "/" in name or name in bases:
+        return ref
+    named = sorted({one.path for one in registry.search(name).revisions if one.path.endswith(f"/{name}")})
+    if len(named) > 1:
+        raise UsageError(
+            f"{name} is the last name of {len(named)} adapters, {', '.join(named)}: write the path of one."
+        )
+    return f"{named[0]}{at}{revision}" if named else ref
+
+
+def _above(registry: Registry, refs: Sequence[str]) -> str | None:
+    """The path of the lowest revision that is above all of them; None: they have no base model in common."""
+    lineages = [[entry.reference for entry in registry.resolve(ref).lineage][:-1] for ref in refs]
+    shared = [each[0] for each in zip(*lineages, strict=False) if len(set(each)) == 1]
+    return shared[-1].partition("@")[0] if shared else None
 
 
 def _source(text: str, count: int) -> tuple[str, float]:

@@ -71,3 +71,25 @@ def test_what_is_refused(combine: Run) -> None:
         ended = combine(*words)
         assert (ended.code, ended.out) == (code, "")
         assert sentence in " ".join(ended.err.split())
+
+
+def test_last_names_stand_for_their_adapters(combine: Run, run: Run) -> None:
+    """The only adapter of a name is meant by it, and a new name lies directly under what is above all sources."""
+    assert combine("x=0.8", "y@1=0.6", "mix").out.startswith("net/a/mix@1\n")
+    assert combine("net/a/x=0.8", "y=0.6", "net/a/mix").err.count("net/a/mix@1 was there already") == 1
+    assert combine("x=0.5", "half").out.startswith("net/a/half@1\n")
+    assert combine("x=0.5", "y=0.5", "low", "--over", "net").out.startswith("net/low@1\n")
+    assert combine("x=0.5", "net/a/x=0.5", "mix").code == 2
+    shown = run("show", "net/a/mix").out
+    assert "0.8 x net/a/x@1  0.6 x net/a/y@1" in shown
+    gone = combine("z=0.5", "mix")
+    assert (gone.code, "z" in gone.err) == (3, True)
+    base = combine("net=0.5", "mix")
+    assert (base.code, "net is a base model" in base.err) == (2, True)
+
+
+def test_a_name_of_several_adapters_is_asked_about(combine: Run, run: Run) -> None:
+    assert combine("x=0.5", "net/x", "--over", "net").code == 0
+    asked = combine("x=0.8", "y=0.6", "mix")
+    assert asked.code == 2
+    assert "x is the last name of 2 adapters, net/a/x, net/x: write the path of one." in " ".join(asked.err.split())
