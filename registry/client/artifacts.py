@@ -16,7 +16,7 @@ from registry.client.tensor_core import MakeArithmetic, needed
 from registry.client.transport import Transport
 from registry.digest import hex_of
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
-from registry.files.header import Header, read_header
+from registry.files.header import Header, read_model_header
 from registry.files.source import read_range
 from registry.schemas import ArtifactKind, Fidelity, Materialisation, Options, Truncation, views
 from registry.schemas.artifacts import KINDS
@@ -182,7 +182,7 @@ class RemoteFile:
         if self.entry.header is None:
             return None
         head = Head(self.path, self.entry.header, self.size, IntegrityError)
-        return read_header(head, what=self.path, error=IntegrityError)
+        return read_model_header(head, self.path, error=IntegrityError)
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
         end = self.size if stop is None else stop

@@ -149,14 +149,14 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
     def _list(self, listing: Listing[R, Item], request: R, limit: int | None = None) -> tuple[Item, ...]:
         return listed(self._transport, listing, request, limit)
 
-    def _add_base(self, name: str, folder: Folder, *, link: bool, progress: Progress) -> BaseAdded:
+    def _add_base(self, name: str, folder: Folder, *, link: bool, variant: str | None, progress: Progress) -> BaseAdded:
         check_order(folder, name, check_base_name, "registry base add {name} {folder}", "the name")
         check_base_name(name)
         if link:
             raise UsageError(
                 f"--link shares files with a registry in a folder of this machine, but {self.url} is a service."
             )
-        made = base_request(name, folder, progress)
+        made = base_request(name, folder, progress, variant)
         added = add_base_folder(self._transport, made, progress)
         self._fetching.remember(self.bundle(name).base.files_digest, made.folder)
         return added

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from registry.errors import RegistryError
@@ -64,6 +64,7 @@ class Header:
     entries: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
     size: int  # bytes before the first tensor, length field included
+    lead: str = ""  # what every name begins with that the file leaves out: "unet." of a pipeline's file
 
 
 def read_header(source: ByteSource, *, what: str, error: type[RegistryError]) -> Header:
@@ -96,6 +97,31 @@ def read_header(source: ByteSource, *, what: str, error: type[RegistryError]) ->
         return _check(document, data_start=_LENGTH + length, file_size=source.size)
     except _HeaderError as problem:
         raise refuse(str(problem)) from None
+
+
+def lead_of(path: str) -> str:
+    """What names of tensors begin with in a file of a model: the folder of the component that it belongs to.
+
+    A pipeline of diffusers has a folder for each of its models, and each names its tensors by itself.
+    """
+    folder, slash, _ = path.rpartition("/")
+    return f"{folder}." if slash else ""
+
+
+def read_model_header(source: ByteSource, path: str, *, error: type[RegistryError], what: str | None = None) -> Header:
+    """Read the header of one file of a model, whose tensors are named with their component (`lead_of`).
+
+    Args:
+        source: the file.
+        path: its name in the model's folder.
+        error: class of the error to raise, with code ``bad_safetensors``.
+        what: how to name the file in a message, if not by its path.
+    """
+    header, lead = read_header(source, what=what or path, error=error), lead_of(path)
+    if not lead:
+        return header
+    entries = {lead + name: replace(entry, name=lead + name) for name, entry in header.entries.items()}
+    return Header(entries, header.metadata, header.size, lead)
 
 
 class _HeaderError(ValueError):
@@ -155,9 +181,11 @@ def _entry(name: str, value: Any, data_start: int) -> TensorEntry:
 
 
 def write_header(
-    tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str], lead: str = ""
 ) -> tuple[bytes, Header]:
     """Lay out tensors, given as (name, dtype, shape), one after another in the given order.
+
+    The file has their names without ``lead``.
 
     Returns the bytes that come before the first tensor (padded with spaces to 8 bytes, as the reference
     implementation does) and the header that they encode.
@@ -167,7 +195,7 @@ def write_header(
     at = 0
     for name, dtype, shape in tensors:
         stop = at + math.prod(shape) * SIZES[dtype]
-        document[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, stop]}
+        document[name.removeprefix(lead)] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, stop]}
         laid_out.append((name, dtype, shape, at, stop))
         at = stop
     raw = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
@@ -176,7 +204,7 @@ def write_header(
     entries = {
         name: TensorEntry(name, dtype, shape, size + start, size + stop) for name, dtype, shape, start, stop in laid_out
     }
-    return len(raw).to_bytes(_LENGTH, "little") + raw, Header(entries, dict(metadata), size)
+    return len(raw).to_bytes(_LENGTH, "little") + raw, Header(entries, dict(metadata), size, lead)
 
 
 Tensors = Mapping[str, tuple[ByteSource, TensorEntry]]

@@ -53,6 +53,7 @@ class Opened:
     stack: ExitStack
     progress: Progress
     convert: Convert
+    component: str | None = None  # of a pipeline, which the names of a LoRA file mean
     _roots: dict[Path, Path] = field(default_factory=dict)  # where what was given is read; later ones may lie in it
     _room: Path | None = None
     _members: dict[tuple[Path, int, int], dict[str, int]] = field(default_factory=dict)  # of archives as they were
@@ -158,13 +159,18 @@ class Opened:
         out = self._new_folder()
         config = out / ADAPTER_CONFIG
         made = {ADAPTER_CONFIG: config}
-        write_config(file, name, config)
+        write_config(file, name, config, self.component)
         facts = self._facts[config] = lora_facts(file, name, folder)
         if card := facts.about.card():
             made[README] = out / README
             with telling_unwritable(made[README]):
                 made[README].write_text(card, encoding="utf-8")
         return made
+
+    @property
+    def made_config(self) -> bool:
+        """Whether a LoRA file was among what was opened."""
+        return bool(self._facts)
 
     def facts(self, config: Path) -> LoraFacts | None:
         """What is known of the LoRA file that a configuration was made for; None: it was made for none."""

@@ -27,7 +27,6 @@ _MLX: Final = "adapters.safetensors"
 _NAMED: Final = 8  # folders; more would bury the sentence
 _DIFFUSERS: Final = "pytorch_lora_weights.safetensors"
 _PIPELINE: Final = "model_index.json"
-_PARTS: Final = ("unet", "transformer")  # of it, on which adapters are trained
 _LOOKED_AT: Final = 1000  # entries of a folder, for names that are near
 _NEAR: Final = 0.8
 _IN_PEFT: Final = "base_model.model.MODULE.lora_A.weight"
@@ -285,14 +284,12 @@ def tensor_names(head: bytes) -> Collection[str]:
 def gguf_in(where: str, names: Collection[str], instead: str = "Publish the folder of PEFT") -> str | None:
     """That the files are for llama.cpp, and what to do ``instead`` with what they were made from; None: they are not.
 
-    Of a pipeline of diffusers, which part of it is the model.
+    Of a pipeline of diffusers, that it is a base model.
     """
-    parts = [part for part in _PARTS if any(name.startswith(f"{part}/") for name in names)]
-    if _PIPELINE in names and parts:
-        of = f"{where}/{parts[0]}"
+    if _PIPELINE in names:
         return (
-            f"{where} holds a pipeline of diffusers ({_PIPELINE}), of several models: give the one that adapters are "
-            f"trained on, {of}, such as {command('registry', 'base', 'add', 'NAME', of)}."
+            f"{where} holds a pipeline of diffusers ({_PIPELINE}), which is a base model: add it with "
+            f"{command('registry', 'base', 'add', 'NAME', where)}."
         )
     for name in sorted(names):
         if name.endswith((".gguf", ".ggml")) and not any(one.endswith(".safetensors") for one in names):

@@ -45,8 +45,8 @@ def only_weights(names: Collection[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def write_config(file: Path, name: str, out: Path) -> None:
-    """Write the configuration of a LoRA file of that name.
+def write_config(file: Path, name: str, out: Path, component: str | None = None) -> None:
+    """Write the configuration of a LoRA file of that name, for a component of a pipeline if one is given.
 
     Raises:
         InvalidAdapterError: the file is damaged, or what `registry.images.adapter_file.made_config` raises.
@@ -58,7 +58,7 @@ def write_config(file: Path, name: str, out: Path) -> None:
         def read(entry: TensorEntry) -> bytes:
             return bytes(read_range(source, entry.start, entry.stop))
 
-        made = as_bytes(made_config(header, read, name))
+        made = as_bytes(made_config(header, read, name, component))
     with telling_unwritable(out), os.fdopen(open_new(out), "wb") as written:
         written.write(made)
 

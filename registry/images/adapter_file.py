@@ -19,12 +19,12 @@ from typing import Any, Final
 
 from registry.errors import InvalidAdapterError
 from registry.files.header import Header, TensorEntry
-from registry.files.strict_json import parse, shown
+from registry.files.strict_json import shown
 from registry.images.changes import rank_of
+from registry.images.header_config import METADATA, OTHER_TUNERS, alphas_of, common, is_alpha, told
 from registry.images.keys import (
     ALPHA,
     BIAS,
-    DENOISER,
     DORA_SCALE,
     FORMATS,
     MAGNITUDE,
@@ -37,19 +37,14 @@ from registry.images.keys import (
 
 FIELD: Final = "registry"
 """The field of adapter_config.json that PEFT does not have."""
-METADATA: Final = "lora_adapter_metadata"
-"""Where diffusers writes the configuration of each component, in the header (``utils/peft_utils``)."""
 
 _SPLIT: Final = re.compile(
     r'"split_qkv"\s*:\s*"?true\b', re.IGNORECASE
 )  # in ss_network_args, as kohya's scripts write them
-_OTHER_TUNERS: Final = ("LOHA", "LOKR")
-_FIELDS: Final = {"format", "file", "alphas", "split_qkv", "rank", "on_input"}
-_MOST_METADATA: Final = 1 << 20
+_FIELDS: Final = {"format", "file", "alphas", "split_qkv", "rank", "on_input", "component"}
 _MOST_NAME: Final = 1024
 _PLACES: Final = {"F16": "<e", "F32": "<f", "F64": "<d", "I8": "<b", "U8": "<B", "I16": "<h", "I32": "<i", "I64": "<q"}
 _SAID: Final = ("ss_network_alpha", "alpha")  # metadata that readers of such files do not look at
-_OF_COMPONENT: Final = ("unet", "transformer")
 
 
 @dataclass(frozen=True)
@@ -64,6 +59,7 @@ class LoraFile:
         rank: what alpha is divided by in all modules, as PEFT's LoHa and LoKr do it; None: by the rank of each.
         on_input: modules as the file spells them whose IA3 multiplies columns; those of all others multiply rows.
         split_qkv: it was trained with split projections, whose alpha readers divide by the joined rank.
+        component: of a pipeline, which the names of a denoiser mean where they fit several (``transformer_2``).
     """
 
     format: str
@@ -72,6 +68,7 @@ class LoraFile:
     split_qkv: bool = False
     rank: int | None = None
     on_input: tuple[str, ...] = ()
+    component: str | None = None
 
     def document(self) -> dict[str, Any]:
         """As it stands in the configuration."""
@@ -79,7 +76,8 @@ class LoraFile:
         rest = {"split_qkv": True} if self.split_qkv else {}
         rank = {} if self.rank is None else {"rank": self.rank}
         inputs = {"on_input": list(self.on_input)} if self.on_input else {}
-        return {"format": self.format, "file": self.file, **alphas, **rest, **rank, **inputs}
+        component = {} if self.component is None else {"component": self.component}
+        return {"format": self.format, "file": self.file, **alphas, **rest, **rank, **inputs, **component}
 
 
 def lora_file(name: str, value: Any) -> LoraFile | None:
@@ -95,7 +93,7 @@ def lora_file(name: str, value: Any) -> LoraFile | None:
     form, file, alphas = value.get("format"), value.get("file"), value.get("alphas")
     if form not in {known for known, _ in FORMATS} or not isinstance(file, str) or len(file) > _MOST_NAME:
         raise _fault(name, value)
-    if alphas is not None and not (isinstance(alphas, dict) and all(map(_is_alpha, alphas.values()))):
+    if alphas is not None and not (isinstance(alphas, dict) and all(map(is_alpha, alphas.values()))):
         raise _fault(name, value)
     rank = value.get("rank")
     if rank is not None and (type(rank) is not int or rank < 1):
@@ -103,11 +101,10 @@ def lora_file(name: str, value: Any) -> LoraFile | None:
     on_input = value.get("on_input", [])
     if not isinstance(on_input, list) or not all(isinstance(module, str) for module in on_input):
         raise _fault(name, value)
-    return LoraFile(form, file, alphas, value.get("split_qkv") is True, rank, tuple(on_input))
-
-
-def _is_alpha(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value != 0
+    component = value.get("component")
+    if component is not None and not (isinstance(component, str) and len(component) <= _MOST_NAME):
+        raise _fault(name, value)
+    return LoraFile(form, file, alphas, value.get("split_qkv") is True, rank, tuple(on_input), component)
 
 
 def _fault(name: str, value: object) -> InvalidAdapterError:
@@ -117,13 +114,16 @@ def _fault(name: str, value: object) -> InvalidAdapterError:
     )
 
 
-def made_config(header: Header, read: Callable[[TensorEntry], bytes], file: str) -> dict[str, Any]:
+def made_config(
+    header: Header, read: Callable[[TensorEntry], bytes], file: str, component: str | None = None
+) -> dict[str, Any]:
     """The configuration of a LoRA file.
 
     Args:
         header: its header.
         read: reads the bytes of a small tensor of it.
         file: its name.
+        component: of a pipeline, which the names of a denoiser mean.
 
     Raises:
         InvalidAdapterError: what `registry.images.keys.spelled_modules` raises; ``alpha_zero`` or ``alpha_invalid``
@@ -133,16 +133,19 @@ def made_config(header: Header, read: Callable[[TensorEntry], bytes], file: str)
     if form is None:
         raise AssertionError(f"{file} is no LoRA file")
     modules = spelled_modules(header.entries)
-    told = _told(header, modules)
-    if told is not None and told.get("peft_type") in _OTHER_TUNERS:
-        return _of_tuner(told, form, file)
-    if told is not None:
-        return {**told, FIELD: LoraFile(form, file).document()}
+    said = told(header, modules)
+    if said and len(list(components_of(modules.values()))) == 1:
+        (only,) = said.values()
+        if only.get("peft_type") in OTHER_TUNERS:
+            return _of_tuner(only, form, file, component)
+        return {"peft_type": "LORA", **only, FIELD: LoraFile(form, file, component=component).document()}
     ranks = {name: rank_of(one, header.entries) for name, one in modules.items()}
     alphas = {
         name: alpha_in(header.entries[one.parts[ALPHA]], read) for name, one in modules.items() if ALPHA in one.parts
     }
-    if not alphas:
+    if said:
+        alphas = alphas_of(modules, said, ranks)
+    elif not alphas:
         _check_said(header, ranks)
     own = {name: alphas.get(name, float(rank)) for name, rank in ranks.items() if rank is not None}
     whole = own | {name: alpha for name, alpha in alphas.items() if name not in own}
@@ -150,29 +153,32 @@ def made_config(header: Header, read: Callable[[TensorEntry], bytes], file: str)
     others = {name: alpha for name, alpha in whole.items() if alpha != usual}
     split = _SPLIT.search(header.metadata.get("ss_network_args", "")) is not None
     return {
+        **common(said),
         "peft_type": "LORA",
         "r": max((rank for rank in ranks.values() if rank), default=1),
         "lora_alpha": int(usual) if usual == int(usual) else usual,
         "use_dora": any({DORA_SCALE, MAGNITUDE} & set(one.parts) for one in modules.values()),
         "lora_bias": any(BIAS in one.parts for one in modules.values()),
         "target_modules": None,
-        FIELD: LoraFile(form, file, others, split, on_input=_on_input(header, modules, read)).document(),
+        FIELD: LoraFile(
+            form, file, others, split, on_input=_on_input(header, modules, read), component=component
+        ).document(),
     }
 
 
-def _of_tuner(told: Mapping[str, Any], form: str, file: str) -> dict[str, Any]:
+def _of_tuner(said: Mapping[str, Any], form: str, file: str, component: str | None) -> dict[str, Any]:
     """The configuration of PEFT's LoHa or LoKr: alpha over r in every module, also where nothing has a rank."""
-    rank, alpha = told.get("r"), told.get("alpha")
+    rank, alpha = said.get("r"), said.get("alpha")
     if (
         type(rank) is not int
         or rank < 1
-        or not _is_alpha(alpha)
-        or told.get("rank_pattern")
-        or told.get("alpha_pattern")
+        or not is_alpha(alpha)
+        or said.get("rank_pattern")
+        or said.get("alpha_pattern")
     ):
         raise InvalidAdapterError(
-            f"{METADATA} in the header is a configuration of PEFT's {told['peft_type']} with r {shown(rank)}, alpha "
-            f"{shown(alpha)} and patterns {shown(told.get('rank_pattern') or told.get('alpha_pattern') or {})}; one r, "
+            f"{METADATA} in the header is a configuration of PEFT's {said['peft_type']} with r {shown(rank)}, alpha "
+            f"{shown(alpha)} and patterns {shown(said.get('rank_pattern') or said.get('alpha_pattern') or {})}; one r, "
             "one alpha and no patterns are read. Merge the adapter, and publish the model.",
             code="bad_config",
         )
@@ -181,7 +187,7 @@ def _of_tuner(told: Mapping[str, Any], form: str, file: str) -> dict[str, Any]:
         "r": rank,
         "lora_alpha": alpha,
         "target_modules": None,
-        FIELD: LoraFile(form, file, {}, rank=rank).document(),
+        FIELD: LoraFile(form, file, {}, rank=rank, component=component).document(),
     }
 
 
@@ -242,27 +248,6 @@ def number_in(entry: TensorEntry, read: Callable[[TensorEntry], bytes]) -> float
             code="alpha_invalid",
         )
     return alpha
-
-
-def _told(header: Header, modules: Mapping[str, SpelledModule]) -> dict[str, Any] | None:
-    """The configuration that diffusers wrote for the only component of a file; None: there is none."""
-    text = header.metadata.get(METADATA)
-    if text is None or any(ALPHA in one.parts for one in modules.values()):
-        return None
-    document = parse(
-        text.encode(), what=f"{METADATA} in the header", limit=_MOST_METADATA, error=InvalidAdapterError,
-        code="bad_config",
-    )  # fmt: skip
-    if not isinstance(document, dict):
-        raise InvalidAdapterError(f"{METADATA} in the header is no JSON object.", code="bad_config")
-    named = [component for component, _ in components_of(modules.values())]
-    leads = _OF_COMPONENT if named == [DENOISER] else tuple(named)
-    found = {
-        key.partition(".")[2]: value
-        for key, value in document.items()
-        if isinstance(key, str) and key.partition(".")[0] in leads
-    }
-    return {"peft_type": "LORA", **found} if found else None
 
 
 def _check_said(header: Header, ranks: Mapping[str, int | None]) -> None:

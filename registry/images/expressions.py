@@ -154,13 +154,13 @@ def tensors_of(one: Expression) -> Iterator[TensorEntry]:
         yield from tensors_of(one.right)
 
 
-def sums(one: Expression) -> bool:
+def is_summed(one: Expression) -> bool:
     """Whether rows of a matrix are sums, so that their last bits depend on how many are computed at once."""
     if isinstance(one, Product | Tucker):
         return True
     if isinstance(one, HalvesSwapped):
-        return sums(one.of)
-    return not isinstance(one, Tensor | Eye) and (sums(one.left) or sums(one.right))
+        return is_summed(one.of)
+    return not isinstance(one, Tensor | Eye) and (is_summed(one.left) or is_summed(one.right))
 
 
 @dataclass(frozen=True, slots=True)

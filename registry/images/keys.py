@@ -62,6 +62,7 @@ _PARTS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
 _DECISIVE: Final = frozenset({DOWN, UP, *LOHA, *LOKR})  # no checkpoint of a model has such names
 _WEIGHT: Final = ".weight"
 _PROCESSOR: Final = re.compile(r"(.+)\.processor\.(\w+)_lora\.(down|up)\.weight")
+_OLD_TEXT: Final = re.compile(r"(.+\.self_attn)\.to_(q|k|v|out)_lora\.(down|up)\.weight")
 _XLABS: Final = re.compile(r"((?:double|single)_blocks\.\d+\.processor\.(?:qkv|proj)_lora\d?)\.(down|up)\.weight")
 _UNREAD: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r".*\.(oft_blocks|oft_diag|oft_\w+)"), "an OFT or BOFT"),
@@ -83,6 +84,7 @@ class Spelling:
     lead: str
     component: str
     flat: bool = False  # dots became underlines
+    said: str = ""  # diffusers' name of the component, if that is what it is
 
 
 SPELLINGS: Final[tuple[Spelling, ...]] = (
@@ -95,12 +97,15 @@ SPELLINGS: Final[tuple[Spelling, ...]] = (
     Spelling("lora_te3_", "text_encoder_3", flat=True),
     Spelling("model.diffusion_model.", DENOISER),
     Spelling("diffusion_model.", DENOISER),
-    Spelling("unet.", DENOISER),
-    Spelling("transformer.", DENOISER),
-    Spelling("transformer_2.", "transformer_2"),
-    Spelling("text_encoder.", "text_encoder"),
-    Spelling("text_encoder_2.", "text_encoder_2"),
-    Spelling("text_encoder_3.", "text_encoder_3"),
+    Spelling("unet.", DENOISER, said="unet"),
+    Spelling("transformer.", DENOISER, said="transformer"),
+    Spelling("transformer_2.", "transformer_2", said="transformer_2"),
+    Spelling("text_encoder.", "text_encoder", said="text_encoder"),
+    Spelling("text_encoder_2.", "text_encoder_2", said="text_encoder_2"),
+    Spelling("text_encoder_3.", "text_encoder_3", said="text_encoder_3"),
+    Spelling("text_encoders.clip_l.transformer.", "text_encoder"),
+    Spelling("text_encoders.clip_g.transformer.", "text_encoder_2"),
+    Spelling("text_encoders.t5xxl.transformer.", "text_encoder_3"),
     Spelling("text_encoders.", "text_encoder"),
     Spelling("base_model.model.", DENOISER),
 )
@@ -126,6 +131,7 @@ class SpelledModule:
     name: str  # without it
     flat: bool
     parts: Mapping[str, str]
+    said: str = ""  # diffusers' name of the component, if the file has it
 
 
 def format_of(names: Iterable[str]) -> str | None:
@@ -183,6 +189,9 @@ def _split(name: str, names: Collection[str]) -> tuple[str, str] | None:
     old = _PROCESSOR.fullmatch(name)
     if old is not None:
         return f"{old[1]}.{'to_out.0' if old[2] == 'to_out' else old[2]}", old[3]
+    text = _OLD_TEXT.fullmatch(name)
+    if text is not None:
+        return f"{text[1]}.{text[2]}_proj", text[3]
     for pattern, part in _PARTS:
         end = next((found for found in pattern.finditer(name) if found.end() == len(name)), None)
         if end is not None and end.start():
@@ -245,7 +254,7 @@ def _complete(spelled: str, parts: Mapping[str, str]) -> SpelledModule:
     _check_parts(spelled, parts)
     for one in SPELLINGS:
         if spelled.startswith(one.lead):
-            return SpelledModule(spelled, one.component, spelled[len(one.lead) :], one.flat, dict(parts))
+            return SpelledModule(spelled, one.component, spelled[len(one.lead) :], one.flat, dict(parts), one.said)
     return SpelledModule(spelled, DENOISER, spelled, False, dict(parts))
 
 

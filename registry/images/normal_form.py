@@ -9,7 +9,7 @@ fits, or the file is refused with names.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -18,6 +18,7 @@ from registry.files.header import SIZES, TensorEntry
 from registry.files.strict_json import shown
 from registry.images.adapter_file import LoraFile
 from registry.images.changes import Change, change_of, rank_of, wrong_shape
+from registry.images.components import Meant, Shapes, meant_modules
 from registry.images.expressions import Expression, Eye, HalvesSwapped, Tensor, computed
 from registry.images.keys import (
     ALPHA,
@@ -31,14 +32,11 @@ from registry.images.keys import (
     ON_INPUT,
     SET_WEIGHT,
     SpelledModule,
-    components_of,
     spelled_modules,
 )
-from registry.images.native_names import Modules, family_of
+from registry.images.native_names import Modules
 
 _LEAD: Final = "base_model.model."
-_NAMED: Final = 5
-_TEXT: Final = "text_model."
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")
 
 _BESIDE: Final = (
@@ -46,9 +44,6 @@ _BESIDE: Final = (
     (DORA_SCALE, "lora_magnitude_vector"),
     (BIAS, "lora_B.bias"),
 )
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""Modules of a base model, and their weights as stored: (out, in), or (out, in, kernel...)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +80,12 @@ class NormalForm:
 
 
 def normal_form(
-    file: LoraFile, usual: float, tensors: Mapping[str, TensorEntry], shapes: Shapes, vectors: Shapes
+    file: LoraFile,
+    usual: float,
+    tensors: Mapping[str, TensorEntry],
+    shapes: Shapes,
+    vectors: Shapes,
+    components: Collection[str] = (),
 ) -> NormalForm:
     """Bring the tensors of a file into the normal form for one base model.
 
@@ -95,17 +95,16 @@ def normal_form(
         tensors: all its tensors, by name.
         shapes: the modules of the base model.
         vectors: its parameters of one dimension, by full name.
+        components: of a pipeline.
 
     Raises:
-        InvalidAdapterError: ``several_components``, it changes more than the base model has; ``unknown_target``, its
-            modules are others'; ``module_twice``; ``input_widened`` or ``shape_mismatch``; ``dora_axis_ambiguous``;
-            ``format_unsupported``; ``rank_mismatch``; or what `registry.images.keys.spelled_modules` raises.
+        InvalidAdapterError: ``module_twice``; ``input_widened`` or ``shape_mismatch``; ``dora_axis_ambiguous``;
+            ``format_unsupported``; ``rank_mismatch``; or what `registry.images.keys.spelled_modules` and
+            `registry.images.components.meant_modules` raise.
     """
     modules = spelled_modules(tensors)
-    _check_components(modules)
-    names = _Names({**dict.fromkeys(_modules_of(vectors), ()), **shapes})
-    meant = {one.spelled: known for one in modules.values() if (known := names.find(one)) is not None}
-    _check_base([spelled for spelled in modules if spelled not in meant], len(modules))
+    all_shapes: Shapes = {**dict.fromkeys(_modules_of(vectors), ()), **shapes}
+    meant = meant_modules(modules, all_shapes, components, file.component)
     draft = _Draft(file, tensors, shapes, vectors)
     for one in modules.values():
         alpha = (file.alphas or {}).get(one.spelled, usual)
@@ -137,7 +136,7 @@ class _Draft:
     diagonals: dict[str, tuple[TensorEntry, bool]] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
 
-    def add(self, one: SpelledModule, meant: _Meant, alpha: float) -> None:
+    def add(self, one: SpelledModule, meant: Meant, alpha: float) -> None:
         """All that the file does to one module as it spells it."""
         self._check_dtypes(one)
         for module in meant.modules:
@@ -176,7 +175,7 @@ class _Draft:
                     code="bad_dtype",
                 )
 
-    def _add_change(self, one: SpelledModule, meant: _Meant, alpha: float) -> None:
+    def _add_change(self, one: SpelledModule, meant: Meant, alpha: float) -> None:
         """Factors for each of the modules, and what stands beside them."""
         change = _change(one, self.tensors, meant.modules, self.shapes)
         scaling = self._scaling(one, alpha)
@@ -200,7 +199,7 @@ class _Draft:
             self.scales[module] = Scale(a.shape[0], alpha, scaling)
             row += shape[0]
 
-    def _add_diagonal(self, one: SpelledModule, meant: _Meant) -> None:
+    def _add_diagonal(self, one: SpelledModule, meant: Meant) -> None:
         """IA3's factors of rows, cut like them, or of columns."""
         entry, flag, row = self.tensors[one.parts[FACTORS]], self.tensors[one.parts[ON_INPUT]], 0
         by_input = one.spelled in self.file.on_input
@@ -229,7 +228,7 @@ class _Draft:
             )
         return alpha / self.file.rank
 
-    def _add_vector(self, one: SpelledModule, meant: _Meant, leaf: str, name: str, out: dict[str, TensorEntry]) -> None:
+    def _add_vector(self, one: SpelledModule, meant: Meant, leaf: str, name: str, out: dict[str, TensorEntry]) -> None:
         """What is done to a parameter of one dimension."""
         entry, row = self.tensors[name], 0
         _refuse_swapped(name, swapped=meant.swapped)
@@ -247,7 +246,7 @@ class _Draft:
             out[f"{module}.{leaf}"] = _rows(entry, f"{module}.{leaf}", row, (size,))
             row += size
 
-    def _set_weight(self, one: SpelledModule, meant: _Meant, *, matrices: bool) -> None:
+    def _set_weight(self, one: SpelledModule, meant: Meant, *, matrices: bool) -> None:
         name = one.parts[SET_WEIGHT]
         if not matrices:
             self._add_vector(one, meant, "weight", name, self.replaced)
@@ -282,64 +281,17 @@ def _split_notice(file: LoraFile) -> tuple[str, ...]:
     return (told,)
 
 
-@dataclass(frozen=True)
-class _Meant:
-    """diffusers' modules that a spelled one is, and whether the file keeps the halves of its rows the other way."""
-
-    modules: Modules
-    swapped: bool = False
-
-
-class _Names:
-    """What names of modules mean in a base model."""
-
-    def __init__(self, shapes: Shapes) -> None:
-        family = family_of(shapes)
-        own = {module: _Meant((module,)) for module in shapes}
-        own |= {module.removeprefix(_TEXT): _Meant((module,)) for module in shapes if module.startswith(_TEXT)}
-        own |= {f"{_TEXT}{module}": _Meant((module,)) for module in shapes if f"{_TEXT}{module}" not in own}
-        native = {} if family is None else dict(family.names(shapes))
-        swapped = frozenset[str]() if family is None else family.swapped
-        self._names = {name: _Meant(modules, name in swapped) for name, modules in native.items()} | own
-        self._flat: dict[str, _Meant | None] = {}
-        for name, meant in self._names.items():
-            flat = name.replace(".", "_")
-            before = self._flat.setdefault(flat, meant)
-            self._flat[flat] = meant if before == meant else None
-
-    def find(self, one: SpelledModule) -> _Meant | None:
-        """What a spelled module is; None: the base model has none, or several."""
-        return self._flat.get(one.name) if one.flat else self._names.get(one.name)
-
-
-def _check_components(modules: Mapping[str, SpelledModule]) -> None:
-    counted = list(components_of(modules.values()))
-    if len(counted) > 1:
-        listed = ", ".join(f"{count} modules of the {component}" for component, count in counted)
-        raise InvalidAdapterError(
-            f"The file changes several components of a pipeline: {listed}. A base model is one of them here, so write "
-            "one file for each, and publish it under the component that it changes.",
-            code="several_components",
-        )
-
-
-def _check_base(unknown: list[str], count: int) -> None:
-    if not unknown:
-        return
-    listed = ", ".join(map(shown, unknown[:_NAMED]))
-    raise InvalidAdapterError(
-        f"{count - len(unknown)} of the {count} modules that the file changes are in the base model; it has no "
-        f"{listed}{', ...' if len(unknown) > _NAMED else ''}. Publish it under the base model that it was trained on.",
-        code="unknown_target",
-    )
-
-
 def _change(one: SpelledModule, tensors: Mapping[str, TensorEntry], found: Modules, shapes: Shapes) -> Change:
     """What is added to the modules, where it and what stands beside it fit them."""
     inner, heights = shapes[found[0]][1:], [shapes[module][0] for module in found]
     rows, columns = sum(heights), math.prod(inner)
     down = tensors.get(one.parts.get(DOWN, ""))
-    if found == ("x_embedder",) and down is not None and len(down.shape) == 2 and down.shape[1] > columns:
+    if (
+        found[0].rpartition(".")[2] == "x_embedder"
+        and down is not None
+        and len(down.shape) == 2
+        and down.shape[1] > columns
+    ):
         raise InvalidAdapterError(
             f"Tensor {shown(down.name)} of {shown(one.spelled)} has shape {down.shape}, expected (rank, {columns}): it "
             "takes more channels than the base model has, as control LoRAs do: they change the shape of the input.",

@@ -88,6 +88,7 @@ class Publication:
     trained_quantised: FourBits | None = (
         None  # how the weights were quantised that it was trained on; None: as it shows
     )
+    component: str | None = None  # of a pipeline, that a LoRA file was trained on
     full: FullModel | None = None  # the folder holds a full model
     extracted: Extraction | None = None  # the folder holds what was made of one
     left_out: tuple[LeftOut, ...] = ()  # files of the full model's folder that did not become part of this one
@@ -120,15 +121,16 @@ class Publication:
         made = cls(
             folder, Path.parse(path), labels, given["parent"], receipt, skips, strict, find_parent, places, sampled, how
         )
+        made = replace(made, component=given["component"])
         rank, max_error, svd = given["rank"], given["max_error"], given["svd"]
         if not given["full"]:
             if rank is not None or max_error is not None or svd != "randomised":
                 raise UsageError("--rank, --max-error and --svd are for a full model: give --full too.")
             return made
-        of_adapters = ("find_parent", "skip_parent_check", "sampled", "trained_quantised")
+        of_adapters = ("find_parent", "skip_parent_check", "sampled", "trained_quantised", "component")
         if wrong := next((name for name in of_adapters if getattr(made, name)), None):
             raise UsageError(
-                f"--{wrong.replace('_', '-')} is about the folder that an adapter was trained on, and a full model "
+                f"--{wrong.replace('_', '-')} is about the model that an adapter was trained on, and a full model "
                 "names none: give its parent with --parent REF or --receipt FILE."
             )
         return replace(made, full=FullModel.checked(rank, max_error, svd))

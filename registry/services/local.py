@@ -165,10 +165,10 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
     def _list(self, listing: Listing[R, Item], request: R, limit: int | None = None) -> tuple[Item, ...]:
         return self.deployment.page(listing, request, None, limit).items
 
-    def _add_base(self, name: str, folder: Folder, *, link: bool, progress: Progress) -> BaseAdded:
+    def _add_base(self, name: str, folder: Folder, *, link: bool, variant: str | None, progress: Progress) -> BaseAdded:
         from registry.services.bases.add import add_base
 
-        return add_base(self.deployment, name, folder, link=link, progress=progress)
+        return add_base(self.deployment, name, folder, link=link, variant=variant, progress=progress)
 
     def _extract(self, publication: Publication, progress: Progress) -> Extract:
         from registry.services.extraction import write_full

@@ -42,7 +42,7 @@ from registry.schemas.transfer import (
 from registry.schemas.tree import CombinedOf
 from registry.transfer.copied_blobs import CardSource, CardTarget, SourceBlobs, claims_of, copy_card, named
 from registry.transfer.index import said_in
-from registry.transfer.model_files import DOCUMENTS
+from registry.transfer.model_files import is_document
 
 
 class Source(Transfer, CardSource, Protocol):
@@ -195,7 +195,7 @@ def _copy_base(source: Source, target: Target, base: BaseEntry, blobs: SourceBlo
     request = BaseRequest(
         name=summary.name,
         files=claims_of(base.files),
-        documents={blob.path: blobs.read(blob) for blob in base.files if blob.path in DOCUMENTS},
+        documents={blob.path: blobs.read(blob) for blob in base.files if is_document(blob.path)},
         headers={blob.path: blobs.read_header(blob) for blob in weights},
         small=_said(base, blobs),
         table=blobs.read_document(base.table),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from registry.errors import IntegrityError, InvalidAdapterError, NotFoundError
-from registry.files.header import Header, read_header
+from registry.files.header import Header, read_model_header
 from registry.files.source import FileSource, read_range
 from registry.folders.local_files import telling_unreadable
 from registry.folders.output import MakeReceipt, absolute, already_there, fetched, file_is_right, fill, may_fill
@@ -278,7 +278,7 @@ def _compare_tensors(
 ) -> Iterator[TensorMismatch]:
     """Compare tensor by tensor, within the rounding of another arithmetic."""
     try:
-        header = read_header(source, what=file.path, error=InvalidAdapterError)
+        header = read_model_header(source, file.path, error=InvalidAdapterError)
     except InvalidAdapterError as problem:
         yield TensorMismatch(file=file.path, tensor=None, reason=str(problem))
         return

@@ -6,18 +6,18 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from registry.digest import PREFIX, document_digest
 from registry.errors import IntegrityError
 from registry.files.hashed import Each, hash_stream
-from registry.files.header import Header, TensorEntry, read_header
+from registry.files.header import Header, TensorEntry, read_model_header
 from registry.files.source import FileSource
+from registry.folders.scan import FoundFile
 from registry.progress import Progress
 from registry.quantised.listing import PlainListing, plain_from
 from registry.quantised.reading import StoredTensor
-from registry.transfer.model_files import ModelFiles
+from registry.transfer.model_files import ModelFiles, ModelListing
 
 INDEX_FORMAT: Final = 1
 
@@ -51,16 +51,15 @@ class ModelIndex:
     files: Mapping[str, tuple[str, int]]  # path -> (digest, size)
     not_finite: Mapping[str, Sequence[int]] = field(default_factory=dict)  # tensor -> rows with NaN or infinity
     quantised: Decoded | None = None
+    identity: Mapping[str, str] = field(default_factory=dict)  # of a pipeline: its other files, and their digests
 
     @property
     def weights_digest(self) -> str:
-        """The identity of the base model: over every stored tensor's dtype, shape, digest, whatever file holds it."""
-        return document_digest(
-            {
-                name: {"dtype": tensor.entry.dtype, "shape": list(tensor.entry.shape), "digest": tensor.digest}
-                for name, tensor in (self.tensors if self.quantised is None else self.quantised.stored).items()
-            }
-        )
+        """The identity of the base model: over every stored tensor's dtype, shape, digest, whatever file holds it.
+
+        That of a pipeline is over its other files, too: another scheduler makes it another model.
+        """
+        return weights_digest(self.to_document())
 
     @property
     def parameters(self) -> int:
@@ -74,6 +73,7 @@ class ModelIndex:
             **({"not_finite": {name: list(rows) for name, rows in self.not_finite.items()}} if self.not_finite else {}),
             "tensors": _tensors_document(self.tensors),
             **({} if self.quantised is None else {"quantised": _quantised_document(self.quantised)}),
+            **({"identity": dict(sorted(self.identity.items()))} if self.identity else {}),
         }
 
 
@@ -132,12 +132,12 @@ def stored_index(document: Mapping[str, Any]) -> ModelIndex:
 
 def weights_digest(document: Mapping[str, Any]) -> str:
     """`ModelIndex.weights_digest` from an index document."""
-    return document_digest(
-        {
-            name: {"dtype": tensor["dtype"], "shape": tensor["shape"], "digest": tensor["digest"]}
-            for name, tensor in stored_tensors(document).items()
-        }
-    )
+    tensors = {
+        name: {"dtype": tensor["dtype"], "shape": tensor["shape"], "digest": tensor["digest"]}
+        for name, tensor in stored_tensors(document).items()
+    }
+    identity = document.get("identity")
+    return document_digest(tensors if identity is None else {"tensors": tensors, "files": identity})
 
 
 def weight_files(document: Mapping[str, Any]) -> tuple[str, ...]:
@@ -172,18 +172,23 @@ def index_model(model: ModelFiles, progress: Progress, watches: Mapping[str, Eac
     digests: dict[str, tuple[str, int]] = {}
     for found in files:
         header = model.headers.get(found.path)
-        digest, size, by_tensor = _hash_file(found.file, header, watches.get(found.path), progress)
+        digest, size, by_tensor = _hash_file(found, header, watches.get(found.path), progress)
         digests[found.path] = (digest, size)
         if header is not None:
             tensors |= tensors_of(found.path, header, by_tensor)
-    return ModelIndex(tensors, digests)
+    return ModelIndex(tensors, digests, identity=identity_of(model.model.listing, digests))
+
+
+def identity_of(listing: ModelListing, files: Mapping[str, tuple[str, int]]) -> dict[str, str]:
+    """What says what a model is besides its tensors, by the digests and sizes of all its files."""
+    return {path: files[path][0] for path in listing.identity}
 
 
 def _hash_file(
-    file: Path, header: Header | None, watch: Each | None, progress: Progress
+    found: FoundFile, header: Header | None, watch: Each | None, progress: Progress
 ) -> tuple[str, int, dict[str, str]]:
     """Digest and size of a file, and its tensors' digests, hashed on two threads (hashlib releases the GIL)."""
-    parts = TensorHashes(header)
+    parts, file = TensorHashes(header), found.file
     at = 0
     with closing(FileSource(file)) as source:
 
@@ -202,7 +207,7 @@ def _hash_file(
 
         digest, size = hash_stream(fill, each)
         # The header was read before hashing began, which may be minutes ago for a large model.
-        if header is not None and read_header(source, what=str(file), error=IntegrityError) != header:
+        if header is not None and read_model_header(source, found.path, what=str(file), error=IntegrityError) != header:
             raise IntegrityError(
                 f"{file} changed while it was being added; wait until nothing writes to it and add it again."
             )

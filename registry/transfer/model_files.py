@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from registry.errors import InvalidBaseError
-from registry.files.header import Header, TensorEntry, read_header
+from registry.files.header import Header, TensorEntry, read_model_header
 from registry.files.source import FileSource, read_range
 from registry.files.strict_json import parse, shown
 from registry.folders.foreign import dialect_of, gguf_in
@@ -23,14 +23,14 @@ from registry.quantised.listing import PlainListing, decoding_digest, plain_conf
 from registry.quantised.reading import SMALL, StoredTensor
 from registry.quantised.table import read_quantised
 from registry.schemas import LeftOut
+from registry.transfer.pipeline_files import PIPELINE, Pipeline, is_pipeline_document, list_pipeline
 
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
 CONFIG: Final = "config.json"
 DECLARATION: Final = "registry.json"
 HF_QUANT: Final = "hf_quant_config.json"
-DOCUMENTS: Final = (CONFIG, INDEX, DECLARATION, HF_QUANT)
-"""The documents that are read of a base model, besides the headers of its weights."""
+_DOCUMENTS: Final = frozenset({CONFIG, INDEX, DECLARATION, HF_QUANT})
 
 MAX_DOCUMENT: Final = 64 << 20
 _OTHER_FORMATS: Final = (
@@ -50,6 +50,11 @@ ReadDocument = Callable[[str], bytes | None]
 """Reads a document by name, at most one byte more than `MAX_DOCUMENT` of it; None: it does not exist."""
 
 
+def is_document(path: str) -> bool:
+    """Whether a file is one of the documents that are read of a base model, besides the headers of its weights."""
+    return path in _DOCUMENTS or is_pipeline_document(path)
+
+
 @dataclass(frozen=True)
 class ModelListing:
     """The files of a base model by role, as far as names and documents show."""
@@ -62,21 +67,35 @@ class ModelListing:
     shards: tuple[str, ...]  # the files that hold the weights
     files: tuple[str, ...]  # all that belong to the model
     left_out: tuple[LeftOut, ...]
+    pipeline: Pipeline | None = None
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The files that say what it is, besides its weights: of a pipeline."""
+        return () if self.pipeline is None else self.pipeline.identity
 
 
-def list_model(where: str, paths: Iterable[str], read: ReadDocument) -> ModelListing:
+def list_model(where: str, paths: Iterable[str], read: ReadDocument, variant: str | None = None) -> ModelListing:
     """Sort files into weights, other files of the model, and files that do not belong to it.
 
     Args:
         where: how messages name the place of the files.
         paths: names of all files.
-        read: reads one of `DOCUMENTS`.
+        read: reads one of which `is_document` is true.
+        variant: of the weights of a pipeline (``fp16``); see `registry.transfer.pipeline_files.list_pipeline`.
 
     Raises:
         InvalidBaseError: ``missing_file``, ``bad_index``, ``path_traversal``, ``bad_config``, ``bad_declaration``,
-            ``adapter_as_base``.
+            ``adapter_as_base``, ``remote_code``, ``variant_unclear``.
     """
     names = sorted(paths)
+    if PIPELINE in names:
+        return _list_pipeline(where, names, read, variant)
+    if variant is not None:
+        raise InvalidBaseError(
+            f"{where} is no pipeline (it has no {PIPELINE}), so it has no variants. Leave --variant out.",
+            code="variant_unclear",
+        )
     weights = {path for path in names if path.endswith(".safetensors") and "/" not in path}
     if ADAPTER_CONFIG in names and weights <= {ADAPTER_WEIGHTS}:
         raise adapter_as_base(f"{where} contains {ADAPTER_CONFIG} but no weights of a whole model")
@@ -94,6 +113,24 @@ def list_model(where: str, paths: Iterable[str], read: ReadDocument) -> ModelLis
         shards=shards,
         files=tuple(path for path in names if path not in gone),
         left_out=left_out,
+    )
+
+
+def _list_pipeline(where: str, names: list[str], read: ReadDocument, variant: str | None) -> ModelListing:
+    found = list_pipeline(where, names, lambda path: _json(read, path) if path in names else None, variant)
+    formats = (left for path in names if (left := _other_format(path)) is not None)
+    left_out = tuple(sorted([*found.left_out, *formats], key=lambda left: left.path))
+    gone = {left.path for left in left_out}
+    return ModelListing(
+        where=where,
+        config=None,
+        weight_map=found.weight_map,
+        declaration=_json(read, DECLARATION, "bad_declaration"),
+        hf_quant=None,
+        shards=found.shards,
+        files=tuple(path for path in names if path not in gone),
+        left_out=left_out,
+        pipeline=replace(found, identity=tuple(path for path in found.identity if path not in gone)),
     )
 
 
@@ -157,12 +194,18 @@ def _shards(where: str, paths: Iterable[str], index: Mapping[str, Any] | None) -
 
 def _other_weights(path: str, shards: Iterable[str]) -> LeftOut | None:
     """Why a file is left out: a merge would not change these weights, so they would contradict the merged ones."""
-    if path.lower().endswith(_OTHER_FORMATS):
-        return LeftOut(path=path, reason="weights in another format, which a merge would not change")
+    if (other := _other_format(path)) is not None:
+        return other
     if path.endswith(".safetensors") and path not in shards:
         return LeftOut(path=path, reason="safetensors file that is not part of the model's weights")
     if path.endswith(".safetensors.index.json") and path != INDEX:
         return LeftOut(path=path, reason="index of other weights")
+    return None
+
+
+def _other_format(path: str) -> LeftOut | None:
+    if path.lower().endswith(_OTHER_FORMATS):
+        return LeftOut(path=path, reason="weights in another format, which a merge would not change")
     return None
 
 
@@ -227,7 +270,8 @@ def check_model(listing: ModelListing, header: Callable[[str], Header], read: Re
         InvalidBaseError: ``bad_safetensors``, ``bad_index``, ``missing_file``, ``quantised_base``, ``adapter_as_base``.
     """
     headers = {path: header(path) for path in listing.shards}
-    _check_tensors(headers, listing.weight_map, has_config=listing.config is not None)
+    known = listing.config is not None or listing.pipeline is not None
+    _check_tensors(headers, listing.weight_map, has_config=known)
     small: dict[str, bytes] = {}
     places = {name: (path, entry) for path, one in headers.items() for name, entry in one.entries.items()}
 
@@ -288,8 +332,8 @@ class ModelFiles:
         return tuple(sorted([*self.folder.left_out, *self.model.listing.left_out], key=lambda left: left.path))
 
 
-def read_model_files(folder: Path) -> ModelFiles:
-    """List and check a base folder.
+def read_model_files(folder: Path, variant: str | None = None) -> ModelFiles:
+    """List and check a base folder; ``variant`` is that of a pipeline's weights.
 
     Raises:
         NotFoundError: the folder does not exist.
@@ -298,10 +342,10 @@ def read_model_files(folder: Path) -> ModelFiles:
             ``bad_config``, ``bad_declaration``, ``adapter_as_base``.
     """
     found = scan(folder, InvalidBaseError)
-    return ModelFiles(found, check_folder(found))
+    return ModelFiles(found, check_folder(found, variant))
 
 
-def check_folder(folder: Folder) -> CheckedModel:
+def check_folder(folder: Folder, variant: str | None = None) -> CheckedModel:
     """Check the weight files of a listed base folder; raises what `read_model_files` raises."""
 
     def opened(path: str) -> Path:
@@ -312,19 +356,19 @@ def check_folder(folder: Folder) -> CheckedModel:
 
     def header(path: str) -> Header:
         with telling_unreadable(opened(path)), FileSource(opened(path)) as source:
-            return read_header(source, what=path, error=InvalidBaseError)
+            return read_model_header(source, path, error=InvalidBaseError)
 
     def tensor(path: str, entry: TensorEntry) -> bytes:
         with telling_unreadable(opened(path)), FileSource(opened(path)) as source:
             return bytes(read_range(source, entry.start, entry.stop))
 
-    return check_model(list_folder(folder), header, tensor)
+    return check_model(list_folder(folder, variant), header, tensor)
 
 
-def list_folder(folder: Folder) -> ModelListing:
+def list_folder(folder: Folder, variant: str | None = None) -> ModelListing:
     """Sort the files of a base folder; see `registry.transfer.model_files.list_model`."""
     paths = [found.path for found in folder.files]
-    return list_model(str(folder.root), paths, lambda path: read_document(folder, path))
+    return list_model(str(folder.root), paths, lambda path: read_document(folder, path), variant)
 
 
 def read_document(folder: Folder, path: str) -> bytes | None:
@@ -355,7 +399,11 @@ def _check_tensors(headers: Mapping[str, Header], weight_map: Mapping[str, str] 
     if all(_ADAPTER_TENSOR.search(name) for name in places):
         first = min(places)
         raise adapter_as_base(f"{places[first]} holds {shown(first)}, and only weights of an adapter")
-    if weight_map is not None and dict(weight_map) != places:
+    if weight_map is None:
+        return
+    indexed = set(weight_map.values())  # of a pipeline, some components have an index
+    places = {name: path for name, path in places.items() if path in indexed}
+    if dict(weight_map) != places:
         name = min(set(weight_map.items()) ^ set(places.items()))[0]
         raise InvalidBaseError(
             f"{INDEX} puts tensor {shown(name)} in {shown(weight_map.get(name))}, the files have it in "

@@ -229,6 +229,11 @@ def read_adapter(publication: Publication, progress: Progress) -> PublishFolder:
     opened, skip, labels = publication.opened, publication.skip_parent_check, publication.labels
     given = given_adapter(publication.folder, progress, opened)
     found = adapter_folder(given.folder, opened)
+    if publication.component is not None and (opened is None or not opened.made_config):
+        raise UsageError(
+            f"--component {publication.component} says what the names in a LoRA file mean, and {publication.folder} "
+            "has an adapter_config.json: leave it out."
+        )
     by_name = {one.path: one for one in found.files}
     form = form_of(by_name)
     config = read_start(by_name[form.config].file, MAX_CONFIG + 1)

@@ -41,7 +41,7 @@ from registry.progress import Progress
 from registry.schemas import LeftOut
 from registry.schemas.artifacts import Extraction
 from registry.schemas.transfer import BaseRequest, FileClaim
-from registry.transfer.model_files import DOCUMENTS, check_folder, list_model, read_document
+from registry.transfer.model_files import check_folder, is_document, list_model, read_document
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,10 @@ class Given:
             self.snapshot.check(files)
 
 
-def given_base(place: str | PathLike[str], progress: Progress) -> Given:
+def given_base(place: str | PathLike[str], progress: Progress, variant: str | None = None) -> Given:
     """A base model; of a repository only the files of the model are downloaded.
+
+    ``variant`` is that of a pipeline's weights (`registry.transfer.model_files.list_model`).
 
     Raises:
         What `registry.folders.hub.repository.bring` and `registry.transfer.model_files.list_model` raise.
@@ -76,7 +78,7 @@ def given_base(place: str | PathLike[str], progress: Progress) -> Given:
 
     def choose(listing: Listing) -> tuple[Iterable[str], Iterable[LeftOut]]:
         found = list_model(
-            listing.where, listing.names, lambda path: listing.read(path) if path in listing.names else None
+            listing.where, listing.names, lambda path: listing.read(path) if path in listing.names else None, variant
         )
         return found.files, found.left_out
 
@@ -176,7 +178,7 @@ def hash_files(
     return claims, {one.digest: one for one in hashed.values()}
 
 
-def base_request(name: str, place: str | PathLike[str], progress: Progress) -> BaseFolder:
+def base_request(name: str, place: str | PathLike[str], progress: Progress, variant: str | None = None) -> BaseFolder:
     """Read a base model's folder (a repository of a Hub is downloaded first) and hash its files.
 
     Raises:
@@ -184,9 +186,9 @@ def base_request(name: str, place: str | PathLike[str], progress: Progress) -> B
         InvalidBaseError: see `registry.transfer.model_files.read_model_files`.
         What `registry.folders.hub.repository.bring` raises.
     """
-    given = given_base(place, progress)
+    given = given_base(place, progress, variant)
     found = scan(given.folder, InvalidBaseError)
-    model = check_folder(found)
+    model = check_folder(found, variant)
     listing = model.listing
     refuse_adapter_beside(found)
     files = {entry.path: entry for entry in found.files if entry.path in set(listing.files)}
@@ -194,7 +196,7 @@ def base_request(name: str, place: str | PathLike[str], progress: Progress) -> B
     derived, left_out = derived_from(
         found.root, listing.shards, given.with_left_out([*found.left_out, *listing.left_out])
     )
-    documents = {path: read_document(found, path) for path in DOCUMENTS if path in files}
+    documents = {path: read_document(found, path) for path in filter(is_document, files)}
     request = BaseRequest(
         name=name,
         files=claims,

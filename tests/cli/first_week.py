@@ -143,7 +143,8 @@ def _foreign(folder: Path) -> None:
     write_tensors(folder / "one-file" / "dreams.safetensors", checkpoint)
     write_tensors(folder / "token" / "my-cat.safetensors", {"emb_params": ones})
     write_tensors(folder / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors", {"conv_in.weight": ones})
-    (folder / "pipeline" / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
+    index = {"_class_name": "StableDiffusionXLPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+    (folder / "pipeline" / "model_index.json").write_text(json.dumps(index))
 
 
 class _Malicious:

@@ -219,6 +219,10 @@ def base_add(
         str, typer.Argument(metavar="DIR", help="The folder with its weights and configuration, or hf:ORG/REPO[@REV].")
     ],
     *,
+    variant: Annotated[
+        str | None,
+        typer.Option("--variant", help="Of a pipeline's weights: fp16. By default the files without one."),
+    ] = None,
     link: Annotated[
         bool, typer.Option("--link", help="Store hard links to the files instead of copies (same file system only).")
     ] = False,
@@ -229,12 +233,13 @@ def base_add(
 
     The folder must be in the Hugging Face layout: config.json and safetensors files, with an index if there are
     several. Adding the same weights again under the same name changes nothing. hf:ORG/REPO[@REV] is downloaded from
-    the Hub at HF_ENDPOINT, with HF_TOKEN.
+    the Hub at HF_ENDPOINT, with HF_TOKEN. A pipeline of diffusers (model_index.json and a folder for each component)
+    is one base model.
     """
     from registry.cli.render.results import base_added
 
     with session(url, as_json, create=True) as run:
-        answer = run.registry.add_base(name, folder, link=link, progress=run.progress)
+        answer = run.registry.add_base(name, folder, link=link, variant=variant, progress=run.progress)
         run.answer(answer, base_added)
         run.notices(answer.base.notices)
 
@@ -314,6 +319,10 @@ def publish(
             help="It was trained on weights in 4 bits: nf4 or fp4, [:BLOCK[:double]], such as nf4:64:double.",
         ),
     ] = None,
+    component: Annotated[
+        str | None,
+        typer.Option("--component", metavar="NAME", help="Of a pipeline: which a LoRA file was trained on."),
+    ] = None,
     full: Annotated[
         bool,
         typer.Option(
@@ -389,7 +398,7 @@ def publish(
     given = {
         "--receipt": receipt, "--skip-parent-check": skip_parent_check,
         "--find-parent": find_parent, "--look-in": look_in, "--sampled": sampled,
-        "--trained-quantised": trained_quantised, "--full": full, "--rank": rank,
+        "--trained-quantised": trained_quantised, "--component": component, "--full": full, "--rank": rank,
         "--max-error": max_error, "-m": message,
         "--metric": metric, "--tag": tag, "--annotation": annotation,
     }  # fmt: skip
@@ -436,6 +445,7 @@ def publish(
             look_in=tuple(look_in or ()),
             sampled=sampled,
             trained_quantised=trained_quantised,
+            component=component,
             full=full,
             rank=rank,
             max_error=max_error,

@@ -153,7 +153,7 @@ class Publishing(TableCalls):
         """Say what a folder is."""
 
     @abstractmethod
-    def _add_base(self, name: str, folder: Folder, *, link: bool, progress: Progress) -> BaseAdded:
+    def _add_base(self, name: str, folder: Folder, *, link: bool, variant: str | None, progress: Progress) -> BaseAdded:
         """Add a base model."""
 
     @abstractmethod
@@ -173,14 +173,21 @@ class Publishing(TableCalls):
         """Publish the adapters in a nested folder."""
 
     def add_base(
-        self, name: str, folder: Folder, *, link: bool = False, progress: Progress | bool = False
+        self,
+        name: str,
+        folder: Folder,
+        *,
+        link: bool = False,
+        variant: str | None = None,
+        progress: Progress | bool = False,
     ) -> BaseAdded:
         """Add a base model, frozen, under a name.
 
         Args:
             name: what it is called from now on.
-            folder: its folder in Hugging Face layout, or ``hf:ORG/REPO[@REVISION]``.
+            folder: its folder in Hugging Face layout, a pipeline of diffusers, or ``hf:ORG/REPO[@REVISION]``.
             link: share the bytes with the folder by hard links, if both are on one file system.
+            variant: of a pipeline's weights (``"fp16"``); by default the files without one.
             progress: True shows a bar.
 
         Returns:
@@ -198,7 +205,7 @@ class Publishing(TableCalls):
         """
         self._before_writing()
         with progress_sink(progress) as sink:
-            return self._add_base(name, folder, link=link, progress=sink)
+            return self._add_base(name, folder, link=link, variant=variant, progress=sink)
 
     def publish(
         self,
@@ -212,6 +219,7 @@ class Publishing(TableCalls):
         look_in: Iterable[Folder] = (),
         sampled: bool = False,
         trained_quantised: str | None = None,
+        component: str | None = None,
         full: bool = False,
         rank: int | None = None,
         max_error: float | None = None,
@@ -240,6 +248,8 @@ class Publishing(TableCalls):
                 is then known by ``sampled``, which proves nothing.
             trained_quantised: how bitsandbytes quantised the weights that it was trained on (QLoRA): ``nf4:64:double``,
                 ``nf4`` or ``fp4:128``. None: what its folder and the name of its base model say.
+            component: of a pipeline, which the names of a LoRA file's modules mean where they fit several
+                (``transformer_2``).
             full: the folder holds a full model; publish it exactly, as the tensors that differ from the base's, or the
                 best adapter over its parent, of a rank or an error.
             rank: with ``full``: of every pair.
@@ -289,6 +299,7 @@ class Publishing(TableCalls):
         look_in: Iterable[Folder] = (),
         sampled: bool = False,
         trained_quantised: str | None = None,
+        component: str | None = None,
         full: bool = False,
         rank: int | None = None,
         max_error: float | None = None,
@@ -318,6 +329,7 @@ class Publishing(TableCalls):
     def _adapter(self, publication: Publication, progress: Progress) -> Iterator[Publication]:
         """The publication of an adapter: what was requested, or what was made of a full model."""
         with self._opened(progress) as opened:
+            opened.component = publication.component
             publication = replace(publication, opened=opened)
             if publication.full is None:
                 yield publication

@@ -36,6 +36,7 @@ from registry.tensors.artifacts.merged import (
     labelled_config,
     labels_of_new_head,
     merged_file,
+    says_dtype,
     untied_config,
     write_json,
 )
@@ -51,7 +52,7 @@ from registry.tensors.path.slot_values import SharedFactors
 from registry.tensors.quantised.source import mixed_weights
 from registry.tensors.table.targets import TargetKind, TargetTable
 from registry.tensors.table.ties import unsaid
-from registry.transfer.model_files import CONFIG, HF_QUANT, INDEX
+from registry.transfer.model_files import CONFIG, HF_QUANT, INDEX, is_document
 
 KEEP: Final = "keep"
 FP8: Final = "fp8"
@@ -254,6 +255,9 @@ def _rewritten(
     Of a quantised base model the index is made anew, and the description of its quantisation is rewritten.
     """
     files = []
+    headers: dict[str, Header] = {file.path: file.header for file in weights if file.header}
+    if inputs.table.components:
+        return _rewritten_components(inputs, side, laid, headers)
     recast = laid.dtype is not None and changes_dtype(laid.weights.headers, laid.dtype)
     labels = labels_of_new_head({name: one.shape for name, one in programs.new.items() if one.beside is None})
     for path in [path for path in side if path != CONFIG and laid.rewrites(path)]:
@@ -269,8 +273,29 @@ def _rewritten(
     anew = laid.plain is not None and len(weights) > 1
     if anew or (INDEX in side and (recast or programs.new or inputs.path.exact is not None)):
         index = _NO_INDEX if anew else json.loads(read_blob(inputs.blobs, side.pop(INDEX)))
-        out_headers: dict[str, Header] = {file.path: file.header for file in weights if file.header}
-        files.append(generated_file(INDEX, write_json(index_of(index, out_headers))))
+        files.append(generated_file(INDEX, write_json(index_of(index, headers))))
+    return files
+
+
+def _rewritten_components(
+    inputs: Inputs, side: dict[str, StoredFile], laid: LaidOut, headers: Mapping[str, Header]
+) -> list[ArtifactFile]:
+    """The same of a pipeline whose dtype changes, for each component.
+
+    Those of diffusers say no dtype, and transformers' do; a path brings a pipeline no tensor that it lacks.
+    """
+    files = []
+    for folder in sorted({path.rpartition("/")[0] for path in headers}):
+        own = {path: header for path, header in headers.items() if path.startswith(f"{folder}/")}
+        if laid.dtype is None or not changes_dtype({path: laid.weights.headers[path] for path in own}, laid.dtype):
+            continue
+        for path in [path for path in side if path.startswith(f"{folder}/") and is_document(path)]:
+            document = json.loads(read_blob(inputs.blobs, side[path]))
+            if path.endswith(f"/{CONFIG}") and not says_dtype(document):
+                continue
+            del side[path]
+            made = config_with_dtype(document, laid.dtype) if path.endswith(f"/{CONFIG}") else index_of(document, own)
+            files.append(generated_file(path, write_json(made)))
     return files
 
 

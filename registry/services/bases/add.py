@@ -29,6 +29,7 @@ from registry.services.intake.intake import Intake, retry_collected
 from registry.storage.blobs import StoredBlob
 from registry.tensors.table.architecture import make_table
 from registry.tensors.table.declaration import declare, guesses
+from registry.tensors.table.pipelines import pipeline_table
 from registry.tensors.table.targets import TargetTable
 from registry.tensors.table.ties import parted_by_files
 from registry.transfer.index import Decoded, IndexedTensor, ModelIndex, files_digest, index_model
@@ -49,7 +50,13 @@ class Made:
 
 
 def add_base(
-    deployment: Deployment, name: str, place: str | PathLike[str], *, link: bool, progress: Progress
+    deployment: Deployment,
+    name: str,
+    place: str | PathLike[str],
+    *,
+    link: bool,
+    variant: str | None,
+    progress: Progress,
 ) -> BaseAdded:
     """Add the base model of a folder or a repository as ``name``; see `registry.operations.registry.Registry.add_base`.
 
@@ -62,8 +69,8 @@ def add_base(
     """
     check_order(place, name, check_base_name, "registry base add {name} {folder}", "the name")
     require_adding(deployment, name)
-    given = given_base(place, progress)
-    files = read_model_files(given.folder)
+    given = given_base(place, progress, variant)
+    files = read_model_files(given.folder, variant)
     refuse_adapter_beside(files.folder)
     energies = watches_of(files.headers)
     index = index_model(files, progress, energies)
@@ -170,7 +177,12 @@ def check_same(there: BaseSummary, digest: str, files: Mapping[str, str]) -> Non
 
 def understood(model: CheckedModel) -> TargetTable:
     """The target table of a base model, made in a child process; pass it to `settled` once the tensors are hashed."""
-    table = make_table(model.config, model.shapes)
+    pipeline = model.listing.pipeline
+    if pipeline is None:
+        table = make_table(model.config, model.shapes)
+    else:
+        configs = {name: one.config for name, one in pipeline.components.items()}
+        table = pipeline_table(pipeline.class_name, configs, model.shapes)
     table = replace(table, quantised=model.decoding_digest)
     return table if model.declaration is None else declare(table, model.declaration)
 

@@ -15,7 +15,7 @@ from typing import Any
 from registry.catalogue.store import uploads as upload_rows
 from registry.digest import sha256_digest
 from registry.errors import IntegrityError, InvalidBaseError
-from registry.files.header import Header, TensorEntry, read_header
+from registry.files.header import Header, TensorEntry, read_model_header
 from registry.files.strict_json import shown
 from registry.folders.hub.repository import check_source
 from registry.progress import Progress
@@ -44,8 +44,8 @@ from registry.tensors.lineage.paths import read_document
 from registry.tensors.table.conversions import run_problem
 from registry.tensors.table.parameters import FusedParameter
 from registry.tensors.table.targets import FORMAT, Target, TargetTable
-from registry.transfer.index import ModelIndex, TensorHashes, stored_tensors, tensors_of
-from registry.transfer.model_files import DOCUMENTS, CheckedModel, ReadTensor, check_model, list_model
+from registry.transfer.index import ModelIndex, TensorHashes, identity_of, stored_tensors, tensors_of
+from registry.transfer.model_files import CheckedModel, ReadTensor, check_model, is_document, list_model
 from registry.transfer.publish_request import Head, SameHead, check_claims, check_derivation, check_document
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -196,8 +196,8 @@ def _check(deployment: Deployment, request: BaseRequest) -> _Checked:
     claims = check_claims(request.files, InvalidBaseError)
     for path, document in request.documents.items():
         check_document(claims, path, document)
-    for path in DOCUMENTS:
-        if path in claims and path not in request.documents:
+    for path in filter(is_document, claims):
+        if path not in request.documents:
             raise InvalidBaseError(f"{request.name} has a {path} that was not sent; send it too.", code="missing_file")
     listing = list_model(request.name, claims, request.documents.get)
     heads = {}
@@ -205,7 +205,7 @@ def _check(deployment: Deployment, request: BaseRequest) -> _Checked:
         heads[path] = Head(path, request.headers.get(path, b""), claims[path].size, InvalidBaseError)
 
     def header(path: str) -> Header:
-        return read_header(heads[path], what=path, error=InvalidBaseError)
+        return read_model_header(heads[path], path, error=InvalidBaseError)
 
     left_out = tuple(sorted([*request.left_out, *listing.left_out], key=lambda left: left.path))
     files = {path: claims[path] for path in listing.files}
@@ -238,7 +238,8 @@ def _is_there(deployment: Deployment, there: BaseSummary, checked: _Checked) -> 
     """
     stored = {file.path: file.digest for file in there.files}
     digests = {path: claim.digest for path, claim in checked.files.items()}
-    if all(digests[path] == stored.get(path) for path in checked.model.listing.shards):
+    listing = checked.model.listing
+    if all(digests[path] == stored.get(path) for path in (*listing.shards, *listing.identity)):
         check_same(there, there.digest, digests)
         return True
     base = load_path(deployment, Reference.parse(there.name)).base
@@ -331,4 +332,5 @@ def _index(checked: _Checked, hashes: Mapping[str, TensorHashes]) -> ModelIndex:
     tensors: dict[str, Any] = {}
     for path, header in checked.model.headers.items():
         tensors |= tensors_of(path, header, hashes[path].digests())
-    return ModelIndex(tensors, {path: (claim.digest, claim.size) for path, claim in checked.files.items()})
+    files = {path: (claim.digest, claim.size) for path, claim in checked.files.items()}
+    return ModelIndex(tensors, files, identity=identity_of(checked.model.listing, files))

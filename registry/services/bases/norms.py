@@ -17,7 +17,7 @@ from registry.catalogue.changes.new_base import keep
 from registry.catalogue.tree import bases as rows
 from registry.catalogue.tree.bases import NormsRow
 from registry.errors import IntegrityError, UnavailableError, UsageError
-from registry.files.header import Header, read_header
+from registry.files.header import Header, read_model_header
 from registry.files.source import ByteSource
 from registry.files.strict_json import shown
 from registry.progress import Progress
@@ -81,7 +81,7 @@ def take_norms(deployment: Deployment, base: PathBase, progress: Progress) -> Ma
         sources: dict[str, ByteSource] = {}
         for file in files:
             sources[file.path] = source = opened.enter_context(deployment.open_blob(file))
-            entries = read_header(source, what=file.path, error=IntegrityError).entries
+            entries = read_model_header(source, file.path, error=IntegrityError).entries
             watches[file.path] = EnergyWatch(entries)
             pass_by(source, watches[file.path], progress.advance)
         energies = energies_of(watches)

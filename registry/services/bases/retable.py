@@ -23,7 +23,7 @@ from registry.catalogue.tree import revisions as revision_rows
 from registry.catalogue.tree.bases import BaseRow
 from registry.digest import StoredFile, canonical_json
 from registry.errors import ConflictError, IntegrityError, RegistryError, UnavailableError, UsageError
-from registry.files.header import Header, TensorEntry, read_header
+from registry.files.header import Header, TensorEntry, read_header, read_model_header
 from registry.files.source import read_range
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, EXACT, EXACT_WEIGHTS, form_of
 from registry.progress import Progress
@@ -109,7 +109,7 @@ def _model(deployment: Deployment, base: PathBase) -> CheckedModel:
 
     def header(path: str) -> Header:
         with deployment.open_blob(files[path]) as source:
-            return read_header(source, what=path, error=IntegrityError)
+            return read_model_header(source, path, error=IntegrityError)
 
     def tensor(path: str, entry: TensorEntry) -> bytes:
         with deployment.open_blob(files[path]) as source:

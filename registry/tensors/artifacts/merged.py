@@ -38,9 +38,14 @@ def config_with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     A config without such a field gets ``dtype``, so that it names the dtype of the weights.
     """
     changed = _with_dtype(config, CONFIG_NAMES[dtype])
-    if not any(key in config for key in _DTYPE_KEYS):
+    if not says_dtype(config):
         changed["dtype"] = CONFIG_NAMES[dtype]
     return changed
+
+
+def says_dtype(config: Mapping[str, Any]) -> bool:
+    """Whether a config has a field for the dtype of its weights."""
+    return any(key in config for key in _DTYPE_KEYS)
 
 
 def untied_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,12 +91,19 @@ def _with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def index_of(index: Mapping[str, Any], headers: Mapping[str, Header]) -> dict[str, Any]:
-    """The weight index for files of these headers: the base's own with the tensors and the size that they have."""
+    """The weight index for files of these headers: the base's own with the tensors and the size that they have.
+
+    Files of a component are in its folder, and its index names them, and their tensors, by themselves.
+    """
     metadata = dict(index.get("metadata") or {})
     entries = [entry for header in headers.values() for entry in header.entries.values()]
     if "total_size" in metadata:
         metadata["total_size"] = sum(entry.stop - entry.start for entry in entries)
-    added = {name: file for file, header in headers.items() for name in header.entries}
+    added = {
+        name.removeprefix(header.lead): file.rpartition("/")[2]
+        for file, header in headers.items()
+        for name in header.entries
+    }
     return {**index, "metadata": metadata, "weight_map": {**added, **index["weight_map"]}}
 
 
@@ -178,7 +190,7 @@ def _lay_out(
         return bytes(read_range(source, 0, header.size)), header
     old = [(entry.name, out_dtype(entry.dtype), entry.shape) for entry in header.entries.values()]
     added = [(one.name, out_dtype(dtype_of(one, base)), one.shape) for one in sorted(new, key=lambda one: one.name)]
-    return write_header([*old, *added], header.metadata)
+    return write_header([*old, *added], header.metadata, header.lead)
 
 
 def dtype_of(new: NewTensor, base: BaseTensors) -> str:

@@ -26,7 +26,7 @@ from registry.images.expressions import (
     RowByRow,
     Tensor,
     Tucker,
-    sums,
+    is_summed,
 )
 from registry.tensors.arithmetic.kernel import add_product, block_rows
 from registry.tensors.checkpoint.factors import read_rows, read_whole
@@ -56,7 +56,7 @@ class Computed:
     def read(self, source: ByteSource, start: int, stop: int, /) -> torch.Tensor:
         """Rows ``start`` to ``stop``, shape (stop - start, columns)."""
         made, first, last = self.entry.made, self.entry.first + start, self.entry.first + stop
-        if not sums(made):
+        if not is_summed(made):
             return _rows(made, source, first, last)
         rows, columns = made.shape
         step = block_rows(rows, columns)
@@ -79,10 +79,10 @@ def _rows(one: Expression, source: ByteSource, start: int, stop: int) -> torch.T
         return found
     if isinstance(one, HalvesSwapped):
         return _swapped(one, source, start, stop)
-    return _combined(one, source, start, stop)
+    return _made_of_both(one, source, start, stop)
 
 
-def _combined(one: Product | Elementwise | RowByRow, source: ByteSource, start: int, stop: int) -> torch.Tensor:
+def _made_of_both(one: Product | Elementwise | RowByRow, source: ByteSource, start: int, stop: int) -> torch.Tensor:
     left = _rows(one.left, source, start, stop)
     if isinstance(one, Product):
         return _product(left, _whole(one.right, source))

@@ -251,7 +251,7 @@ def _of_lora_file(
 ) -> Draft:
     held = table.named_parameters.items()
     vectors = {name: parameter.shape for name, parameter in held if len(parameter.shape) == 1}
-    normal = normal_form(file, config.lora_alpha, tensors, _shapes(table), vectors)
+    normal = normal_form(file, config.lora_alpha, tensors, _shapes(table), vectors, table.components)
     draft = Draft(
         config, table, *sort_parts(normal.tensors), [*normal.notices], given=normal.scales, alphas=normal.alphas
     )

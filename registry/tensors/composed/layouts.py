@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from registry.errors import InvalidAdapterError
-from registry.images.adapter_file import METADATA
+from registry.images.header_config import METADATA
 from registry.images.outgoing import Component, clip_module, components_of_base, is_t5
 from registry.schemas.form import Layout
 from registry.tensors.artifacts.artifact import ArtifactFile

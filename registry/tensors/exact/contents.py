@@ -150,7 +150,7 @@ def _lead(header: Header, tensors: Tensors, index: ExactIndex) -> tuple[bytes, H
     if wanted == said:
         source = tensors[said[0][0]][0]
         return bytes(read_range(source, 0, header.size)), header
-    return write_header(wanted, header.metadata)
+    return write_header(wanted, header.metadata, header.lead)
 
 
 _SAMPLED: Final = 64

@@ -14,7 +14,7 @@ from typing import Final
 
 from registry.digest import BlobRef, StoredFile
 from registry.errors import IntegrityError, InvalidAdapterError, UsageError
-from registry.files.header import Header, ModelWeights, TensorEntry, Tensors, read_header
+from registry.files.header import Header, ModelWeights, TensorEntry, Tensors, read_model_header
 from registry.files.source import ByteSource
 from registry.folders.scan import EXACT_WEIGHTS
 from registry.images.outgoing import components_of_base
@@ -122,7 +122,7 @@ def stored_files(blobs: Blobs, files: Iterable[StoredFile], opened: ExitStack) -
     found = []
     for file in files:
         source = open_source(blobs, file, opened)
-        header = read_header(source, what=file.path, error=IntegrityError) if _is_weights(file.path) else None
+        header = read_model_header(source, file.path, error=IntegrityError) if _is_weights(file.path) else None
         found.append(source_file(file.path, source, header, file.digest))
     return found
 
@@ -144,7 +144,7 @@ def stored_weights(blobs: Blobs, path: LoadedPath, open_blobs: ExitStack) -> Sto
     document = read_document(blobs, path.base.index)
     for name in weight_files(document):
         source = open_source(blobs, by_name[name], open_blobs)
-        headers[name] = read_header(source, what=name, error=IntegrityError)
+        headers[name] = read_model_header(source, name, error=IntegrityError)
         tensors.update({tensor: (source, entry) for tensor, entry in headers[name].entries.items()})
     return StoredWeights(headers, tensors, plain_of(document))
 

@@ -149,6 +149,7 @@ class TargetTable:
     notices: tuple[str, ...] = ()
     ties: Mapping[str, str | None] | None = None  # of `registry.tensors.table.ties`; the holder, None: in another form
     apart: Mapping[str, str] = field(default_factory=dict)  # module -> what the configuration ties it to, not the files
+    components: tuple[str, ...] = ()  # of a pipeline: those that adapters change, by which all names begin
     quantised: str | None = None  # digest of how a quantised base is decoded, so that renderings depend on it
     outdated: frozenset[str] = field(default=frozenset(), compare=False)  # modules whose tie the files deny
 
@@ -280,10 +281,11 @@ class TargetTable:
 
     def to_document(self) -> dict[str, Any]:
         """The table as a JSON document; equal tables give equal documents. Facts of later versions only if set."""
-        later: dict[str, Mapping[str, Any]] = {"ties": self.ties} if self.ties is not None else {}
-        later |= {"apart": self.apart} if self.apart else {}
+        later: dict[str, Any] = {"ties": dict(self.ties)} if self.ties is not None else {}
+        later |= {"apart": dict(self.apart)} if self.apart else {}
         runs = {name: runs_document(held) for name, held in self.parameters.items() if held.runs}
         later |= {"runs": runs} if runs else {}
+        later |= {"components": list(self.components)} if self.components else {}
         mark = {} if self.quantised is None else {"quantised": self.quantised}
         return {
             "format": FORMAT if self.quantised is None else QUANTISED_FORMAT,
@@ -308,7 +310,7 @@ class TargetTable:
                 for name, target in self.targets.items()
             },
             "parameters": {name: [held.tensor, *held.shape] for name, held in self.parameters.items() if not held.runs},
-            **{key: dict(fact) for key, fact in later.items()},
+            **later,
         }
 
     @classmethod
@@ -353,6 +355,7 @@ class TargetTable:
             notices=tuple(document["notices"]),
             ties=document.get("ties"),
             apart=document.get("apart", {}),
+            components=tuple(document.get("components", ())),
             quantised=document.get("quantised"),
         )
 

@@ -23,7 +23,7 @@ QUANTISED: Final = (
     ),
     Mutant(
         "the-first-group-that-fits",
-        "compressed_tensors:_decoding",
+        "_decoding",
         "len(found) == 1",
         "found",
         "test_two_groups_that_fit_and_too_many",
@@ -65,7 +65,7 @@ QUANTISED: Final = (
     ),
     Mutant(
         "training-forgotten-by-copies",
-        "copy:_Revisions._request",
+        "_Revisions._request",
         'trained_quantised=json.loads(link.manifest).get("trained_quantised"),',
         "",
         "test_how_it_was_trained_is_in_the_manifest_and_goes_along[embedded]",
@@ -79,7 +79,7 @@ QUANTISED: Final = (
     ),
     Mutant(
         "replaced-weights-left-out",
-        "requantised:check_arrives",
+        "check_arrives",
         "if found.unwritten is not None:",
         "if found.unwritten is not None and survives is not None:",
         "test_weights_that_are_replaced_are_not_left_out",
@@ -117,7 +117,7 @@ DECODED: Final = (
     ),
     Mutant(
         "companions-of-codes-unseen",
-        "fp8:_grids",
+        "_grids",
         "next((other for other in parts if other not in _BESIDE), None)",
         "None",
         "test_fp8:test_what_is_not_understood_is_refused",
@@ -147,14 +147,14 @@ NORMS: Final = (
     ),
     Mutant(
         "norms-of-the-old-table",
-        "bases:norms_of",
+        "norms_of",
         ".where(BaseNormsRecord.table_digest == table_digest)",
         ".where(BaseNormsRecord.table_digest != '')",
         "test_a_table_that_was_rebuilt_has_none_until_they_are_taken",
     ),
     Mutant(
         "norms-of-other-weights",
-        "bases:norms_of",
+        "norms_of",
         ", BaseModelRecord.digest == digest)",
         ")",
         "test_other_weights_under_the_name_have_their_own",
@@ -230,7 +230,7 @@ DENSE: Final = (
 FULL: Final = (
     Mutant(
         "one-pass-is-enough",
-        "best_pair:directions",
+        "directions",
         "if before - error <= ENOUGH * error:",
         "if before:",
         "test_best_pair.py",
@@ -267,24 +267,10 @@ FULL: Final = (
 DENOISERS: Final = (
     Mutant(
         "a-setting-that-nobody-knows",
-        "shipped:Settings.finish",
+        "Settings.finish",
         "if self._left:",
         "if len(self._left) > 99:",
         "test_what_is_not_known_is_not_said",
-    ),
-    Mutant(
-        "the-skip-of-another-block",
-        "unet:_up",
-        "sizes.channels[max(at - 1, 0)] if number == sizes.resnets[at] else size",
-        "size",
-        "test_a_small_model_is_what_its_class_makes_of_it",
-    ),
-    Mutant(
-        "geometry-that-was-assumed-is-another",
-        "retable:_place",
-        "() if target.kind is TargetKind.CONV else sorted",
-        "sorted",
-        "test_a_table_from_names_becomes_that_of_the_class",
     ),
 )
 ENGINES: Final = (

@@ -23,7 +23,7 @@ CHECKS: Final = (
     ),
     Mutant(
         "rows-of-the-head-not-compared",
-        "token_rows:_tie",
+        "_tie",
         "draft.twins.append(Twin(rows.entry, draft.tokens.pop(other).entry))",
         "draft.tokens.pop(other)",
         PARTS,

@@ -44,13 +44,6 @@ COMPOSED: Final = (
         "test_factors_at_one_place_of_two_files_are_not_the_same",
     ),
     Mutant(
-        "halves-left-as-they-are",
-        "in_file_order",
-        "if not swapped:",
-        "if True:",
-        "test_comfyui_adds_what_the_path_adds[flux]",
-    ),
-    Mutant(
         "pattern-unanchored",
         "composed_config",
         '"^" + re.escape(name)',
@@ -130,8 +123,8 @@ COMPOSED: Final = (
     Mutant(
         "new-tensor-not-in-the-index",
         "index_of",
-        "for name in header.entries}",
-        'for name in header.entries if name in index["weight_map"]}',
+        "        for name in header.entries\n",
+        '        for name in header.entries if name in index["weight_map"]\n',
         MODEL_CONFIG,
     ),
 )

@@ -22,13 +22,6 @@ REGISTRY: Final = (
         "test_no_two_weights_are_confused[http]",
     ),
     Mutant(
-        "trained-on-weights",
-        "check_receipt",
-        "if not given.own and receipt.weights:",
-        "if given.own and receipt.weights:",
-        "test_no_lineage_stands_on_weights[embedded]",
-    ),
-    Mutant(
         "published-to-what-is-being-renamed",
         "_NEXT",
         ", _ADAPTERS.c.renamed_to.is_(None))",

@@ -72,14 +72,14 @@ SERVICES: Final = (
     ),
     Mutant(
         "a-part-of-a-collection-is-its-end",
-        "health:successes",
+        "successes",
         'if one.detail.get("done")',
         'if one.detail.get("blobs") is not None',
         "test_successes_are_told_by_ends_and_damage_until_it_was_read_again",
     ),
     Mutant(
         "a-look-takes-back-what-was-read",
-        "health:damage",
+        "damage",
         "[*checks[:1], *checks[-1:]] if",
         "checks[:1] if",
         "test_successes_are_told_by_ends_and_damage_until_it_was_read_again",
@@ -195,7 +195,7 @@ USES: Final = (
     ),
     Mutant(
         "a-restored-tag-forgotten",
-        "tag_moves:_events",
+        "_events",
         "IS_DELETION",
         'action == "delete"',
         "test_a_tag_goes_and_comes_back_with_its_revision[sqlite]",

@@ -165,7 +165,7 @@ VERSIONS: Final = (
     ),
     Mutant(
         "shut-out-and-not-told",
-        "migrations:shuts_out",
+        "shuts_out",
         "before < oldest",
         "before > oldest",
         "test_the_first_that_writes_upgrades_and_says_so[tag-0014]",
@@ -223,7 +223,7 @@ SHOWN: Final = (
     ),
     Mutant(
         "html-in-a-table",
-        "frames:_html_row",
+        "_html_row",
         "escape(clean(text))",
         "clean(text)",
         "schemas:test_views.py",

@@ -1,0 +1,71 @@
+"""Pipelines over HTTP: added by a client, copied, and loaded by diffusers from a service as from the Hub."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from registry.services.local import LocalRegistry
+from tests.images.test_pipelines import LEADS, Saved, kohya, saved, weights_in
+from tests.kit.serving import open_http
+
+__all__ = ["saved"]
+
+_LOADED: Final = """
+import sys, torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import save_file
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+found = {}
+for name, part in pipe.components.items():
+    if isinstance(part, torch.nn.Module):
+        found |= {f"{name}.{key}": value.contiguous() for key, value in part.state_dict().items()}
+save_file(found, sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_diffusers_loads_a_merged_pipeline_from_the_service(saved: Saved, tmp_path: Path) -> None:
+    merged = kohya(weights_in(saved("SDXL")), tmp_path / "char.safetensors", LEADS)
+    with closing(open_http(tmp_path)) as registry:
+        registry.add_base("sdxl", saved("SDXL"))
+        registry.publish(tmp_path / "char.safetensors", "sdxl/char")
+        token = registry.local.create_token("reader", name="diffusers").secret
+        environment = os.environ | {
+            "HF_ENDPOINT": f"{registry.url}/hf",
+            "HF_HOME": str(tmp_path / "hub"),
+            "HF_TOKEN": token,
+        }
+        environment.pop("HF_HUB_OFFLINE", None)
+        script = [sys.executable, "-W", "ignore", "-c", _LOADED, "sdxl/char", str(tmp_path / "loaded.safetensors")]
+        ran = subprocess.run(script, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr[-2000:]
+    loaded = load_file(tmp_path / "loaded.safetensors")
+    for name, values in merged.items():
+        component, _, rest = name.partition(".")
+        tensor = loaded.get(name, loaded.get(f"{component}.text_model.{rest}"))
+        assert tensor is not None, name
+        assert np.array_equal(tensor.double().numpy(), values), name
+
+
+@pytest.mark.slow
+def test_a_pipeline_is_copied_whole(saved: Saved, tmp_path: Path) -> None:
+    kohya(weights_in(saved("SDXL")), tmp_path / "char.safetensors", LEADS)
+    with closing(LocalRegistry.open(tmp_path / "from", cache_folder=tmp_path / "cache")) as source:
+        source.add_base("sdxl", saved("SDXL"))
+        source.publish(tmp_path / "char.safetensors", "sdxl/char")
+        source.fetch("sdxl/char", tmp_path / "one", kind="merged")
+        with closing(open_http(tmp_path / "served")) as target:
+            source.copy("sdxl/char", target)
+            target.fetch("sdxl/char", tmp_path / "two", kind="merged")
+    for file in (tmp_path / "one").rglob("*"):
+        if file.is_file() and file.suffix in (".safetensors", ".json") and "receipt" not in file.name:
+            assert (tmp_path / "two" / file.relative_to(tmp_path / "one")).read_bytes() == file.read_bytes()
