@@ -123,7 +123,7 @@ RETENTION: Final = (
     ),
     Mutant(
         "hidden-combination-does-not-keep",
-        "_combined",
+        "retention:_combined",
         ".join(RevisionSource, RevisionSource.source_id == own.id)",
         ".join(RevisionSource, RevisionSource.revision_id == own.id)",
         "test_what_needs_a_revision_counts_where_it_is_not_seen",
