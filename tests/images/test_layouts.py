@@ -127,7 +127,9 @@ def test_comfyui_adds_what_the_path_adds(family: str, denoiser: Denoiser, local:
     check(local, again.reference, path.sum, tmp_path / "merged")
 
 
-@pytest.mark.parametrize("family", ON_ALL)
+@pytest.mark.parametrize(
+    "family", ["flux", *(pytest.param(one, marks=pytest.mark.long) for one in FAMILIES if one != "flux")]
+)
 def test_diffusers_loads_what_the_path_is_with_its_metadata_and_without(
     family: str, denoiser: Denoiser, local: LocalRegistry, tmp_path: Path
 ) -> None:
