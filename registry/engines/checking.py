@@ -17,6 +17,7 @@ _SAYS: Final[dict[Part, str]] = {
     "family": "goes on an image model ({})",
     "model": "goes on a model of the type {}",
     "dora": "has DoRA links (magnitudes)",
+    "not_low_rank": "rescales {} (DoRA on columns, or IA3)",
     "replaced": "replaces the whole module {}",
     "biases": "replaces biases ({})",
     "tokens": "replaces rows of {} (trainable_token_indices)",
@@ -47,6 +48,7 @@ _BRIEFLY: Final[dict[str, str]] = {
     "family": "the engine has no such image models",
     "model": "the engine loads no adapter on such a model",
     "dora": "it has DoRA",
+    "not_low_rank": "it rescales modules as no product of low rank does",
     "replaced": "it replaces whole modules",
     "biases": "it replaces biases",
     "tokens": "it replaces rows of tokens",
@@ -69,7 +71,7 @@ _BRIEFLY: Final[dict[str, str]] = {
     "denoisers": "it adapts two denoisers",
     "unnamed": "it adapts modules whose names there are not known",
 }
-_AS_DIFF: Final[frozenset[str]] = frozenset({"dora", "replaced", "biases"})
+_AS_DIFF: Final[frozenset[str]] = frozenset({"dora", "not_low_rank", "replaced", "biases"})
 """What ``--dense-as-diff`` writes as the whole difference of a weight."""
 _MERGED: Final = "Serve the path merged."
 _DENSE: Final = "Give --dense-as-diff, or serve the path merged."
@@ -105,7 +107,7 @@ def check_limit(engine: EngineName, limit: int | None) -> int | None:
 
 def engine_check(
     reference: str,
-    adapter: AdapterFiles,
+    adapter: AdapterFiles | Parts,
     engine: EngineName,
     limit: int | None,
     *,
@@ -117,14 +119,14 @@ def engine_check(
 
     Args:
         reference: PATH@N, which the adapter was composed for.
-        adapter: its files; of the weights only the header is read.
+        adapter: its files, of whose weights only the header is read; or what it consists of.
         engine: the engine.
         limit: the largest rank that the engine is started with. None: any.
         base: what is known of the base model; what depends on more is no reason.
         since: the ancestor that the adapter goes on, if it is not the base model.
         quantised: how the base model is quantised that the adapter is served on.
     """
-    row, parts = ENGINES[engine], parts_of(adapter, base)
+    row, parts = ENGINES[engine], adapter if isinstance(adapter, Parts) else parts_of(adapter, base)
     found = list(_on_quantised(row, parts, quantised))
     reasons = (*_reasons(row, parts, limit, base), *(one for one in found if isinstance(one, EngineReason)))
     answer = _answer(reference, row, reasons, parts.rank, limit, since)
@@ -268,7 +270,7 @@ def options_for(options: Options, found: EngineCheck) -> Options:
     ``options.max_error`` allows a truncation of what is above the limit; the rest is exact, whatever error is allowed.
 
     Raises:
-        InvalidAdapterError: ``engine_limits``, no such adapter exists.
+        InvalidAdapterError: ``engine_limits`` or ``not_low_rank``, no such adapter exists.
     """
     layout = LAYOUTS.get(found.engine)
     dense = _AS_DIFF if options.dense_as_diff and layout == "comfyui" else frozenset()
@@ -305,8 +307,9 @@ def kept_refusal(answer: EngineAnswer) -> str | None:
 
 
 def refusal(found: EngineCheck) -> InvalidAdapterError:
-    """The error for an adapter that an engine can't load."""
-    return InvalidAdapterError(f"{told(found)} What would do: `{found.would_do}`.", code="engine_limits")
+    """The error for an adapter that an engine can't load: ``not_low_rank`` if it is such a rescaling, in every form."""
+    code = "not_low_rank" if any(reason.code == "not_low_rank" for reason in found.reasons) else "engine_limits"
+    return InvalidAdapterError(f"{told(found)} What would do: `{found.would_do}`.", code=code)
 
 
 def told(found: EngineCheck) -> str:

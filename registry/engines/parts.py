@@ -66,6 +66,22 @@ def parts_of(adapter: AdapterFiles, base: BaseFacts) -> Parts:
     tokens = config.get("trainable_token_indices") or {}
     found["tied_tokens"] = {one for one in tokens if set(base.ties.get(one, ())) - set(tokens)}
     found |= _of_model(base, found["modules"] | found["convolutions"])
+    return _parts(rank, found)
+
+
+def parts_of_changes(changes: Mapping[Part, Collection[str]], rank: int, base: BaseFacts) -> Parts:
+    """The same of a path that no adapter of PEFT equals, by what it changes.
+
+    Args:
+        changes: part -> names of modules or parameters; ``not_low_rank`` are those that no such adapter holds.
+        rank: the largest; 0: there are no pairs.
+        base: what is known of the base model.
+    """
+    modules = [name for part in ("modules", "convolutions", "not_low_rank") for name in changes.get(part, ())]
+    return _parts(rank, {**changes, **_of_model(base, modules)})
+
+
+def _parts(rank: int, found: Mapping[Part, Collection[str]]) -> Parts:
     return Parts(rank, {part: tuple(sorted(modules)) for part, modules in found.items() if modules})
 
 

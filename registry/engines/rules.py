@@ -15,9 +15,9 @@ from registry.digest import sha256_digest
 from registry.schemas.form import BaseQuantization, EngineName, Layout
 
 Part = Literal[
-    "language", "image", "family", "model", "dora", "replaced", "biases", "tokens", "tied_tokens", "embeddings",
-    "convolutions", "attention", "experts", "half_experts", "conv1d", "pattern", "modules", "head", "parameters",
-    "indexer", "together", "clip", "t5", "encoders", "denoisers", "unnamed",
+    "language", "image", "family", "model", "dora", "not_low_rank", "replaced", "biases", "tokens", "tied_tokens",
+    "embeddings", "convolutions", "attention", "experts", "half_experts", "conv1d", "pattern", "modules", "head",
+    "parameters", "indexer", "together", "clip", "t5", "encoders", "denoisers", "unnamed",
 ]  # fmt: skip
 """What an adapter may have in addition to plain pairs of linear modules; first the model that it goes on."""
 
@@ -282,6 +282,7 @@ _WRITTEN: Final = "registry.tensors.composed.layouts: what is written for it are
 _NOT_READ: Final = Rule("it reads pairs of low rank, and no other change in this form", _WRITTEN)
 _PLAIN: Final[Mapping[Part, Rule]] = {
     "language": _NO_LANGUAGE,
+    "not_low_rank": _NOT_READ,
     "replaced": _NOT_READ,
     "biases": _NOT_READ,
     "tokens": _NOT_READ,

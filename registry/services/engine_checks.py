@@ -18,8 +18,8 @@ from registry.catalogue.changes.notices import KeptAnswer
 from registry.catalogue.tree import revisions
 from registry.digest import hex_of
 from registry.engines.checking import check_limit, check_quantised, engine_check, not_composable
-from registry.engines.parts import BaseFacts
-from registry.engines.rules import ENGINES, RULES
+from registry.engines.parts import BaseFacts, Parts
+from registry.engines.rules import ENGINES, LAYOUTS, RULES
 from registry.errors import InvalidAdapterError, NotFoundError, UnavailableError, UsageError
 from registry.images.outgoing import components_of_base
 from registry.reference import Path, Reference
@@ -28,10 +28,11 @@ from registry.schemas.form import Dtype
 from registry.schemas.requests import CheckRequest
 from registry.schemas.statistics import EstimatedFigure, LinkFidelity, PathFidelity
 from registry.services.artifacts.load import load_path
-from registry.services.artifacts.opened import ask, open_asked
+from registry.services.artifacts.opened import Asked, ask, open_asked
 from registry.services.deployment import Deployment
 from registry.tensors.lineage.inputs import Inputs, exact_between
 from registry.tensors.lineage.paths import LoadedPath, read_blob
+from registry.tensors.lineage.plan import links_of
 from registry.transfer.model_files import CONFIG
 
 if TYPE_CHECKING:
@@ -160,7 +161,25 @@ def _checked(deployment: Deployment, request: CheckRequest) -> EngineCheck:
     except InvalidAdapterError as problem:
         if problem.code != "not_composable":
             raise
-        return not_composable(reference, request.engine, str(problem), limit)
+        parts = _parts(deployment, asked) if request.engine in LAYOUTS else None
+        if parts is None:
+            return not_composable(reference, request.engine, str(problem), limit)
+        return engine_check(reference, parts, request.engine, limit, since=request.since)
+
+
+def _parts(deployment: Deployment, asked: Asked) -> Parts | None:
+    """What a path changes that no adapter of PEFT equals; None: nor is there a file of another form that does."""
+    from registry.services.artifacts.composed import parts_of_path
+
+    base = _facts(deployment, asked.path)
+    with ExitStack() as opened:
+        inputs = Inputs(deployment.artifact_blobs, asked.path, opened)
+        try:
+            return parts_of_path(inputs, links_of(asked.path, asked.ancestor, asked.options), base)
+        except InvalidAdapterError as problem:
+            if problem.code != "not_composable":
+                raise
+            return None
 
 
 def _keep(deployment: Deployment, found: EngineCheck) -> None:

@@ -113,7 +113,7 @@ def test_norms_of_columns_run_over_the_rows_of_all_joined_modules(
         with pytest.raises(InvalidAdapterError) as caught:
             local.artifact(path, layout=layout)
         assert caught.value.code == "not_low_rank"
-    with pytest.raises(InvalidAdapterError, match=r"What would do.*--as merged"):
+    with pytest.raises(InvalidAdapterError, match=r"What would do.*--dense-as-diff"):
         local.fetch(path, tmp_path / "loras", engine="comfyui")
     dense = local.artifact(path, layout="comfyui", dense_as_diff=True).file("lora.safetensors").read()
     (tmp_path / "dense.safetensors").write_bytes(dense)

@@ -120,7 +120,7 @@ def test_comfyui_adds_what_the_path_adds(family: str, denoiser: Denoiser, local:
         assert metadata["modelspec.architecture"].endswith("/lora")
         assert local.verify(file).equal
     judged = local.check("model/one", engine="vllm-omni")
-    assert [reason.code for reason in judged.reasons] == (["convolutions"] if family.startswith("sd") else [])
+    assert [reason.code for reason in judged.reasons] == (["convolutions"] if family.startswith(("sd", "wan")) else [])
     assert all(reason.source for reason in judged.reasons)
     # published again it is the same path: the model's own names say so once more
     again = local.publish(tmp_path / "loras" / "model-one-two.safetensors", "model/again").revision
@@ -251,7 +251,7 @@ def test_a_dora_goes_to_diffusers_as_it_is_and_to_comfyui_as_a_difference(
     written = Written(model)
     rows = written.native["double_blocks.0.img_attn.qkv"]
     meant, plain = dora(written, rows), Written(model)
-    plain.add("lora_unet_img_in", ("x_embedder",), alpha=2.0)
+    plain.add("lora_unet_img_in", ("x_embedder",), rank=2, alpha=2.0)
     local.add_base("model", folder)
     local.publish(written.save(tmp_path / "dora.safetensors"), "model/dora")
     local.publish(plain.save(tmp_path / "plain.safetensors"), "model/dora/char")

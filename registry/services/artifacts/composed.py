@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from registry.engines.parts import BaseFacts, Parts, parts_of_changes
+from registry.engines.rules import Part
 from registry.errors import UsageError
 from registry.schemas.form import Layout
 from registry.services.artifacts.commits import commit_below
@@ -16,25 +18,21 @@ from registry.tensors.arithmetic.dtypes import OPTION_DTYPES
 from registry.tensors.artifacts.artifact import ArtifactFile
 from registry.tensors.composed.comfyui import comfyui_file
 from registry.tensors.composed.composition import Composition
-from registry.tensors.composed.forms import BaseRepo
-from registry.tensors.composed.layouts import diffusers_file, only_component
+from registry.tensors.composed.forms import BaseRepo, is_called_bias, is_under
+from registry.tensors.composed.layouts import diffusers_file, layout_notices, only_component
 from registry.tensors.lineage.bound import bound_links, weight_notices
-from registry.tensors.lineage.inputs import exact_as_lora
+from registry.tensors.lineage.inputs import Inputs, exact_as_lora
+from registry.tensors.lineage.paths import Link
 from registry.tensors.lineage.plan import Builder, Built, Order, below
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
+from registry.tensors.table.targets import TargetKind
 
 
 def _build(order: Order) -> Built:
     options, plan, table = order.options, order.plan, order.inputs.table
-    exact = next((link for link in order.links if link.is_exact), None)
-    if exact is not None:
-        raise exact_as_lora(order.path, exact)
-    bound = bound_links(order.inputs, order.path.live)
-    since = len(bound) - len(order.links)
-    base = BaseTensors(order.inputs.base_weights().tensors)
     sums = torch.float32 if options.layout is None else torch.float64  # others round nothing before they write
-    composition = Composition(bound, since, path_programs(bound, table), base, table, sums=sums)
+    composition, bound, since = _composition(order.inputs, order.links, sums)
     dtype = OPTION_DTYPES[options.dtype or "fp32"]
     truncation = None
     if options.rank is not None or options.max_error is not None:
@@ -46,8 +44,50 @@ def _build(order: Order) -> Built:
     if plan.base_model is not None:
         config = bound[-1].checkpoint.config.document
         files.append(readme_file(order.inputs.blobs, order.path, plan, config, order.ancestor))
-    notices = (*composition.notices, *weight_notices(zip(order.path.live, bound, strict=True)))
-    return Built(plan, files, notices, truncation)
+    notices = [*composition.notices, *weight_notices(zip(order.path.live, bound, strict=True))]
+    if options.layout is not None:
+        dense = options.dense_as_diff
+        notices += layout_notices(composition.parts, table, options.layout, dtype, dense=dense)
+    return Built(plan, files, tuple(notices), truncation)
+
+
+def _composition(
+    inputs: Inputs, links: Sequence[Link], sums: torch.dtype
+) -> tuple[Composition, Sequence[BoundLink], int]:
+    """The last links of a path as one adapter, all that are live bound, and the number of the first of those."""
+    exact = next((link for link in links if link.is_exact), None)
+    if exact is not None:
+        raise exact_as_lora(inputs.path, exact)
+    bound = bound_links(inputs, inputs.path.live)
+    since = len(bound) - len(links)
+    base = BaseTensors(inputs.base_weights().tensors)
+    programs = path_programs(bound, inputs.table)
+    return Composition(bound, since, programs, base, inputs.table, sums=sums), bound, since
+
+
+def parts_of_path(inputs: Inputs, links: Sequence[Link], base: BaseFacts) -> Parts:
+    """What the last links of a path change, also where no adapter of PEFT holds it: from headers alone.
+
+    Raises:
+        InvalidAdapterError: ``not_composable``, one of them is an exact revision, or they adapt a module inside one
+            that they replace.
+    """
+    composition, _, _ = _composition(inputs, links, torch.float64)
+    parts, ranks = composition.parts, composition.ranks
+    forms = parts.forms
+    kinds = {target.module: target.kind for target, _ in forms.pairs}
+    replaced = forms.saved_modules.difference(forms.diagonals)
+    found: dict[Part, Collection[str]] = {
+        "not_low_rank": forms.diagonals,
+        "dora": parts.scaled,
+        "replaced": replaced,
+        "biases": {name for name in forms.values if is_called_bias(name) and not is_under(name, replaced)},
+        "tokens": forms.tokens,
+        "embeddings": {module for module, kind in kinds.items() if kind is TargetKind.EMBEDDING},
+        "convolutions": {module for module, kind in kinds.items() if kind is TargetKind.CONV},
+        "modules": {module for module, kind in kinds.items() if kind is TargetKind.LINEAR},
+    }
+    return parts_of_changes(found, max(ranks.values(), default=0), base)
 
 
 def _files(order: Order, composition: Composition, links: Sequence[BoundLink], dtype: str) -> list[ArtifactFile]:

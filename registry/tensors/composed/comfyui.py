@@ -2,13 +2,14 @@
 
 Of Stable Diffusion by kohya's names, with an alpha for each module that is its rank; of transformers by native names
 without one. Modules that are one there are joined (`registry.tensors.composed.joined`). DoRA is not written: ComfyUI
-scales by the norm of the weight before the change, not after it (``weight_adapter/base.py``). It, and what a path
-replaces, can be written as the whole difference of a weight (``.diff``, ``.diff_b``), in float64 and rounded once.
+scales by the norm of the weight before the change, not after it (``weight_adapter/base.py``). It, what a path replaces
+or rescales by columns, and changes of full rank, whose pairs are larger than themselves, can be written as the whole
+difference of a weight (``.diff``, ``.diff_b``), in float64 and rounded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 import torch
@@ -24,6 +25,7 @@ from registry.tensors.composed.layouts import (
     changed_components,
     check_products,
     few,
+    full_pairs,
     replaced_names,
 )
 from registry.tensors.composed.pair import ComposedPair
@@ -49,7 +51,7 @@ def comfyui_file(parts: ComposedParts, table: TargetTable, dtype: str, *, dense:
         parts: of the path, with sums in float64.
         table: the base model's.
         dtype: that of all tensors but alphas (``F32``).
-        dense: write the whole difference of what is no product of low rank.
+        dense: write the whole difference of what is no product of low rank, or one of full rank.
 
     Raises:
         InvalidAdapterError: ``not_low_rank``; ``engine_limits`` for what else it can't load.
@@ -62,7 +64,7 @@ def comfyui_file(parts: ComposedParts, table: TargetTable, dtype: str, *, dense:
         check_products(parts.forms, "comfyui")
     components = components_of_base(table.targets)
     architecture = next((one.architecture for one in components if one.is_denoiser), None)
-    file = _File(parts, table)
+    file = _File(parts, table, full_pairs(parts) if dense else ())
     for component in components:
         norms = {name.rpartition(".")[0].removeprefix(component.lead) for name in parts.forms.values}
         file.add(component, comfy_names(component, numbered=architecture != _FIRST, norms=norms))
@@ -81,11 +83,11 @@ def _check_no_dora(parts: ComposedParts) -> None:
 class _File:
     """The tensors of the file, component by component."""
 
-    def __init__(self, parts: ComposedParts, table: TargetTable) -> None:
+    def __init__(self, parts: ComposedParts, table: TargetTable, full: Collection[str]) -> None:
         self.tensors: list[AdapterTensor] = []
         self.rank = 0
         self._parts, self._table = parts, table
-        self._whole = {*parts.scaled, *parts.forms.saved}
+        self._whole = {*parts.scaled, *parts.forms.saved, *full}
         self._left = {*parts.pairs, *replaced_names(parts.forms)}
 
     def add(self, component: Component, names: Mapping[str, Joined]) -> None:

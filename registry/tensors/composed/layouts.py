@@ -21,9 +21,11 @@ from registry.errors import InvalidAdapterError
 from registry.images.header_config import METADATA
 from registry.images.outgoing import Component, clip_module, components_of_base, is_t5
 from registry.schemas.form import Layout
+from registry.tensors.arithmetic.dtypes import FLOATS
 from registry.tensors.artifacts.artifact import ArtifactFile
 from registry.tensors.composed.composition import ComposedParts
 from registry.tensors.composed.forms import Forms, as_targets
+from registry.tensors.composed.pair import ComposedPair
 from registry.tensors.composed.spelling import AdapterTensor, weights_file
 from registry.tensors.table.targets import TargetKind, TargetTable
 
@@ -88,6 +90,53 @@ def check_products(forms: Forms, layout: Layout) -> None:
         dense = ", or with --dense-as-diff" if layout == "comfyui" else ""
         what = f"changes {few(names)} otherwise than by products of low rank, which are all that it reads"
         raise cannot(layout, what, "not_low_rank", _MERGED + dense)
+
+
+def full_pairs(parts: ComposedParts) -> list[str]:
+    """Modules whose change has the rank of the smaller side: LoHa and LoKr that are kept whole, and sums of many links.
+
+    Their pairs hold more numbers than the change itself.
+    """
+    return [
+        module
+        for module, pair in parts.pairs.items()
+        if isinstance(pair, ComposedPair) and pair.own_rank == min(pair.in_features, pair.out_features)
+    ]
+
+
+def layout_notices(parts: ComposedParts, table: TargetTable, layout: Layout, dtype: str, *, dense: bool) -> list[str]:
+    """What a person should know of a file: which option loads it, and what is larger than it has to be.
+
+    Args:
+        parts: of the path.
+        table: the base model's.
+        layout: of the file.
+        dtype: of its factors (``F32``).
+        dense: whether changes of full rank are written as differences.
+    """
+    told = []
+    if layout == "diffusers" and any(
+        one.component.name == "transformer_2" for one in changed_components(parts, table, layout)
+    ):
+        told.append(
+            "The path changes transformer_2, whose modules diffusers reads by the names of the first (transformer.): "
+            "load the file with pipe.load_lora_weights(FILE, load_into_transformer_2=True), else it goes on the other."
+        )
+    full = [] if dense else full_pairs(parts)
+    if full:
+        sizes = [(table.targets[module].in_features, table.targets[module].out_features) for module in full]
+        each = FLOATS[dtype].itemsize
+        pairs = sum(min(one) * sum(one) for one in sizes) * each
+        whole = sum(columns * rows for columns, rows in sizes) * each
+        told.append(
+            f"The change of {few(full)} has full rank, and its pair is larger than the change: {_bytes(pairs)} in all "
+            f"instead of {_bytes(whole)}. --for comfyui --dense-as-diff writes differences, --max-error lowers ranks."
+        )
+    return told
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count} bytes"
 
 
 def diffusers_file(parts: ComposedParts, table: TargetTable, dtype: str) -> ArtifactFile:

@@ -44,6 +44,20 @@ COMPOSED: Final = (
         "test_factors_at_one_place_of_two_files_are_not_the_same",
     ),
     Mutant(
+        "full-rank-is-lower",
+        "full_pairs",
+        "== min(pair.in_features",
+        "< min(pair.in_features",
+        "test_a_loha_of_a_high_rank_is_a_difference_or_told_as_large",
+    ),
+    Mutant(
+        "models-of-a-rescaling-forgotten",
+        "parts_of_changes",
+        "{**changes, **_of_model(base, modules)}",
+        "changes",
+        "test_a_reader_that_has_no_such_models_gets_no_difference_either",
+    ),
+    Mutant(
         "pattern-unanchored",
         "composed_config",
         '"^" + re.escape(name)',
