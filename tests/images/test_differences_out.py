@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import pad
 
 from registry.errors import InvalidAdapterError
 from registry.services.local import LocalRegistry
@@ -128,7 +129,7 @@ def test_a_block_diagonal_pair_means_what_its_alpha_says_everywhere(
         ups.append(written.tensors.pop(f"{module}.lora_up.weight"))
     whole.tensors = {
         f"{JOINED}.lora_down.weight": torch.cat(downs),
-        f"{JOINED}.lora_up.weight": torch.block_diag(*ups),
+        f"{JOINED}.lora_up.weight": torch.cat([pad(up, (4 * at, 8 - 4 * at)) for at, up in enumerate(ups)]),
         f"{JOINED}.alpha": torch.tensor(6.0),
     }
     whole.deltas = {module: delta * 6 / 12 for module, delta in written.deltas.items()}
