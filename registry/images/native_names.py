@@ -9,6 +9,7 @@ every ``from_single_file`` goes through, and tests hold these tables to them on 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -280,10 +281,29 @@ UNET: Final = Family(
     "Stable Diffusion (UNet)", ("conv_in", "down_blocks.0.resnets.0.conv1", "conv_out"), {}, other=_unet
 )
 
-FAMILIES: Final = (UNET, SD_3, FLUX_1, FLUX_2, WAN, Z_IMAGE)
-"""All whose native names are not diffusers' own."""
+_OF_QWEN: Final = re.compile(
+    r"transformer_blocks\.\d+\.(?:(?:img|txt)_(?:mod\.1|mlp\.net\.(?:0\.proj|2))"
+    r"|attn\.(?:to_[qkv]|to_out\.0|to_add_out|add_[qkv]_proj|norm_(?:added_)?[qk]))"
+    r"|(?:img|txt)_in|txt_norm|norm_out\.linear|proj_out|time_text_embed\.timestep_embedder\.linear_[12]"
+)
+
+
+def _qwen_image(modules: Collection[str]) -> Iterator[tuple[str, Modules]]:
+    """diffusers' own names, of the modules that ComfyUI's model has too (``comfy/ldm/qwen_image/model.py``)."""
+    return ((module, (module,)) for module in modules if _OF_QWEN.fullmatch(module))
+
+
+QWEN_IMAGE: Final = Family(
+    "Qwen-Image",
+    ("img_in", "txt_in", "transformer_blocks.0.img_mod.1", "transformer_blocks.0.attn.add_q_proj"),
+    {},
+    other=_qwen_image,
+)
+
+FAMILIES: Final = (UNET, SD_3, FLUX_1, FLUX_2, WAN, Z_IMAGE, QWEN_IMAGE)
+"""All whose native names are known."""
 
 
 def family_of(modules: Collection[str]) -> Family | None:
-    """The family of a denoiser with these modules; None: it has no other names than diffusers'."""
+    """The family of a denoiser with these modules; None: none is known to have other names than diffusers'."""
     return next((family.bound(modules) for family in FAMILIES if family.fits(modules)), None)

@@ -15,7 +15,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from registry.images.native_names import FLUX_1, FLUX_2, SD_3, UNET, WAN, Z_IMAGE, Family, Modules, family_of
+from registry.images.native_names import (
+    FLUX_1,
+    FLUX_2,
+    QWEN_IMAGE,
+    SD_3,
+    UNET,
+    WAN,
+    Z_IMAGE,
+    Family,
+    Modules,
+    family_of,
+)
 
 _DENOISERS: Final = ("unet", "transformer", "transformer_2")
 _CLIP: Final = re.compile(r"(?:text_model\.)?(encoder\.layers\.\d+\.(?:self_attn|mlp)\.\w+)")
@@ -57,6 +68,7 @@ class Component:
 _ARCHITECTURES: Final = {
     SD_3.name: "stable-diffusion-3",
     FLUX_2.name: "flux-2-dev",
+    QWEN_IMAGE.name: "qwen-image",
     WAN.name: "wan",
     Z_IMAGE.name: "z-image",
 }

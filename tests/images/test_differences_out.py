@@ -22,6 +22,7 @@ from tests.images.test_layouts import comfy_reads, native_oracle
 from tests.images.test_lora_files import Written, check
 
 Denoiser = Callable[[str], tuple[Any, Path]]
+BLOCK = "transformer_blocks.1"
 JOINED = "lora_unet_double_blocks_0_img_attn_qkv"
 
 
@@ -141,6 +142,33 @@ def test_a_block_diagonal_pair_means_what_its_alpha_says_everywhere(
     found, expected = comfy_reads(Path(answer.folder), model), native_oracle(whole.deltas, model)
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], delta) for name, delta in expected.items())
+
+
+def test_qwen_image_goes_to_comfyui_by_the_names_that_both_have(
+    denoiser: Denoiser, local: LocalRegistry, tmp_path: Path
+) -> None:
+    """Every linear module, and norms that have vectors alone, as differences."""
+    model, folder = denoiser("qwen-image")
+    written = Written(model)
+    for module in written.weights:
+        written.add(f"transformer.{module}", (module,), ends=("lora_A.weight", "lora_B.weight"), rank=1)
+    norms = {f"diffusion_model.{name}.diff": torch.ones(16) / 4 for name in ("txt_norm", f"{BLOCK}.attn.norm_added_q")}
+    local.add_base("model", folder)
+    local.publish(written.save(tmp_path / "char.safetensors"), "model/char")
+    assert local.check("model/char", engine="comfyui").loads
+    assert [one.code for one in local.check("model/char", engine="forge").reasons] == ["family"]
+    answer = local.fetch("model/char", tmp_path / "loras", engine="comfyui")
+    tensors = load_file(answer.folder)
+    assert {name.rpartition(".lora_")[0] for name in tensors} == {f"diffusion_model.{one}" for one in written.weights}
+    for module, delta in written.deltas.items():
+        a, b = (tensors[f"diffusion_model.{module}.lora_{one}.weight"].double().numpy() for one in "AB")
+        assert np.array_equal(b @ a, delta), module
+    save_file(norms, tmp_path / "norms.safetensors")
+    local.publish(tmp_path / "norms.safetensors", "model/norms")
+    answer = local.fetch("model/norms", tmp_path / "loras", engine="comfyui", dense_as_diff=True)
+    found = load_file(answer.folder)
+    assert found.keys() == norms.keys()
+    assert all(torch.equal(found[name], value) for name, value in norms.items())
 
 
 def test_the_second_transformer_is_loaded_by_an_option_that_is_told(local: LocalRegistry, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_every_row_of_every_module_is_where_diffusers_puts_it(family: str) -> No
 
 
 def test_a_denoiser_is_of_one_family() -> None:
-    for family in ("sd", "sdxl", "sd-3", "flux", "flux-2", "wan", "z-image"):
+    for family in ("sd", "sdxl", "sd-3", "flux", "flux-2", "qwen-image", "wan", "z-image"):
         modules = weights_of(made(family))
         assert sum(one.fits(modules) for one in FAMILIES) == 1
     assert family_of({"model.layers.0.self_attn.q_proj": ()}) is None
