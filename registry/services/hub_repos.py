@@ -50,6 +50,13 @@ class Repo:
         return self.names.kind
 
     @property
+    def options(self) -> Options:
+        """What is served: a composed LoRA of an image model as diffusers reads it, which finds nothing of PEFT's."""
+        image = "diffusers" in self.base.table_source or (self.base.architecture or "").endswith("Pipeline")
+        layout = image and self.kind == "lora" and not self.path.is_base
+        return Options(kind=self.kind, layout="diffusers" if layout else None)
+
+    @property
     def is_model(self) -> bool:
         """Whether it holds a whole model rather than an adapter."""
         return self.path.is_base or KINDS[self.kind].is_model
@@ -125,7 +132,7 @@ def pin(session: Session, repo: Repo, name: str) -> Pinned:
         RetractedError: the revision or one of its ancestors was retracted.
         UnavailableError: ``numerics``, this machine's arithmetic does not render the bytes of this commit.
     """
-    options = Options(kind=repo.kind)
+    options = repo.options
     if repo.path.is_base:
         _check_base_name(session, repo, name)
         return Pinned(repo, repo.names.commit(None), Asked(path_of(repo.base, ()), None, options), None)
@@ -244,7 +251,7 @@ def _kept_by_others(session: Session, repo: Repo) -> dict[int, str]:
     found = {}
     for number, plan_digest, numerics in rows:
         try:
-            plan = plain_plan(path_in(session, Reference(repo.path, number=number)), Options(kind=repo.kind))
+            plan = plain_plan(path_in(session, Reference(repo.path, number=number)), repo.options)
         except RetractedError:
             continue  # retracted revisions are not served, regardless of who rendered them
         if plan is not None and plan.digest == plan_digest:

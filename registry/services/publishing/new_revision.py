@@ -217,11 +217,17 @@ def beyond_pairs(checkpoint: Checkpoint) -> Iterator[str]:
         yield f"The adapter replaces {len(rows.tokens)} token rows of {module}."
 
 
+def _leaf(module: str) -> str:
+    """The last name of a module; a number at the end says nothing by itself (``to_out.0``)."""
+    *above, last = module.split(".")
+    return f"{above[-1]}.{last}" if last.isdecimal() and above else last
+
+
 def target_groups(checkpoint: Checkpoint) -> tuple[TargetGroup, ...]:
     """The target modules by leaf name."""
     groups: dict[str, list[tuple[int, float]]] = {}
     for module, pair in checkpoint.pairs.items():
-        groups.setdefault(module.rpartition(".")[2], []).append((pair.rank, pair.scaling))
+        groups.setdefault(_leaf(module), []).append((pair.rank, pair.scaling))
     return tuple(
         TargetGroup(
             name=name,

@@ -33,7 +33,7 @@ from registry.schemas.difference import (
     OtherDifference,
 )
 from registry.tensors.analysis.matrices import ChangedMatrices, ChangedMatrix, MatrixName, changed_side_by_side
-from registry.tensors.analysis.statistics import other_changes, place_of
+from registry.tensors.analysis.statistics import in_order_of_layers, layers_of, other_changes, place_of
 from registry.tensors.arithmetic.kernel import block_rows
 from registry.tensors.arithmetic.threads import in_order
 from registry.tensors.path.low_rank import StackedPairs
@@ -174,7 +174,7 @@ def compare_deltas(
         undone_of=undone_of,
         modules=modules,
         kinds=_groups(compared, undone_of, lambda module: place_of(module)[1]),
-        depths=_groups(compared, undone_of, _layer),
+        depths=_groups(compared, undone_of, layers_of(one.module for one in compared)),
         others=left_out,
     )
 
@@ -312,13 +312,8 @@ def _groups(
             name=name,
             modules=len({one.module for one in by_name[name]}),
         )
-        for name in sorted(by_name, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+        for name in sorted(by_name, key=in_order_of_layers)
     )
-
-
-def _layer(module: str) -> str:
-    depth = place_of(module)[0]
-    return "none" if depth is None else str(depth)
 
 
 def _figures(matrices: Sequence[MatrixFigures], undone_of: Side) -> dict[str, Any]:

@@ -20,7 +20,8 @@ weighted by energy, as those of the block-diagonal matrix would grow with the nu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -148,8 +149,8 @@ def delta_statistics(
     return DeltaStatistics(
         **whole,
         modules=modules,
-        kinds=_groups(modules, lambda module: module.kind),
-        depths=_groups(modules, lambda module: "none" if module.depth is None else str(module.depth)),
+        kinds=_groups(modules, lambda module: place_of(module)[1]),
+        depths=_groups(modules, layers_of(one.module for one in modules)),
         energy_by_rank=energy_by_rank(every),
         others=tuple(other_changes(changed, since)),
     )
@@ -201,10 +202,40 @@ def _modules(measured: Sequence[Measured], since: int, norms: Norms) -> Iterator
 
 
 def place_of(module: str) -> tuple[int | None, str]:
-    """Depth and kind of a module: the first number in its name, and what follows it; of others no depth."""
+    """Depth and kind of a module: the first number in its name, and what follows it; of others no depth.
+
+    A block of a UNet has blocks in it, which are no part of the kind.
+    """
     parts = module.split(".")
     at = next((n for n, part in enumerate(parts[:-1]) if part.isdecimal()), None)
-    return (None, module) if at is None else (int(parts[at]), ".".join(parts[at + 1 :]))
+    return (None, module) if at is None else (int(parts[at]), _INNER.sub("", ".".join(parts[at + 1 :])))
+
+
+_INNER: Final = re.compile(r"^((attentions|resnets|downsamplers|upsamplers|transformer_blocks|motion_modules)\.\d+\.)+")
+
+
+def layers_of(modules: Iterable[str]) -> Callable[[str], str]:
+    """What groups modules by layer: their depth, with the name of their stack where there are several stacks."""
+    stacks = {_stack(module) for module in modules} - {None}
+
+    def layer(module: str) -> str:
+        depth = place_of(module)[0]
+        if depth is None:
+            return "none"
+        return str(depth) if len(stacks) == 1 else f"{_stack(module)}.{depth}"
+
+    return layer
+
+
+def _stack(module: str) -> str | None:
+    """What stands before the first number in the name of a module: down_blocks; None: it has no depth."""
+    found = re.match(r"(.+?)\.\d+\.", module)
+    return None if found is None else found[1]
+
+
+def in_order_of_layers(name: str) -> tuple[bool, list[tuple[bool, int, str]]]:
+    """A key that sorts names of groups, numbers in them by their value."""
+    return name == "none", [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in name.split(".")]
 
 
 def _figures(matrices: Sequence[Measured], since: int, norms: Norms) -> dict[str, Any]:
@@ -220,15 +251,13 @@ def base_norm(matrices: Sequence[ChangedMatrix], norms: Norms) -> float | None:
     return math.hypot(*(norms[slot] for slot in slots))
 
 
-def _groups(
-    modules: Sequence[ModuleStatistics], name_of: Callable[[ModuleStatistics], str]
-) -> tuple[GroupStatistics, ...]:
+def _groups(modules: Sequence[ModuleStatistics], name_of: Callable[[str], str]) -> tuple[GroupStatistics, ...]:
     total = math.fsum(module.energy for module in modules)
     by_name: dict[str, list[float]] = {}
     for module in modules:
-        by_name.setdefault(name_of(module), []).append(module.energy)
+        by_name.setdefault(name_of(module.module), []).append(module.energy)
     found = []
-    for name in sorted(by_name, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)):
+    for name in sorted(by_name, key=in_order_of_layers):
         energy = math.fsum(by_name[name])
         share = energy / total if total else 0.0
         found.append(GroupStatistics(name=name, modules=len(by_name[name]), energy=energy, share=share))

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.tensors.analysis.statistics import SHARES, effective_rank, energy_by_rank, figures, place_of, stable_rank
+from registry.tensors.analysis.statistics import (
+    SHARES,
+    effective_rank,
+    energy_by_rank,
+    figures,
+    in_order_of_layers,
+    layers_of,
+    place_of,
+    stable_rank,
+)
 from registry.tensors.truncation.rank_choice import ModuleSpectrum, enough_rank
 
 VALUES = st.lists(st.floats(1e-6, 1e6), max_size=12).map(lambda values: tuple(sorted(values, reverse=True)))
@@ -82,8 +91,24 @@ def test_scaling_changes_norms_alone(values: tuple[float, ...], factor: float) -
         ("model.layers.3.mlp.experts.gate_up_proj", (3, "mlp.experts.gate_up_proj")),
         ("transformer.h.0.attn.c_attn", (0, "attn.c_attn")),
         ("lm_head", (None, "lm_head")),
+        ("unet.down_blocks.1.attentions.0.transformer_blocks.2.attn1.to_q", (1, "attn1.to_q")),
+        ("unet.mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj", (0, "ff.net.0.proj")),
+        ("transformer.single_transformer_blocks.7.proj_mlp", (7, "proj_mlp")),
         ("classifier.2", (None, "classifier.2")),
     ],
 )
 def test_depth_and_kind(module: str, place: tuple[int | None, str]) -> None:
     assert place_of(module) == place
+
+
+def test_layers_have_the_name_of_their_stack_where_there_are_several() -> None:
+    assert layers_of(["model.layers.2.q", "model.layers.10.q", "head"])("model.layers.2.q") == "2"
+    several = ["down_blocks.10.to_q", "down_blocks.2.to_q", "mid_block.attentions.0.to_q", "conv_in"]
+    names = [layers_of(several)(module) for module in several]
+    assert names == ["down_blocks.10", "down_blocks.2", "mid_block.attentions.0", "none"]
+    assert sorted(names, key=in_order_of_layers) == [
+        "down_blocks.2",
+        "down_blocks.10",
+        "mid_block.attentions.0",
+        "none",
+    ]
