@@ -96,8 +96,18 @@ class BaseSummary(Schema):
     also_known_as: Annotated[tuple[str, ...], Field(exclude_if=lambda value: not value)] = ()  # other repo ids
     figures: Annotated[BaseFigures | None, Field(exclude_if=lambda value: value is None)] = None  # if requested
 
+    @property
+    def is_image_model(self) -> bool:
+        """Whether it is a pipeline of diffusers, or a component of one."""
+        return of_diffusers(self.table_source, self.architecture)
+
     def __repr__(self) -> str:
         return base_line(self)
+
+
+def of_diffusers(table_source: str, architecture: str | None) -> bool:
+    """Whether a base model with these facts is diffusers', also where its table came from the names of tensors."""
+    return "diffusers" in table_source or (architecture or "").endswith("Pipeline")
 
 
 def _told(figures: BaseFigures | None) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from registry.errors import NotFoundError, RetractedError, UnavailableError, Usa
 from registry.reference import MAIN, Path, Reference, check_tag, number_in_view
 from registry.schemas import ArtifactKind, Options
 from registry.schemas.artifacts import KINDS
+from registry.schemas.tree import of_diffusers
 from registry.services.artifacts.commits import RepoNames, is_commit, kept_for, plain_plan
 from registry.services.artifacts.load import path_in, path_of
 from registry.services.artifacts.opened import Asked
@@ -52,7 +53,7 @@ class Repo:
     @property
     def options(self) -> Options:
         """What is served: a composed LoRA of an image model as diffusers reads it, which finds nothing of PEFT's."""
-        image = "diffusers" in self.base.table_source or (self.base.architecture or "").endswith("Pipeline")
+        image = of_diffusers(self.base.table_source, self.base.architecture)
         layout = image and self.kind == "lora" and not self.path.is_base
         return Options(kind=self.kind, layout="diffusers" if layout else None)
 

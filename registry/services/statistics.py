@@ -16,7 +16,7 @@ from registry.catalogue.tree import links as link_rows
 from registry.catalogue.tree import revisions
 from registry.catalogue.tree import statistics as rows
 from registry.catalogue.tree.statistics import Key
-from registry.engines.rules import ENGINES
+from registry.engines.rules import ENGINES, LAYOUTS
 from registry.errors import InvalidAdapterError, NotFoundError, UnavailableError, UsageError
 from registry.progress import Progress
 from registry.reference import Path, Reference
@@ -134,7 +134,9 @@ def _look_further(deployment: Deployment, reference: str) -> None:
     from registry.services.notices import look_at_fidelity
 
     try:
-        for engine in ENGINES:
+        with deployment.read() as session:
+            image = base_rows.summary(session, Reference.parse(reference).path.base).is_image_model
+        for engine in (name for name in ENGINES if (name in LAYOUTS) == image):
             check(deployment, CheckRequest(ref=reference, engine=engine))
         rounded = link_fidelity(deployment, reference)
         with deployment.read() as session:

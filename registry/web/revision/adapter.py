@@ -20,7 +20,7 @@ from markdown_it.token import Token
 from markupsafe import Markup, escape
 
 from registry.engines.checking import in_short
-from registry.engines.rules import ENGINES
+from registry.engines.rules import ENGINES, LAYOUTS
 from registry.errors import RegistryError, UsageError
 from registry.figures import number
 from registry.folders.scan import EXACT, form_of
@@ -189,7 +189,7 @@ def adapter_page(visit: Visit, reference: str) -> Response:
         whole=_whole(subject, known) if len(subject.shown.lineage) > 2 else None,
         config=[*_config(known.config)],
         targets=_targets(subject.shown.targets),
-        engines=[*_engines(subject.shown.engines)],
+        engines=[*_engines(subject.shown.engines, image=subject.shown.base.is_image_model)],
         listed=LISTED,
         card=_card(visit, subject),
     )
@@ -213,11 +213,15 @@ def _point(at: int, one: RevisionSummary, name: str) -> Point:
     return Point(at, value, one.reference if value is None else f"{one.reference}: {number(value)}")
 
 
-def _engines(answers: Sequence[EngineAnswer]) -> Iterator[tuple[str, str, EngineAnswer | None, list[str]]]:
-    """Each engine with its version, the stored answer, and why not."""
+def _engines(
+    answers: Sequence[EngineAnswer], *, image: bool
+) -> Iterator[tuple[str, str, EngineAnswer | None, list[str]]]:
+    """Each engine for such base models, or that was asked about, with its version, the stored answer, and why not."""
     kept = {one.engine: one for one in answers}
     for name, engine in ENGINES.items():
         answer = kept.get(name)
+        if answer is None and (name in LAYOUTS) != image:
+            continue
         yield engine.title, engine.version, answer, [] if answer is None else in_short(answer)
 
 
