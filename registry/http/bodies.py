@@ -146,6 +146,7 @@ class FileBody:
     close: Callable[[], None]  # called once, after the last read
     kind: str  # blob or artifact, for the metrics
     name: str  # download name
+    picture: str | None = None  # the type by which a page shows it; None: bytes to download
 
 
 class BodySender:
@@ -183,7 +184,7 @@ class BodySender:
             "Accept-Ranges": "bytes",
             # immutable, but revalidated on each use: rights may be revoked
             "Cache-Control": "private, no-cache",
-            "Content-Disposition": _attachment(file.name),
+            "Content-Disposition": _disposition(file),
         }
         asked = asked_range(request.headers.get("range"), file.size)
         if request.method != "GET" or not still(request.headers.get("if-range"), file.etag):
@@ -206,7 +207,7 @@ class BodySender:
         headers["Content-Length"] = str(stop - start)
         if request.method == "HEAD" or start == stop:
             file.close()
-            return Response(status_code=status, headers=headers, media_type=OCTETS)
+            return Response(status_code=status, headers=headers, media_type=file.picture or OCTETS)
         kind = (lambda *_: admission) if isinstance(admission, str) else admission
         return BodyResponse(self, file, start, stop, status=status, headers=headers, admission=kind)
 
@@ -320,7 +321,7 @@ class BodyResponse(Response):
         headers: dict[str, str],
         admission: Callable[[int, int], str],
     ) -> None:
-        super().__init__(None, status_code=status, headers=headers, media_type=OCTETS)
+        super().__init__(None, status_code=status, headers=headers, media_type=file.picture or OCTETS)
         self.file, self.start, self.stop, self.admission = file, start, stop, admission
         self._bodies = bodies
 
@@ -344,8 +345,8 @@ def _end(flow: Flow, close: Callable[[], None]) -> None:
         close()
 
 
-def _attachment(name: str) -> str:
-    """As an attachment: a stored file may be HTML, and must not run as a page of this host."""
-    headers = _Headers()
-    headers.add_header("Content-Disposition", "attachment", filename=name.rpartition("/")[2])
+def _disposition(file: FileBody) -> str:
+    """As an attachment, unless it is a picture: a stored file may be HTML, and must not run as a page of this host."""
+    headers, kind = _Headers(), "attachment" if file.picture is None else "inline"
+    headers.add_header("Content-Disposition", kind, filename=file.name.rpartition("/")[2])
     return headers["Content-Disposition"]

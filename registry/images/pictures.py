@@ -12,12 +12,16 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
+from registry.files.source import ByteSource, read_range
+
 MOST_PICTURE: Final = 64 << 20
 """Bytes of a picture that is read."""
 _MOST_TEXT: Final = 4 << 20
 _MOST_PARTS: Final = 4096  # chunks, segments, or fields
 START: Final = 16
 """Bytes by which `picture_kind` knows one."""
+_MOST_READ: Final = 256 << 10
+_WEBP_PARTS: Final = 16
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _STARTS: Final = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "png"),
@@ -33,6 +37,25 @@ _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 7: 1}
 def picture_kind(start: bytes) -> str | None:
     """The ending of a picture that begins with these bytes: png, jpg or webp; None: it is none of these."""
     return next((kind for pattern, kind in _STARTS if pattern.match(start)), None)
+
+
+def worded_part(source: ByteSource) -> bytes:
+    """The part of a large picture in which programs write texts, as a picture for `texts_of`: its beginning.
+
+    A WebP has them behind its points, where the sizes of its parts lead.
+    """
+    start = bytes(read_range(source, 0, min(_MOST_READ, source.size)))
+    if picture_kind(start[:START]) != "webp" or len(start) == source.size:
+        return start
+    at = 12
+    for _ in range(_WEBP_PARTS):
+        if at + 8 > source.size:
+            break
+        kind, size = struct.unpack("<4sI", read_range(source, at, at + 8))
+        if kind == b"EXIF":
+            return start[:12] + read_range(source, at, min(at + _MOST_READ, source.size))
+        at += 8 + size + size % 2
+    return start[:12]
 
 
 def texts_of(data: bytes) -> Iterator[str]:

@@ -17,8 +17,9 @@ from registry.schemas.form import check_annotations
 from registry.services.artifacts.readme.front_matter import check, split
 from registry.services.local import LocalRegistry
 from tests.images.denoisers import weights_of
-from tests.images.loras import lora_file, png
+from tests.images.loras import lora_file
 from tests.images.test_lora_files import Denoiser
+from tests.kit.png import png
 
 KOHYA = {
     "ss_output_name": "my char",

@@ -21,8 +21,9 @@ from registry.operations import table
 from registry.schemas.requests import HashesRequest
 from registry.services.local import LocalRegistry
 from tests.images.denoisers import weights_of
-from tests.images.loras import chunk, lora_file, png
+from tests.images.loras import lora_file
 from tests.images.test_lora_files import Denoiser
+from tests.kit.png import chunk, png
 
 SAID = (
     "a portrait, <lora:mychar:0.8>\nNegative prompt: x\nSteps: 20, Sampler: Euler, Model hash: 31e35c80fc, Model: "

@@ -14,8 +14,9 @@ from registry.folders.lora_runs import checkpoints_of
 from registry.reference import Path as TreePath
 from registry.services.local import LocalRegistry
 from tests.images.denoisers import weights_of
-from tests.images.loras import lora_file, png
+from tests.images.loras import lora_file
 from tests.images.test_lora_files import Denoiser
+from tests.kit.png import png
 
 WEIGHTS = {"conv_in": torch.zeros(4, 3, 3, 3)}
 PATH = TreePath("sd", ("mychar",))

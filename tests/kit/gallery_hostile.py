@@ -14,6 +14,7 @@ from registry.services.local import LocalRegistry
 from tests.kit.bases import plain_base
 from tests.kit.gallery_story import HOSTILE
 from tests.kit.gallery_texts import ATTACKS, HOSTILE_CARD, LINKS, RUNS
+from tests.kit.png import chunk, png
 from tests.kit.recipes import Recipe, write_recipe
 
 ADAPTER: Final = f"{HOSTILE}/probe"
@@ -36,7 +37,9 @@ def publish_hostile(registry: LocalRegistry, folder: Path) -> None:
     (made / "'&quot;&#x3c;b&#x3e; ${globalThis.hacked=1} {{7-7}}.txt").write_text(ATTACKS[0])
     for name in ("evil.html", "evil.svg", "evil.xml", "evil.js"):
         (made / name).write_text(f"<script xmlns='http://www.w3.org/1999/xhtml'>{RUNS}</script>")
+    _add_previews(made / "previews")
     texts = {f"attack-{number}": text for number, text in enumerate((*ATTACKS, *LINKS))}
+    texts |= {"trigger_words": ATTACKS[0], "preferred_weight": ATTACKS[1], "preview_2_prompt": ATTACKS[2]}
     links = {"run_id": LINKS[0], "git_commit": LINKS[1], "learning_rate": ATTACKS[0]}
     registry.publish(made, ADAPTER, message="\n".join(ATTACKS), annotations=texts | links, metrics={"acc": 0.1})
     registry.tag(f"{ADAPTER}@1", "javascript.x")
@@ -46,6 +49,17 @@ def publish_hostile(registry: LocalRegistry, folder: Path) -> None:
     registry.retract(f"{ADAPTER}@2", reason=ATTACKS[0])
     registry.create_token("reader", name=ATTACKS[1])
     registry.deployment.database.change(_write_names_that_the_grammar_refuses)
+
+
+def _add_previews(folder: Path) -> None:
+    """Two pictures, whose own text is an attack, and what is only called one."""
+    folder.mkdir()
+    said = f"{LINKS[2]} {ATTACKS[5]}\nSteps: 20, Seed: 7, Model: {ATTACKS[4]}"
+    (folder / "1.png").write_bytes(png(chunk(b"tEXt", b"parameters\0" + said.encode())))
+    (folder / "2.jpg").write_bytes(png() + RUNS.encode())
+    (folder / "3.png").write_text(f"<!doctype html><script>{RUNS}</script>")
+    (folder / "4.webp").write_text(f"<svg xmlns='http://www.w3.org/2000/svg' onload='{RUNS}'/>")
+    (folder / "5.svg").write_text(f"<svg xmlns='http://www.w3.org/2000/svg' onload='{RUNS}'/>")
 
 
 def _write_names_that_the_grammar_refuses(session: Session) -> None:

@@ -119,6 +119,7 @@ OTHERS: Final = {
     "/download/{kind}/{rest:path}": "the bytes of a file",
     "/commit/{view}/{commit}/{path:path}": "leads to the page of a revision",
     "/figures/{file}/{reference:path}": "a figure as a file",
+    "/previews/{file}/{reference:path}": "a picture that a page shows",
     "/static/{digest}/{name}": "the stylesheet, the module and the icon",
 }
 """Routes that are read and are no pages."""

@@ -6,10 +6,12 @@ without HTML of its own, and of the HTML that comes out, only what a text needs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
+from pathlib import Path as FilePath
 from typing import Any, Final
 
 import nh3
@@ -23,7 +25,9 @@ from registry.engines.checking import in_short
 from registry.engines.rules import ENGINES, LAYOUTS
 from registry.errors import RegistryError, UsageError
 from registry.figures import number
+from registry.folders.placed_file import WEIGHTS, place_for
 from registry.folders.scan import EXACT, form_of
+from registry.images.adapter_file import FIELD
 from registry.operations import table
 from registry.plots.charts import Point, Sparkline
 from registry.reference import Reference
@@ -36,6 +40,7 @@ from registry.services.artifacts.readme import front_matter
 from registry.services.deployment import Background, background
 from registry.web.frame.figures import Figure, figure
 from registry.web.frame.visit import Visit
+from registry.web.revision.previews import previews_of
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,7 @@ def _as_link(
     return str(escape(told) if depth else Markup('<a href="{}">{}</a>').format(source, told))
 
 
+_STRENGTH: Final = re.compile(r"-?\d{1,3}(\.\d{1,6})?")
 LISTED: Final = 24
 """Metrics, annotations and the like of which the page shows so many."""
 _FIELDS: Final = (
@@ -181,6 +187,9 @@ def adapter_page(visit: Visit, reference: str) -> Response:
         subject=subject,
         part="tree",
         lineage={one.reference: one for one in known.lineage},
+        words=subject.revision.annotations.get("trigger_words", "").strip(),
+        lines=[*_lines(subject.revision)] if FIELD in known.config else (),
+        previews=previews_of(visit, subject.revision),
         metrics=[*_metrics(subject.revision, known.lineage)][:LISTED],
         link=known.link,
         is_exact=form_of({file.path for file in subject.shown.files}) is EXACT,
@@ -193,6 +202,18 @@ def adapter_page(visit: Visit, reference: str) -> Response:
         listed=LISTED,
         card=_card(visit, subject),
     )
+
+
+def _lines(revision: RevisionSummary) -> Iterator[tuple[str, str]]:
+    """Lines to copy for a LoRA file of an image model: what each is for, with the strength that its author prefers."""
+    name = place_for(FilePath(), revision.path).name.removesuffix(WEIGHTS)
+    given = revision.annotations.get("preferred_weight", "")
+    weight = given if _STRENGTH.fullmatch(given) and float(given) else ""
+    yield "Where ComfyUI and Forge find it", f"registry fetch {revision.reference} --for comfyui -o models/loras/"
+    words = revision.annotations.get("trigger_words", "").strip()[:2000]
+    yield "In a prompt of Forge", " ".join(part for part in (f"<lora:{name}:{weight or 1}>", words) if part)
+    at = f"{revision.reference}:{weight}" if weight else revision.reference
+    yield "Merged into the base model", f"registry fetch {at} --as merged -o ./{name}"
 
 
 def _metrics(

@@ -17,6 +17,7 @@ from registry.schemas.requests import DiffRequest, PathRequest, Ref
 from registry.web.frame.figures import Figure, figure
 from registry.web.frame.rendering import as_text
 from registry.web.frame.visit import PageRoute, PageVisit, Visit
+from registry.web.revision.previews import paired, previews_of
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _MOST: Final = 100  # rows of a table
@@ -53,6 +54,7 @@ def compare(visit: PageVisit) -> Response:
         asked=asked,
         found=found,
         sections=_sections(found),
+        pairs=paired(previews_of(visit, a), previews_of(visit, b)),
         family=above.pop() if a.path != b.path and len(above) == 1 else None,
         map=None if deltas is None else modules_map(deltas),
         pinned=[f"{one.path}@{one.digest}" for one in (a, b)],

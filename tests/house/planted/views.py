@@ -163,6 +163,20 @@ VIEWS: Final = (
 )
 PAGES: Final = (
     Mutant(
+        "pictures-beside-each-other-by-number",
+        "paired",
+        "one.made.is_whole and other.made == one.made",
+        "other.number == one.number",
+        "test_pictures_are_paired_by_prompt_and_seed_else_by_number",
+    ),
+    Mutant(
+        "the-seed-of-any-sampler",
+        "_of_graph",
+        "found.pop() if len(found) == 1 else",
+        "found.pop() if found else",
+        "test_prompt_and_seed_are_what_the_programs_write",
+    ),
+    Mutant(
         "a-form-of-any-session",
         "FormTokens.check",
         "self._new is not None or not hmac",
