@@ -47,8 +47,8 @@ _FUSE: Final = (
     f"{command('registry', 'publish', '--full', 'DIR', 'PATH')}."
 )
 _FROM_ONE_FILE: Final = (
-    "Write it as a folder with diffusers, PIPELINE.from_single_file(FILE).save_pretrained(DIR), and add DIR/unet or "
-    "DIR/transformer, on which its LoRAs were trained."
+    f"It is a base model: add it with {command('registry', 'base', 'add', 'NAME', 'FILE')}, and publish its LoRAs "
+    "under that name."
 )
 _CONFIGURE: Final = (
     f"Name it {_WEIGHTS}, put the {_CONFIG} that PEFT wrote with it beside it, and publish the folder: nothing else "
@@ -100,13 +100,17 @@ DIALECTS: Final = (
     Dialect(
         "a checkpoint of an image model in one file",
         _FROM_ONE_FILE,
-        re.compile(r".+"),
-        re.compile(r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner\.embedders)\..+"),
+        re.compile(r"(?!.*(lora|lokr|hada|oft)_).+"),
+        re.compile(
+            r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner\.embedders)\..+"
+            r"|(diffusion_model\.)?(double_blocks\.0\.img_attn\.qkv|input_blocks\.0\.0|joint_blocks\.0\.x_block\..+)\.weight"
+        ),
         adapter=False,
     ),
 )
 """From the narrowest to the widest."""
 _PEFT: Final = re.compile(r"base_model\.model\..+")
+_CHECKPOINT: Final = DIALECTS[-1]
 
 
 def dialect_of(names: Collection[str]) -> Dialect | None:
@@ -115,6 +119,11 @@ def dialect_of(names: Collection[str]) -> Dialect | None:
         if any(map(dialect.some.fullmatch, names)) and all(map(dialect.every.fullmatch, names)):
             return dialect
     return None
+
+
+def is_checkpoint(names: Collection[str]) -> bool:
+    """Whether tensors of these names are an image model in one file, maybe one that is not understood."""
+    return dialect_of(names) is _CHECKPOINT
 
 
 def what_it_is(

@@ -99,6 +99,19 @@ def scan(folder: Path, error: type[RegistryError]) -> Folder:
         return _scan(folder, error)
 
 
+def alone(file: Path, error: type[RegistryError]) -> Folder:
+    """The listing of a folder of which one file is given, as if it held nothing else.
+
+    Raises:
+        UnavailableError: it can't be read.
+        error: ``bad_config`` for a name that can't be stored.
+    """
+    check_name(file.name, error)
+    with telling_unreadable(file):
+        place = file.resolve()
+        return Folder(file.parent.resolve(), (FoundFile(file.name, place, place.stat().st_size),), ())
+
+
 def _scan(folder: Path, error: type[RegistryError]) -> Folder:
     if not folder.is_dir():
         raise no_folder(folder)

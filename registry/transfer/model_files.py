@@ -16,9 +16,9 @@ from registry.errors import InvalidBaseError
 from registry.files.header import Header, TensorEntry, read_model_header
 from registry.files.source import FileSource, read_range
 from registry.files.strict_json import parse, shown
-from registry.folders.foreign import dialect_of, gguf_in
+from registry.folders.foreign import dialect_of, gguf_in, is_checkpoint
 from registry.folders.local_files import read_start, telling_unreadable
-from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Folder, FoundFile, scan
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Folder, FoundFile, alone, scan
 from registry.quantised.listing import PlainListing, decoding_digest, plain_config, plain_listing
 from registry.quantised.reading import SMALL, StoredTensor
 from registry.quantised.table import read_quantised
@@ -241,6 +241,13 @@ class CheckedModel:
         return self.listing.declaration
 
     @property
+    def single_file(self) -> str | None:
+        """The file of an image model that is one file alone, without a configuration; None: it is another model."""
+        if self.listing.config is not None or self.listing.pipeline is not None or len(self.listing.shards) != 1:
+            return None
+        return self.listing.shards[0] if is_checkpoint(self.stored_shapes) else None
+
+    @property
     def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """dtype and shape of every tensor, plain ones of a quantised model."""
         if self.plain is None:
@@ -270,8 +277,7 @@ def check_model(listing: ModelListing, header: Callable[[str], Header], read: Re
         InvalidBaseError: ``bad_safetensors``, ``bad_index``, ``missing_file``, ``quantised_base``, ``adapter_as_base``.
     """
     headers = {path: header(path) for path in listing.shards}
-    known = listing.config is not None or listing.pipeline is not None
-    _check_tensors(headers, listing.weight_map, has_config=known)
+    _check_tensors(headers, listing.weight_map)
     small: dict[str, bytes] = {}
     places = {name: (path, entry) for path, one in headers.items() for name, entry in one.entries.items()}
 
@@ -332,8 +338,8 @@ class ModelFiles:
         return tuple(sorted([*self.folder.left_out, *self.model.listing.left_out], key=lambda left: left.path))
 
 
-def read_model_files(folder: Path, variant: str | None = None) -> ModelFiles:
-    """List and check a base folder; ``variant`` is that of a pipeline's weights.
+def read_model_files(folder: Path, variant: str | None = None, only: str | None = None) -> ModelFiles:
+    """List and check a base folder; ``variant`` is that of a pipeline's weights, ``only`` the one file that counts.
 
     Raises:
         NotFoundError: the folder does not exist.
@@ -341,7 +347,7 @@ def read_model_files(folder: Path, variant: str | None = None) -> ModelFiles:
         InvalidBaseError: ``missing_file``, ``bad_index``, ``path_traversal``, ``bad_safetensors``, ``quantised_base``,
             ``bad_config``, ``bad_declaration``, ``adapter_as_base``.
     """
-    found = scan(folder, InvalidBaseError)
+    found = scan(folder, InvalidBaseError) if only is None else alone(folder / only, InvalidBaseError)
     return ModelFiles(found, check_folder(found, variant))
 
 
@@ -377,7 +383,7 @@ def read_document(folder: Folder, path: str) -> bytes | None:
     return None if file is None else read_start(file, MAX_DOCUMENT + 1)
 
 
-def _check_tensors(headers: Mapping[str, Header], weight_map: Mapping[str, str] | None, *, has_config: bool) -> None:
+def _check_tensors(headers: Mapping[str, Header], weight_map: Mapping[str, str] | None) -> None:
     places: dict[str, str] = {}
     for path, header in headers.items():
         for entry in header.entries.values():
@@ -389,12 +395,12 @@ def _check_tensors(headers: Mapping[str, Header], weight_map: Mapping[str, str] 
             places[entry.name] = path
     if not places:
         raise InvalidBaseError("The weight files contain no tensors.", code="missing_file")
-    if (dialect := dialect_of(places)) is not None and (dialect.adapter or not has_config):
+    if (dialect := dialect_of(places)) is not None and dialect.adapter:
         first = next(name for name in sorted(places) if dialect.some.fullmatch(name))
         raise InvalidBaseError(
             f"{places[first]} holds {shown(first)}, so it is {dialect.what}, and the folder of a model that adapters "
             f"are trained on is expected. {dialect.remedy}",
-            code="adapter_as_base" if dialect.adapter else "missing_file",
+            code="adapter_as_base",
         )
     if all(_ADAPTER_TENSOR.search(name) for name in places):
         first = min(places)

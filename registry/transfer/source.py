@@ -18,6 +18,7 @@ from typing import Final
 from registry.errors import InvalidAdapterError, InvalidBaseError, NotFoundError, RegistryError, UsageError
 from registry.files.hashed import HashedFile
 from registry.folders.archives import Opened, archive_of
+from registry.folders.foreign import is_checkpoint, no_folder, tensor_names
 from registry.folders.hub.repository import Choose, Listing, Snapshot, as_repository, bring, names_a_hub
 from registry.folders.local_files import hash_found, head_of, telling_unreadable, telling_unwritable
 from registry.folders.lora_files import ENDING, only_weights
@@ -33,7 +34,6 @@ from registry.folders.scan import (
     has_pickle_alone,
     models_beside,
     require_adapter,
-    scan,
 )
 from registry.folders.staging import temporary_folder
 from registry.operations.publication import FullModel, Publication
@@ -41,7 +41,7 @@ from registry.progress import Progress
 from registry.schemas import LeftOut
 from registry.schemas.artifacts import Extraction
 from registry.schemas.transfer import BaseRequest, FileClaim
-from registry.transfer.model_files import check_folder, is_document, list_model, read_document
+from registry.transfer.model_files import is_document, list_model, read_document, read_model_files
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Given:
 
     folder: Path
     snapshot: Snapshot | None = None
+    only: str | None = None  # the file in it that was given, a model of its own
 
     @property
     def source(self) -> str | None:
@@ -82,7 +83,16 @@ def given_base(place: str | PathLike[str], progress: Progress, variant: str | No
         )
         return found.files, found.left_out
 
+    if not names_a_hub(place) and _is_checkpoint(file := Path(place)):
+        return Given(file.parent, only=file.name)
     return _given(place, choose, InvalidBaseError, progress)
+
+
+def _is_checkpoint(file: Path) -> bool:
+    """Whether it is a file that is an image model."""
+    with telling_unreadable(file):
+        there = file.suffix == ENDING and file.is_file()
+    return there and is_checkpoint(tensor_names(head_of(file)))
 
 
 def given_adapter(place: str | PathLike[str], progress: Progress, opened: Opened | None = None) -> Given:
@@ -187,8 +197,8 @@ def base_request(name: str, place: str | PathLike[str], progress: Progress, vari
         What `registry.folders.hub.repository.bring` raises.
     """
     given = given_base(place, progress, variant)
-    found = scan(given.folder, InvalidBaseError)
-    model = check_folder(found, variant)
+    files_read = read_model_files(given.folder, variant, given.only)
+    found, model = files_read.folder, files_read.model
     listing = model.listing
     refuse_adapter_beside(found)
     files = {entry.path: entry for entry in found.files if entry.path in set(listing.files)}
@@ -253,6 +263,8 @@ def extracted(publication: Publication, extract: Extract, progress: Progress) ->
     if opened is not None and not names_a_hub(place):
         place = opened.one(place, "model")
     given = given_base(place, progress)
+    if given.only is not None:
+        raise no_folder(given.folder / given.only)
     with ExitStack() as stack:
         with telling_unwritable(Path("the folder for temporary files")):
             out = stack.enter_context(temporary_folder("registry-full"))

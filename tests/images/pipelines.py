@@ -27,7 +27,7 @@ def _tokenizer(folder: Path) -> Any:
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
 
 
-def _clip(*, projected: bool, width: int = 16) -> Any:
+def clip(*, projected: bool, width: int = 16) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
@@ -57,8 +57,8 @@ def _sdxl(place: Path) -> Any:
 
     return StableDiffusionXLPipeline(
         vae=_vae(),
-        text_encoder=_clip(projected=False, width=8),
-        text_encoder_2=_clip(projected=True, width=8),
+        text_encoder=clip(projected=False, width=8),
+        text_encoder_2=clip(projected=True, width=8),
         tokenizer=_tokenizer(place / "t1"),
         tokenizer_2=_tokenizer(place / "t2"),
         unet=made("sdxl"),
@@ -71,7 +71,7 @@ def _sd(place: Path) -> Any:
 
     return StableDiffusionPipeline(
         vae=_vae(),
-        text_encoder=_clip(projected=False),
+        text_encoder=clip(projected=False),
         tokenizer=_tokenizer(place / "t1"),
         unet=made("sd"),
         scheduler=DDIMScheduler(),

@@ -30,6 +30,7 @@ from registry.storage.blobs import StoredBlob
 from registry.tensors.table.architecture import make_table
 from registry.tensors.table.declaration import declare, guesses
 from registry.tensors.table.pipelines import pipeline_table
+from registry.tensors.table.single_file import single_file_table
 from registry.tensors.table.targets import TargetTable
 from registry.tensors.table.ties import parted_by_files
 from registry.transfer.index import Decoded, IndexedTensor, ModelIndex, files_digest, index_model
@@ -70,7 +71,7 @@ def add_base(
     check_order(place, name, check_base_name, "registry base add {name} {folder}", "the name")
     require_adding(deployment, name)
     given = given_base(place, progress, variant)
-    files = read_model_files(given.folder, variant)
+    files = read_model_files(given.folder, variant, given.only)
     refuse_adapter_beside(files.folder)
     energies = watches_of(files.headers)
     index = index_model(files, progress, energies)
@@ -178,7 +179,9 @@ def check_same(there: BaseSummary, digest: str, files: Mapping[str, str]) -> Non
 def understood(model: CheckedModel) -> TargetTable:
     """The target table of a base model, made in a child process; pass it to `settled` once the tensors are hashed."""
     pipeline = model.listing.pipeline
-    if pipeline is None:
+    if model.single_file is not None:
+        table = single_file_table(model.single_file, model.stored_shapes)
+    elif pipeline is None:
         table = make_table(model.config, model.shapes)
     else:
         configs = {name: one.config for name, one in pipeline.components.items()}
