@@ -140,7 +140,7 @@ def _as_family(family: Family, tensors: Collection[str]) -> Denoiser | NotUnders
     }
     native = {tensor.rpartition(".")[0] for tensor in tensors if tensor not in beside}
     layers = _layers(native)
-    read = {name: modules for name in native if (modules := _backwards(family, name, layers)) is not None}
+    read = {name: parts for name in native if (parts := _backwards(family, name, layers)) is not None}
     modules = {module for rows in read.values() for module in rows}
     if not family.fits(modules):
         return None

@@ -304,14 +304,14 @@ ENGINES: Final = (
     ),
     Mutant(
         "the-halves-of-a-single-file-as-they-are-stored",
-        "single_file._held",
+        "single_file:_held",
         "Run(tensor, half, half), Run(tensor, 0, half)",
         "Run(tensor, 0, half), Run(tensor, half, half)",
         "test_every_parameter_is_the_rows_that_it_was_made_of[flux]",
     ),
     Mutant(
         "a-tensor-of-nothing-known-is-copied",
-        "single_file._parameters",
+        "single_file:_parameters",
         "if strange:",
         "if len(strange) > 1:",
         "test_what_is_refused",
