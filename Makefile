@@ -99,7 +99,7 @@ docs: $(VENV)/.docs ## Build the pages of docs/ into site/, with search; they op
 screenshots: $(VENV)/.dev ## Write pictures of every web page into screenshots/: light and dark, wide and narrow (needs Chromium).
 	$(TEST_ENV) $(PY) -m tests.web.screenshots screenshots $(ARGS)
 
-bench: $(VENV)/.dev $(VENV)/peers/.made ## Measure beside the peers and write one table (an hour, 20 GB in the temp folder; ARGS='hub --runs 3' for a part).
+bench: $(VENV)/.dev $(VENV)/peers/.made ## Measure beside the peers and write one table (two hours, 35 GB in the temp folder; ARGS='hub --runs 3' for a part).
 	$(PY) -m benchmarks $(ARGS)
 
 dist: $(VENV)/.dev ## Build wheels and source distributions into dist/: of all, and of the client alone.

@@ -26,5 +26,6 @@ PARTS: Final = {
     "pages": "the web pages on a large registry, beside those of MLflow",
     "quantised": "decoding FP8, MXFP4 and NF4 into bf16, beside torch and the libraries",
     "hub": "merged models that are computed while they are read, beside stored copies",
+    "images": "four LoRA files merged into a UNet of SDXL, beside diffusers and kohya's formulas; truncation",
 }
 """Name of the module, and what it measures."""

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from benchmarks import __main__ as bench
 from benchmarks import (
+    images,
+    images_made,
     merge_floor,
     merge_parts,
     pages,
@@ -26,6 +29,7 @@ from benchmarks.machine import machine
 from benchmarks.parts import PARTS
 from benchmarks.rows import Figure, Goal, Peer, Row
 from registry import connect
+from tests.images.real_configs import REAL
 
 
 @pytest.fixture(autouse=True)
@@ -262,6 +266,32 @@ def test_extracting_is_measured(tmp_path: Path) -> None:
     (found,) = quick("extract", tmp_path).values()
     assert found["figure"]["value"] > 0
     assert not list((tmp_path / "cache").glob("extract-*"))
+
+
+@pytest.mark.long
+def test_loras_of_images_are_merged_and_truncated_beside_their_peers(tmp_path: Path) -> None:
+    """The peers' formulas give the same deltas: one rounding costs what it costs, and an SVD has one optimum."""
+    run = running.Conditions(quick=True, cache=tmp_path / "cache")
+    found = {(row.name.split(":")[0].strip(), row.peer.name): row for row in images.rows(run) if row.peer}
+    for peer, most in ((images.DIFFUSERS, 1), (images.KOHYA, 1.001), (images.RESIZE, 1.001)):
+        error, memory = found["error of the deltas", peer], found["peak memory", peer]
+        assert error.ratio is not None
+        assert 0 < error.ratio <= most
+        assert error.figure.value < (25 if peer == images.RESIZE else 2)  # per cent
+        assert memory.figure.value > 50
+    assert not list((tmp_path / "cache").glob("images-*"))
+
+
+@pytest.mark.slow
+def test_the_unet_of_the_image_benchmark_has_the_real_shapes_and_every_target_a_name_of_kohyas(tmp_path: Path) -> None:
+    full = images_made.Unet.of("full")
+    assert (full.parameters, len(full.shapes)) == REAL["sdxl"][1:]
+    assert len(full.kohya_names()) == len(full.targets()) == 722
+    tiny = images_made.Unet.of("tiny")
+    file = images_made.lora_of(tmp_path, tiny, seed=0, rank=2, below=images_made.BLOCK)
+    assert len(load_file(file)) == 3 * 10
+    weights = load_file(images_made.folder_of(tmp_path, tiny) / images_made.WEIGHTS)
+    assert {name: tuple(weight.shape) for name, weight in weights.items()} == tiny.shapes
 
 
 @pytest.mark.long
