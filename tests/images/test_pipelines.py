@@ -235,7 +235,7 @@ def _code(folder: Path) -> None:
         (_changed("unet/config.json", auto_map={"AutoModel": "x.Y"}), "remote_code", "unet"),
     ],
 )
-def test_what_is_refused(
+def test_pipelines_that_are_refused(
     local: LocalRegistry, saved: Saved, tmp_path: Path, change: Callable[[Path], None], code: str, says: str
 ) -> None:
     folder = split(saved("SDXL"), tmp_path / "folder")

@@ -314,6 +314,6 @@ ENGINES: Final = (
         "single_file:_parameters",
         "if strange:",
         "if len(strange) > 1:",
-        "test_what_is_refused",
+        "test_single_files_that_are_refused",
     ),
 )
