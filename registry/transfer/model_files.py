@@ -7,7 +7,7 @@ and three small documents. What is quantised has to be understood. Needs no torc
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,10 +27,13 @@ from registry.transfer.pipeline_files import PIPELINE, Pipeline, is_pipeline_doc
 
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
+COMPONENT: Final = "diffusion_pytorch_model.safetensors"
+COMPONENT_INDEX: Final = f"{COMPONENT}.index.json"
+"""What diffusers calls the two in the folder of one component."""
 CONFIG: Final = "config.json"
 DECLARATION: Final = "registry.json"
 HF_QUANT: Final = "hf_quant_config.json"
-_DOCUMENTS: Final = frozenset({CONFIG, INDEX, DECLARATION, HF_QUANT})
+_DOCUMENTS: Final = frozenset({CONFIG, INDEX, COMPONENT_INDEX, DECLARATION, HF_QUANT})
 
 MAX_DOCUMENT: Final = 64 << 20
 _OTHER_FORMATS: Final = (
@@ -48,6 +51,11 @@ _OTHER_FORMATS: Final = (
 
 ReadDocument = Callable[[str], bytes | None]
 """Reads a document by name, at most one byte more than `MAX_DOCUMENT` of it; None: it does not exist."""
+
+
+def index_name(names: Collection[str]) -> str:
+    """What the index of a model with files of these names is called: as transformers does, or as diffusers."""
+    return COMPONENT_INDEX if COMPONENT_INDEX in names and INDEX not in names else INDEX
 
 
 def is_document(path: str) -> bool:
@@ -100,9 +108,10 @@ def list_model(where: str, paths: Iterable[str], read: ReadDocument, variant: st
     if ADAPTER_CONFIG in names and weights <= {ADAPTER_WEIGHTS}:
         raise adapter_as_base(f"{where} contains {ADAPTER_CONFIG} but no weights of a whole model")
     config = _json(read, CONFIG)
-    index = _json(read, INDEX)
-    shards = tuple(_shards(where, names, index))
-    left_out = tuple(left for path in names if (left := _other_weights(path, shards)) is not None)
+    called = index_name(names)
+    index = _json(read, called)
+    shards = tuple(_shards(where, names, index, called))
+    left_out = tuple(left for path in names if (left := _other_weights(path, shards, called)) is not None)
     gone = {left.path for left in left_out}
     return ModelListing(
         where=where,
@@ -155,15 +164,18 @@ def _json(read: ReadDocument, path: str, code: str = "bad_config") -> dict[str, 
     return document
 
 
-def _shards(where: str, paths: Iterable[str], index: Mapping[str, Any] | None) -> list[str]:
-    """Names of the files that hold the weights."""
+def _shards(where: str, paths: Iterable[str], index: Mapping[str, Any] | None, called: str) -> list[str]:
+    """Names of the files that hold the weights; ``called`` is the index's."""
     weights = [path for path in paths if path.endswith(".safetensors") and "/" not in path]
     if index is None:
-        if SINGLE in weights or len(weights) == 1:
-            return [SINGLE] if SINGLE in weights else weights
+        for whole in (SINGLE, COMPONENT):  # beside it, diffusers keeps variants
+            if whole in weights:
+                return [whole]
+        if len(weights) == 1:
+            return weights
         if weights:
             raise InvalidBaseError(
-                f"{where} has {len(weights)} safetensors files and no {INDEX} that describes them.",
+                f"{where} has {len(weights)} safetensors files and no {called} that describes them.",
                 code="bad_index",
             )
         raise InvalidBaseError(
@@ -173,32 +185,32 @@ def _shards(where: str, paths: Iterable[str], index: Mapping[str, Any] | None) -
         )
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-        raise InvalidBaseError(f"{INDEX} needs a weight_map from tensor names to file names.", code="bad_index")
-    shards = sorted(set(weight_map.values()))
-    if SINGLE in weights and shards != [SINGLE]:  # mlx-lm writes an index of one file, too: it contradicts nothing
+        raise InvalidBaseError(f"{called} needs a weight_map from tensor names to file names.", code="bad_index")
+    shards, single = sorted(set(weight_map.values())), called.removesuffix(".index.json")
+    if single in weights and shards != [single]:  # mlx-lm writes an index of one file, too: it contradicts nothing
         raise InvalidBaseError(
-            f"{where} has both {SINGLE} and {INDEX}, which names other files, and loaders differ in which they use; "
+            f"{where} has both {single} and {called}, which names other files, and loaders differ in which they use; "
             "remove one.",
             code="bad_index",
         )
     for shard in shards:
         if "/" in shard or "\\" in shard or shard in ("", ".", ".."):
             raise InvalidBaseError(
-                f"{INDEX} names the file {shown(shard)}, which is not a plain file name in the folder.",
+                f"{called} names the file {shown(shard)}, which is not a plain file name in the folder.",
                 code="path_traversal",
             )
         if shard not in weights:
-            raise InvalidBaseError(f"{INDEX} names {shown(shard)}, which is not in the folder.", code="bad_index")
+            raise InvalidBaseError(f"{called} names {shown(shard)}, which is not in the folder.", code="bad_index")
     return shards
 
 
-def _other_weights(path: str, shards: Iterable[str]) -> LeftOut | None:
+def _other_weights(path: str, shards: Iterable[str], index: str) -> LeftOut | None:
     """Why a file is left out: a merge would not change these weights, so they would contradict the merged ones."""
     if (other := _other_format(path)) is not None:
         return other
     if path.endswith(".safetensors") and path not in shards:
         return LeftOut(path=path, reason="safetensors file that is not part of the model's weights")
-    if path.endswith(".safetensors.index.json") and path != INDEX:
+    if path.endswith(".safetensors.index.json") and path != index:
         return LeftOut(path=path, reason="index of other weights")
     return None
 

@@ -201,6 +201,24 @@ def test_one_variant_is_taken(local: LocalRegistry, saved: Saved, tmp_path: Path
     assert problem.value.code == "variant_unclear"
 
 
+def test_one_component_in_several_files_and_beside_variants(local: LocalRegistry, saved: Saved, tmp_path: Path) -> None:
+    """As real transformers are saved, and as a unet lies on the Hub."""
+    folder = split(saved("SDXL"), tmp_path / "two")
+    local.add_base("plain", folder / "unet")
+    for file in list((folder / "unet").glob("*fp16*")):
+        file.rename(file.with_name(file.name.replace("index.fp16", "index").replace("model.fp16", "model")))
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(index.read_text().replace("model.fp16", "model"))
+    with pytest.raises(InvalidBaseError, match=r"both diffusion_pytorch_model\.safetensors and"):
+        local.add_base("both", folder / "unet")
+    (folder / UNET).unlink()
+    assert local.add_base("sharded", folder / "unet").base.digest == local.bases()[0].digest
+    local.fetch("sharded", tmp_path / "wide", kind="merged", dtype="fp32")
+    assert json.loads((tmp_path / "wide" / index.name).read_text())["metadata"]["total_size"] == sum(
+        tensor.nbytes for file in (tmp_path / "wide").glob("*.safetensors") for tensor in load_file(file).values()
+    )
+
+
 def _without_index(folder: Path) -> None:
     (folder / UNET).unlink()
     next((folder / "unet").glob("*index*")).unlink()

@@ -267,7 +267,9 @@ def flux() -> Tensors:
         (_without("double_blocks.0.txt_mlp.0"), "architecture", "no denoiser that is known"),
     ],
 )
-def test_single_files_that_are_refused(flux: Tensors, change: Callable[[Tensors], Tensors], code: str, says: str) -> None:
+def test_single_files_that_are_refused(
+    flux: Tensors, change: Callable[[Tensors], Tensors], code: str, says: str
+) -> None:
     with pytest.raises(InvalidBaseError, match=says) as problem:
         table_of(change(flux))
     assert problem.value.code == code

@@ -52,7 +52,7 @@ from registry.tensors.path.slot_values import SharedFactors
 from registry.tensors.quantised.source import mixed_weights
 from registry.tensors.table.targets import TargetKind, TargetTable
 from registry.tensors.table.ties import unsaid
-from registry.transfer.model_files import CONFIG, HF_QUANT, INDEX, is_document
+from registry.transfer.model_files import COMPONENT_INDEX, CONFIG, HF_QUANT, INDEX, index_name, is_document
 
 KEEP: Final = "keep"
 FP8: Final = "fp8"
@@ -127,7 +127,7 @@ def laid_out(order: Order, programs: PathPrograms) -> LaidOut:
         return _on_codes(order, programs, plain, weights)
     changed = {run.tensor for slot in programs.programs for run in slot.places}
     dense = dense_with(changed, plain)
-    stored = frozenset({*inputs.stored.headers, INDEX})
+    stored = frozenset({*inputs.stored.headers, INDEX, COMPONENT_INDEX})
     if dtype == KEEP and len(dense) < len(plain.decoded):
         mixed = mixed_weights(plain, inputs.stored.tensors, mixed_files(plain, inputs.stored.headers, dense))
         values = BaseTensors({**weights.tensors, **mixed.tensors})
@@ -271,9 +271,10 @@ def _rewritten(
         config = labelled_config(config, labels) if labels else config
         files.append(generated_file(CONFIG, write_json(config)))
     anew = laid.plain is not None and len(weights) > 1
-    if anew or (INDEX in side and (recast or programs.new or inputs.path.exact is not None)):
-        index = _NO_INDEX if anew else json.loads(read_blob(inputs.blobs, side.pop(INDEX)))
-        files.append(generated_file(INDEX, write_json(index_of(index, headers))))
+    called = index_name([file.path for file in inputs.path.base.files])
+    if anew or (called in side and (recast or programs.new or inputs.path.exact is not None)):
+        index = _NO_INDEX if anew else json.loads(read_blob(inputs.blobs, side.pop(called)))
+        files.append(generated_file(called, write_json(index_of(index, headers))))
     return files
 
 

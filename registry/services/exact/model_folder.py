@@ -20,7 +20,7 @@ from registry.tensors.exact.contents import with_exact_tensors
 from registry.tensors.exact.file_format import FRAME, ExactIndex
 from registry.tensors.lineage.inputs import base_weights
 from registry.tensors.lineage.paths import Blobs, LoadedPath
-from registry.transfer.model_files import INDEX, ModelFiles, read_model_files, unquantised
+from registry.transfer.model_files import COMPONENT_INDEX, INDEX, ModelFiles, read_model_files, unquantised
 
 
 def check_exact(
@@ -106,7 +106,7 @@ class FullFolder:
     @property
     def others(self) -> tuple[FoundFile, ...]:
         """The files of the model that are neither weights nor their index."""
-        weights = {*self.model.headers, INDEX}
+        weights = {*self.model.headers, INDEX, COMPONENT_INDEX}
         return tuple(found for found in self.model.files if found.path not in weights)
 
     def left_out(self, not_taken: Iterable[FoundFile], reason: str) -> tuple[LeftOut, ...]:
