@@ -124,6 +124,15 @@ def test_every_parameter_is_the_rows_that_it_was_made_of(family: str) -> None:
         found = parameter_of(table, f"{component}.{name}", led("model.diffusion_model.", files))
         assert torch.equal(found, one), name
     assert {name.partition(".")[2] for name in table.targets} == set(weights_of(model))
+    modules = dict(model.named_modules())
+    for name, target in table.targets.items():
+        module = modules[name.partition(".")[2]]
+        assert target.kind == ("conv" if isinstance(module, torch.nn.Conv2d) else "linear"), name
+        if isinstance(module, torch.nn.Conv2d):
+            assert target.geometry == {
+                "kernel": list(module.kernel_size), "groups": module.groups,
+                "dilation": list(module.dilation), "padding_mode": module.padding_mode,
+            }, name  # fmt: skip
     assert TargetTable.from_document(table.to_document()) == table
 
 
@@ -275,6 +284,18 @@ def test_single_files_that_are_refused(
     assert problem.value.code == code
 
 
+@pytest.mark.parametrize(
+    "name", ["conditioner.embedders.1.model.strange.weight", "another_model.weight", "conditioner.embedders.2.x.weight"]
+)
+def test_a_part_that_nobody_knows_is_refused(flux: Tensors, name: str) -> None:
+    """Beside a denoiser that is understood: what is unknown is no part that may be copied unseen."""
+    known = led("model.diffusion_model.", flux) | BESIDE
+    table_of(known)
+    with pytest.raises(InvalidBaseError, match=f"no part that is known here: '{name}'") as problem:
+        table_of(known | {name: MATRIX})
+    assert problem.value.code == "architecture"
+
+
 def test_a_refused_file_is_not_stored(local: LocalRegistry, flux: Tensors, tmp_path: Path) -> None:
     save_file(flux | {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}, tmp_path / "flux.safetensors")
     with pytest.raises(InvalidBaseError) as problem:
@@ -298,6 +319,8 @@ def test_open_clip_is_what_diffusers_reads() -> None:
     table = table_of(files | led("model.diffusion_model.", native_of(made("sdxl"), drawn(made("sdxl")))))
     found = {name for name in table.parameters if name.startswith("text_encoder_2.")}
     assert {name.removeprefix("text_encoder_2.") for name in found} == set(own) - {"text_projection.weight"}
+    embeddings = {name for name, one in table.targets.items() if one.kind == "embedding"}
+    assert embeddings == {f"text_encoder_2.text_model.embeddings.{one}_embedding" for one in ("token", "position")}
     for name in found:
         bare = name.removeprefix("text_encoder_2.")
         assert torch.equal(parameter_of(table, name, files), own[bare]), name

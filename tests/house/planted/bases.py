@@ -272,6 +272,20 @@ DENOISERS: Final = (
         "if len(self._left) > 99:",
         "test_what_is_not_known_is_not_said",
     ),
+    Mutant(
+        "the-halves-of-a-single-file-as-they-are-stored",
+        "single_file:_held",
+        "Run(tensor, half, half), Run(tensor, 0, half)",
+        "Run(tensor, 0, half), Run(tensor, half, half)",
+        "test_every_parameter_is_the_rows_that_it_was_made_of[flux]",
+    ),
+    Mutant(
+        "a-tensor-of-nothing-known-is-copied",
+        "single_file:_parameters",
+        "if strange:",
+        "if len(strange) > 1:",
+        "test_a_part_that_nobody_knows_is_refused[another_model.weight]",
+    ),
 )
 ENGINES: Final = (
     Mutant(
@@ -301,19 +315,5 @@ ENGINES: Final = (
         "for held in holders)} | holders,",
         "for held in ())},",
         "test_vllm_takes_heads_that_are_one_module",
-    ),
-    Mutant(
-        "the-halves-of-a-single-file-as-they-are-stored",
-        "single_file:_held",
-        "Run(tensor, half, half), Run(tensor, 0, half)",
-        "Run(tensor, 0, half), Run(tensor, half, half)",
-        "test_every_parameter_is_the_rows_that_it_was_made_of[flux]",
-    ),
-    Mutant(
-        "a-tensor-of-nothing-known-is-copied",
-        "single_file:_parameters",
-        "if strange:",
-        "if len(strange) > 1:",
-        "test_single_files_that_are_refused",
     ),
 )
