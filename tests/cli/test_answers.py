@@ -186,6 +186,7 @@ def test_publish_passes_every_option_on(canned: CannedRegistry, run: Run) -> Non
         "annotations": {"team": "nlp=x"},
         "strict": False,
         "trained_quantised": None,
+        "component": None,
     }
     assert canned.closed
 
@@ -276,6 +277,8 @@ def test_fetch_prints_the_folder_alone(canned: CannedRegistry, run: Run) -> None
         "force": True,
         "base_dir": "/models/llama",
         "engine": None,
+        "weights": None,
+        "dense_as_diff": False,
         "max_lora_rank": None,
         "fidelity": "sample",
     }

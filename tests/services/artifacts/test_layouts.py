@@ -37,10 +37,13 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
     made.close()
 
 
-def facts_here(config: Mapping[str, Any], tensors: Mapping[str, Any], *_: float, whole: bool) -> dict[str, Any]:
+def facts_here(
+    config: Mapping[str, Any], tensors: Mapping[str, Any], *_: float, library: str, whole: bool
+) -> dict[str, Any]:
     del whole
     shapes = {name: list(shape) for name, (_, shape) in tensors.items()}
-    answer: dict[str, Any] = architecture_child.answer(json.loads(json.dumps({"config": config, "tensors": shapes})))
+    request = json.loads(json.dumps({"library": library, "config": config, "tensors": shapes}))
+    answer: dict[str, Any] = architecture_child.answer(request)
     return answer
 
 
