@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -106,8 +107,11 @@ class BaseSummary(Schema):
 
 
 def of_diffusers(table_source: str, architecture: str | None) -> bool:
-    """Whether a base model with these facts is diffusers', also where its table came from the names of tensors."""
-    return "diffusers" in table_source or (architecture or "").endswith("Pipeline")
+    """Whether a base model with these facts is diffusers'; of a table from tensor names the class's name says it."""
+    return "diffusers" in table_source or _OF_DIFFUSERS.search(architecture or "") is not None
+
+
+_OF_DIFFUSERS: Final = re.compile(r"Pipeline$|\dD(Condition)?Model$")
 
 
 def _told(figures: BaseFigures | None) -> tuple[str, ...]:

@@ -123,7 +123,11 @@ def test_dtype_reaches_the_configurations_that_say_one(local: LocalRegistry, sav
     base = saved("SDXL")
     local.add_base("sdxl", base)
     local.fetch("sdxl", tmp_path / "out", kind="merged", dtype="fp32")
-    assert {tensor.dtype for tensor in weights_in(tmp_path / "out").values()} == {torch.float32}
+    cast = weights_in(tmp_path / "out")
+    assert {tensor.dtype for tensor in cast.values()} == {torch.float32}
+    before = weights_in(base)
+    assert cast.keys() == before.keys()  # each file names its tensors without the component
+    assert all(torch.equal(cast[name], tensor.float()) for name, tensor in before.items())
     assert json.loads((tmp_path / "out/text_encoder/config.json").read_text())["dtype"] == "float32"
     unet = (tmp_path / "out/unet/config.json").read_bytes()
     assert unet == (base / "unet/config.json").read_bytes()

@@ -39,7 +39,7 @@ from registry.schemas.difference import Difference
 from registry.schemas.statistics import Statistics
 from registry.schemas.tags import Notice
 from registry.schemas.team import Events
-from registry.schemas.tree import Bases
+from registry.schemas.tree import Bases, of_diffusers
 from registry.schemas.usage import BaseFigures, Taken, Usage
 
 NOW: Final = datetime.now(UTC)
@@ -355,3 +355,22 @@ def test_a_heat_map_in_a_notebook_is_an_image_of_its_own(name: str) -> None:
     assert "Frobenius norm" in alt
     empty = found.model_copy(update={"path": found.path.model_copy(update={"modules": ()})})
     assert "<img" not in empty._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("source", "architecture", "expected"),
+    [
+        ("diffusers (shipped)", "FluxTransformer2DModel", True),
+        ("transformers 5.24.0, diffusers 0.42.1", "StableDiffusionXLPipeline", True),
+        ("names of a single file", "FluxPipeline", True),
+        ("tensor names", "SanaTransformer2DModel", True),
+        ("tensor names", "UNet2DConditionModel", True),
+        ("transformers 5.24.0", "LlamaForCausalLM", False),
+        ("tensor names", "MyModel", False),
+        ("tensor names", None, False),
+    ],
+)
+def test_a_base_of_diffusers_is_known_also_by_the_name_of_its_class(
+    source: str, architecture: str | None, expected: bool
+) -> None:
+    assert of_diffusers(source, architecture) is expected
