@@ -37,8 +37,8 @@ _RENAME: Final = (
     "file has one, in alpha_pattern: left out, the weights are wrong."
 )
 _AS_FILE: Final = (
-    f"Publish the file itself, such as {command('registry', 'publish', 'FILE', 'BASE/NAME')}, where BASE is the unet "
-    "or transformer that it was trained on."
+    f"Publish the file itself, such as {command('registry', 'publish', 'FILE', 'BASE/NAME')}, where BASE is the "
+    "base model that it was trained on."
 )
 _CONVERT: Final = "It is no pair of two factors a module, so convert it to a plain LoRA first."
 _FUSE: Final = (
