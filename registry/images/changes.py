@@ -49,11 +49,21 @@ class Change:
 
 
 def rank_of(one: SpelledModule, tensors: Entries) -> int | None:
-    """What a module's alpha is divided by; None: by nothing, the change is not scaled."""
+    """What a module's alpha is divided by; None: by nothing, the change is not scaled.
+
+    Raises:
+        InvalidAdapterError: ``shape_mismatch``, the factor has no rows.
+    """
     for part in (DOWN, LOHA[1], "lokr_w2_b", "lokr_w1_b"):
         if part in one.parts:
-            shape = tensors[one.parts[part]].shape
-            return shape[0] if shape else 0
+            entry = tensors[one.parts[part]]
+            if not entry.shape or not entry.shape[0]:
+                raise InvalidAdapterError(
+                    f"Tensor {shown(entry.name)} of {shown(one.spelled)} has shape {entry.shape}; its first dimension "
+                    "is the rank, at least 1. Save the LoRA again.",
+                    code="shape_mismatch",
+                )
+            return entry.shape[0]
     return None
 
 

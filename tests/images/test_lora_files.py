@@ -325,6 +325,14 @@ REFUSED: dict[str, tuple[Callable[[Written], None], str]] = {
         edited(lambda t: t.update({"lora_unet_conv_in.alpha": torch.ones(1)})),
         "alpha_invalid",
     ),
+    "a factor without a dimension": (
+        edited(lambda t: t.update({"lora_unet_conv_in.lora_down.weight": torch.tensor(1.0)})),
+        "shape_mismatch",
+    ),
+    "a factor without a row": (
+        edited(lambda t: t.update({"lora_unet_conv_in.lora_down.weight": torch.ones(0, 4, 3, 3)})),
+        "shape_mismatch",
+    ),
     "up is missing": (edited(lambda t: t.pop("lora_unet_conv_in.lora_up.weight")), "incomplete_pair"),
     "down is missing": (edited(lambda t: t.pop("lora_unet_conv_in.lora_down.weight")), "incomplete_pair"),
     "alpha alone": (edited(lambda t: t.update({"lora_unet_conv_out.alpha": torch.tensor(1.0)})), "incomplete_pair"),
