@@ -45,6 +45,39 @@ def test_a_seed_means_an_order() -> None:
     assert changes == 4
 
 
+def halved(seed: str | None, slow: str) -> tuple[list[str], list[str]]:
+    """The names that run, and those that are left out; the last four tests of the ``slow`` modules are slow."""
+    items: list[Any] = [
+        SimpleNamespace(
+            path=Path("/tests", name[0]),
+            name=name,
+            nodeid=name,
+            get_closest_marker=lambda _, slow=name[0] in slow and name[-1] > "3": True if slow else None,
+        )
+        for name in NAMES
+    ]
+    config: Any = SimpleNamespace(option=SimpleNamespace(half=seed), rootpath=Path("/tests"), hook=mock.Mock())
+    order.halve(config, items)
+    calls = config.hook.pytest_deselected.call_args_list
+    return [item.name for item in items], [item.name for call in calls for item in call.kwargs["items"]]
+
+
+def test_half_leaves_out_slow_tests_alone_and_of_half_of_their_modules() -> None:
+    assert halved(None, "abcd") == (NAMES, [])
+    runs, left_out = halved("1", "abcd")
+    assert sorted(runs + left_out) == NAMES
+    assert all(name[-1] > "3" for name in left_out)
+    assert len({name[0] for name in left_out}) == 2
+    assert len(left_out) == 8
+    assert halved("1", "") == (NAMES, [])
+
+
+def test_other_commits_run_the_other_slow_tests() -> None:
+    assert halved("1", "abcd") == halved("1", "abcd")
+    run_by_some = {name for seed in map(str, range(20)) for name in halved(seed, "abcd")[0]}
+    assert run_by_some == set(NAMES)
+
+
 def test_a_new_seed_is_the_same_in_all_processes_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(order.VARIABLE, "")
     monkeypatch.delenv(order.VARIABLE)
