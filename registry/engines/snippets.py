@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote
 
 from registry.engines.checking import startable
 from registry.engines.rules import ENGINES
 from registry.reference import MAIN, Path, Reference
-from registry.schemas import ArtifactKind, Shown
+from registry.schemas import ArtifactKind, BaseSummary, Shown
 from registry.schemas.artifacts import KINDS
 from registry.schemas.form import EngineName
+
+OnBase = Literal["language", "pipeline", "component", "checkpoint"]
+"""What a base model is to tools: one of transformers; a pipeline of diffusers, a component of one, or one in a file."""
+_LANGUAGE: Final[frozenset[OnBase]] = frozenset({"language"})
+_IMAGE: Final[frozenset[OnBase]] = frozenset({"pipeline", "component", "checkpoint"})
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Snippet:
         steps: pairs of a language and lines; words in braces are filled in.
         needs: the artifact that it can't do without; None: any of a whole path.
         engine: what loads it, if that may refuse it.
+        on: the base models that the tool has to do with.
     """
 
     name: str
@@ -34,6 +40,7 @@ class Snippet:
     steps: tuple[tuple[str, str], ...]
     needs: ArtifactKind | None = None
     engine: EngineName | None = None
+    on: frozenset[OnBase] = _LANGUAGE
 
 
 _CLI: Final = """export REGISTRY_URL={address}
@@ -63,12 +70,55 @@ _ASK_VLLM: Final = """curl http://localhost:8000/v1/completions -H 'Content-Type
   -d '{{"model": "{reference}", "prompt": "Hello"}}'"""
 _CURL: Final = """curl -fL --remote-name-all {header}\\
   '{address}/{view}/{repo_id}/resolve/{revision}/{{{files}}}'"""
+_DIFFUSERS: Final = """from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("{base_id}")
+pipe.load_lora_weights("{repo_id}", revision="{revision}")"""
+_MERGED_IMAGE: Final = """from diffusers import {image_class}
+
+model = {image_class}.from_pretrained("{repo_id}", revision="{revision}")"""
+_CHECKPOINT: Final = """export REGISTRY_URL={address}
+registry fetch {reference} --as merged -o ./{name}"""
+_FOR: Final = """export REGISTRY_URL={address}
+registry fetch {reference} --for """
+_CURL_IMAGE: Final = """curl -fLO {header}\\
+  '{address}/hf-lora/{repo_id}/resolve/{revision}/pytorch_lora_weights.safetensors'"""
 _ROWS: Final = (
     Snippet(
         "cli", "Command", "{what}, in a folder, with the receipt that tells its parent when you train on it.",
-        (("shell", _CLI),),
+        (("shell", _CLI),), on=_LANGUAGE | _IMAGE,
     ),
-    Snippet("python", "Python", "The same from Python, or its tensors without a folder.", (("python", _PYTHON),)),
+    Snippet(
+        "python", "Python", "The same from Python, or its tensors without a folder.", (("python", _PYTHON),),
+        on=_LANGUAGE | _IMAGE,
+    ),
+    Snippet(
+        "diffusers", "diffusers", "All of the lineage as one LoRA on the pipeline. Needs nothing of this registry.",
+        (("shell", _HUB), ("python", _DIFFUSERS)), "lora", "diffusers", frozenset({"pipeline"}),
+    ),
+    Snippet(
+        "merged", "diffusers, merged", "The merged model, computed while it is downloaded, as if from the Hub.",
+        (("shell", _HUB), ("python", _MERGED_IMAGE)), "merged", None, frozenset({"pipeline", "component"}),
+    ),
+    Snippet(
+        "checkpoint", "Checkpoint", "The merged model in one file, for ComfyUI, A1111 and Forge.",
+        (("shell", _CHECKPOINT),), "merged", None, frozenset({"checkpoint"}),
+    ),
+    Snippet(
+        "comfyui", "ComfyUI", "All of the lineage as one file, by the names that ComfyUI knows.",
+        (("shell", _FOR + "comfyui -o models/loras/"),), "lora", "comfyui", _IMAGE,
+    ),
+    Snippet(
+        "forge", "Forge, A1111", "All of the lineage as one file, by the names that they know.",
+        (("shell", _FOR + "forge -o models/Lora/"),), "lora", "forge", _IMAGE,
+    ),
+    Snippet(
+        "vllm-omni", "vLLM-Omni", "All of the lineage as a folder that it loads as one LoRA.",
+        (("shell", _FOR + "vllm-omni -o ./{name}"),), "lora", "vllm-omni", _IMAGE,
+    ),
+    Snippet(
+        "curl", "curl", "The file that diffusers loads.", (("shell", _CURL_IMAGE),), "lora", "diffusers", _IMAGE
+    ),
     Snippet(
         "peft", "PEFT", "All of the lineage as one adapter on the base model. Needs nothing of this registry.",
         (("shell", _HUB), ("python", _PEFT)), "lora", "peft",
@@ -94,6 +144,8 @@ _BY_TOKEN: Final = {
 }
 
 
+_PIPELINE: Final = "model_index.json"
+_CONFIG: Final = "config.json"
 _WEIGHTS: Final = (".safetensors", "config.json")  # also adapter_config.json
 _TOKENIZERS: Final = frozenset({"tokenizer.json", "tokenizer_config.json"})
 _CLASSES: Final[Mapping[str, str]] = {"LMHeadModel": "ForCausalLM", "ForConditionalGeneration": "ForSeq2SeqLM"}
@@ -120,11 +172,21 @@ def snippets(
     """
     words = {**_words(shown, Reference.parse(ref), files), "address": address, "kind": kind, "what": _WHAT[kind]}
     found = []
-    for row in _ROWS:
+    on = _on_base(shown.base)
+    for row in (one for one in _ROWS if on in one.on):
         given = {**words, **(_OPEN if is_open else _BY_TOKEN), "view": KINDS[row.needs or kind].view}
         steps = tuple((language, text.format_map(given)) for language, text in row.steps)
         found.append(replace(row, about=row.about.format_map(given), steps=steps))
     return found
+
+
+def _on_base(base: BaseSummary) -> OnBase:
+    if not base.is_image_model:
+        return "language"
+    names = {file.path for file in base.files}
+    if _PIPELINE in names:
+        return "pipeline"
+    return "component" if _CONFIG in names else "checkpoint"
 
 
 def _words(shown: Shown, asked: Reference, files: Sequence[str]) -> Mapping[str, str]:
@@ -145,6 +207,7 @@ def _words(shown: Shown, asked: Reference, files: Sequence[str]) -> Mapping[str,
         "revision": name,
         "import_tokenizer": ", AutoTokenizer" if has_tokenizer else "",
         "tokenizer": tokenizer if has_tokenizer else "",
+        "image_class": architecture if architecture.endswith("Model") else "DiffusionPipeline",
         "auto": f"AutoModel{auto or ''.join(architecture.partition('For')[1:])}",
         "rank": str(startable(ENGINES["vllm"], rank) or ENGINES["vllm"].slots[-1]),
         "files": ",".join(quote(file) for file in files if file.endswith(_WEIGHTS)),

@@ -46,7 +46,7 @@ SHOW = '\nimport torch\nprint("LOGITS", model(torch.arange(1, 9)[None]).logits.f
 def steps_of(page: str) -> Mapping[str, Steps]:
     """The lines of each tool, with their language, as a reader copies them."""
     found = {}
-    for name, section in re.findall(r'<section id="(\w+)">(.*?)</section>', page, flags=re.DOTALL):
+    for name, section in re.findall(r'<section id="([\w-]+)">(.*?)</section>', page, flags=re.DOTALL):
         steps = re.findall(r'<div data-language="(\w+)">.*?<code>(.*?)</code>', section, flags=re.DOTALL)
         found[name] = [(language, html.unescape(text)) for language, text in steps]
     return found

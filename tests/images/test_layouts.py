@@ -7,6 +7,9 @@ and not run.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from registry.engines.snippets import snippets
 from registry.errors import ConflictError, InvalidAdapterError, UsageError
 from registry.images.native_names import UNET, family_of
 from registry.images.outgoing import comfy_names, components_of_base
@@ -401,6 +405,19 @@ def test_engines_of_language_models_and_of_image_models_keep_apart(
     for engine, codes in (("vllm", ["image"]), ("sglang", ["image"]), ("forge", ["family"]), ("comfyui", [])):
         name: EngineName = engine  # type: ignore[assignment]
         assert [one.code for one in local.check("model/one", engine=name).reasons] == codes
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_page_of_a_component(denoiser: Denoiser, local: LocalRegistry, tmp_path: Path) -> None:
+    """As a reader copies them; those of pipelines run in `test_pipelines_served`."""
+    Path2(denoiser, local, tmp_path, "sd")
+    rows = snippets(local.show("model/one/two"), "model/one/two", local.url, "lora", [], is_open=True)
+    assert [row.name for row in rows] == ["cli", "python", "merged", "comfyui", "forge", "vllm-omni", "curl"]
+    steps = {row.name: row.steps for row in rows}
+    assert "UNet2DConditionModel.from_pretrained" in steps["merged"][1][1]
+    environ = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-euc", steps["comfyui"][0][1]], cwd=tmp_path, env=environ, check=True)
+    assert local.verify(tmp_path / "models/loras/model-one-two.safetensors").equal
 
 
 def test_a_pipeline_has_its_components_in_the_names() -> None:

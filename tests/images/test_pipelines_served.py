@@ -5,39 +5,54 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+import httpx
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 from registry.services.local import LocalRegistry
+from tests.clients.test_snippets import Steps, script, steps_of
 from tests.images.test_pipelines import LEADS, Saved, kohya, saved, weights_in
-from tests.kit.serving import open_http
+from tests.kit.pages import PEOPLE
+from tests.kit.serving import ServedRegistry, open_http
 
 __all__ = ["saved"]
 
-_LOADED: Final = """
-import sys, torch
-from diffusers import DiffusionPipeline
+_KEEP: Final = """
+import torch
 from safetensors.torch import save_file
-pipe = DiffusionPipeline.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
 found = {}
-for name, part in pipe.components.items():
+for name, part in PIPE.components.items():
     if isinstance(part, torch.nn.Module):
         found |= {f"{name}.{key}": value.contiguous() for key, value in part.state_dict().items()}
-save_file(found, sys.argv[2])
+        for key, module in part.named_modules():
+            if hasattr(module, "lora_A"):
+                found[f"delta of {name}.{key}"] = module.get_delta_weight("default_0").detach().contiguous()
+save_file(found, "loaded.safetensors")
 """
 
 
-def run(program: str, endpoint: str, token: str, place: Path, *more: str) -> None:
-    """Run a program with diffusers and nothing of ours, whose Hub is a view of the service."""
-    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(place / "hub"), "HF_TOKEN": token}
-    environment.pop("HF_HUB_OFFLINE", None)
-    script = [sys.executable, "-W", "ignore", "-c", program, "sdxl/char", str(place / "loaded.safetensors"), *more]
-    ran = subprocess.run(script, env=environment, cwd=place, capture_output=True, text=True, check=False)
+def lines(registry: ServedRegistry, path: str, token: str) -> Mapping[str, Steps]:
+    """What the page Use it gives each tool."""
+    page = httpx.get(f"{registry.url}/use/{path}", headers=PEOPLE | {"Authorization": f"Bearer {token}"}, timeout=60)
+    assert page.status_code == 200, page.text
+    return steps_of(page.text)
+
+
+def run(program: str, token: str, place: Path) -> None:
+    """Run lines of the page with diffusers and nothing set."""
+    environment = os.environ | {"HF_HOME": str(place / "hub"), "REGISTRY_TOKEN": token, "PYTHONWARNINGS": "ignore"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    for name in ("HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_TOKEN"):
+        environment.pop(name, None)
+    ran = subprocess.run(
+        ["sh", "-euc", program], env=environment, cwd=place, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
 
 
@@ -48,28 +63,14 @@ def test_diffusers_loads_a_merged_pipeline_from_the_service(saved: Saved, tmp_pa
         registry.add_base("sdxl", saved("SDXL"))
         registry.publish(tmp_path / "char.safetensors", "sdxl/char")
         token = registry.local.create_token("reader", name="diffusers").secret
-        run(_LOADED, f"{registry.url}/hf", token, tmp_path)
+        typed = lines(registry, "sdxl/char", token)["merged"]
+        run(script(typed, _KEEP.replace("PIPE", "model")), token, tmp_path)
     loaded = load_file(tmp_path / "loaded.safetensors")
     for name, values in merged.items():
         component, _, rest = name.partition(".")
         tensor = loaded.get(name, loaded.get(f"{component}.text_model.{rest}"))
         assert tensor is not None, name
         assert np.array_equal(tensor.double().numpy(), values), name
-
-
-_ADAPTED: Final = """
-import sys, torch
-from diffusers import DiffusionPipeline
-from safetensors.torch import save_file
-pipe = DiffusionPipeline.from_pretrained(sys.argv[3], dtype=torch.float32)
-pipe.load_lora_weights(sys.argv[1])
-found = {}
-for name in ("unet", "text_encoder", "text_encoder_2"):
-    for key, module in getattr(pipe, name).named_modules():
-        if hasattr(module, "lora_A"):
-            found[f"{name}.{key}"] = module.get_delta_weight("default_0").detach().contiguous()
-save_file(found, sys.argv[2])
-"""
 
 
 @pytest.mark.slow
@@ -81,30 +82,17 @@ def test_diffusers_loads_a_path_as_one_lora_from_the_service(saved: Saved, tmp_p
         registry.add_base("sdxl", saved("SDXL"))
         registry.publish(tmp_path / "char.safetensors", "sdxl/char")
         token = registry.local.create_token("reader", name="diffusers").secret
-        environment = os.environ | {
-            "HF_ENDPOINT": f"{registry.url}/hf-lora",
-            "HF_HOME": str(tmp_path / "hub"),
-            "HF_TOKEN": token,
-        }
-        environment.pop("HF_HUB_OFFLINE", None)
-        script = [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            _ADAPTED,
-            "sdxl/char",
-            str(tmp_path / "loaded.safetensors"),
-            str(saved("SDXL")),
-        ]
-        ran = subprocess.run(script, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stderr[-2000:]
+        found = lines(registry, "sdxl/char", token)
+        run(script(found["diffusers"], _KEEP.replace("PIPE", "pipe")), token, tmp_path)
+        run(script(found["curl"]), token, tmp_path)
+    assert list(found) == ["cli", "python", "diffusers", "merged", "comfyui", "forge", "vllm-omni", "curl"]
+    assert (tmp_path / "pytorch_lora_weights.safetensors").stat().st_size > 0
     deltas = load_file(tmp_path / "loaded.safetensors")
-    assert len(deltas) == len(merged)
+    assert sum(name.startswith("delta of ") for name in deltas) == len(merged)
     for name, values in merged.items():
         module = name.removesuffix(".weight")
         component, _, rest = module.partition(".")
-        delta = deltas.get(module, deltas.get(f"{component}.text_model.{rest}"))
+        delta = deltas.get(f"delta of {module}", deltas.get(f"delta of {component}.text_model.{rest}"))
         assert delta is not None, name
         sum_ = weights[name].double() + delta.double().reshape(weights[name].shape)
         assert np.allclose(sum_.numpy(), values, rtol=2**-8, atol=1e-3), name

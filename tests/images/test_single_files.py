@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from registry.engines.snippets import snippets
 from registry.errors import InvalidBaseError, RegistryError
 from registry.images.native_names import family_of
 from registry.services.local import LocalRegistry
@@ -241,6 +242,8 @@ def test_sdxl_with_its_text_encoders(local: LocalRegistry, saved: Saved, whole: 
         name if name in table.parameters else name.replace(".", ".text_model.", 1): one for name, one in merged.items()
     }
     check(load_file(tmp_path / "out/Illustrious.safetensors"), whole, placed, table)
+    used = snippets(local.show("illustrious/char"), "illustrious/char", "registry", "lora", [], is_open=True)
+    assert [row.name for row in used] == ["cli", "python", "checkpoint", "comfyui", "forge", "vllm-omni", "curl"]
 
 
 def _without(name: str) -> Callable[[Tensors], Tensors]:

@@ -121,6 +121,7 @@ def use_page(visit: PageVisit, reference: str) -> Response:
         api=visit.api("/revisions", ref=reference),
         subject=subject,
         part="use",
+        merged_by=next((row.label for row in rows if row.needs == "merged"), None),
         rows=[(row, *_judged(subject, row, refusals)) for row in rows],
         refusals=refusals,
         spellings=_spellings(subject),
