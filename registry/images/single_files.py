@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from registry.images.native_names import FAMILIES, FLUX_1, FLUX_2, UNET, Family, Modules
+from registry.images.native_names import FAMILIES, FLUX_1, FLUX_2, SD_3, UNET, WAN, Z_IMAGE, Family, Modules
 
 DENOISER_LEADS: Final = ("model.diffusion_model.", "diffusion_model.", "")
 """What the names of a denoiser begin with; of one that is alone in its file, nothing."""
@@ -55,9 +55,11 @@ OPEN_CLIP_UNCHANGED: Final = frozenset({"text_projection", "logit_scale", "attn_
 """The projection is stored transposed, so it is no module as transformers has it."""
 
 _PIPELINES: Final[Mapping[str, str]] = {
-    "Stable Diffusion 3": "StableDiffusion3Pipeline",
-    "FLUX.1": "FluxPipeline",
-    "FLUX.2": "Flux2Pipeline",
+    SD_3.name: "StableDiffusion3Pipeline",
+    FLUX_1.name: "FluxPipeline",
+    FLUX_2.name: "Flux2Pipeline",
+    WAN.name: "WanPipeline",
+    Z_IMAGE.name: "ZImagePipeline",
 }
 
 
@@ -65,9 +67,12 @@ def pipeline_of(family: Family, modules: Collection[str]) -> str:
     """The pipeline of diffusers that a denoiser belongs to."""
     if family.name == UNET.name:
         return "StableDiffusionXLPipeline" if "add_embedding.linear_1" in modules else "StableDiffusionPipeline"
+    if "condition_embedder.image_embedder.norm1" in modules:
+        return "WanImageToVideoPipeline"
     return _PIPELINES[family.name]
 
 
+_LEAVES: Final = ("weight", "bias")
 _DOUBLE: Final = (("img", ""), ("txt", "added_"))
 _NORM: Final = {"query_norm.scale": "q.weight", "key_norm.scale": "k.weight"}
 _OF_FLUX: Final = {
@@ -87,12 +92,39 @@ _OF_SD_3: Final = {"pos_embed": "pos_embed.pos_embed"} | {
     )
     for leaf in "qk"
 }
+_OF_WAN: Final = {
+    "blocks.{}.modulation": "blocks.{}.scale_shift_table",
+    "head.modulation": "scale_shift_table",
+    "img_emb.emb_pos": "condition_embedder.image_embedder.pos_embed",
+}
+_OF_Z_BLOCK: Final = (
+    *(f"feed_forward.w{number}.weight" for number in (1, 2, 3)),
+    *(f"{norm}_norm{number}.weight" for norm in ("attention", "ffn") for number in (1, 2)),
+    *(f"adaLN_modulation.0.{leaf}" for leaf in ("weight", "bias")),
+)
+_OF_Z_IMAGE: Final = (
+    {
+        f"{stack}.{{}}.{leaf}": f"{stack}.{{}}.{leaf}"
+        for stack in ("layers", "noise_refiner", "context_refiner")
+        for leaf in _OF_Z_BLOCK
+    }
+    | {
+        f"{stack}.{{}}.attention.{leaf}_norm.weight": f"{stack}.{{}}.attention.norm_{leaf}.weight"
+        for stack in ("layers", "noise_refiner", "context_refiner")
+        for leaf in "qk"
+    }
+    | {f"{name}.{{}}.{leaf}": f"{name}.{{}}.{leaf}" for name in ("cap_embedder", "t_embedder.mlp") for leaf in _LEAVES}
+    | {name: name for name in ("x_pad_token", "cap_pad_token")}
+    | {"norm_final.weight": ""}  # of a norm that the model does not have any more
+)
 _BESIDE: Final[Mapping[str, Mapping[str, str]]] = {
     FLUX_1.name: _OF_FLUX,
     FLUX_2.name: _OF_FLUX,
-    "Stable Diffusion 3": _OF_SD_3,
+    SD_3.name: _OF_SD_3,
+    WAN.name: _OF_WAN,
+    Z_IMAGE.name: _OF_Z_IMAGE,
 }
-"""Native tensors of a family that are of no linear module, and the parameters that they are."""
+"""Native tensors of a family that its rows of names leave out, and the parameters that they are; empty: none."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +133,7 @@ class Denoiser:
 
     family: Family
     modules: Mapping[str, Modules]  # native module -> diffusers', one below the other
-    beside: Mapping[str, str]  # native tensor -> parameter
+    beside: Mapping[str, str]  # native tensor -> parameter; empty: none
 
     @property
     def component(self) -> str:
@@ -152,9 +184,7 @@ def _as_family(family: Family, tensors: Collection[str]) -> Denoiser | NotUnders
         for tensor in tensors
         if tensor not in beside
         and (
-            (name := tensor.rpartition(".")[0]) not in read
-            or name in wrong
-            or tensor.rpartition(".")[2] not in ("weight", "bias")
+            (name := tensor.rpartition(".")[0]) not in read or name in wrong or tensor.rpartition(".")[2] not in _LEAVES
         )
     }
     if stray or wrong:

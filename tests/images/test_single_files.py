@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +22,7 @@ from registry.tensors.table.targets import TargetTable
 from tests.images.denoisers import made, weights_of
 from tests.images.pipelines import clip
 from tests.images.test_lora_files import grid
-from tests.images.test_native_names import norms_of
+from tests.images.test_native_names import converted, norms_of
 from tests.images.test_pipelines import Saved, saved, weights_in
 from tests.kit.floats import round_once
 from tests.kit.serving import open_http
@@ -81,6 +82,28 @@ def open_clip_of(own: Tensors) -> Tensors:
     return found
 
 
+def renamed(family: str, own: Tensors, files: Tensors) -> Tensors:
+    """What the rows of names leave out, as the files of Wan and Z-Image call it."""
+    if family == "wan":
+        return {
+            "head.modulation" if name == "scale_shift_table" else name.replace("scale_shift_table", "modulation"): one
+            for name, one in own.items()
+            if name.endswith("scale_shift_table")
+        }
+    moved = {"to_q", "to_k", "to_v", "to_out", "all_x_embedder", "all_final_layer"}
+    same = {name: one for name, one in own.items() if not moved & set(name.split("."))}
+    return {re.sub(r"\.norm_([qk])\.", r".\1_norm.", name): one for name, one in same.items()} | {
+        "norm_final.weight": torch.ones(8)  # the published file has it, and the model does not
+    }
+
+
+def assert_converted(family: str, files: Tensors, own: Tensors) -> None:
+    """diffusers' converter makes the model of these files."""
+    out = converted(family, dict(files), own, {})
+    assert out.keys() == own.keys()
+    assert [name for name, one in own.items() if not torch.equal(out[name], one)] == []
+
+
 def led(lead: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
     return {lead + name: tensor for name, tensor in tensors.items()}
 
@@ -104,7 +127,7 @@ def table_of(tensors: Tensors) -> TargetTable:
     })  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "sd-3", "flux", "flux-2"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd-3", "flux", "flux-2", "wan", "z-image"])
 def test_every_parameter_is_the_rows_that_it_was_made_of(family: str) -> None:
     model = made(family)
     own = drawn(model)
@@ -117,6 +140,9 @@ def test_every_parameter_is_the_rows_that_it_was_made_of(family: str) -> None:
                 stream = "context_block.attn" if "added" in leaf else f"x_block.attn{'2' if leaf[0] == '2' else ''}"
                 number = block.rpartition(".")[2]
                 files[f"joint_blocks.{number}.{stream}.ln_{leaf.split('.')[1][-1]}.weight"] = one
+    if family in ("wan", "z-image"):
+        files |= renamed(family, own, files)
+        assert_converted(family, files, own)
     table = table_of(led("model.diffusion_model.", files) | BESIDE)
     component = "unet" if family in ("sd", "sdxl") else "transformer"
     assert table.components == (component,)
@@ -128,8 +154,9 @@ def test_every_parameter_is_the_rows_that_it_was_made_of(family: str) -> None:
     modules = dict(model.named_modules())
     for name, target in table.targets.items():
         module = modules[name.partition(".")[2]]
-        assert target.kind == ("conv" if isinstance(module, torch.nn.Conv2d) else "linear"), name
-        if isinstance(module, torch.nn.Conv2d):
+        convolution = isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d)
+        assert target.kind == ("conv" if convolution else "linear"), name
+        if convolution:
             assert target.geometry == {
                 "kernel": list(module.kernel_size), "groups": module.groups,
                 "dilation": list(module.dilation), "padding_mode": module.padding_mode,
@@ -188,6 +215,32 @@ def test_flux_from_the_file_to_the_file(local: LocalRegistry, tmp_path: Path) ->
     local.fetch("flux/char", tmp_path / "out", kind="merged")
     check(load_file(tmp_path / "out/flux1-tiny.safetensors"), files, merged, table_of(files))
     assert local.verify(tmp_path / "out").mismatches == ()
+
+
+@pytest.mark.parametrize(("family", "pipeline"), [("wan", "WanImageToVideoPipeline"), ("z-image", "ZImagePipeline")])
+def test_a_denoiser_alone_in_its_file(family: str, pipeline: str, local: LocalRegistry, tmp_path: Path) -> None:
+    """As ComfyUI keeps them, without anything before the names; the LoRA has native names, as trainers write them."""
+    model = made(family)
+    own = drawn(model, torch.bfloat16)
+    files = native_of(model, own)
+    files |= renamed(family, own, files)
+    save_file(files, tmp_path / "tiny.safetensors")
+    added = local.add_base("tiny", tmp_path / "tiny.safetensors")
+    assert added.base.architecture == pipeline
+    chosen = (
+        "self_attn.q.weight",
+        "ffn.0.weight",
+        "attn.k_img.weight",
+        "attention.qkv.weight",
+        "feed_forward.w1.weight",
+    )
+    native = {f"x.{name}": one for name, one in files.items() if name.endswith(chosen)}
+    assert len(native) >= 3
+    merged = kohya(native, tmp_path / "style.safetensors", {"x": "diffusion_model."})
+    local.publish(tmp_path / "style.safetensors", "tiny/style")
+    local.fetch("tiny/style", tmp_path / "out", kind="merged")
+    direct = {name.removeprefix("x."): one for name, one in merged.items()}
+    check(load_file(tmp_path / "out/tiny.safetensors"), files, direct)
 
 
 def test_native_names_change_native_rows(local: LocalRegistry, flux: Tensors, tmp_path: Path) -> None:

@@ -114,8 +114,8 @@ def _parameters(where: str, lead: str, denoiser: Denoiser, tensors: Tensors) -> 
                 yield from _held(where, tensor, names, tensors[tensor][1], width, swapped=swapped)
     for native, parameter in denoiser.beside.items():
         rest.discard(lead + native)
-        name = f"{denoiser.component}.{parameter}"
-        yield name, FileParameter(lead + native, tensors[lead + native][1])
+        if parameter:
+            yield f"{denoiser.component}.{parameter}", FileParameter(lead + native, tensors[lead + native][1])
     for start, (component, naming) in TEXT_ENCODERS.items():
         own = [name.removeprefix(start) for name in tensors if name.startswith(start)]
         known = [(name, (name,)) for name in own] if naming == CLIP else list(open_clip(own))
@@ -173,7 +173,7 @@ def _refused(where: str, why: str, names: Iterable[str]) -> InvalidBaseError:
     listed = ", ".join(map(shown, some[:_NAMED])) + (f" and {len(some) - _NAMED} more" if len(some) > _NAMED else "")
     return InvalidBaseError(
         f"{where} is a checkpoint in one file that is not understood. {why} {listed}. Stable Diffusion 1 to 3, "
-        "SDXL and FLUX are read as one file; write any other as a folder, "
+        "SDXL, FLUX, Wan and Z-Image are read as one file; write any other as a folder, "
         "PIPELINE.from_single_file(FILE).save_pretrained(DIR), and add that.",
         code="architecture",
     )
