@@ -150,8 +150,8 @@ _EXTRA: Final[dict[str, str]] = {
 """What a word too many may be, by command."""
 
 _GGUF: Final = (
-    "GGUF is not written: fetch it --as merged, or as the LoRA that it is, and convert it with llama.cpp's "
-    "convert_hf_to_gguf.py or convert_lora_to_gguf.py"
+    "GGUF is written of a LoRA alone, by `registry fetch --for llama.cpp`; a merged model is converted with llama.cpp's "
+    "convert_hf_to_gguf.py"
 )
 _OTHER_ENGINE: Final = (
     "Of others nothing is known: most load the folder of PEFT that `registry fetch` writes, or the model of --as merged"
@@ -173,7 +173,7 @@ _VALUES: Final[dict[str, dict[str, str]]] = {
         **dict.fromkeys(("gptq", "awq", "bnb", "fp8"), _QUANTISED),
         "safetensors": "All of them are written as safetensors",
     },
-    "--engine": {**dict.fromkeys(("llama.cpp", "ollama", "lmstudio"), _GGUF), "": _OTHER_ENGINE},
+    "--engine": {**dict.fromkeys(("ollama", "lmstudio"), _GGUF), "": _OTHER_ENGINE},
     "--role": {"owner": "Who may do everything is an 'admin'", "read": "Write reader", "write": "Write writer"},
 }
 _VALUES["--for"] = _VALUES["--engine"]

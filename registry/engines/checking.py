@@ -293,7 +293,7 @@ def options_for(options: Options, found: EngineCheck) -> Options:
 
 
 def takes_any_rank(engine: EngineName) -> bool:
-    """Whether it is an engine of image models that has no largest rank: a lower one is then a wish, and no limit."""
+    """Whether it has files of its own and no largest rank: a lower one is then a wish, and no limit."""
     return engine in LAYOUTS and ENGINES[engine].rank is None
 
 

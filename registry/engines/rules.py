@@ -369,15 +369,53 @@ _OMNI: Final = Engine(
 """Its source was read, and not run. A module that a model of it has under another name than diffusers (``to_out``) is
 refused there when it is loaded."""
 
+TEXT_MODELS: Final = ("llama", "mistral", "qwen2", "qwen3")
+"""Model types whose adapters are written for llama.cpp and mlx-lm."""
+TEXT_MODULES: Final = (
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+)  # fmt: skip
+"""The modules of their layers that are."""
+
+_IN_TEXT: Final = "registry.tensors.composed.text_models: what is written for it"
+_NO_PLACE: Final = Rule("it has no place for them", _IN_TEXT)
+_OF_TEXT: Final[Mapping[Part, Rule]] = {
+    "image": Rule("it has no such models", _IN_TEXT),
+    "language": Rule(
+        f"what is written for it are {', '.join(TEXT_MODELS)}", _IN_TEXT, but_on=frozenset(TEXT_MODELS)
+    ),
+    **dict.fromkeys(
+        (
+            "dora", "not_low_rank", "replaced", "biases", "tokens", "embeddings", "convolutions", "attention",
+            "experts", "conv1d", "indexer",
+        ),
+        _NO_PLACE,
+    ),
+    "modules": Rule(
+        "what is written for it are the linear modules of layers",
+        _IN_TEXT,
+        but_for=frozenset(one.rpartition(".")[2] for one in TEXT_MODULES),
+    ),
+}  # fmt: skip
+_LLAMA_CPP: Final = Engine("llama.cpp", "llama.cpp", "0b03ada", rules=_OF_TEXT)
+"""The source of its convert_lora_to_gguf.py was read; it gets one rank for all modules (`LAYOUTS`)."""
+_MLX: Final = Engine("mlx", "mlx-lm", "0.32.2", rules=_OF_TEXT)
+"""Run here."""
+
 ENGINES: Final[Mapping[EngineName, Engine]] = {
-    row.name: row for row in (_VLLM, _SGLANG, _PEFT, _TRANSFORMERS, _DIFFUSERS, _COMFYUI, _FORGE, _OMNI)
-}
+    row.name: row
+    for row in (
+        _VLLM, _SGLANG, _PEFT, _TRANSFORMERS, _DIFFUSERS, _COMFYUI, _FORGE, _OMNI, _LLAMA_CPP, _MLX,
+    )
+}  # fmt: skip
 
 LAYOUTS: Final[Mapping[EngineName, Layout]] = {
     "diffusers": "diffusers",
     "comfyui": "comfyui",
     "forge": "comfyui",
     "vllm-omni": "vllm-omni",
+    "llama.cpp": "gguf",
+    "mlx": "mlx",
 }
 """Engine -> in whose names and files it gets an adapter; others load PEFT's folder."""
 

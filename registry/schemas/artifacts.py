@@ -49,7 +49,7 @@ class Options(Schema):
         None  # of fp8: the share of the change that has to survive
     )
     onto: Onto | None = None  # what a merged model is made on; None: the base model as it is stored
-    layout: Layout | None = None  # of an image model's composed LoRA: whose names and files; None: PEFT's
+    layout: Layout | None = None  # of a composed LoRA: whose names and files; None: PEFT's
     dense_as_diff: bool = False  # with ``comfyui``: what is no low-rank product as the whole difference (``.diff``)
     weights: Annotated[
         str | None,

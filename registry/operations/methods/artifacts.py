@@ -92,7 +92,7 @@ class Artifacts(TableCalls):
             onto: ``"trained"``: merge onto the 4 bit weights that the path was trained on (QLoRA), as numbers. None:
                 onto the base model as it is stored.
             layout: of an image model's LoRA, the names and files of ``"diffusers"``, ``"comfyui"`` (Forge's, too) or
-                ``"vllm-omni"``. None: PEFT's.
+                ``"vllm-omni"``; of a text model's, ``"gguf"`` (llama.cpp's) or ``"mlx"``. None: PEFT's.
             dense_as_diff: with ``"comfyui"``, write what is no product of low rank, such as DoRA, as the whole
                 difference of a weight.
             weights: what links add is multiplied by these, which no revision has: ``{"style": 0.8}`` by their last

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -19,14 +20,20 @@ from registry.tensors.artifacts.artifact import ArtifactFile
 from registry.tensors.composed.comfyui import comfyui_file
 from registry.tensors.composed.composition import Composition
 from registry.tensors.composed.forms import BaseRepo, is_called_bias, is_under
+from registry.tensors.composed.gguf_file import gguf_file
 from registry.tensors.composed.layouts import diffusers_file, layout_notices, only_component
+from registry.tensors.composed.mlx_folder import mlx_files
 from registry.tensors.lineage.bound import bound_links, weight_notices
 from registry.tensors.lineage.inputs import Inputs, exact_as_lora
-from registry.tensors.lineage.paths import Link
+from registry.tensors.lineage.paths import Link, read_blob
 from registry.tensors.lineage.plan import Builder, Built, Order, below
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.table.targets import TargetKind
+from registry.transfer.model_files import CONFIG
+
+_OF_TEXT: Final = ("gguf", "mlx")
+"""Layouts of text models; all modules have one rank in them."""
 
 
 def _build(order: Order) -> Built:
@@ -38,14 +45,14 @@ def _build(order: Order) -> Built:
     if options.rank is not None or options.max_error is not None:
         truncation = composition.truncate(rank=options.rank, max_error=options.max_error, dtype=dtype)
         plan = replace(plan, ranks=composition.ranks)
-    if options.uniform:
+    if options.uniform or options.layout in _OF_TEXT:
         composition.make_uniform()
     files = _files(order, composition, bound[since:], dtype)
     if plan.base_model is not None:
         config = bound[-1].checkpoint.config.document
         files.append(readme_file(order.inputs.blobs, order.path, plan, config, order.ancestor))
     notices = [*composition.notices, *weight_notices(zip(order.path.live, bound, strict=True))]
-    if options.layout is not None:
+    if options.layout is not None and options.layout not in _OF_TEXT:
         dense = options.dense_as_diff
         notices += layout_notices(composition.parts, table, options.layout, dtype, dense=dense)
     return Built(plan, files, tuple(notices), truncation)
@@ -93,6 +100,8 @@ def parts_of_path(inputs: Inputs, links: Sequence[Link], base: BaseFacts) -> Par
 def _files(order: Order, composition: Composition, links: Sequence[BoundLink], dtype: str) -> list[ArtifactFile]:
     """The weights, and what stands with them, in the layout that was requested."""
     layout, table = order.options.layout, order.inputs.table
+    if layout in _OF_TEXT:
+        return _for_text(order, composition, dtype)
     if layout is not None:
         _check_image(order, layout)
     if layout == "diffusers":
@@ -101,6 +110,16 @@ def _files(order: Order, composition: Composition, links: Sequence[BoundLink], d
         return [comfyui_file(composition.parts, table, dtype, dense=order.options.dense_as_diff)]
     lead = "" if layout is None else only_component(composition.parts, table).lead
     return composition.files(dtype=dtype, base_repo=_base_repo(order), hints=_hints(links), lead=lead)
+
+
+def _for_text(order: Order, composition: Composition, dtype: str) -> list[ArtifactFile]:
+    """What the readers of text models load."""
+    parts = composition.parts
+    config = next((file for file in order.path.base.files if file.path == CONFIG), None)
+    document = {} if config is None else json.loads(read_blob(order.inputs.blobs, config))
+    if order.options.layout == "gguf":
+        return [gguf_file(parts, document, dtype)]
+    return mlx_files(parts, document, dtype)
 
 
 def _check_image(order: Order, layout: Layout) -> None:

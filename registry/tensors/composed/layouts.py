@@ -35,7 +35,13 @@ PEFT_ENDS: Final = ("lora_A.weight", "lora_B.weight")
 _KINDS: Final = (TargetKind.LINEAR, TargetKind.CONV)
 _NAMED: Final = 3
 _MERGED: Final = "Fetch it --as merged"
-_TITLES: Final[Mapping[Layout, str]] = {"diffusers": "diffusers", "comfyui": "ComfyUI", "vllm-omni": "vLLM-Omni"}
+_TITLES: Final[Mapping[Layout, str]] = {
+    "diffusers": "diffusers",
+    "comfyui": "ComfyUI",
+    "vllm-omni": "vLLM-Omni",
+    "gguf": "llama.cpp",
+    "mlx": "mlx-lm",
+}
 
 
 @dataclass(frozen=True)

@@ -109,11 +109,15 @@ def weights_file(
     regions = [bytes_region(0, lead)]
     for tensor in in_order:
         entry = header.entries[tensor.name]
-        rows, columns = tensor.matrix
-        step = block_rows(rows, columns)
-        row_bytes = columns * TORCH[entry.dtype].itemsize
-        regions.append(Region(entry.start, entry.stop, step * row_bytes, _maker(tensor, step, TORCH[entry.dtype])))
+        regions.append(tensor_region(tensor, entry.start, entry.dtype))
     return ArtifactFile(path, regions, header)
+
+
+def tensor_region(tensor: AdapterTensor, start: int, dtype: str) -> Region:
+    """The numbers of a tensor from byte ``start`` of a file on, in a dtype (``F32``)."""
+    rows, columns = tensor.matrix
+    step, row_bytes = block_rows(rows, columns), columns * TORCH[dtype].itemsize
+    return Region(start, start + rows * row_bytes, step * row_bytes, _maker(tensor, step, TORCH[dtype]))
 
 
 def _maker(tensor: AdapterTensor, step: int, dtype: torch.dtype) -> Callable[[int], Buffer]:

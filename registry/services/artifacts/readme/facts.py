@@ -141,6 +141,8 @@ def library(base: BaseFacts, kind: ArtifactKind, *, is_base: bool) -> str | None
 
 TAKEN: Final = ("language", "datasets", "tags")
 """Fields of the published README.md that hold for what is computed of its revision, too."""
+_LIBRARIES: Final[dict[str, str]] = {"diffusers": "diffusers", "gguf": "gguf", "mlx": "mlx"}
+"""Layout -> what loads it, where that is not PEFT."""
 _DTYPES: Final = {
     "bf16": " Its weights were converted to bfloat16.",
     "fp16": " Its weights were converted to float16.",
@@ -168,8 +170,8 @@ def readme_file(
     metadata, body = front_matter.split(published or "")
     facts = base_facts(blobs, path.base.files)
     fields = fields_of(facts, metadata, plan.kind, adapter_config, plan.base_model)
-    if plan.layout == "diffusers":
-        fields["library_name"] = plan.layout
+    if plan.layout is not None:
+        fields["library_name"] = _LIBRARIES.get(plan.layout, fields["library_name"])
     parts = [
         front_matter.written(fields),
         "# Merged model" if KINDS[plan.kind].is_model else "# Composed adapter",
