@@ -150,8 +150,8 @@ _EXTRA: Final[dict[str, str]] = {
 """What a word too many may be, by command."""
 
 _GGUF: Final = (
-    "GGUF is written of a LoRA alone, by `registry fetch --for llama.cpp`; a merged model is converted with llama.cpp's "
-    "convert_hf_to_gguf.py"
+    "GGUF is written of a LoRA alone, by `registry fetch --for llama.cpp`; a merged model is converted with "
+    "llama.cpp's convert_hf_to_gguf.py"
 )
 _OTHER_ENGINE: Final = (
     "Of others nothing is known: most load the folder of PEFT that `registry fetch` writes, or the model of --as merged"
