@@ -149,7 +149,7 @@ def test_only_the_links_after_an_ancestor_are_judged(shelf: Shelf) -> None:
         ({"max_lora_rank": 8}, "--for"),
         ({"engine": "peft", "max_lora_rank": 8}, "loads any rank"),
         ({"engine": "vllm", "max_lora_rank": 12}, "1, 8, 16, 32"),
-        ({"engine": "llama.cpp"}, "engine"),
+        ({"engine": "lmstudio"}, "engine"),
     ],
 )
 def test_options_that_contradict_each_other(shelf: Shelf, options: dict[str, Any], words: str) -> None:

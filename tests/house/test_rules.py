@@ -26,6 +26,7 @@ SMALL = {
     "tensors/arithmetic/dtypes.py": "every floor of the tensor core reads it",
     "tensors/checkpoint/variants/table.py": "a new variant is a file, and a row here",
     "training/axolotl.py": "axolotl's YAML names it",
+    "tensors/composed/mlx_folder.py": "a reader of its own, beside llama.cpp's and the image models'",
 }
 """Modules of fewer lines, with what keeps them apart."""
 # Folders of tests that are about more than one package; all others stand where the package does that they test.
