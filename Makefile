@@ -30,7 +30,7 @@ ONLY_TEST_half = $(PYTEST) -m 'not long and not image' --half="$$(git rev-parse 
 # A few of the bugs planted by hand, and a few drawn by the syntax in what changed, by the id of the commit: of the first
 # each must be caught, of the second those that no test sees are printed for a person. More are named than there is time
 # for; each bug has 60 seconds at most.
-ONLY_TEST_mutants = $(TEST_ENV) $(PY) -m tests.house.mutants --sample 16 --minutes 0.7 && \
+ONLY_TEST_mutants = $(TEST_ENV) $(PY) -m tests.house.mutants --sample 16 --minutes 1 && \
   $(TEST_ENV) $(PY) -m tests.house.drawn --sample 24 --minutes 0.8 $(ARGS)
 # All that can be drawn in the files that changed (ARGS='--since main', '--all --sample 60').
 ONLY_LONG_mutants = $(TEST_ENV) $(PY) -m tests.house.drawn $(ARGS)

@@ -68,6 +68,8 @@ registry fetch {base} --as merged -o ./{base}
 vllm serve ./{base} --served-model-name {base} --enable-lora --max-lora-rank {rank}"""
 _ASK_VLLM: Final = """curl http://localhost:8000/v1/completions -H 'Content-Type: application/json' \\
   -d '{{"model": "{reference}", "prompt": "Hello"}}'"""
+_LLAMA_CPP: Final = "llama-server -m {base}.gguf --lora ./{name}/adapter.gguf"
+_MLX: Final = "mlx_lm.generate --model ./{base} --adapter-path ./{name} --prompt Hello"
 _CURL: Final = """curl -fL --remote-name-all {header}\\
   '{address}/{view}/{repo_id}/resolve/{revision}/{{{files}}}'"""
 _DIFFUSERS: Final = """from diffusers import DiffusionPipeline
@@ -126,6 +128,15 @@ _ROWS: Final = (
     Snippet(
         "transformers", "transformers", "The merged model, computed while it is downloaded, as if from the Hub.",
         (("shell", _HUB), ("python", _TRANSFORMERS)), "merged",
+    ),
+    Snippet(
+        "llama", "llama.cpp", "All of the lineage as one GGUF file, beside the base model as llama.cpp converts it.",
+        (("shell", _FOR + "llama.cpp -o ./{name}"), ("shell", _LLAMA_CPP)), "lora", "llama.cpp",
+    ),
+    Snippet(
+        "mlx", "MLX", "All of the lineage as the adapter that mlx-lm loads on the base model.",
+        (("shell", _FOR + "mlx -o ./{name}\nregistry fetch {base} --as merged -o ./{base}"), ("shell", _MLX)),
+        "lora", "mlx",
     ),
     Snippet(
         "vllm", "vLLM", "One copy of the base model serves every path by its name, with this registry's plugin.",

@@ -94,8 +94,19 @@ def composed(tree: Tree) -> dict[str, bytes]:
 
 
 def test_every_tool_is_on_the_page(lines: Mapping[str, Steps]) -> None:
-    assert list(lines) == ["cli", "python", "peft", "transformers", "vllm", "curl"]
+    assert list(lines) == ["cli", "python", "peft", "transformers", "llama", "mlx", "vllm", "curl"]
     assert all(steps for steps in lines.values())
+
+
+@pytest.mark.slow
+def test_llama_cpp_and_mlx(tree: Tree, user: Machine, lines: Mapping[str, Steps]) -> None:
+    """The files are there that the last line of each names; that line is not run: neither of the two is installed."""
+    for tool, file in (("llama", "adapter.gguf"), ("mlx", "adapters.safetensors")):
+        *fetch, (_, last) = lines[tool]
+        user.shell("rm -rf french llama\n" + script(fetch))
+        assert (user.folder / "french" / file).is_file()
+        assert "./french" in last
+        assert (user.folder / "llama/config.json").is_file() == (tool == "mlx")
 
 
 def test_curl(tree: Tree, user: Machine, lines: Mapping[str, Steps]) -> None:
