@@ -43,6 +43,7 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 _VIEW_NUMBER = re.compile(r"r([1-9][0-9]{0,17})")
 _ON_THE_HUB = re.compile(r"hf:([A-Za-z0-9_./-]+)@[0-9a-f]+")  # " at ENDPOINT" after it: a repo of another Hub
 _DIGEST_PREFIX = re.compile(r"sha256:[0-9a-f]{8,64}")
+_GLOB = re.compile(r"[a-z0-9_*/-]+")
 _WEIGHT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 
@@ -291,6 +292,29 @@ class Reference:
     def __str__(self) -> str:
         selector = self.number if self.number is not None else self.tag or self.digest_prefix
         return str(self.path) if selector is None else f"{self.path}@{selector}"
+
+
+@dataclass(frozen=True)
+class NamePattern:
+    """``BASE/...*@TAG``: this tag of every adapter whose path matches; ``*`` is any text, also over several names."""
+
+    base: str
+    path: str
+    tag: str
+
+    @classmethod
+    def parse(cls, text: str) -> NamePattern:
+        """Read a pattern.
+
+        Raises:
+            UsageError: ``bad_name`` when the text is outside the grammar.
+        """
+        path, at, tag = text.partition("@")
+        base, slash, below = path.partition("/")
+        rule = "BASE/*@TAG is expected: the base model as it is, a path in which * stands for any text, and one tag"
+        if not (slash and at) or "*" in base or "*" in tag or not _GLOB.fullmatch(below):
+            raise _bad("Pattern", text, rule)
+        return cls(check_base_name(base), path, check_tag(tag))
 
 
 def path_and_weight(text: str) -> tuple[str, str | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -46,7 +46,8 @@ _MEANINGS: Final = {
 def _own_examples() -> Iterator[tuple[str, Any]]:
     """Of schemas that bring theirs, as pydantic has it."""
     for operation in OPERATIONS:
-        for schema in (operation.request, operation.item if isinstance(operation, Listing) else operation.answer):
+        answer = operation.item if isinstance(operation, Listing) else operation.answer
+        for schema in (operation.request, answer, *get_args(answer)):
             extra = getattr(schema, "model_config", {}).get("json_schema_extra")
             if isinstance(extra, dict):
                 yield schema.__name__, extra["example"]

@@ -23,6 +23,7 @@ _SHOW: Final = "`registry show REF` shows a revision or a base model"
 _LOG: Final = "`registry log PATH` lists the revisions of an adapter"
 _DIFF: Final = "`registry diff A B` compares two revisions"
 _COPY: Final = "`registry copy REF --to URL` copies to another registry"
+_SYNC: Final = f"{_COPY}, `registry follow PATH@TAG --to folder=DIR` keeps a folder at what a tag names"
 _WHICH: Final = f"`registry login URL` or REGISTRY_URL chooses the registry, {_COPY}"
 _UNDO: Final = "`registry delete REF --undo` restores what was deleted"
 _TAG: Final = "`registry tag REF TAG` lets a tag such as prod name a revision"
@@ -65,7 +66,8 @@ INSTEAD: Final[dict[str, str]] = {
     **dict.fromkeys(("info", "describe", "inspect", "cat"), _SHOW),
     **dict.fromkeys(("history", "versions", "revisions", "blame"), _LOG),
     "compare": _DIFF,
-    **dict.fromkeys(("cp", "clone", "sync", "mirror"), _COPY),
+    **dict.fromkeys(("cp", "clone", "mirror"), _COPY),
+    **dict.fromkeys(("sync", "watch"), _SYNC),
     "remote": _WHICH,
     **dict.fromkeys(("undo", "undelete", "restore"), _UNDO),
     **dict.fromkeys(("promote", "transition", "alias", "stage", "set-alias", "set-tag", "link", "release"), _TAG),

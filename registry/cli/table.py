@@ -220,6 +220,7 @@ COMMANDS: Final[Places] = {
     "fetch": "fetch.fetch",
     "verify": "fetch.verify",
     "export": "fetch.export",
+    "follow": "follow.follow",
     "materialise": "storage.materialise",
     "delete": "delete.delete",
     "retract": "delete.retract",

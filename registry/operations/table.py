@@ -44,6 +44,7 @@ from registry.schemas import (
 )
 from registry.schemas.artifacts import EngineCheck
 from registry.schemas.difference import DeltaMatrix, Difference
+from registry.schemas.followed import Where, WhereRequest
 from registry.schemas.form import is_plain
 from registry.schemas.jobs import JOBS as SHOWN_JOBS
 from registry.schemas.jobs import Health, JobsRequest, JobSummary, Looked
@@ -245,6 +246,11 @@ RESOLVE: Final = Operation(
     name="resolve", method="GET", address="/resolve", request=ReferenceRequest, answer=Resolved,
     does="browse.resolved", right=READER, group="browse", refusals=(404,),
     about="Which revision a reference resolves to now, and its lineage.",
+)  # fmt: skip
+WHERE: Final = Operation(
+    name="where", method="POST", address="/where", request=WhereRequest, answer=tuple[Where, ...],
+    does="browse.where", right=READER, group="browse", slow=True,
+    about="Which revisions many names and patterns of names point at now, or why none of them may be served.",
 )  # fmt: skip
 SEARCH: Final = Listing(
     name="search", method="GET", address="/search", request=SearchRequest, answer=tuple[RevisionSummary, ...],
@@ -558,7 +564,8 @@ NOTICE: Final = Job(
 )  # fmt: skip
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
-    WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, DIFF_CHILDREN, STATS, DENSE_STATS, CHECK, RESOLVE, SEARCH, EVENTS,
+    WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, DIFF_CHILDREN, STATS, DENSE_STATS, CHECK, RESOLVE, WHERE, SEARCH,
+    EVENTS,
     TAGS, TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG, CARD, SET_CARD, EXPORT_CARD,
     RENAME, RENAME_BASE, ALSO_KNOWN_AS,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,

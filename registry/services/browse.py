@@ -1,23 +1,26 @@
-"""``show`` and ``resolve``, answered from the catalogue alone."""
+"""``show``, ``resolve`` and ``where``, answered from the catalogue alone."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import notices
 from registry.catalogue.changes.notices import KeptAnswer
+from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store import materialisations
 from registry.catalogue.tree import bases, browse, cards, nodes, resolution, revisions, statistics, tag_moves
 from registry.catalogue.tree.cards import uses
 from registry.catalogue.tree.links import links
 from registry.engines.rules import ENGINES, RULES
+from registry.errors import NotAllowedError, NotFoundError, RegistryError, RetractedError, UsageError
 from registry.folders.scan import EXACT_WEIGHTS
-from registry.reference import MAIN, Reference
+from registry.reference import MAIN, NamePattern, Path, Reference
 from registry.schemas import FileEntry, Resolved, RevisionSummary, Shown
 from registry.schemas.artifacts import EngineAnswer
+from registry.schemas.followed import MOST_NAMES, Where, WhereRequest
 from registry.schemas.requests import ReferenceRequest
 from registry.services.deployment import Deployment
 
@@ -110,3 +113,63 @@ def resolved(deployment: Deployment, request: ReferenceRequest) -> Resolved:
         return found.resolved
     with deployment.read() as session:
         return resolution.with_sources(session, found)
+
+
+def where(deployment: Deployment, request: WhereRequest) -> tuple[Where, ...]:
+    """Where many names and patterns point now; see `registry.operations.methods.browsing`.
+
+    Raises:
+        UsageError: they stand for too many.
+    """
+    asked: dict[str, Where | Reference] = {}
+    with deployment.read() as session:
+        for name in request.names:
+            asked |= dict(_asked(session, name)) if name not in asked else {}
+            if len(asked) > MOST_NAMES:
+                raise UsageError(
+                    f"The patterns match more than {MOST_NAMES} names with what is asked for before {name}; follow "
+                    "fewer at a time, such as those below one path."
+                )
+    references = {name: one for name, one in asked.items() if isinstance(one, Reference)}
+    found = deployment.ask(lambda reader: {name: resolution.resolve(reader, one) for name, one in references.items()})
+    return tuple(
+        one if isinstance(one, Where) else _where(deployment, name, one, found[name]) for name, one in asked.items()
+    )
+
+
+def _asked(session: Session, name: str) -> Iterator[tuple[str, Where | Reference]]:
+    """What a name stands for: itself, or all that its pattern matches, or the reason why nothing."""
+    rights = rights_of(session)
+    try:
+        meant = NamePattern.parse(name) if "*" in name else Reference.parse(name)
+        path = Path(meant.base) if isinstance(meant, NamePattern) else meant.path
+        if not rights.sees(path):  # said apart from what does not exist: who follows must not take it for deleted
+            rights.require_on("reader", path, "follow what is")
+    except (UsageError, NotAllowedError) as problem:
+        yield name, _refused(name, problem)
+        return
+    if isinstance(meant, Reference):
+        yield name, meant
+        return
+    matches = resolution.matching(session, meant, MOST_NAMES + 1)
+    yield from ((str(one), one) for one in matches)
+    if not matches:
+        yield name, _refused(name, NotFoundError(f"No adapter that matches {name} has this tag."))
+
+
+def _where(deployment: Deployment, name: str, reference: Reference, meant: resolution.Meant | None) -> Where:
+    """Where a reference points: never at a revision of whose lineage or sources something is retracted."""
+    found = None if meant is None or meant.combined else meant.resolved
+    try:
+        found = found or resolved(deployment, ReferenceRequest(ref=str(reference)))
+    except (NotFoundError, UsageError) as problem:  # what else fails is no word about the name
+        return _refused(name, problem)
+    gone = next((one.reference for one in reversed(found.lineage) if one.retracted), None)
+    if gone is None:
+        return Where(name=name, reference=found.reference, digest=found.digest)
+    its = "which was" if gone == found.reference else f"and {gone}, which it contains, was"
+    return _refused(name, RetractedError(f"{name} is {found.reference}, {its} retracted."))
+
+
+def _refused(name: str, problem: RegistryError) -> Where:
+    return Where(name=name, code=problem.code, problem=str(problem))

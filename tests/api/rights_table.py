@@ -35,6 +35,8 @@ class Call:
     prepare: Callable[[LocalRegistry, str], Mapping[str, str]] = lambda _registry, _path: {}
     good: frozenset[int] = frozenset({200})
     """Statuses of those who may; where a whole request would be long, that of one that fails later on."""
+    reads: bool = False
+    """Whether it changes nothing, and is a POST because what it asks is long."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Row:
     body: Mapping[str, Any] | None = None
     prepare: Callable[[LocalRegistry, str], Mapping[str, str]] = lambda _registry, _path: {}
     good: frozenset[int] = frozenset({200})
+    reads: bool = False
 
 
 def _a_token(registry: LocalRegistry, _path: str) -> Mapping[str, str]:
@@ -135,6 +138,7 @@ CALLS: Final[dict[Operation[Any, Any], Call]] = {
     table.MEASURE_BASE: Call("all", body={"base": "tiny"}),
     table.BUNDLE: Call("path", {"ref": "{path}"}),
     table.NARROW: Call("any", body={"base": "tiny", "values": "", "dtypes": []}, good=frozenset({400})),
+    table.WHERE: Call("any", body={"names": ["tiny/*@prod"]}, reads=True),
     table.FIND_HASHES: Call("any", {"hashes": "1a2b3c4d5e6f"}),
     table.SUBTREE: Call("path", {"path": "{path}"}),
     table.MATERIALISATIONS: Call("path", {"ref": "{path}"}),

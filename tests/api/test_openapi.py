@@ -16,6 +16,7 @@ from registry.app import service_app
 from registry.schemas import (
     artifacts,
     difference,
+    followed,
     jobs,
     labels,
     parents,
@@ -31,8 +32,8 @@ from registry.schemas import (
 from tests.kit.library import Library
 
 MODULES = (
-    *(schemas, artifacts, transfer, difference, jobs, labels, parents, protocol, publishing, receipt, requests),
-    *(statistics, tags, transfer, usage, routes_of_the_api),
+    *(schemas, artifacts, transfer, difference, followed, jobs, labels, parents, protocol, publishing, receipt),
+    *(requests, statistics, tags, transfer, usage, routes_of_the_api),
 )
 OPEN = {"/healthz", "/readyz", "/metrics"}
 

@@ -9,12 +9,13 @@ from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.prepared import Prepared, Reader
-from registry.catalogue.database.tables import Adapter, BaseModelRecord, Revision
+from registry.catalogue.database.tables import Adapter, BaseModelRecord, Revision, Tag
+from registry.catalogue.tree import order
 from registry.catalogue.tree.ancestry import newest_number, of_sources
 from registry.catalogue.tree.links import LINK, OF_LINK, chain_above, of_the_base
-from registry.catalogue.tree.old_names import visible_new_base, visible_new_name
+from registry.catalogue.tree.old_names import adapter_is_listed, visible_new_base, visible_new_name
 from registry.catalogue.tree.revisions import Kind, selected, selector
-from registry.reference import Reference
+from registry.reference import NamePattern, Path, Reference
 from registry.rights import Rights
 from registry.schemas import LineageEntry, Resolved
 
@@ -67,6 +68,21 @@ def with_sources(session: Session, meant: Meant) -> Resolved:
         for entry, key in zip(meant.resolved.lineage, meant.combined, strict=True)
     )
     return meant.resolved.model_copy(update={"lineage": lineage})
+
+
+def matching(session: Session, pattern: NamePattern, limit: int) -> tuple[Reference, ...]:
+    """The tags that a pattern means now, by path, at most ``limit``; old names are left out, as lists do."""
+    literal = pattern.path.replace("\\", "\\\\").replace("_", "\\_").replace("*", "%")
+    query = (
+        select(Adapter.path)
+        .join(Tag, Tag.adapter_id == Adapter.id)
+        .join(Revision, Revision.id == Tag.revision_id)
+        .where(Tag.name == pattern.tag, order.within(Path(pattern.base)), Adapter.path.like(literal, escape="\\"))
+        .where(adapter_is_listed(session))
+        .order_by(order.PLACE)
+        .limit(limit)
+    )
+    return tuple(Reference(Path.parse(path), tag=pattern.tag) for path in session.scalars(query))
 
 
 def _entry(row: Any) -> LineageEntry:

@@ -14,6 +14,7 @@ from registry.progress import Progress
 from registry.reference import Path
 from registry.schemas import Log, Resolved, RevisionSummary, SearchResult, Shown, Tree
 from registry.schemas.difference import DeltaMatrix, Difference
+from registry.schemas.followed import Where, WhereRequest
 from registry.schemas.requests import (
     BasesRequest,
     DiffRequest,
@@ -210,6 +211,28 @@ class Browsing(TableCalls):
             ['llama', 'llama/support@2', 'llama/support/french@1']
         """
         return self._do(table.RESOLVE, asked(ReferenceRequest, ref=ref))
+
+    def where(self, names: Sequence[str]) -> tuple[Where, ...]:
+        """Which revisions many names point at now, in one request.
+
+        Args:
+            names: references, and patterns ``BASE/*@TAG``, in which ``*`` stands for any text of a path, also over
+                several names; at most 1,000, which may stand for at most 1,000.
+
+        Returns:
+            One answer for each reference and each match of a pattern, in this order, none twice. What can't be served
+            has no ``reference``, but the ``code`` and the sentence of its error: ``retracted`` (itself, or what it
+            contains), ``not_found`` (also of a pattern that nothing matches), ``not_allowed`` (outside of the token's
+            scopes, whether it exists or not), ``bad_name`` or ``usage``.
+
+        Raises:
+            UsageError: there are no names, or too many.
+
+        Example:
+            >>> [(one.name, one.reference) for one in team.where(["llama/*@prod", "llama/support/french@1"])]
+            [('llama/support@prod', 'llama/support@2'), ('llama/support/french@1', 'llama/support/french@1')]
+        """
+        return self._do(table.WHERE, asked(WhereRequest, names=tuple(names)))
 
     def search(
         self,

@@ -1,0 +1,1 @@
+"""Following: what names point at is kept in place elsewhere."""

@@ -1,0 +1,233 @@
+"""A folder as a sink: a folder for each revision, and for each name a symbolic link that is switched in one step.
+
+``DIR/.revisions/<path with -->@N-<digits>`` is complete from its first moment: `fetch` fills it under another name and
+renames it. ``DIR/<path with -->@tag`` is a link, replaced by ``rename(2)``: a reader that opens it finds the old folder
+or the new one, never none and never a mixture, and whoever has opened files of the old one goes on reading them. One
+folder that is overwritten could promise neither.
+
+What no name leads to is removed later, because an engine may read it again: a file beside it, ``.<folder>.unused``, has
+the time since when.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from registry.errors import ConflictError, IntegrityError, UsageError
+from registry.files.opened import sync_folder
+from registry.folders.local_files import telling_unwritable
+from registry.folders.output import absolute
+from registry.folders.staging import clear_litter, free, take_away
+
+if TYPE_CHECKING:
+    from registry.follow.sinks import Form
+    from registry.operations.registry import Registry
+    from registry.progress import Progress
+    from registry.schemas.followed import Where
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+REVISIONS: Final = ".revisions"
+_LOCK: Final = ".lock"
+_UNUSED: Final = ".unused"
+_NEW: Final = ".new"
+_DIGITS: Final = 12
+_TRIES: Final = 9
+_KEY: Final = re.compile(r"(.+@[1-9][0-9]*)-[0-9a-f]{12}(?:~[2-9])?")
+
+
+class FolderSink:
+    """See the module. Only what has the names above is ever changed or removed."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder: Final = absolute(Path(folder))
+        self._revisions: Final = self.folder / REVISIONS
+        self._brought: dict[str, str] = {}  # the folder of a key that was found right
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """See `Sink`. The lock is on a file of its own, since network file systems lock files and no folders."""
+        if fcntl is None:
+            raise UsageError("--to folder=DIR needs links that are switched in one step: it works on Linux and macOS.")
+        with telling_unwritable(self.folder):
+            self._revisions.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._revisions / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with telling_unwritable(self.folder):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise ConflictError(
+                        f"Another `registry follow` brings revisions to {self.folder}; stop it, or follow into another "
+                        "folder.",
+                        code="folder_taken",
+                    ) from None
+                self._clear_links()
+            yield
+        finally:
+            os.close(descriptor)
+
+    def there(self) -> Mapping[str, str]:
+        """See `Sink`."""
+        found = {}
+        with telling_unwritable(self.folder):
+            for entry in self.folder.iterdir() if self.folder.is_dir() else ():
+                key = self._key_of(entry)
+                if key is not None and not entry.name.startswith("."):
+                    found[_deep(entry.name)] = _reference(key) if (self._revisions / key).is_dir() else ""
+        return found
+
+    def leads_to(self, name: str, where: Where, form: Form) -> bool:
+        """See `Sink`. A folder counts once this process has read it and found it right."""
+        key = _key(where, form)
+        brought = self._brought.get(key)
+        with telling_unwritable(self.folder):
+            there = brought is not None and (self._revisions / brought).is_dir()
+            return there and self._key_of(self.folder / _flat(name)) == brought
+
+    def bring(self, registry: Registry, where: Where, form: Form, progress: Progress) -> bool:
+        """See `Sink`. What is there already is read and compared; a folder that is not right is never touched.
+
+        It may be in use, even if it was changed or written by another version: the right one comes beside it.
+        """
+        reference, key = str(where.reference), _key(where, form)
+        brought = self._brought.get(key)
+        if brought is not None and (self._revisions / brought).is_dir():
+            return False
+        for place in self._places(key):
+            try:
+                answer = registry.fetch(
+                    reference,
+                    self._revisions / place,
+                    engine=form.engine,
+                    max_lora_rank=form.max_lora_rank,
+                    max_error=form.max_error,
+                    uniform=form.uniform,
+                    progress=progress,
+                )
+            except ConflictError as problem:
+                if problem.code != "folder_taken":
+                    raise
+                continue
+            if answer.reference != reference:
+                raise IntegrityError(f"{reference} was asked for, and {answer.reference} came; nothing is switched.")
+            self._brought[key] = place
+            return answer.fresh
+        raise ConflictError(
+            f"{_TRIES} folders {self._revisions / key} hold something else than {reference}; remove those that nothing "
+            "reads.",
+            code="folder_taken",
+        )
+
+    def point(self, name: str, where: Where, form: Form) -> None:
+        """See `Sink`."""
+        place = self.folder / _flat(name)
+        draft = self.folder / f".{place.name}{_NEW}"
+        with telling_unwritable(self.folder):
+            if self._key_of(place) is None and os.path.lexists(place):
+                raise ConflictError(
+                    f"{place} is not a link that `registry follow` made, and stays as it is; move it away.",
+                    code="folder_taken",
+                )
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(Path(REVISIONS, self._brought[_key(where, form)]), target_is_directory=True)
+            self._mark(self._brought[_key(where, form)]).unlink(missing_ok=True)  # the time of an earlier end of use
+            draft.replace(place)
+            sync_folder(self.folder)
+
+    def drop(self, name: str) -> None:
+        """See `Sink`."""
+        place = self.folder / _flat(name)
+        with telling_unwritable(self.folder):
+            if self._key_of(place) is not None:
+                place.unlink(missing_ok=True)
+                sync_folder(self.folder)
+
+    def sweep(self, now: float, keep_for: float) -> list[str]:
+        """See `Sink`. A folder that a process holds, as the plugin for vLLM does, stays until that ends."""
+        removed = []
+        with telling_unwritable(self.folder):
+            used = {self._key_of(entry) for entry in self.folder.iterdir()}
+            keys = {one.name for one in self._revisions.iterdir() if _KEY.fullmatch(one.name)}
+            for key in sorted(keys):
+                mark = self._mark(key)
+                if key in used:
+                    mark.unlink(missing_ok=True)
+                elif not mark.exists():
+                    mark.touch()
+                    os.utime(mark, (now, now))
+                elif now - mark.stat().st_mtime >= keep_for and self._remove(key):
+                    removed.append(_reference(key))
+            for mark in self._revisions.glob(f".*{_UNUSED}"):
+                if not (self._revisions / mark.name[1 : -len(_UNUSED)]).exists():
+                    mark.unlink(missing_ok=True)
+            clear_litter(self._revisions, "*")
+        return removed
+
+    def _remove(self, key: str) -> bool:
+        with free(self._revisions / key) as may_go:
+            if may_go:
+                take_away(self._revisions / key)
+                self._brought = {one: place for one, place in self._brought.items() if place != key}
+        return may_go
+
+    def _places(self, key: str) -> list[str]:
+        """Folders that may hold a key, those first to which names lead: what is right there needs no other."""
+        names = [key, *(f"{key}~{number}" for number in range(2, _TRIES + 1))]
+        with telling_unwritable(self.folder):
+            used = {self._key_of(entry) for entry in self.folder.iterdir()}
+        return sorted(names, key=lambda one: one not in used)
+
+    def _mark(self, key: str) -> Path:
+        return self._revisions / f".{key}{_UNUSED}"
+
+    def _key_of(self, link: Path) -> str | None:
+        """The folder of revisions that a link leads to; None: it is none of ours."""
+        try:
+            head, _, key = os.readlink(link).partition("/")  # noqa: PTH115 - a Path would lose how it is written
+        except OSError as problem:
+            if problem.errno in (errno.EINVAL, errno.ENOENT):
+                return None
+            raise
+        return key if head == REVISIONS and _KEY.fullmatch(key) else None
+
+    def _clear_links(self) -> None:
+        """Remove links that a killed run had not yet given their names."""
+        for draft in self.folder.glob(f".*{_NEW}"):
+            if self._key_of(draft) is not None:
+                with suppress(FileNotFoundError):
+                    draft.unlink()
+
+
+def _key(where: Where, form: Form) -> str:
+    """The folder of a revision in a form: other bytes never have its name, in whatever registry they are."""
+    digits = hashlib.sha256(f"{where.digest}\n{form}".encode()).hexdigest()[:_DIGITS]
+    return f"{_flat(str(where.reference))}-{digits}"
+
+
+def _flat(name: str) -> str:
+    """A name of a path as one of a file: adapter names have no ``--``, so no two of them meet."""
+    path, at, selector = name.partition("@")
+    return f"{path.replace('/', '--')}{at}{selector}"
+
+
+def _deep(flat: str) -> str:
+    """The name that `_flat` was given."""
+    path, at, selector = flat.partition("@")
+    return f"{path.replace('--', '/')}{at}{selector}"
+
+
+def _reference(key: str) -> str:
+    """``PATH@N`` of a folder's name."""
+    found = _KEY.fullmatch(key)
+    return "" if found is None else _deep(found[1])

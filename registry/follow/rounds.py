@@ -1,0 +1,257 @@
+"""Rounds of following: ask where all names point, compare with the sink, bring what is new, switch, then clear up.
+
+A name is taken away only on the registry's word: what it leads to is retracted, or the name is gone while the base
+model is there. A registry that can't be reached, another one, or a token of a smaller scope says neither.
+
+Nothing here is a state that counts: what failed when is kept so as not to try again at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from registry.errors import (
+    CODES,
+    NotAllowedError,
+    NotFoundError,
+    RegistryError,
+    RetractedError,
+    UnavailableError,
+    UsageError,
+)
+from registry.follow.sinks import Form, Sink
+from registry.operations.registry import Registry
+from registry.progress import SILENT, Progress
+from registry.reference import NamePattern, Reference
+from registry.schemas.followed import MOST_NAMES, Step, StepKind, Where
+
+_LONGEST: Final = 300.0
+"""Seconds between tries of what fails."""
+_CLASSES: Final[dict[str, type[RegistryError]]] = {
+    "retracted": RetractedError,
+    "not_found": NotFoundError,
+    "not_allowed": NotAllowedError,
+    "bad_name": UsageError,
+    "usage": UsageError,
+}
+
+
+def check_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The base models of the names, refusing what can't be followed before anything is done.
+
+    Raises:
+        UsageError: a name is malformed, or names a base model, or whatever is newest; or they are too many.
+    """
+    bases: dict[str, None] = {}
+    for name in names:
+        if "*" in name:
+            bases[NamePattern.parse(name).base] = None
+            continue
+        reference = Reference.parse(name)
+        if reference.path.is_base:
+            raise UsageError(f"{name} is a base model, of which there is nothing to follow; name {name}/NAME@TAG.")
+        if str(reference) == str(reference.path):
+            raise UsageError(
+                f"{name} is whatever is published last, checked or not; follow a tag, such as {name}@prod, or a "
+                f"revision, such as {name}@3."
+            )
+        bases[reference.path.base] = None
+    if not names or len(names) + len(bases) > MOST_NAMES:
+        raise UsageError(
+            f"{len(names)} names on {len(bases)} base models are given to follow: 1 to {MOST_NAMES} together are "
+            "expected, and a pattern is one."
+        )
+    return tuple(bases)
+
+
+@dataclass
+class Follower:
+    """One follower of some names into a sink.
+
+    Args:
+        tell: takes each step as soon as it is done.
+        keep_for: seconds that a folder stays after the last name left it.
+        dry_run: tell the steps, and change nothing.
+        now: seconds since 1970.
+
+    Raises:
+        UsageError: of `check_names`.
+    """
+
+    registry: Registry
+    names: Sequence[str]
+    sink: Sink
+    tell: Callable[[Step], None]
+    form: Form = field(default_factory=Form)
+    keep_for: float = 600.0
+    dry_run: bool = False
+    tell_in_place: bool = False
+    progress: Progress = SILENT
+    now: Callable[[], float] = time.time
+    _failed: dict[tuple[str, str], tuple[int, float]] = field(default_factory=dict)  # tries, and not before
+    _told: dict[str, str] = field(default_factory=dict)  # the last sentence about a name that leads nowhere
+
+    def __post_init__(self) -> None:
+        self._bases = check_names(self.names)
+
+    def round(self) -> list[RegistryError]:
+        """One round; what went wrong, a problem a name.
+
+        Raises:
+            RegistryError: the registry or the sink can't be asked; nothing was changed.
+        """
+        there = dict(self.sink.there())
+        asked = self._asked(there)
+        self._told = {name: said for name, said in self._told.items() if name in asked}
+        problems = [problem for one in asked.values() if (problem := self._missing(one, there)) is not None]
+        stuck: dict[str, str] = {}
+        for one in asked.values():
+            if one.reference is None:
+                continue
+            before = there.get(one.name) or None
+            problem = self._placed(one, before)
+            if problem is not None:
+                problems.append(problem)
+                stuck |= {one.name: before} if before is not None else {}
+        self._retire(stuck)
+        wanted = {(one.name, one.reference) for one in asked.values()}
+        self._failed = {tried: until for tried, until in self._failed.items() if tried in wanted}
+        if not self.dry_run:
+            problems += self._swept()
+        return problems
+
+    def _asked(self, there: Mapping[str, str]) -> dict[str, Where]:
+        """Where each followed name leads, and why those that are there lead nowhere now."""
+        answers = {one.name: one for one in self.registry.where([*self.names, *self._bases])}
+        bases = {name for name in self._bases if answers.pop(name).reference is not None}
+        lost = sorted(there.keys() - answers.keys())
+        if any(one.reference is not None for one in answers.values()):
+            # Not by a pattern any more: the tag is gone, or nobody asks for it. A call that finds nothing at all is
+            # more likely a mistake than the wish to lose all.
+            for one in self.registry.where(lost) if lost else ():
+                told = f"{one.name} is not followed any more." if one.problem is None else one.problem
+                answers[one.name] = Where(name=one.name, code=one.code or "not_found", problem=told)
+        return {
+            name: one if one.code != "not_found" or Reference.parse(name.replace("*", "x")).path.base in bases
+            else _unsure(one)
+            for name, one in answers.items()
+        }  # fmt: skip
+
+    def _missing(self, one: Where, there: Mapping[str, str]) -> RegistryError | None:
+        """A name that leads to nothing that may be served: it goes, unless that is not what the answer says."""
+        if one.reference is not None:
+            self._told.pop(one.name, None)
+            return None
+        problem = _problem(one)
+        if one.name in there and isinstance(problem, RetractedError | NotFoundError):
+            self._drop(one.name, there[one.name], problem)
+        elif self._told.get(one.name) != str(problem):
+            self._step("failed", one.name, before=there.get(one.name) or None, problem=problem)
+        self._told[one.name] = str(problem)
+        return problem
+
+    def _drop(self, name: str, before: str, problem: RegistryError) -> None:
+        if not self.dry_run:
+            self.sink.drop(name)
+        self._step("dropped", name, before=before or None, problem=problem)
+
+    def _placed(self, one: Where, before: str | None) -> RegistryError | None:
+        """Bring a revision and let its name lead to it; what fails leaves the one before."""
+        if self.sink.leads_to(one.name, one, self.form):
+            return None
+        tried = (one.name, str(one.reference))
+        tries, not_before = self._failed.get(tried, (0, 0.0))
+        if not_before - _LONGEST <= self.now() < not_before:  # a clock that was set back does not hold it up
+            return UnavailableError(f"{one.name} could not be brought to {one.reference}, and is tried again.")
+        try:
+            self._bring(one, before)
+        except RegistryError as problem:
+            self._failed[tried] = (tries + 1, self.now() + min(2.0**tries, _LONGEST))
+            self._step("failed", one.name, one.reference, before, problem)
+            return problem
+        self._failed.pop(tried, None)
+        return None
+
+    def _bring(self, one: Where, before: str | None) -> None:
+        if self.dry_run:
+            if before != one.reference:
+                self._step("brought", one.name, one.reference)
+                self._step("switched", one.name, one.reference, before)
+            elif self.tell_in_place:
+                self._step("in_place", one.name, one.reference)
+            return
+        if self.sink.bring(self.registry, one, self.form, self.progress):
+            self._step("brought", one.name, one.reference)
+        if not self.sink.leads_to(one.name, one, self.form):
+            self.sink.point(one.name, one, self.form)
+            self._step("switched", one.name, one.reference, before)
+        elif self.tell_in_place:
+            self._step("in_place", one.name, one.reference)
+
+    def _retire(self, stuck: Mapping[str, str]) -> None:
+        """What stays in place of a revision that can't be brought has to be one that may still be served."""
+        old = {one.name: one for one in self.registry.where(sorted(set(stuck.values())))} if stuck else {}
+        for name, before in stuck.items():
+            problem = None if old[before].reference is not None else _problem(old[before])
+            if isinstance(problem, RetractedError | NotFoundError):
+                self._drop(name, before, problem)
+
+    def _swept(self) -> Iterator[RegistryError]:
+        try:
+            for reference in self.sink.sweep(self.now(), self.keep_for):
+                self._step("removed", None, reference)
+        except RegistryError as problem:
+            self._step("failed", None, problem=problem)
+            yield problem
+
+    def _step(
+        self,
+        does: StepKind,
+        name: str | None,
+        reference: str | None = None,
+        before: str | None = None,
+        problem: RegistryError | None = None,
+    ) -> None:
+        self.tell(
+            Step(
+                at=datetime.fromtimestamp(self.now(), UTC),
+                does=does,
+                name=name,
+                reference=reference,
+                before=before,
+                code=None if problem is None else problem.code,
+                problem=None if problem is None else str(problem),
+            )
+        )
+
+    def follow(self, interval: float, wait: Callable[[float], None] = time.sleep) -> None:
+        """Rounds without end; a round that fails altogether is told, and tried again later and later."""
+        failures = 0
+        while True:
+            try:
+                self.round()
+                failures = 0
+            except RegistryError as problem:
+                failures += 1
+                self._step("failed", None, problem=problem)
+            wait(min(interval * 2.0 ** min(failures, 16), max(interval, _LONGEST)))
+
+
+def _unsure(one: Where) -> Where:
+    """A name that is not found where its base model is not found either: that is no word about the name."""
+    base = one.name.partition("/")[0]
+    told = (
+        f"{one.name} stays as it is: this registry has no base model {base}, as far as this token sees, so it may be "
+        "another registry or another token than before."
+    )
+    return one.model_copy(update={"code": "unavailable", "problem": told})
+
+
+def _problem(one: Where) -> RegistryError:
+    """An error as the registry named it, of the class that its exit code is of; a newer registry may have others."""
+    code, said = str(one.code), str(one.problem)
+    return _CLASSES.get(code, UnavailableError)(said, code=code if code in CODES else "unavailable")

@@ -1,0 +1,70 @@
+"""Sinks: the places that a follower brings revisions to, a row each, behind one protocol.
+
+A sink is the state: a follower remembers nothing that counts, and asks the sink what is there in every round. Started
+again, or on another machine, it goes on with what it finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from registry.errors import UsageError
+from registry.follow.folder import FolderSink
+from registry.operations.registry import Registry
+from registry.progress import Progress
+from registry.schemas.followed import Where
+from registry.schemas.form import EngineName
+
+
+@dataclass(frozen=True)
+class Form:
+    """As what revisions are brought: by default the composed adapter of each."""
+
+    engine: EngineName | None = None
+    max_lora_rank: int | None = None
+    max_error: float | None = None
+    uniform: bool = False
+
+
+class Sink(Protocol):
+    """What a follower needs of a place. A method that raises a `RegistryError` changed nothing that is served."""
+
+    def opened(self) -> AbstractContextManager[None]:
+        """The place, repaired and for this follower alone; raises `ConflictError` where another one has it."""
+
+    def there(self) -> Mapping[str, str]:
+        """Each followed name there with the reference ``PATH@N`` that it leads to; empty where it leads to nothing."""
+
+    def leads_to(self, name: str, where: Where, form: Form) -> bool:
+        """Whether a name leads to this revision in this form."""
+
+    def bring(self, registry: Registry, where: Where, form: Form, progress: Progress) -> bool:
+        """Bring a revision beside the others, checked against its digests; returns whether it had to be written."""
+
+    def point(self, name: str, where: Where, form: Form) -> None:
+        """Let a name lead to what was brought, in one step."""
+
+    def drop(self, name: str) -> None:
+        """Let a name lead nowhere; what it led to stays for its readers."""
+
+    def sweep(self, now: float, keep_for: float) -> list[str]:
+        """Remove what no name led to for ``keep_for`` seconds; returns its references."""
+
+
+SINKS: Final[Mapping[str, Callable[[str], Sink]]] = {"folder": FolderSink}
+"""By the word before ``=``: each makes its sink of the text after it."""
+
+
+def sink_of(text: str) -> Sink:
+    """The sink that ``--to`` names.
+
+    Raises:
+        UsageError: it names none.
+    """
+    kind, equals, value = text.partition("=")
+    if not equals or not value or kind not in SINKS:
+        raise UsageError(f"--to {text!r} names no place to bring revisions to: folder=DIR is expected.")
+    return SINKS[kind](value)
