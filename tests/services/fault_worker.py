@@ -14,7 +14,7 @@ from typing import Any
 from registry.services.local import LocalRegistry
 from registry.services.publishing import publish  # noqa: F401 - likewise
 
-EVENTS = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.truncate", "sqlite3.connect"}
+EVENTS = {"os.mkdir", "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.truncate", "sqlite3.connect"}
 
 
 def killed_at(step: int, work: Callable[[], None]) -> bool:
