@@ -25,6 +25,7 @@ from registry.files.opened import sync_folder
 from registry.folders.local_files import telling_unwritable
 from registry.folders.output import absolute
 from registry.folders.staging import clear_litter, free, take_away
+from registry.follow.sinks import deep, flat
 
 if TYPE_CHECKING:
     from registry.follow.sinks import Form
@@ -84,7 +85,7 @@ class FolderSink:
             for entry in self.folder.iterdir() if self.folder.is_dir() else ():
                 key = self._key_of(entry)
                 if key is not None and not entry.name.startswith("."):
-                    found[_deep(entry.name)] = _reference(key) if (self._revisions / key).is_dir() else ""
+                    found[deep(entry.name)] = _reference(key) if (self._revisions / key).is_dir() else ""
         return found
 
     def leads_to(self, name: str, where: Where, form: Form) -> bool:
@@ -93,7 +94,7 @@ class FolderSink:
         brought = self._brought.get(key)
         with telling_unwritable(self.folder):
             there = brought is not None and (self._revisions / brought).is_dir()
-            return there and self._key_of(self.folder / _flat(name)) == brought
+            return there and self._key_of(self.folder / flat(name)) == brought
 
     def bring(self, registry: Registry, where: Where, form: Form, progress: Progress) -> bool:
         """See `Sink`. What is there already is read and compared; a folder that is not right is never touched.
@@ -131,7 +132,7 @@ class FolderSink:
 
     def point(self, name: str, where: Where, form: Form) -> None:
         """See `Sink`."""
-        place = self.folder / _flat(name)
+        place = self.folder / flat(name)
         draft = self.folder / f".{place.name}{_NEW}"
         with telling_unwritable(self.folder):
             if self._key_of(place) is None and os.path.lexists(place):
@@ -147,7 +148,7 @@ class FolderSink:
 
     def drop(self, name: str) -> None:
         """See `Sink`."""
-        place = self.folder / _flat(name)
+        place = self.folder / flat(name)
         with telling_unwritable(self.folder):
             if self._key_of(place) is not None:
                 place.unlink(missing_ok=True)
@@ -212,22 +213,10 @@ class FolderSink:
 def _key(where: Where, form: Form) -> str:
     """The folder of a revision in a form: other bytes never have its name, in whatever registry they are."""
     digits = hashlib.sha256(f"{where.digest}\n{form}".encode()).hexdigest()[:_DIGITS]
-    return f"{_flat(str(where.reference))}-{digits}"
-
-
-def _flat(name: str) -> str:
-    """A name of a path as one of a file: adapter names have no ``--``, so no two of them meet."""
-    path, at, selector = name.partition("@")
-    return f"{path.replace('/', '--')}{at}{selector}"
-
-
-def _deep(flat: str) -> str:
-    """The name that `_flat` was given."""
-    path, at, selector = flat.partition("@")
-    return f"{path.replace('--', '/')}{at}{selector}"
+    return f"{flat(str(where.reference))}-{digits}"
 
 
 def _reference(key: str) -> str:
     """``PATH@N`` of a folder's name."""
     found = _KEY.fullmatch(key)
-    return "" if found is None else _deep(found[1])
+    return "" if found is None else deep(found[1])

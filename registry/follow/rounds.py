@@ -23,11 +23,12 @@ from registry.errors import (
     UnavailableError,
     UsageError,
 )
+from registry.follow.asked import check_names
 from registry.follow.sinks import Form, Sink
 from registry.operations.registry import Registry
 from registry.progress import SILENT, Progress
-from registry.reference import NamePattern, Reference
-from registry.schemas.followed import MOST_NAMES, Step, StepKind, Where
+from registry.reference import Reference
+from registry.schemas.followed import Step, StepKind, Where
 
 _LONGEST: Final = 300.0
 """Seconds between tries of what fails."""
@@ -38,34 +39,6 @@ _CLASSES: Final[dict[str, type[RegistryError]]] = {
     "bad_name": UsageError,
     "usage": UsageError,
 }
-
-
-def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The base models of the names, refusing what can't be followed before anything is done.
-
-    Raises:
-        UsageError: a name is malformed, or names a base model, or whatever is newest; or they are too many.
-    """
-    bases: dict[str, None] = {}
-    for name in names:
-        if "*" in name:
-            bases[NamePattern.parse(name).base] = None
-            continue
-        reference = Reference.parse(name)
-        if reference.path.is_base:
-            raise UsageError(f"{name} is a base model, of which there is nothing to follow; name {name}/NAME@TAG.")
-        if str(reference) == str(reference.path):
-            raise UsageError(
-                f"{name} is whatever is published last, checked or not; follow a tag, such as {name}@prod, or a "
-                f"revision, such as {name}@3."
-            )
-        bases[reference.path.base] = None
-    if not names or len(names) + len(bases) > MOST_NAMES:
-        raise UsageError(
-            f"{len(names)} names on {len(bases)} base models are given to follow: 1 to {MOST_NAMES} together are "
-            "expected, and a pattern is one."
-        )
-    return tuple(bases)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Sinks: the places that a follower brings revisions to, a row each, behind one protocol.
+"""Sinks: the places that a follower brings revisions to, behind one protocol.
 
 A sink is the state: a follower remembers nothing that counts, and asks the sink what is there in every round. Started
 again, or on another machine, it goes on with what it finds.
@@ -6,13 +6,11 @@ again, or on another machine, it goes on with what it finds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
-from registry.errors import UsageError
-from registry.follow.folder import FolderSink
 from registry.operations.registry import Registry
 from registry.progress import Progress
 from registry.schemas.followed import Where
@@ -54,17 +52,13 @@ class Sink(Protocol):
         """Remove what no name led to for ``keep_for`` seconds; returns its references."""
 
 
-SINKS: Final[Mapping[str, Callable[[str], Sink]]] = {"folder": FolderSink}
-"""By the word before ``=``: each makes its sink of the text after it."""
+def flat(name: str) -> str:
+    """``llama/support@prod`` as ``llama--support@prod``: names of adapters have no ``--``, so no two of them meet."""
+    path, at, selector = name.partition("@")
+    return f"{path.replace('/', '--')}{at}{selector}"
 
 
-def sink_of(text: str) -> Sink:
-    """The sink that ``--to`` names.
-
-    Raises:
-        UsageError: it names none.
-    """
-    kind, equals, value = text.partition("=")
-    if not equals or not value or kind not in SINKS:
-        raise UsageError(f"--to {text!r} names no place to bring revisions to: folder=DIR is expected.")
-    return SINKS[kind](value)
+def deep(name: str) -> str:
+    """The name that `flat` was given."""
+    path, at, selector = name.partition("@")
+    return f"{path.replace('--', '/')}{at}{selector}"

@@ -13,6 +13,7 @@ from registry.errors import RegistryError
 from registry.folders.receipts import read_receipt
 from registry.follow.folder import FolderSink
 from registry.follow.rounds import Follower
+from registry.follow.sinks import Sink
 from registry.operations.registry import Registry
 from registry.schemas.followed import Step
 from registry.services.local import LocalRegistry
@@ -23,7 +24,7 @@ PATHS = ("net/top", "net/top/one", "net/other")
 
 @dataclass
 class Following:
-    """A follower and what it told; ``clock`` is its time."""
+    """A follower and what it told; ``clock`` is its time. It follows into the folder ``room``, or into a sink."""
 
     registry: Registry
     room: Path
@@ -31,9 +32,10 @@ class Following:
     options: dict[str, Any] = field(default_factory=dict)
     clock: float = 1e9
     steps: list[Step] = field(default_factory=list)
+    into: Sink | None = None
 
     def __post_init__(self) -> None:
-        self.sink = FolderSink(str(self.room))
+        self.sink = self.into or FolderSink(str(self.room))
         self.follower = Follower(
             self.registry, self.names, self.sink, self.steps.append, now=lambda: self.clock, **self.options
         )

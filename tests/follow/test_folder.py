@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from registry.errors import ConflictError, RegistryError, UnavailableError, UsageError
 from registry.folders.staging import hold
 from registry.follow import folder as folders
+from registry.follow.asked import check_names, sink_of
 from registry.follow.folder import REVISIONS, FolderSink
-from registry.follow.rounds import check_names
-from registry.follow.sinks import sink_of
+from registry.follow.sinks import deep, flat
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
 from registry.schemas.followed import Where
@@ -300,9 +300,9 @@ _PATHS = st.lists(_NAME, min_size=2, max_size=4).map("/".join)
 @given(paths=st.sets(_PATHS, min_size=2, max_size=6), tag=_NAME)
 def test_no_two_names_share_a_link(paths: set[str], tag: str) -> None:
     names = [*(f"{path}@{tag}" for path in paths), *(f"{path}@3" for path in paths)]
-    flat = {folders._flat(name) for name in names}
-    assert len(flat) == len(set(names))
-    assert {folders._deep(one) for one in flat} == set(names)
+    places = {flat(name) for name in names}
+    assert len(places) == len(set(names))
+    assert {deep(one) for one in places} == set(names)
     for path in paths:
         key = folders._key(Where(name=f"{path}@{tag}", reference=f"{path}@3", digest="sha256:1"), "form")  # type: ignore[arg-type]
         assert folders._reference(key) == f"{path}@3"

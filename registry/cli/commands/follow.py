@@ -32,7 +32,9 @@ def follow(
         ),
     ],
     *,
-    to: Annotated[str, typer.Option("--to", metavar="SINK", help="Where revisions are brought: folder=DIR.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="SINK", help="Where revisions are brought: folder=DIR or s3=BUCKET/PREFIX.")
+    ],
     once: Annotated[
         bool, typer.Option("--once", help="One round, and exit: with 0 if every name is in place, else with its error.")
     ] = False,
@@ -63,8 +65,9 @@ def follow(
     the old one in place and is tried again. All is in the folder, so that it may be stopped and started at any moment.
     With --json, each step is one line of JSON.
     """
-    from registry.follow.rounds import Follower, check_names
-    from registry.follow.sinks import Form, sink_of
+    from registry.follow.asked import check_names, sink_of
+    from registry.follow.rounds import Follower
+    from registry.follow.sinks import Form
 
     check_names(names)
     sink, grace = sink_of(to), _seconds(keep_for)

@@ -1,0 +1,61 @@
+"""What a follower is asked for: names that can be followed, and a sink, which is a row of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from registry.errors import UsageError
+from registry.follow.folder import FolderSink
+from registry.follow.s3 import S3Sink
+from registry.follow.sinks import Sink
+from registry.reference import NamePattern, Reference
+from registry.schemas.followed import MOST_NAMES
+
+SINKS: Final[Mapping[str, Callable[[str], Sink]]] = {"folder": FolderSink, "s3": S3Sink}
+"""By the word before ``=``: each makes its sink of the text after it."""
+
+
+def sink_of(text: str) -> Sink:
+    """The sink that ``--to`` names.
+
+    Raises:
+        UsageError: it names none.
+    """
+    kind, equals, value = text.partition("=")
+    address = value if kind == "s3" else text
+    if address.startswith("s3://"):
+        raise UsageError(f"--to {text!r} is an address; a bucket is named as --to s3={address.removeprefix('s3://')}.")
+    if not equals or not value or kind not in SINKS:
+        raise UsageError(
+            f"--to {text!r} names no place to bring revisions to: folder=DIR or s3=BUCKET/PREFIX is expected."
+        )
+    return SINKS[kind](value)
+
+
+def check_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The base models of the names, refusing what can't be followed before anything is done.
+
+    Raises:
+        UsageError: a name is malformed, or names a base model, or whatever is newest; or they are too many.
+    """
+    bases: dict[str, None] = {}
+    for name in names:
+        if "*" in name:
+            bases[NamePattern.parse(name).base] = None
+            continue
+        reference = Reference.parse(name)
+        if reference.path.is_base:
+            raise UsageError(f"{name} is a base model, of which there is nothing to follow; name {name}/NAME@TAG.")
+        if str(reference) == str(reference.path):
+            raise UsageError(
+                f"{name} is whatever is published last, checked or not; follow a tag, such as {name}@prod, or a "
+                f"revision, such as {name}@3."
+            )
+        bases[reference.path.base] = None
+    if not names or len(names) + len(bases) > MOST_NAMES:
+        raise UsageError(
+            f"{len(names)} names on {len(bases)} base models are given to follow: 1 to {MOST_NAMES} together are "
+            "expected, and a pattern is one."
+        )
+    return tuple(bases)
