@@ -26,6 +26,7 @@ PARTS: Final = {
     "pages": "the web pages on a large registry, beside those of MLflow",
     "quantised": "decoding FP8, MXFP4 and NF4 into bf16, beside torch and the libraries",
     "hub": "merged models that are computed while they are read, beside stored copies",
+    "follow": "names that are followed: at rest, and until a moved tag is in place",
     "images": "four LoRA files merged into a UNet of SDXL, beside diffusers and kohya's formulas; truncation",
 }
 """Name of the module, and what it measures."""

@@ -346,3 +346,10 @@ def test_the_service_is_measured(tmp_path: Path) -> None:
     found = quick("service_transfer", tmp_path)
     assert found["blob bytes between clients and the service"]["figure"]["value"] == 0
     assert not list((tmp_path / "cache").glob("service-*"))
+
+
+@pytest.mark.long
+def test_following_is_measured_at_rest_and_until_a_moved_tag_is_in_place(tmp_path: Path) -> None:
+    found = quick("follow", tmp_path)
+    assert found["CPU of a round of 10 names at rest, the follower"]["figure"]["value"] > 0
+    assert found["from a moved tag to the folder's link, a round every 3 s"]["figure"]["runs"] == 2
