@@ -36,7 +36,7 @@ from tests.kit.serving import served
 from tests.kit.shim import Shim
 from tests.kit.tokenizer_files import add_working_tokenizer
 from tests.root import ROOT
-from tests.vllm.test_real_engine import METADATA, PYTHON, START
+from tests.vllm.real import METADATA, PYTHON, START
 
 REFERENCE = "llama/support/french"
 Steps = list[tuple[str, str]]

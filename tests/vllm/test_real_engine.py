@@ -7,19 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
-import socket
 import subprocess
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 import pytest
 import torch
@@ -30,16 +23,10 @@ from tests.kit.peers import load_model
 from tests.kit.recipes import Recipe, write_recipe
 from tests.kit.serving import served
 from tests.root import ROOT
+from tests.vllm.real import PROMPT, PYTHON, Vllm, vllm_of
 
 INTERFACE = json.loads((Path(__file__).parent / "interface.json").read_text())
-PYTHON: Final = os.environ.get("VLLM_PYTHON", "")
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-PROMPT = [3, 1, 4, 1, 5, 9, 2, 6] * 5  # longer than a block, so that the prefix cache has something
-START: Final = 600  # seconds that vLLM may take until it answers
-METADATA = {
-    "METADATA": "Metadata-Version: 2.1\nName: adapter-registry\nVersion: 0\n",
-    "entry_points.txt": "[vllm.general_plugins]\nadapter_registry = adapter_registry.vllm.plugin:register\n",
-}
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,50 +34,12 @@ pytestmark = [
 ]
 
 
-@dataclass
-class Vllm:
-    """A running server and the registry that its resolver asks."""
-
-    url: str
-    registry: LocalRegistry
-    room: Path
-
-    def ask(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
-                text = answer.read().decode()
-                return answer.status, json.loads(text) if text.startswith("{") else text
-        except urllib.error.HTTPError as refused:
-            with refused:
-                return refused.code, json.loads(refused.read())
-
-    def complete(self, model: str) -> tuple[int, Any]:
-        return self.ask(
-            "/v1/completions",
-            {
-                "model": model,
-                "prompt": PROMPT,
-                "max_tokens": 1,
-                "logprobs": 5,
-                "temperature": 0,
-                "return_tokens_as_token_ids": True,
-            },
-        )
-
-    def logprobs(self, model: str) -> dict[int, float]:
-        status, answer = self.complete(model)
-        assert status == 200, answer
-        (most,) = answer["choices"][0]["logprobs"]["top_logprobs"]
-        return {int(name.removeprefix("token_id:")): value for name, value in most.items()}
-
-    def expected(self, ref: str) -> torch.Tensor:
-        """Log-probabilities of the next token by transformers, on the merged model."""
-        model = load_model(Path(self.registry.fetch(ref, kind="merged").folder))
-        with torch.no_grad():
-            out = model(input_ids=torch.tensor([PROMPT])).logits[0, -1]
-        return torch.log_softmax(out.double(), dim=0)
+def expected(registry: LocalRegistry, ref: str) -> torch.Tensor:
+    """Log-probabilities of the next token by transformers, on the merged model."""
+    model = load_model(Path(registry.fetch(ref, kind="merged").folder))
+    with torch.no_grad():
+        out = model(input_ids=torch.tensor([PROMPT])).logits[0, -1]
+    return torch.log_softmax(out.double(), dim=0)
 
 
 def same(found: dict[int, float], expected: torch.Tensor) -> bool:
@@ -123,51 +72,12 @@ def registry(room: Path) -> Iterator[LocalRegistry]:
 
 @pytest.fixture(scope="module")
 def vllm(room: Path, registry: LocalRegistry) -> Iterator[Vllm]:
-    installed = room / "metadata" / "adapter_registry-0.dist-info"
-    installed.mkdir(parents=True)
-    for name, text in METADATA.items():
-        (installed / name).write_text(text)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = "--enable-lora --max-lora-rank 8 --max-loras 2 --enforce-eager --skip-tokenizer-init --dtype float32"
-    where = f"--max-model-len 64 --host 127.0.0.1 --port {port} --enable-prefix-caching"
-    with served(registry) as url, (room / "vllm.log").open("wb") as log:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "PYTHON"))}
-        environ |= {
-            "PYTHONPATH": f"{installed.parent}{os.pathsep}{ROOT}",
-            "REGISTRY_URL": url,
-            "REGISTRY_CACHE_DIR": str(room / "cache"),
-            "REGISTRY_VLLM_BASE": "llama",
-            "REGISTRY_VLLM_MAX_RANK": "8",
-            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_LOGGING_LEVEL": "DEBUG",  # it tells which adapters are loaded
-            "HF_HUB_OFFLINE": "1",
-        }
-        command = [PYTHON, "-m", "vllm.entrypoints.cli.main", "serve", str(room / "base")]
-        command += [*options.split(), *where.split()]
-        process = subprocess.Popen(command, cwd=room, env=environ, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            running = Vllm(f"http://127.0.0.1:{port}", registry, room)
-            wait(running, process)
-            yield running
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def wait(running: Vllm, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if running.ask("/health")[0] == 200:
-                return
-        except OSError:
-            time.sleep(1)
-    raise AssertionError((running.room / "vllm.log").read_text()[-4000:])
+    """It does not follow: what it does with names that it has is vLLM's own."""
+    with (
+        served(registry) as url,
+        vllm_of(room, url, "--max-loras", "2", "--max-model-len", "64", REGISTRY_VLLM_FOLLOW="0") as running,
+    ):
+        yield running
 
 
 def test_the_recorded_interface_is_vllms(room: Path, registry: LocalRegistry) -> None:
@@ -188,40 +98,38 @@ def test_the_recorded_interface_is_vllms(room: Path, registry: LocalRegistry) ->
     assert found == {name: INTERFACE[name] for name in found}
 
 
-def test_a_path_answers_as_the_merged_model_and_names_what_answered(vllm: Vllm) -> None:
+def test_a_path_answers_as_the_merged_model_and_names_what_answered(vllm: Vllm, registry: LocalRegistry) -> None:
     status, answer = vllm.complete("llama/support/french@prod")
     assert status == 200, answer
     assert answer["model"].startswith("llama/support/french#1-")
-    assert same(vllm.logprobs("llama/support/french@prod"), vllm.expected("llama/support/french@1"))
-    assert same(vllm.logprobs(answer["model"]), vllm.expected("llama/support/french@1"))
-    assert not same(vllm.logprobs("llama/support@1"), vllm.expected("llama/support/french@1"))
+    assert same(vllm.logprobs("llama/support/french@prod"), expected(registry, "llama/support/french@1"))
+    assert same(vllm.logprobs(answer["model"]), expected(registry, "llama/support/french@1"))
+    assert not same(vllm.logprobs("llama/support@1"), expected(registry, "llama/support/french@1"))
     assert answer["model"] in {model["id"] for model in vllm.ask("/v1/models")[1]["data"]}
 
 
-def test_names_of_one_revision_share_an_adapter(vllm: Vllm) -> None:
-    digest = vllm.registry.resolve("llama/support/french@1").digest
+def test_names_of_one_revision_share_an_adapter(vllm: Vllm, registry: LocalRegistry) -> None:
+    digest = registry.resolve("llama/support/french@1").digest
     names = [f"llama/support/french@{selector}" for selector in ("prod", "1", digest)]
     answered = {vllm.complete(name)[1]["model"] for name in names}
     assert len(answered) == 1
     for name in names:
-        assert same(vllm.logprobs(name), vllm.expected("llama/support/french@1"))
-    numbers = {
-        int(number) for number in re.findall(r"Adding lora\. Model id: (\d+)", (vllm.room / "vllm.log").read_text())
-    }
+        assert same(vllm.logprobs(name), expected(registry, "llama/support/french@1"))
+    numbers = {int(number) for number in re.findall(r"Adding lora\. Model id: (\d+)", vllm.said())}
     assert numbers
     assert min(numbers) >= 1 << 20  # ours: vLLM's own, one for each name that was asked for, begin with 1
     assert vllm.ask("/v1/unload_lora_adapter", {"lora_name": names[0]})[0] == 200
     for name in names:
-        assert same(vllm.logprobs(name), vllm.expected("llama/support/french@1"))
+        assert same(vllm.logprobs(name), expected(registry, "llama/support/french@1"))
 
 
-def test_a_moved_tag_meets_no_old_block(vllm: Vllm) -> None:
+def test_a_moved_tag_meets_no_old_block(vllm: Vllm, registry: LocalRegistry) -> None:
     model = "llama/support/french@moving"
-    vllm.registry.tag("llama/support/french@1", "moving")
-    first, second = vllm.expected("llama/support/french@1"), vllm.expected("llama/support/french@2")
+    registry.tag("llama/support/french@1", "moving")
+    first, second = expected(registry, "llama/support/french@1"), expected(registry, "llama/support/french@2")
     assert not same(vllm.logprobs("llama/support/french@2"), first)
     assert same(vllm.logprobs(model), first)
-    vllm.registry.tag("llama/support/french@2", "moving")
+    registry.tag("llama/support/french@2", "moving")
     assert same(vllm.logprobs(model), first)
     assert same(vllm.logprobs("llama/support/french@2"), second)
     assert vllm.ask("/v1/unload_lora_adapter", {"lora_name": model})[0] == 200
