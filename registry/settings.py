@@ -265,6 +265,7 @@ class Settings:
     vllm_base: str | None = None
     vllm_max_rank: int | None = None
     vllm_max_error: float | None = None
+    vllm_follow: bool = True
     debug: bool = False
 
 
@@ -459,6 +460,13 @@ SETTINGS: Final[dict[str, Setting]] = {
         form="a number between 0 and 1, such as 0.05",
         default="an adapter of a larger rank is refused",
         parse=parse_share,
+    ),
+    "vllm_follow": Setting(
+        name="REGISTRY_VLLM_FOLLOW",
+        meaning="For the resolver in vLLM: moved tags, retractions and deletions reach a running vLLM by themselves.",
+        form="0 or 1",
+        default="1",
+        parse=parse_switch,
     ),
     "debug": Setting(
         name="REGISTRY_DEBUG",

@@ -21,6 +21,7 @@ from registry.errors import (
     UsageError,
 )
 from registry.settings import read_settings
+from registry.vllm.inside import Inside
 from registry.vllm.resolver import LOG, RegistryResolver
 
 NAME: Final = "Adapter Registry Resolver"
@@ -63,6 +64,10 @@ class Vllm:
         if hasattr(known, "GracefulHTTPError"):
             return _made(known.GracefulHTTPError(str(problem), status))
         return RefusedError(str(problem)) if status is HTTPStatus.SERVICE_UNAVAILABLE else ValueError(str(problem))
+
+    def server(self) -> Inside | None:
+        """The server that asks in this call."""
+        return Inside.asking()
 
 
 @cache

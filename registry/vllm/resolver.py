@@ -1,7 +1,8 @@
 """The resolver: turns a reference requested from vLLM into a folder that vLLM loads, or refuses it by its rules.
 
-vLLM calls it once per name and caches the answer until the name is unloaded; see ``docs/vllm.md``. Meanwhile it locks
-that name only and continues other requests, so the work runs on threads of our own.
+vLLM calls it once per name and caches the answer until the name is unloaded; `registry.vllm.following` keeps these
+answers up to date. Meanwhile vLLM locks that name only and continues other requests, so the work runs on threads of our
+own.
 
 Rejects what vLLM can't load before vLLM gets it: vLLM fails late, with the reason in the server's log only.
 
@@ -16,7 +17,7 @@ import os
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +43,9 @@ from registry.operations.readable import ReadableArtifact
 from registry.operations.registry import Registry
 from registry.reference import Reference
 from registry.schemas import Fetched, Truncation
+from registry.schemas.followed import Where
 from registry.settings import Settings
+from registry.vllm.following import Follower, Server
 from registry.vllm.served import DIGITS, Asked, Names, Served, base_of, served_base, untied
 
 DEFAULT_MAX_RANK: Final = ENGINES["vllm"].rank or 1
@@ -104,6 +107,9 @@ class Engine(Protocol):
     def refusal(self, problem: RegistryError) -> Exception:
         """The exception to raise through vLLM, so that its client sees the reason."""
 
+    def server(self) -> Server | None:
+        """The server that asks in this call, to change its table of names; None: this vLLM is built otherwise."""
+
 
 class RegistryResolver:
     """A ``LoRAResolver`` of vLLM. The registry is opened at the first name that may belong to it."""
@@ -119,6 +125,9 @@ class RegistryResolver:
         self._served: dict[str, Served] = {}
         self._holds: dict[str, Hold] = {}  # by rendering, until this process ends
         self._flights: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._given: dict[str, str] = {}  # by the name that vLLM got: the revision, as a round of following compares it
+        self._follower: Follower | None = None
+        self._unknown = False  # whether it was said that this vLLM can't be followed
         self._lock = threading.Lock()
 
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> Any | None:
@@ -138,6 +147,7 @@ class RegistryResolver:
             raise self._refusal(lora_name, malformed) from problem
         if asked is None or not self._is_ours(base_model_name, asked.reference.path.base):
             return None
+        self._follow(base_model_name)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._resolve, base_model_name, asked)
 
     @cached_property
@@ -155,12 +165,31 @@ class RegistryResolver:
                 LOG.warning("%s", self._served[model].wrong or untied(model))
         return self._served[model].base == base
 
+    def _follow(self, model: str) -> None:
+        """Follow from the first name on: here, and in no process that vLLM has besides its server, somebody asks."""
+        served = self._served[model]
+        if not self._settings.vllm_follow or served.base is None or served.wrong is not None:
+            return
+        if self._follower is not None and self._follower.alive():
+            return
+        server = self._engine.server()
+        if server is not None:
+            self._follower = Follower(server, Followed(self, served.base))
+            self._follower.start()
+        elif not self._unknown:
+            self._unknown = True
+            LOG.warning(
+                "Moved tags do not reach this vLLM%s by themselves, because its server is built otherwise than those "
+                "that the plugin knows; unload a name to have it resolved again.",
+                "" if running() is None else f" {running()}",
+            )
+
     def _resolve(self, model: str, asked: Asked) -> Any:
         try:
             wrong = self._served[model].wrong
             if wrong is not None:
                 raise IntegrityError(wrong, code="wrong_base")
-            return self._request(asked)
+            return self.request(asked)
         except RegistryError as problem:
             raise self._refusal(asked.text, problem) from problem
         except OSError as problem:
@@ -172,10 +201,25 @@ class RegistryResolver:
         LOG.warning("%s was not loaded into vLLM (%s): %s", text, problem.code, problem)
         return self._engine.refusal(problem)
 
-    def _request(self, asked: Asked) -> Any:
+    def registry(self) -> Registry:
+        """The registry, opened by the first who needs it."""
         with self._lock:
-            registry = self._registry
-        pinned = registry.resolve(str(asked.reference)).reference
+            return self._registry
+
+    def given(self, request: Any) -> str | None:
+        """The revision, reference and digest, of a request that this resolver made; None: somebody else made it."""
+        return self._given.get(request.lora_name)
+
+    def request(self, asked: Asked) -> Any:
+        """vLLM's request for what a name means now, its files on this machine until this process ends.
+
+        Raises:
+            RegistryError: there is no such revision, or vLLM can't load it.
+            OSError: this machine refuses.
+        """
+        registry = self.registry()
+        resolved = registry.resolve(str(asked.reference))
+        pinned = resolved.reference
         with self._lock:
             flight = self._flights[pinned]
         with flight:  # concurrent requests for the same revision wait, and find it in the cache
@@ -189,7 +233,8 @@ class RegistryResolver:
         if revision is None:
             raise AssertionError(f"{pinned} is not a revision")
         name, number = self._names.give(asked.reference.path, revision, fetched.rendering)
-        LOG.info("%s is %s, loaded into vLLM as %s from %s", asked.text, pinned, name, fetched.folder)
+        self._given[name] = f"{pinned} {resolved.digest}"
+        LOG.info("%s is %s, known to vLLM as %s from %s", asked.text, pinned, name, fetched.folder)
         return self._engine.request(name, number, fetched.folder)
 
     def _fetch(self, registry: Registry, pinned: str) -> Fetched:
@@ -244,6 +289,23 @@ class RegistryResolver:
             if before is not None:
                 before.release()
             return True
+
+
+class Followed:
+    """What following needs of a resolver."""
+
+    def __init__(self, resolver: RegistryResolver, base: str) -> None:
+        self.base = base
+        self._resolver = resolver
+
+    def where(self, names: Sequence[str]) -> tuple[Where, ...]:
+        return self._resolver.registry().where(names)
+
+    def bring(self, asked: Asked) -> Any:
+        return self._resolver.request(asked)
+
+    def given(self, request: Any) -> str | None:
+        return self._resolver.given(request)
 
 
 def _tell(pinned: str, rank: int, truncation: Truncation, folder: str) -> None:

@@ -213,6 +213,7 @@ SECRETS: dict[str, list[str] | None] = {
     "vllm_base": None,
     "vllm_max_rank": None,
     "vllm_max_error": None,
+    "vllm_follow": None,
     "debug": None,
 }
 

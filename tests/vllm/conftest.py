@@ -75,7 +75,12 @@ def make_resolver(tree: Place) -> Iterator[MakeResolver]:
 
     def make(url: str | None = None, **settings: str) -> RegistryResolver:
         where = url or str(tree.root / "registry")
-        environ: dict[str, str] = {"REGISTRY_VLLM_BASE": "net", "REGISTRY_VLLM_MAX_RANK": "8", **settings}
+        environ: dict[str, str] = {
+            "REGISTRY_VLLM_BASE": "net",
+            "REGISTRY_VLLM_MAX_RANK": "8",
+            "REGISTRY_VLLM_FOLLOW": "0",
+            **settings,
+        }
 
         def opens() -> Registry:
             opened.append(connect(where))

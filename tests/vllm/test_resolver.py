@@ -56,7 +56,7 @@ def test_a_reference_of_any_form_is_served_as_what_it_means(tree: Place, make_re
         f"net/support/french@{digest[:15]}": 1,
     }.items():
         assert run(server.complete(model)) == weights(tree, f"net/support/french@{meant}"), model
-        given = server.requests[model]
+        given = server.lora_requests[model]
         receipt = read_receipt(Path(given.lora_path))
         assert given.lora_name == f"net/support/french#{meant}-{receipt.rendering.removeprefix('sha256:')[:32]}"
     assert server.loads == 2  # the four names of one revision are one adapter to vLLM
@@ -66,10 +66,10 @@ def test_a_reference_of_any_form_is_served_as_what_it_means(tree: Place, make_re
 def test_the_name_that_vllm_shows_can_be_asked_for(tree: Place, make_resolver: MakeResolver) -> None:
     server = Server(make_resolver())
     first = run(server.complete("net/support/french@prod"))
-    shown = server.requests["net/support/french@prod"].lora_name
+    shown = server.lora_requests["net/support/french@prod"].lora_name
     tree.registry.tag("net/support/french@2", "prod")
     assert run(server.complete(shown)) == first
-    assert server.requests[shown].lora_name == shown
+    assert server.lora_requests[shown].lora_name == shown
     assert run(server.complete(f"{shown}~2")) == first  # as earlier versions named it
     other = shown[:-32] + "0" * 32
     problem = refused(server, other)
@@ -82,14 +82,14 @@ def test_a_moved_tag_reaches_vllm_once_the_name_is_unloaded_and_meets_no_old_blo
 ) -> None:
     server = Server(make_resolver(), slots=1)
     before = run(server.complete("net/support/french@prod"))
-    old = server.requests["net/support/french@prod"]
+    old = server.lora_requests["net/support/french@prod"]
     tree.registry.tag("net/support/french@2", "prod")
     assert run(server.complete("net/support/french@prod")) == before  # vLLM keeps what the name meant
     assert run(server.complete("net/support/french@2")) == weights(tree, "net/support/french@2")  # at once, by number
     server.unload("net/support/french@prod")
     after = run(server.complete("net/support/french@prod"))
     assert after == weights(tree, "net/support/french@2") != before
-    new = server.requests["net/support/french@prod"]
+    new = server.lora_requests["net/support/french@prod"]
     assert (new.lora_name, new.lora_path) != (old.lora_name, old.lora_path)
     assert weights_in(old.lora_path) == before  # requests under way may still need it
     assert server.hits == 2  # the same bytes meet their own blocks, by whatever name
@@ -101,7 +101,7 @@ def test_a_name_has_one_number_for_ever(tree: Place, make_resolver: MakeResolver
     given = set()
     for name in ("net/support@1", "net/support", "net/support@1"):
         run(server.complete(name))
-        given.add((server.requests[name].lora_name, server.requests[name].lora_int_id))
+        given.add((server.lora_requests[name].lora_name, server.lora_requests[name].lora_int_id))
         server.unload(name)
     assert len(given) == 1
     assert server.loads == 1
@@ -230,7 +230,7 @@ def test_a_rank_over_the_limit_is_truncated_within_the_allowed_error(
     tree.publish("net/wide", Recipe(("one", "two"), r=9))
     server = Server(make_resolver(REGISTRY_VLLM_MAX_ERROR="0.6"))
     assert run(server.complete("net/wide")) == weights(tree, "net/wide", rank=8, max_error=0.6)
-    folder = Path(server.requests["net/wide"].lora_path)
+    folder = Path(server.lora_requests["net/wide"].lora_path)
     config = json.loads((folder / "adapter_config.json").read_text())
     assert max(config["r"], *config["rank_pattern"].values(), 0) <= 8
     report = read_receipt(folder).truncation
@@ -310,6 +310,6 @@ def test_what_vllm_has_stays_in_the_cache_until_the_process_ends(
     last = cache.folder / tree.registry.fetch("net/support/french@2").rendering.removeprefix("sha256:")
     cache.shrink(keep=last)  # no room at all: another program makes place for its own
     kept = {entry.name for entry in cache.folder.iterdir()}
-    assert kept == {last.name, Path(server.requests["net/support/french@prod"].lora_path).name}
+    assert kept == {last.name, Path(server.lora_requests["net/support/french@prod"].lora_path).name}
     run(server.complete("net/support@1"))  # the first has to leave the engine, and is read from its folder again
     assert run(server.complete("net/support/french@prod")) == first

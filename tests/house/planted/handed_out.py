@@ -351,4 +351,11 @@ DRAWN: Final = (
         "listener.getsockname()",
         "test_an_address_that_is_taken_or_foreign_is_one_sentence",
     ),
+    Mutant(
+        "vllm-drops-a-name-that-moves",
+        "Follower._move",
+        "self._server.put(entry.name, entry.request, request)",
+        "self._server.drop(entry.name, entry.request)",
+        "test_a_moved_tag_is_warm_before_the_name_leads_to_it",
+    ),
 )
