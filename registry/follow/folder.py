@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -54,6 +55,8 @@ class FolderSink:
         self.folder: Final = absolute(Path(folder))
         self._revisions: Final = self.folder / REVISIONS
         self._brought: dict[str, str] = {}  # the folder of a key that was found right
+        self._links: dict[str, str] = {}  # name -> folder of revisions, as of this round: a round reads each link once
+        self._folders: set[str] = set()
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -80,30 +83,33 @@ class FolderSink:
 
     def there(self) -> Mapping[str, str]:
         """See `Sink`."""
-        found = {}
         with telling_unwritable(self.folder):
-            for entry in self.folder.iterdir() if self.folder.is_dir() else ():
-                key = self._key_of(entry)
-                if key is not None and not entry.name.startswith("."):
-                    found[deep(entry.name)] = _reference(key) if (self._revisions / key).is_dir() else ""
-        return found
+            self._read()
+        return {name: _reference(key) if key in self._folders else "" for name, key in self._links.items()}
+
+    def _read(self) -> None:
+        self._folders = set(os.listdir(self._revisions)) if self._revisions.is_dir() else set()  # noqa: PTH208 - names
+        self._links = {}
+        if not self.folder.is_dir():
+            return
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                key = self._key_of(entry.path) if entry.is_symlink() and not entry.name.startswith(".") else None
+                if key is not None:
+                    self._links[deep(entry.name)] = key
 
     def leads_to(self, name: str, where: Where, form: Form) -> bool:
         """See `Sink`. A folder counts once this process has read it and found it right."""
-        key = _key(where, form)
-        brought = self._brought.get(key)
-        with telling_unwritable(self.folder):
-            there = brought is not None and (self._revisions / brought).is_dir()
-            return there and self._key_of(self.folder / flat(name)) == brought
+        brought = self._brought.get(_key(str(where.reference), str(where.digest), form))
+        return brought is not None and brought in self._folders and self._links.get(name) == brought
 
     def bring(self, registry: Registry, where: Where, form: Form, progress: Progress) -> bool:
         """See `Sink`. What is there already is read and compared; a folder that is not right is never touched.
 
         It may be in use, even if it was changed or written by another version: the right one comes beside it.
         """
-        reference, key = str(where.reference), _key(where, form)
-        brought = self._brought.get(key)
-        if brought is not None and (self._revisions / brought).is_dir():
+        reference, key = str(where.reference), _key(str(where.reference), str(where.digest), form)
+        if self._brought.get(key) in self._folders:
             return False
         for place in self._places(key):
             try:
@@ -123,6 +129,7 @@ class FolderSink:
             if answer.reference != reference:
                 raise IntegrityError(f"{reference} was asked for, and {answer.reference} came; nothing is switched.")
             self._brought[key] = place
+            self._folders.add(place)
             return answer.fresh
         raise ConflictError(
             f"{_TRIES} folders {self._revisions / key} hold something else than {reference}; remove those that nothing "
@@ -134,6 +141,7 @@ class FolderSink:
         """See `Sink`."""
         place = self.folder / flat(name)
         draft = self.folder / f".{place.name}{_NEW}"
+        brought = self._brought[_key(str(where.reference), str(where.digest), form)]
         with telling_unwritable(self.folder):
             if self._key_of(place) is None and os.path.lexists(place):
                 raise ConflictError(
@@ -141,9 +149,10 @@ class FolderSink:
                     code="folder_taken",
                 )
             draft.unlink(missing_ok=True)
-            draft.symlink_to(Path(REVISIONS, self._brought[_key(where, form)]), target_is_directory=True)
-            self._mark(self._brought[_key(where, form)]).unlink(missing_ok=True)  # the time of an earlier end of use
+            draft.symlink_to(Path(REVISIONS, brought), target_is_directory=True)
+            self._mark(brought).unlink(missing_ok=True)  # the time of an earlier end of use
             draft.replace(place)
+            self._links[name] = brought
             sync_folder(self.folder)
 
     def drop(self, name: str) -> None:
@@ -152,27 +161,29 @@ class FolderSink:
         with telling_unwritable(self.folder):
             if self._key_of(place) is not None:
                 place.unlink(missing_ok=True)
+                self._links.pop(name, None)
                 sync_folder(self.folder)
 
     def sweep(self, now: float, keep_for: float) -> list[str]:
         """See `Sink`. A folder that a process holds, as the plugin for vLLM does, stays until that ends."""
         removed = []
         with telling_unwritable(self.folder):
-            used = {self._key_of(entry) for entry in self.folder.iterdir()}
-            keys = {one.name for one in self._revisions.iterdir() if _KEY.fullmatch(one.name)}
-            for key in sorted(keys):
-                mark = self._mark(key)
+            used, names = set(self._links.values()), self._folders
+            marked = {name[1 : -len(_UNUSED)] for name in names if name.startswith(".") and name.endswith(_UNUSED)}
+            for key in sorted(one for one in names if _KEY.fullmatch(one)):
                 if key in used:
-                    mark.unlink(missing_ok=True)
-                elif not mark.exists():
-                    mark.touch()
-                    os.utime(mark, (now, now))
-                elif now - mark.stat().st_mtime >= keep_for and self._remove(key):
+                    if key in marked:
+                        self._mark(key).unlink(missing_ok=True)
+                elif key not in marked:
+                    self._mark(key).touch()
+                    os.utime(self._mark(key), (now, now))
+                elif now - self._mark(key).stat().st_mtime >= keep_for and self._remove(key):
                     removed.append(_reference(key))
-            for mark in self._revisions.glob(f".*{_UNUSED}"):
-                if not (self._revisions / mark.name[1 : -len(_UNUSED)]).exists():
-                    mark.unlink(missing_ok=True)
-            clear_litter(self._revisions, "*")
+            for key in marked:
+                if not (self._revisions / key).exists():
+                    self._mark(key).unlink(missing_ok=True)
+            if any(name.startswith(".") and name != _LOCK and not name.endswith(_UNUSED) for name in names):
+                clear_litter(self._revisions, "*")
         return removed
 
     def _remove(self, key: str) -> bool:
@@ -184,15 +195,14 @@ class FolderSink:
 
     def _places(self, key: str) -> list[str]:
         """Folders that may hold a key, those first to which names lead: what is right there needs no other."""
-        names = [key, *(f"{key}~{number}" for number in range(2, _TRIES + 1))]
-        with telling_unwritable(self.folder):
-            used = {self._key_of(entry) for entry in self.folder.iterdir()}
+        names, used = [key, *(f"{key}~{number}" for number in range(2, _TRIES + 1))], set(self._links.values())
         return sorted(names, key=lambda one: one not in used)
 
     def _mark(self, key: str) -> Path:
         return self._revisions / f".{key}{_UNUSED}"
 
-    def _key_of(self, link: Path) -> str | None:
+    @staticmethod
+    def _key_of(link: str | Path) -> str | None:
         """The folder of revisions that a link leads to; None: it is none of ours."""
         try:
             head, _, key = os.readlink(link).partition("/")  # noqa: PTH115 - a Path would lose how it is written
@@ -210,12 +220,14 @@ class FolderSink:
                     draft.unlink()
 
 
-def _key(where: Where, form: Form) -> str:
+@lru_cache(maxsize=1 << 12)
+def _key(reference: str, digest: str, form: Form) -> str:
     """The folder of a revision in a form: other bytes never have its name, in whatever registry they are."""
-    digits = hashlib.sha256(f"{where.digest}\n{form}".encode()).hexdigest()[:_DIGITS]
-    return f"{flat(str(where.reference))}-{digits}"
+    digits = hashlib.sha256(f"{digest}\n{form}".encode()).hexdigest()[:_DIGITS]
+    return f"{flat(reference)}-{digits}"
 
 
+@lru_cache(maxsize=1 << 12)
 def _reference(key: str) -> str:
     """``PATH@N`` of a folder's name."""
     found = _KEY.fullmatch(key)

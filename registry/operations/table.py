@@ -249,7 +249,7 @@ RESOLVE: Final = Operation(
 )  # fmt: skip
 WHERE: Final = Operation(
     name="where", method="POST", address="/where", request=WhereRequest, answer=tuple[Where, ...],
-    does="browse.where", right=READER, group="browse", slow=True,
+    does="browse.where", right=READER, group="browse",
     about="Which revisions many names and patterns of names point at now, or why none of them may be served.",
 )  # fmt: skip
 SEARCH: Final = Listing(

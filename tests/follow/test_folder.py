@@ -20,10 +20,9 @@ from registry.folders.staging import hold
 from registry.follow import folder as folders
 from registry.follow.asked import check_names, sink_of
 from registry.follow.folder import REVISIONS, FolderSink
-from registry.follow.sinks import deep, flat
+from registry.follow.sinks import Form, deep, flat
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
-from registry.schemas.followed import Where
 from registry.services.local import LocalRegistry
 from tests.follow.conftest import Following
 from tests.root import ROOT
@@ -166,8 +165,6 @@ def test_nothing_is_taken_away_while_the_registry_does_not_say_so(
 def test_a_revision_that_cannot_be_brought_leaves_the_old_one_and_is_tried_again(
     registry: LocalRegistry, tmp_path: Path
 ) -> None:
-    from registry.follow.sinks import Form
-
     following = Following(registry, tmp_path / "served", ("net/top@prod",), {"form": Form("vllm", max_lora_rank=8)})
     following.round()
     following.follower.form = Form("vllm", max_lora_rank=1)  # as of an engine that was started anew with less
@@ -304,7 +301,7 @@ def test_no_two_names_share_a_link(paths: set[str], tag: str) -> None:
     assert len(places) == len(set(names))
     assert {deep(one) for one in places} == set(names)
     for path in paths:
-        key = folders._key(Where(name=f"{path}@{tag}", reference=f"{path}@3", digest="sha256:1"), "form")  # type: ignore[arg-type]
+        key = folders._key(f"{path}@3", "sha256:1", Form())
         assert folders._reference(key) == f"{path}@3"
 
 

@@ -25,7 +25,7 @@ HEAVY = {"torch", "numpy", "safetensors", "transformers", "huggingface_hub", "sq
          "starlette", "uvicorn", "boto3", "botocore", "psycopg", "prometheus_client", "regex"}  # fmt: skip
 # Imported where they are there.
 OPTIONAL = {"huggingface_hub", "vllm", "pandas", "IPython", "peft", "transformers", "axolotl"}
-GUARDED = {"registry.app", "registry.cli.commands.demo"}  # ask `registry.distribution` first
+GUARDED = {"registry.app", "registry.cli.commands.demo", "registry.follow.s3"}  # ask `registry.distribution` first
 # What pip knows of an environment for training of a year ago.
 OTHERS = {
     "transformers": ("4.57.1", ["huggingface-hub<1.0,>=0.34.0", "torch>=2.2"]),
