@@ -73,7 +73,12 @@ _BRIEFLY: Final[dict[str, str]] = {
 }
 _AS_DIFF: Final[frozenset[str]] = frozenset({"dora", "not_low_rank", "replaced", "biases"})
 """What ``--dense-as-diff`` writes as the whole difference of a weight."""
+_RESCALED: Final[frozenset[str]] = frozenset({"dora", "not_low_rank"})
+"""What ``--max-error`` writes as the nearest plain LoRA."""
 _MERGED: Final = "Serve the path merged."
+_PLAIN: Final = (
+    "Serve the path merged, or allow an error with --max-error, such as 0.05, for the nearest LoRA without DoRA."
+)
 _DENSE: Final = "Give --dense-as-diff, or serve the path merged."
 
 
@@ -206,7 +211,8 @@ def _reasons(row: Engine, parts: Parts, limit: int | None, base: BaseFacts) -> I
         if part in OF_MODEL:
             sentence = f"It {what}, on which {row.title} {row.version} loads no adapter: {rule.why}."
         modules = () if part in OF_MODEL else tuple(found)
-        remedy = _DENSE if part in _AS_DIFF and LAYOUTS.get(row.name) == "comfyui" else _MERGED
+        remedy = _PLAIN if part in _RESCALED else _MERGED
+        remedy = _DENSE if part in _AS_DIFF and LAYOUTS.get(row.name) == "comfyui" else remedy
         yield EngineReason(code=part, modules=modules, sentence=sentence, remedy=remedy, source=rule.source)
         if part in OF_MODEL:
             return  # its other parts don't matter then
@@ -267,19 +273,21 @@ def _would_do(
 def options_for(options: Options, found: EngineCheck) -> Options:
     """The options of the artifact that an engine loads, by its check: filled up, and truncated if requested.
 
-    ``options.max_error`` allows a truncation of what is above the limit; the rest is exact, whatever error is allowed.
+    ``options.max_error`` allows a truncation of what is above the limit, and plain pairs instead of DoRA; the rest is
+    exact, whatever error is allowed.
 
     Raises:
         InvalidAdapterError: ``engine_limits`` or ``not_low_rank``, no such adapter exists.
     """
     layout = LAYOUTS.get(found.engine)
     dense = _AS_DIFF if options.dense_as_diff and layout == "comfyui" else frozenset()
-    others = [reason for reason in found.reasons if reason.code != "rank" and reason.code not in dense]
+    others = {reason.code for reason in found.reasons} - {"rank"} - dense
+    plain = bool(others) and needs_plain(found) and options.max_error is not None
     row = ENGINES[found.engine]
-    above = any(reason.code == "rank" for reason in found.reasons)
-    truncates = above and options.max_error is not None
-    if others or (above and not truncates):
+    truncates = options.max_error is not None and (plain or any(reason.code == "rank" for reason in found.reasons))
+    if (others and not plain) or (not truncates and any(reason.code == "rank" for reason in found.reasons)):
         raise refusal(found)
+    options = options.model_copy(update={"plain": plain})
     if takes_any_rank(found.engine):
         return options.model_copy(update={"layout": layout})
     return options.model_copy(
@@ -290,6 +298,12 @@ def options_for(options: Options, found: EngineCheck) -> Options:
             "max_error": options.max_error if truncates else None,
         }
     )
+
+
+def needs_plain(found: EngineCheck) -> bool:
+    """Whether all that an engine can't load is what a truncation makes a plain LoRA of low rank: DoRA, and ranks."""
+    others = {reason.code for reason in found.reasons} - {"rank"}
+    return bool(others) and others <= _RESCALED
 
 
 def takes_any_rank(engine: EngineName) -> bool:

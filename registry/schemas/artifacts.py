@@ -51,6 +51,7 @@ class Options(Schema):
     onto: Onto | None = None  # what a merged model is made on; None: the base model as it is stored
     layout: Layout | None = None  # of a composed LoRA: whose names and files; None: PEFT's
     dense_as_diff: bool = False  # with ``comfyui``: what is no low-rank product as the whole difference (``.diff``)
+    plain: bool = False  # what DoRA rescales as the nearest plain pair, within ``max_error`` of the change
     weights: Annotated[
         str | None,
         Param(
@@ -414,7 +415,7 @@ def _about_composed(kind: ArtifactKind) -> dict[str, str]:
     """The options of composed adapters, as another kind refuses them."""
     return {
         option: f"{_flag(option)} needs --as lora, not --as {kind}: it applies to composed adapters."
-        for option in ("since", "rank", "max_error", "uniform", "layout", "dense_as_diff")
+        for option in ("since", "rank", "max_error", "uniform", "layout", "dense_as_diff", "plain")
     }
 
 
@@ -463,6 +464,8 @@ def check_options(options: Options) -> None:
         )
     if options.min_fidelity is not None and options.dtype != "fp8":
         raise UsageError("--min-fidelity needs --dtype fp8: it says how much of the change has to survive.")
+    if options.plain and options.max_error is None:
+        raise UsageError("plain needs max_error: a plain LoRA is only near to what a path with DoRA means.")
     if options.dense_as_diff and options.layout != "comfyui":
         raise UsageError("--dense-as-diff needs --for comfyui or --for forge: no other reader knows such tensors.")
     if options.dense_as_diff and (options.rank, options.max_error) != (None, None):

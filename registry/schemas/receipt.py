@@ -41,6 +41,7 @@ class ReceiptPlan(Schema):
     onto: TrainedQuantised = None  # how the base was quantised that the path was merged onto; None: as it is stored
     layout: Annotated[Layout | None, Field(exclude_if=lambda value: value is None)] = None
     dense_as_diff: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    plain: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
 
 
 class ReceiptLink(Schema):
@@ -103,6 +104,7 @@ class Receipt(Schema):
             onto=None if self.plan.onto is None else "trained",
             layout=self.plan.layout,
             dense_as_diff=self.plan.dense_as_diff,
+            plain=self.plan.plain,
             min_fidelity=0 if self.plan.dtype == "fp8" else None,  # it was enough when this was made
             weights=text_of(self.weights),
         )

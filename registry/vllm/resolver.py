@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from registry.digest import hex_of
-from registry.engines.checking import engine_check
+from registry.engines.checking import engine_check, needs_plain
 from registry.engines.rules import ENGINES
 from registry.errors import (
     AccuracyError,
@@ -43,6 +43,7 @@ from registry.operations.readable import ReadableArtifact
 from registry.operations.registry import Registry
 from registry.reference import Reference
 from registry.schemas import Fetched, Truncation
+from registry.schemas.artifacts import EngineCheck
 from registry.schemas.followed import Where
 from registry.settings import Settings
 from registry.vllm.following import Follower, Server
@@ -51,23 +52,30 @@ from registry.vllm.served import DIGITS, Asked, Names, Served, base_of, served_b
 DEFAULT_MAX_RANK: Final = ENGINES["vllm"].rank or 1
 
 
-def rank_for_vllm(reference: str, artifact: ReadableArtifact) -> int:
-    """The largest rank in a composed adapter, checking that vLLM can load everything else in it.
+def rank_for_vllm(reference: str, artifact: ReadableArtifact, *, plain: bool = False) -> tuple[int, bool]:
+    """The largest rank in a composed adapter, and whether it has DoRA that is to become plain pairs.
+
+    ``plain`` allows that; everything else has to be what vLLM can load.
 
     Raises:
         InvalidAdapterError: ``engine_limits``, it has a part that vLLM can't load.
     """
     found = engine_check(reference, artifact, "vllm", None)
-    if found.reasons or found.rank is None:
+    has_dora = plain and needs_plain(found)
+    if (found.reasons and not has_dora) or found.rank is None:
         said = " ".join(reason.sentence for reason in found.reasons)
         here = running()
         if here is not None and here.partition("+")[0] != found.version:
             said += f" vLLM {here} runs here, and the rules are those of {found.version}."
         raise InvalidAdapterError(
-            f"vLLM can't load {reference} as an adapter. {said} Serve the path merged (`{found.would_do}`).",
-            code="engine_limits",
+            f"vLLM can't load {reference} as an adapter. {said} {_instead(found)}", code="engine_limits"
         )
-    return found.rank
+    return found.rank, has_dora
+
+
+def _instead(found: EngineCheck) -> str:
+    nearest = ", or set REGISTRY_VLLM_MAX_ERROR, such as to 0.05, for the nearest LoRA without DoRA"
+    return f"Serve the path merged (`{found.would_do}`){nearest if needs_plain(found) else ''}."
 
 
 def running() -> str | None:
@@ -85,12 +93,10 @@ def too_large(reference: str, rank: int, limit: int) -> InvalidAdapterError:
     )
 
 
-def too_inexact(reference: str, rank: int, limit: int, problem: AccuracyError) -> AccuracyError:
-    """The error for a rank that can't be truncated within the allowed error."""
-    return AccuracyError(
-        f"{reference} has rank {rank} but vLLM accepts at most {limit}, which REGISTRY_VLLM_MAX_ERROR does not allow. "
-        f"{problem}"
-    )
+def too_inexact(reference: str, rank: int, limit: int, problem: AccuracyError, *, plain: bool) -> AccuracyError:
+    """The error for a rank that can't be truncated, or a DoRA that can't be made plain, within the allowed error."""
+    what = "DoRA, and a plain LoRA of at most rank" if plain else f"rank {rank} but vLLM accepts at most"
+    return AccuracyError(f"{reference} has {what} {limit}, which REGISTRY_VLLM_MAX_ERROR does not allow. {problem}")
 
 
 LOG: Final = logging.getLogger("vllm.registry")  # below vLLM's logger, so that its logging configuration applies
@@ -246,23 +252,24 @@ class RegistryResolver:
         """
         limit = self._settings.vllm_max_rank or DEFAULT_MAX_RANK
         with registry.artifact(pinned) as artifact:
-            rank = rank_for_vllm(pinned, artifact)
+            rank, plain = rank_for_vllm(pinned, artifact, plain=self._settings.vllm_max_error is not None)
         if rank > limit and self._settings.vllm_max_error is None:
             raise too_large(pinned, rank, limit)
-        truncated = rank > limit
+        truncated = plain or rank > limit
         for left in reversed(range(_TRIES)):
             try:
                 fetched = registry.fetch(
                     pinned,
                     rank=limit if truncated else None,
                     max_error=self._settings.vllm_max_error if truncated else None,
+                    plain=plain,
                 )
             except ConflictError:  # another process filled the same folder meanwhile
                 if not left:
                     raise
                 continue
             except AccuracyError as problem:
-                raise too_inexact(pinned, rank, limit, problem) from problem
+                raise too_inexact(pinned, rank, limit, problem, plain=plain) from problem
             if self._hold(fetched):
                 if fetched.truncation is not None:
                     _tell(pinned, rank, fetched.truncation, fetched.folder)

@@ -34,6 +34,7 @@ GIVEN["onto"] = "trained"
 GIVEN["min_fidelity"] = 0.5
 GIVEN["layout"] = "comfyui"
 GIVEN["dense_as_diff"] = True
+GIVEN["plain"] = True
 GIVEN["weights"] = "style=0.8"
 """A value for each option."""
 
@@ -72,7 +73,11 @@ def test_the_options_are_those_of_the_schema() -> None:
 def test_a_kind_takes_or_refuses_an_option_as_its_row_says(kind: ArtifactKind, option: str) -> None:
     taken = option in TAKEN[kind]
     assert (option in KINDS[kind].takes) == taken
-    with_it: dict[str, dict[str, Any]] = {"min_fidelity": {"dtype": "fp8"}, "dense_as_diff": {"layout": "comfyui"}}
+    with_it: dict[str, dict[str, Any]] = {
+        "min_fidelity": {"dtype": "fp8"},
+        "dense_as_diff": {"layout": "comfyui"},
+        "plain": {"max_error": 0.5},
+    }
     beside = with_it.get(option, {}) if taken else {}
     options = Options(kind=kind, **{option: GIVEN[option]}, **beside)
     if taken:

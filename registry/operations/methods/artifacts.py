@@ -73,6 +73,7 @@ class Artifacts(TableCalls):
         min_fidelity: float | None = None,
         layout: Layout | None = None,
         dense_as_diff: bool = False,
+        plain: bool = False,
         weights: Given = None,
     ) -> ReadableArtifact:
         """The files that a reference stands for, readable by range, without writing anything.
@@ -95,6 +96,8 @@ class Artifacts(TableCalls):
                 ``"vllm-omni"``; of a text model's, ``"gguf"`` (llama.cpp's) or ``"mlx"``. None: PEFT's.
             dense_as_diff: with ``"comfyui"``, write what is no product of low rank, such as DoRA, as the whole
                 difference of a weight.
+            plain: write what DoRA rescales as the nearest plain LoRA of what it changes of the merged weight, within
+                ``max_error``, for readers that know no magnitudes.
             weights: what links add is multiplied by these, which no revision has: ``{"style": 0.8}`` by their last
                 names, or a number for the last link, as ``PATH@3:0.8`` has it too. 0 leaves a link out; others have 1.
 
@@ -134,6 +137,7 @@ class Artifacts(TableCalls):
         min_fidelity: float | None = None,
         layout: Layout | None = None,
         dense_as_diff: bool = False,
+        plain: bool = False,
         weights: Given = None,
         force: bool = False,
         base_dir: Folder | None = None,
@@ -150,12 +154,14 @@ class Artifacts(TableCalls):
                 or the folder that it goes into under the name of its path; what was fetched of the path before is
                 replaced.
             kind: as for `artifact`; likewise ``since``, ``rank``, ``max_error``, ``uniform``, ``dtype``,
-                ``min_fidelity``, ``onto``, ``layout``, ``dense_as_diff`` and ``weights``, which the receipt pins.
+                ``min_fidelity``, ``onto``, ``layout``, ``dense_as_diff``, ``plain`` and ``weights``, which the receipt
+                pins.
             force: replace what is in the folder.
             base_dir: the base model's files on this machine: a merged model is then computed here, from the adapters
                 alone, if the registry is a service. Its digests are checked.
             engine: write what this engine loads, by the rules of `check`: an adapter of one rank if it needs that,
-                truncated only where its rank is above the limit and ``max_error`` allows it.
+                truncated only where its rank is above the limit and ``max_error`` allows it, which also allows a plain
+                LoRA instead of DoRA for an engine without that.
             max_lora_rank: the largest rank that the engine is started with. None: its default.
             fidelity: of which rows of a merged model it is measured what rounding left of the change: ``"full"`` for
                 all of them.

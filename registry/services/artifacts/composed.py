@@ -19,6 +19,7 @@ from registry.tensors.arithmetic.dtypes import OPTION_DTYPES
 from registry.tensors.artifacts.artifact import ArtifactFile
 from registry.tensors.composed.comfyui import comfyui_file
 from registry.tensors.composed.composition import Composition
+from registry.tensors.composed.flattened import Aside
 from registry.tensors.composed.forms import BaseRepo, is_called_bias, is_under
 from registry.tensors.composed.gguf_file import gguf_file
 from registry.tensors.composed.layouts import diffusers_file, layout_notices, only_component
@@ -39,7 +40,8 @@ _OF_TEXT: Final = ("gguf", "mlx")
 def _build(order: Order) -> Built:
     options, plan, table = order.options, order.plan, order.inputs.table
     sums = torch.float32 if options.layout is None else torch.float64  # others round nothing before they write
-    composition, bound, since = _composition(order.inputs, order.links, sums)
+    aside = order.inputs.opened.enter_context(Aside()) if options.plain else None
+    composition, bound, since = _composition(order.inputs, order.links, sums, aside)
     dtype = OPTION_DTYPES[options.dtype or "fp32"]
     truncation = None
     if options.rank is not None or options.max_error is not None:
@@ -59,7 +61,7 @@ def _build(order: Order) -> Built:
 
 
 def _composition(
-    inputs: Inputs, links: Sequence[Link], sums: torch.dtype
+    inputs: Inputs, links: Sequence[Link], sums: torch.dtype, aside: Aside | None = None
 ) -> tuple[Composition, Sequence[BoundLink], int]:
     """The last links of a path as one adapter, all that are live bound, and the number of the first of those."""
     exact = next((link for link in links if link.is_exact), None)
@@ -69,7 +71,7 @@ def _composition(
     since = len(bound) - len(links)
     base = BaseTensors(inputs.base_weights().tensors)
     programs = path_programs(bound, inputs.table)
-    return Composition(bound, since, programs, base, inputs.table, sums=sums), bound, since
+    return Composition(bound, since, programs, base, inputs.table, sums=sums, aside=aside), bound, since
 
 
 def parts_of_path(inputs: Inputs, links: Sequence[Link], base: BaseFacts) -> Parts:
@@ -83,6 +85,7 @@ def parts_of_path(inputs: Inputs, links: Sequence[Link], base: BaseFacts) -> Par
     parts, ranks = composition.parts, composition.ranks
     forms = parts.forms
     kinds = {target.module: target.kind for target, _ in forms.pairs}
+    kinds |= {module: forms.saved[module].kind for module in forms.diagonals}
     replaced = forms.saved_modules.difference(forms.diagonals)
     found: dict[Part, Collection[str]] = {
         "not_low_rank": forms.diagonals,

@@ -70,6 +70,7 @@ class Plan:
     onto: FourBits | None = None  # how the base is quantised before the links go on it
     layout: Layout | None = None  # whose names and files a composed LoRA of an image model has
     dense_as_diff: bool = False  # with the whole difference of what is no low-rank product
+    plain: bool = False  # with the nearest plain pair of what is rescaled
     base_model: str | None = None
     """What README.md calls the model: no part of what is meant, but of the bytes. None where no README.md is made."""
 
@@ -90,6 +91,7 @@ class Plan:
             **({} if self.onto is None else {"onto": self.onto.model_dump(mode="json")}),
             **({} if self.layout is None else {"layout": self.layout}),
             **({"dense_as_diff": True} if self.dense_as_diff else {}),
+            **({"plain": True} if self.plain else {}),
         }
 
     @cached_property

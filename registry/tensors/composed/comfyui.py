@@ -18,6 +18,7 @@ from registry.images.outgoing import Component, Joined, comfy_names, components_
 from registry.tensors.artifacts.artifact import ArtifactFile
 from registry.tensors.checkpoint.factors import Plain
 from registry.tensors.composed.composition import ComposedParts
+from registry.tensors.composed.flattened import FlattenedPair
 from registry.tensors.composed.joined import Factors, any_rows, in_file_order, joined_pair, piled
 from registry.tensors.composed.layouts import (
     PEFT_ENDS,
@@ -147,7 +148,7 @@ class _File:
         return in_file_order(rows, sum(slot.rows for slot, _ in slots), swapped=one.swapped)
 
 
-def _factors(pair: ComposedPair | TruncatedPair) -> Factors:
+def _factors(pair: ComposedPair | TruncatedPair | FlattenedPair) -> Factors:
     a, b = pair.tensors()[:2]
     whole = isinstance(pair, ComposedPair) and not pair.dense and pair.rank == pair.links_rank
     made_of = tuple(_places(pair)) if isinstance(pair, ComposedPair) and whole else None

@@ -11,9 +11,11 @@ import torch
 
 from registry.errors import AccuracyError
 from registry.schemas import Truncation
+from registry.schemas.artifacts import check_ranks
 from registry.tensors.arithmetic.dtypes import FLOATS
 from registry.tensors.arithmetic.threads import in_order
 from registry.tensors.artifacts.artifact import ArtifactFile, generated_file
+from registry.tensors.composed.flattened import Aside, Directions, FlattenedPair, RescaledModule
 from registry.tensors.composed.forms import (
     CONFIG,
     BaseRepo,
@@ -66,15 +68,17 @@ class ComposedParts:
     """What a composed adapter is made of."""
 
     forms: Forms
-    pairs: Mapping[str, ComposedPair | TruncatedPair]  # by module, as the base names it
+    pairs: Mapping[str, ComposedPair | TruncatedPair | FlattenedPair]  # by module, as the base names it
     since: int
     paths: PathPrograms
     base: BaseTensors
+    plain: bool = False  # what a DoRA link rescales is a pair without a magnitude
 
     @property
     def scaled(self) -> list[str]:
-        """The modules that a DoRA link rescales."""
-        return [target.module for target, program in self.forms.pairs if rescales(program, self.since)]
+        """The modules that a DoRA link rescales, and that have a magnitude."""
+        pairs = () if self.plain else self.forms.pairs
+        return [target.module for target, program in pairs if rescales(program, self.since)]
 
     def around(self, slot: Slot) -> tuple[SlotValues, SlotValues]:
         """A slot's values before what the adapter holds and after it, in float64."""
@@ -94,6 +98,8 @@ class Composition:
         base: the base's tensors.
         table: the base's target table.
         sums: the least precision of sums and products; what is written is rounded from them once.
+        aside: where the factors of rescaled modules are kept, which are cut to plain pairs by `truncate`, which has to
+            be called; None: they stay DoRA.
 
     Raises:
         InvalidAdapterError: ``not_composable``, no single PEFT adapter equals this path.
@@ -108,17 +114,20 @@ class Composition:
         table: TargetTable,
         *,
         sums: torch.dtype = torch.float32,
+        aside: Aside | None = None,
     ) -> None:
-        self._sums = sums
+        self._sums, self._aside, plain = sums, aside, aside is not None
         self._links, self._since, self._paths, self._base, self._table = links, since, paths, base, table
-        self._forms = forms_of(links, since, paths, table)
+        self._forms = forms_of(links, since, paths, table, plain=plain)
         self._wrapped = WrappedNames(self._forms, table)
         # PEFT has one switch for all modules: a single link that rescales makes every pair a DoRA
-        self.dora = any(rescales(program, since) for _, program in self._forms.pairs)
+        self.dora = not plain and any(rescales(program, since) for _, program in self._forms.pairs)
         # of modules that share one weight and one change, PEFT keeps the pair of the embedding and its transpose
         self._twins = {} if self.dora else twins_of(self._forms.pairs, paths.tied, table)
-        self._pairs: list[ComposedPair | TruncatedPair] = [
-            self._pair(target, program) for target, program in self._forms.pairs if target.module not in self._twins
+        own = [one for one in self._forms.pairs if one[0].module not in self._twins]
+        self._rescaled = [self._module(*one) for one in own if plain and rescales(one[1], since)]
+        self._pairs: list[ComposedPair | TruncatedPair | FlattenedPair] = [
+            self._pair(*one) for one in own if not (plain and rescales(one[1], since))
         ]
         self._experts: list[ComposedExperts | TruncatedExperts] = list(self._all_experts())
         self._fill_up(uniform=False)
@@ -126,9 +135,9 @@ class Composition:
     @property
     def parts(self) -> ComposedParts:
         """What it is made of, for other names and files than PEFT's."""
-        return ComposedParts(
-            self._forms, {pair.target.module: pair for pair in self._pairs}, self._since, self._paths, self._base
-        )
+        pairs = {pair.target.module: pair for pair in self._pairs}
+        plain = self._aside is not None
+        return ComposedParts(self._forms, pairs, self._since, self._paths, self._base, plain)
 
     @property
     def notices(self) -> list[str]:
@@ -158,12 +167,16 @@ class Composition:
         pairs = [pair for pair in self._pairs if isinstance(pair, ComposedPair)]
         experts = [one for one in self._experts if isinstance(one, ComposedExperts)]
         parts: list[ComposedPair | ComposedExperts] = [*pairs, *experts]
-        spectra = list(in_order(_spectrum, parts))
+        directions = self._directions(rank, max_error)
+        spectra = [*in_order(_spectrum, parts), *(found.spectrum for found in directions)]
         most, wanted = choose_ranks(spectra, rank=rank), choose_ranks(spectra, rank=rank, max_error=max_error)
         asked, tries = max_error, 0
         while True:
             ranks = self._shared(wanted, spectra)
-            self._pairs = [TruncatedPair(pair, ranks[pair.target.module]) for pair in pairs]
+            self._pairs = [
+                *(TruncatedPair(pair, ranks[pair.target.module]) for pair in pairs),
+                *(FlattenedPair(found, ranks[found.module.target.module]) for found in directions),
+            ]
             self._experts = [TruncatedExperts(one, ranks[one.parameter]) for one in experts]
             written = self._written_error(spectra, FLOATS[dtype])
             if max_error is None or asked is None or written is None or written <= max_error:
@@ -184,14 +197,27 @@ class Composition:
             wanted = choose_ranks(spectra, rank=rank, max_error=asked) if within else most
         self._fill_up(uniform=False)
         scaled = frozenset(pair.target.module for pair in pairs if self.dora)
+        scaled |= {found.module.target.module for found in directions}
         return report(spectra, ranks, rank=rank, max_error=max_error, scaled=scaled, written=written)
+
+    def _directions(self, rank: int | None, max_error: float | None) -> list[Directions]:
+        """Of each rescaled module, one at a time: a whole weight is in memory."""
+        aside = self._aside
+        if aside is None:
+            return []
+        check_ranks(rank, max_error)
+
+        def find(module: RescaledModule) -> Directions:
+            return module.directions(aside, rank=rank, max_error=max_error or 0.0)
+
+        return list(in_order(find, self._rescaled, lanes=1))
 
     def _written_error(self, spectra: Sequence[ModuleSpectrum], dtype: torch.dtype) -> float | None:
         """Relative error of the truncated pairs with their rounding; None where that adds next to nothing."""
         if dtype.itemsize > 2:
             return None
-        parts: list[TruncatedPair | TruncatedExperts] = [
-            part for part in (*self._pairs, *self._experts) if isinstance(part, TruncatedPair | TruncatedExperts)
+        parts: list[TruncatedPair | TruncatedExperts | FlattenedPair] = [
+            part for part in (*self._pairs, *self._experts) if not isinstance(part, ComposedPair | ComposedExperts)
         ]
         error = math.hypot(*in_order(lambda part: written_error(part, dtype), parts))
         total = math.sqrt(math.fsum(module.tails[0] for module in spectra))
@@ -205,7 +231,7 @@ class Composition:
     def ranks(self) -> dict[str, int]:
         """Rank of each module and parameter as it is written."""
         found = {pair.target.module: pair.rank for pair in self._pairs}
-        found |= {module: found[other] for module, other in self._twins.items()}
+        found |= {module: found[other] for module, other in self._twins.items() if other in found}
         return found | {experts.parameter: experts.rank for experts in self._experts}
 
     def files(
@@ -245,10 +271,17 @@ class Composition:
     def _pair(self, target: Target, program: Program) -> ComposedPair:
         # PEFT up to 0.21.2 applies the delta of an attention's output projection twice
         factor = 0.5 if self._table.attention_of(target.module) else 1.0
-        path = self._forms.named.get(target.module)
-        name = path.rpartition(".")[0] if path else target.module
-        path = self._wrapped.path(name)
+        path = self._path(target)
         return ComposedPair(path, target, program, self._since, self._base, self.dora, factor, sums=self._sums)
+
+    def _module(self, target: Target, program: Program) -> RescaledModule:
+        steps = tuple(step for step in program.steps if step.link < self._since)
+        before = self._base.values(replace(program, steps=steps), torch.float64)
+        return RescaledModule(self._path(target), target, before, self._base.values(program, torch.float64))
+
+    def _path(self, target: Target) -> str:
+        path = self._forms.named.get(target.module)
+        return self._wrapped.path(path.rpartition(".")[0] if path else target.module)
 
     def _twin_tensors(self) -> Iterable[AdapterTensor]:
         pairs = {pair.target.module: pair for pair in self._pairs}

@@ -169,8 +169,10 @@ class Forms:
         return frozenset(name for name in found if not is_inside(name, found))
 
 
-def forms_of(links: Sequence[BoundLink], since: int, paths: PathPrograms, table: TargetTable) -> Forms:
-    """Sort out what the links from number ``since`` on do.
+def forms_of(
+    links: Sequence[BoundLink], since: int, paths: PathPrograms, table: TargetTable, *, plain: bool = False
+) -> Forms:
+    """Sort out what the links from number ``since`` on do; ``plain``: what they rescale becomes pairs, too.
 
     Raises:
         InvalidAdapterError: ``not_composable``, no single PEFT adapter equals this path.
@@ -195,7 +197,7 @@ def forms_of(links: Sequence[BoundLink], since: int, paths: PathPrograms, table:
             token_rows = any(own[slot].module in link.checkpoint.tokens for link in links[since:])
             # PEFT lays the rows of one side of a tie over the other side too, whatever that is by then
             as_rows = token_rows and own[slot].module not in paths.untied
-            _sort_target(forms, own[slot], program, since, as_rows=as_rows, tied=paths.tied)
+            _sort_target(forms, own[slot], program, since, as_rows=as_rows, tied=paths.tied, plain=plain)
             if slot in named:
                 forms.named[own[slot].module] = named[slot]
         elif not _comes_with(name := parameters.get(slot, slot.tensor), links[since:], forms.whole):
@@ -204,7 +206,8 @@ def forms_of(links: Sequence[BoundLink], since: int, paths: PathPrograms, table:
         del forms.experts[module]
     _check_apart(forms)
     _check_named(forms)
-    _check_dora(forms, since, table)
+    if not plain:
+        _check_dora(forms, since, table)
     return forms
 
 
@@ -255,12 +258,12 @@ def _only_by_name(links: Sequence[BoundLink]) -> dict[Slot, str]:
 
 
 def _sort_target(
-    forms: Forms, target: Target, program: Program, since: int, *, as_rows: bool, tied: Sequence[str]
+    forms: Forms, target: Target, program: Program, since: int, *, as_rows: bool, tied: Sequence[str], plain: bool
 ) -> None:
     steps = program.since(since)
     kinds = {type(step) for step in steps}
     turned = [step for step in steps if isinstance(step, Rescale) and (step.by_input or step.strength is not None)]
-    if turned:
+    if turned and not plain:
         forms.diagonals[target.module] = "DoRA on columns" if turned[0].strength is None else "an IA3"
         forms.saved[target.module] = target
     elif not kinds & {Replace, SetRows}:

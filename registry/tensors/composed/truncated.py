@@ -29,7 +29,11 @@ to the dtype that they are written in.
     1e-7 ||W||_F / ||D||_F.
 ``enough_for``
     By relative Frobenius error over all modules (``"0.01"``, ``"0.05"``, ``"0.1"``), the smallest ``--rank`` with which
-    the error is no larger.
+    the error is no larger; left out where that is not known.
+
+Of an adapter that holds DoRA as plain pairs (`registry.tensors.composed.flattened`) D is what the path changes of the
+merged weight, ``rank_before`` is that of a matrix, and of a large one ``discarded`` is measured on all of its elements
+and ``relative_spectral`` is an upper bound.
 
 Zero deltas have no error: their relative errors are 0.
 """
@@ -50,6 +54,7 @@ from registry.schemas import ModuleTruncation, Truncation, TruncationTotal
 from registry.tensors.arithmetic.kernel import block_rows, rounded
 from registry.tensors.artifacts.merged import overflow
 from registry.tensors.checkpoint.factors import Held
+from registry.tensors.composed.flattened import FlattenedPair
 from registry.tensors.composed.pair import (
     ComposedExperts,
     ComposedPair,
@@ -93,7 +98,7 @@ def report(
         max_error=max_error,
         modules=tuple(sorted(entries, key=lambda entry: entry.module)),
         total=_total(modules, ranks, written),
-        enough_for={f"{error:g}": enough_rank(modules, error) for error in ASKED_ERRORS},
+        enough_for={f"{error:g}": rank for error in ASKED_ERRORS if (rank := enough_rank(modules, error)) is not None},
     )
 
 
@@ -106,13 +111,13 @@ def _module(module: ModuleSpectrum, kept: int, scaled: bool) -> ModuleTruncation
         energy=energy,
         discarded=discarded,
         relative_frobenius=math.sqrt(discarded / energy) if energy > 0 else 0.0,
-        relative_spectral=_ratio(module.singular_value(kept), module.singular_value(0)),
+        relative_spectral=_ratio(module.largest_left_out(kept), module.singular_value(0)),
         scaled=scaled,
     )
 
 
 def _total(modules: Sequence[ModuleSpectrum], ranks: Mapping[str, int], written: float | None) -> TruncationTotal:
-    first_left_out = max((module.singular_value(ranks[module.module]) for module in modules), default=0.0)
+    first_left_out = max((module.largest_left_out(ranks[module.module]) for module in modules), default=0.0)
     return TruncationTotal(
         energy=math.fsum(module.tails[0] for module in modules),
         discarded=math.fsum(module.discarded(ranks[module.module]) for module in modules),
@@ -165,13 +170,13 @@ def _decompose_expert(experts: ComposedExperts, expert: int) -> Decomposition:
     return from_triangles(triangle([b]), triangle([a.T]), name=repr(experts.parameter))
 
 
-def written_error(part: TruncatedPair | TruncatedExperts, dtype: torch.dtype) -> float:
+def written_error(part: TruncatedPair | TruncatedExperts | FlattenedPair, dtype: torch.dtype) -> float:
     """||D - D'||_F of a truncated pair that is rounded to ``dtype`` when it is written; for a DoRA of merged weights.
 
     Raises:
         InvalidAdapterError: ``overflow``, a factor is too large for ``dtype``; ``zero_norm``, PEFT would divide by 0.
     """
-    if isinstance(part, TruncatedPair):
+    if not isinstance(part, TruncatedExperts):
         return part.pair_error(dtype)
     return math.hypot(*(part.expert_error(number, dtype) for number in range(part.experts.fused.experts)))
 

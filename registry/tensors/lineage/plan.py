@@ -94,6 +94,7 @@ def make_plan(path: LoadedPath, ancestor: LoadedPath | None, options: Options) -
         uniform=options.uniform,
         layout=options.layout,
         dense_as_diff=options.dense_as_diff,
+        plain=options.plain,
         onto=None if options.onto is None else trained_on(path),
         base_repo=below(path, ancestor).repo_id if KINDS[options.kind].is_composed else None,
         base_model=_base_model(path, ancestor) if _has_readme(path, options) else None,

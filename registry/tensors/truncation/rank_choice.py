@@ -43,6 +43,7 @@ class ModuleSpectrum:
     rank: int  # of the composed pair before it is truncated
     cost: int  # elements that one rank takes: (in_features + out_features) for each matrix
     spectra: tuple[tuple[float, ...], ...]  # one for each matrix, largest first, zeros left out
+    rest: float = 0.0  # what all of them leave out of the squared Frobenius norm, whatever rank is kept
 
     @cached_property
     def energies(self) -> tuple[float, ...]:
@@ -54,7 +55,7 @@ class ModuleSpectrum:
     @cached_property
     def tails(self) -> tuple[float, ...]:
         """The energy that is left out at rank k, for k = 0 (the whole delta) to the rank of the delta."""
-        tails = [0.0]
+        tails = [self.rest]
         for energy in reversed(self.energies):
             tails.append(tails[-1] + energy)
         return tuple(reversed(tails))
@@ -71,6 +72,10 @@ class ModuleSpectrum:
     def singular_value(self, index: int) -> float:
         """The largest of its matrices' singular values number ``index`` (from 0); 0 beyond the last."""
         return max((values[index] for values in self.spectra if index < len(values)), default=0.0)
+
+    def largest_left_out(self, rank: int) -> float:
+        """||D - D'||_2 of this module at rank ``rank``; where directions are left out that are not known, at most."""
+        return math.hypot(self.singular_value(rank), math.sqrt(self.rest)) if self.rest else self.singular_value(rank)
 
     @property
     def _length(self) -> int:
@@ -89,9 +94,14 @@ def capped(modules: Sequence[ModuleSpectrum], rank: int) -> dict[str, int]:
     return {module.module: min(rank, module.most) for module in modules}
 
 
-def enough_rank(modules: Sequence[ModuleSpectrum], error: float) -> int:
-    """The smallest cap, the same for every module, with which the relative error is at most ``error``."""
+def enough_rank(modules: Sequence[ModuleSpectrum], error: float) -> int | None:
+    """The smallest cap, the same for every module, with which the relative error is at most ``error``.
+
+    None: no rank reaches it whose directions are known.
+    """
     low, high = 1, max((module.most for module in modules), default=1)
+    if any(module.rest for module in modules) and relative_error(modules, capped(modules, high)) > error:
+        return None
     while low < high:
         middle = (low + high) // 2
         if relative_error(modules, capped(modules, middle)) <= error:
@@ -124,10 +134,12 @@ def choose_ranks(
         return caps
     reached = relative_error(modules, caps)
     if reached > max_error:
+        most = max(caps.values()) if rank is None else rank
+        enough = enough_rank(modules, max_error)
+        more = "" if enough is None else f"--rank {enough} or more, or for "
         raise AccuracyError(
-            f"With rank {rank} at most in every module the error is {rounded_up(reached)}, more than the requested "
-            f"{max_error:g}; ask for --rank {enough_rank(modules, max_error)} or more, or for --max-error "
-            f"{rounded_up(reached)} or more."
+            f"With rank {most} at most in every module the error is {rounded_up(reached)}, more than the requested "
+            f"{max_error:g}; ask for {more}--max-error {rounded_up(reached)} or more."
         )
     return _fewest_elements(modules, caps, max_error)
 

@@ -107,6 +107,7 @@ def test_asking_for_a_reported_error_gives_no_more_elements(modules: list[Module
 @given(modules=models(), error=errors)
 def test_enough_rank_is_the_smallest_cap(modules: list[ModuleSpectrum], error: float) -> None:
     enough = enough_rank(modules, error)
+    assert enough is not None
     assert relative_error(modules, capped(modules, enough)) <= error
     assert enough == 1 or relative_error(modules, capped(modules, enough - 1)) > error
 
@@ -178,4 +179,6 @@ def test_whole_model_is_chosen_within_the_steps() -> None:
     for error in (0.01, 0.1, 0.5):
         ranks = choose_ranks(modules, max_error=error)
         assert 0.999 * error < relative_error(modules, ranks) <= error
-        assert elements(modules, ranks) < elements(modules, capped(modules, enough_rank(modules, error)))
+        enough = enough_rank(modules, error)
+        assert enough is not None
+        assert elements(modules, ranks) < elements(modules, capped(modules, enough))
