@@ -198,8 +198,8 @@ def test_what_the_system_refuses_is_said() -> None:
 @pytest.mark.parametrize(
     ("recipe", "word"),
     [
-        (Recipe(("one",), dora=True), "DoRA"),
         (Recipe(("one",), replaced=("head",)), "the whole module head"),
+        (Recipe(("one",), dora=True, replaced=("head",)), "the whole module head"),
         (Recipe(("one",), bias="lora_only"), "biases"),
         (Recipe(("one",), tokens={"emb": (1, 2)}), "rows of emb"),
     ],
@@ -212,6 +212,24 @@ def test_what_vllm_can_not_load_is_refused_with_the_reason(
     assert problem.code == "engine_limits"
     assert word in str(problem)
     assert "--as merged" in str(problem)
+
+
+def test_dora_is_refused_or_within_the_allowed_error_the_nearest_lora(tree: Place, make_resolver: MakeResolver) -> None:
+    tree.publish("net/dora", Recipe(("one",), r=2, dora=True))
+    problem = refused(Server(make_resolver()), "net/dora")
+    assert problem.code == "engine_limits"
+    assert "DoRA" in str(problem)
+    assert "--as merged" in str(problem)
+    assert "REGISTRY_VLLM_MAX_ERROR" in str(problem)
+    server = Server(make_resolver(REGISTRY_VLLM_MAX_ERROR="0.95"))
+    assert run(server.complete("net/dora")) == weights(tree, "net/dora", rank=8, max_error=0.95, plain=True)
+    report = read_receipt(Path(server.requests["net/dora"].lora_path)).truncation
+    assert report is not None
+    assert 0 < report.total.relative_frobenius <= 0.95
+    problem = refused(Server(make_resolver(REGISTRY_VLLM_MAX_ERROR="0.001")), "net/dora")
+    assert problem.code == "accuracy"
+    for words in ("net/dora@1 has DoRA", "at most rank 8", "REGISTRY_VLLM_MAX_ERROR", "the error is 0."):
+        assert words in str(problem)
 
 
 def test_a_rank_over_the_limit_is_refused_with_the_reason(tree: Place, make_resolver: MakeResolver) -> None:
