@@ -456,8 +456,8 @@ SETTINGS: Final[dict[str, Setting]] = {
     ),
     "vllm_max_error": Setting(
         name="REGISTRY_VLLM_MAX_ERROR",
-        meaning="For the resolver in vLLM: truncate an adapter of a larger rank, and write DoRA as the nearest plain LoRA, "
-        "with this relative error at most.",
+        meaning="For the resolver in vLLM: truncate an adapter of a larger rank, and write DoRA as the nearest plain "
+        "LoRA, with this relative error at most.",
         form="a number between 0 and 1, such as 0.05",
         default="an adapter of a larger rank, or with DoRA, is refused",
         parse=parse_share,

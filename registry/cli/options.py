@@ -135,7 +135,7 @@ MaxError = Annotated[
         "--max-error",
         metavar="E",
         help="Truncate the composed LoRA to the smallest ranks within this relative error over all modules, such as "
-        "0.05.",
+        "0.05; with --for an engine without DoRA, also write that as the nearest plain LoRA.",
     ),
 ]
 Uniform = Annotated[

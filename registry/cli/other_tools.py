@@ -175,7 +175,7 @@ _VALUES: Final[dict[str, dict[str, str]]] = {
         **dict.fromkeys(("gptq", "awq", "bnb", "fp8"), _QUANTISED),
         "safetensors": "All of them are written as safetensors",
     },
-    "--engine": {**dict.fromkeys(("ollama", "lmstudio"), _GGUF), "": _OTHER_ENGINE},
+    "--engine": {"lmstudio": _GGUF, "": _OTHER_ENGINE},
     "--role": {"owner": "Who may do everything is an 'admin'", "read": "Write reader", "write": "Write writer"},
 }
 _VALUES["--for"] = _VALUES["--engine"]

@@ -402,10 +402,23 @@ _LLAMA_CPP: Final = Engine("llama.cpp", "llama.cpp", "0b03ada", rules=_OF_TEXT)
 _MLX: Final = Engine("mlx", "mlx-lm", "0.32.2", rules=_OF_TEXT)
 """Run here."""
 
+_NONE: Final = Rule(
+    "it takes no adapters any more, and a Modelfile with ADAPTER is refused; before 0.34.1 it took the file that "
+    "`--for llama.cpp` writes",
+    "server/create.go (errAdaptersUnsupported); ollama/ollama#14969",
+)
+_OLLAMA: Final = Engine(
+    "ollama",
+    "Ollama",
+    "0.34.1",
+    rules={"image": Rule("it has no such models", _IN_TEXT), **dict.fromkeys(_OF_TEXT, _NONE)},
+)
+"""Its source was read, and not run: whatever an adapter is, a merged model in GGUF is what it loads."""
+
 ENGINES: Final[Mapping[EngineName, Engine]] = {
     row.name: row
     for row in (
-        _VLLM, _SGLANG, _PEFT, _TRANSFORMERS, _DIFFUSERS, _COMFYUI, _FORGE, _OMNI, _LLAMA_CPP, _MLX,
+        _VLLM, _SGLANG, _PEFT, _TRANSFORMERS, _DIFFUSERS, _COMFYUI, _FORGE, _OMNI, _LLAMA_CPP, _MLX, _OLLAMA,
     )
 }  # fmt: skip
 

@@ -148,7 +148,7 @@ WrittenDtype = Literal["bf16", "fp16", "fp32", "keep", "fp8"]
 """What weights are written in. Of a quantised base model ``keep``: all that a path does not change as it is stored;
 ``fp8``: what it changes on the grid of the stored codes, too."""
 EngineName = Literal[
-    "vllm", "sglang", "peft", "transformers", "diffusers", "comfyui", "forge", "vllm-omni", "llama.cpp", "mlx"
+    "vllm", "sglang", "peft", "transformers", "diffusers", "comfyui", "forge", "vllm-omni", "llama.cpp", "mlx", "ollama"
 ]
 Layout = Literal["diffusers", "comfyui", "vllm-omni", "gguf", "mlx"]
 """The names and files of a composed LoRA, by who reads them; ``comfyui`` is Forge's, too, ``gguf`` llama.cpp's."""

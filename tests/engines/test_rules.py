@@ -162,6 +162,16 @@ def test_no_adapter_is_loaded_on_a_model_whose_class_takes_none(model_type: str)
         assert engine_check("a/b@1", of_names(["query_key_value"]), "vllm", 16, base=BaseFacts(known)).loads
 
 
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", None])
+def test_ollama_takes_no_adapter_at_all(model_type: str | None) -> None:
+    found = engine_check("a/b@1", of_names(["q_proj"]), "ollama", None, base=BaseFacts(model_type))
+    (reason,) = found.reasons
+    assert "ADAPTER is refused" in reason.sentence
+    assert found.would_do == "registry fetch a/b@1 --as merged"
+    pair = {"m.emb.lora_embedding_A": (2, 8), "m.emb.lora_embedding_B": (8, 2)}
+    assert not engine_check("a/b@1", cast(ReadableArtifact, adapter(pair)), "ollama", None).loads
+
+
 def test_the_version_is_that_of_the_rules_and_another_that_runs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     version = ENGINES["vllm"].version
     with pytest.raises(UsageError, match=f"vLLM {version} can't be started with --max-lora-rank 3"):
