@@ -208,7 +208,12 @@ def test_what_is_not_there_or_retracted_is_no_answer(team: Registry, tmp_path: P
         team.fetch("llama/a@1", tmp_path / "out", engine="peft")
 
 
-def test_what_else_is_refused_is_refused_whatever_error_is_allowed(team: Registry, tmp_path: Path) -> None:
+def test_dora_is_a_plain_lora_where_an_error_is_allowed(team: Registry, tmp_path: Path) -> None:
     with pytest.raises(InvalidAdapterError, match="DoRA"):
-        team.fetch("llama/a", tmp_path / "out", engine="vllm", max_lora_rank=1, max_error=0.9)
+        team.fetch("llama/a", tmp_path / "out", engine="vllm", max_lora_rank=1)
     assert not (tmp_path / "out").exists()
+    fetched = team.fetch("llama/a", tmp_path / "out", engine="vllm", max_lora_rank=16, max_error=0.95)
+    assert fetched.truncation is not None
+    assert max(one.rank_after for one in fetched.truncation.modules) <= 16
+    assert "lora_magnitude_vector" not in (tmp_path / "out" / "adapter_model.safetensors").read_bytes().decode("latin1")
+    assert team.verify(tmp_path / "out").equal

@@ -169,9 +169,23 @@ TRUNCATION: Final = (
     Mutant(
         "spectral-error-of-the-last-kept",
         "truncated:_module",
-        "_ratio(module.singular_value(kept),",
-        "_ratio(module.singular_value(kept - 1),",
+        "_ratio(module.largest_left_out(kept),",
+        "_ratio(module.largest_left_out(kept - 1),",
         "test_truncate_report.py",
+    ),
+    Mutant(
+        "plain-error-as-if-all-were-found",
+        "ModuleSpectrum.tails",
+        "tails = [self.rest]",
+        "tails = [0.0]",
+        "test_a_projection_errs_as_it_is_said",
+    ),
+    Mutant(
+        "plain-change-from-the-base-model",
+        "Composition._module",
+        "step for step in program.steps if step.link < self._since",
+        "step for step in program.steps if step.link < 0",
+        "test_the_links_after_an_ancestor_go_on_its_merged_weights",
     ),
 )
 COMBINED: Final = (

@@ -7,6 +7,7 @@ the merged weights of the path, less those that it starts from.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from registry.errors import AccuracyError, InvalidAdapterError, UsageError
 from registry.folders.receipts import read_receipt
 from registry.schemas.form import EngineName
 from registry.services.local import LocalRegistry
+from registry.tensors.truncation import dense
 from tests.kit.adapters import write_adapter
 from tests.kit.bases import Base, llama_base
 from tests.kit.floats import Array
@@ -85,6 +87,30 @@ def test_the_links_after_an_ancestor_go_on_its_merged_weights(shelf: Shelf) -> N
     fetched = shelf.registry.fetch(references[-1], out, plain=True, max_error=0.2, since=references[0])
     assert fetched.truncation is not None
     assert wrong_claims(fetched.truncation.model_dump(), OfWeights(base, path, 1), out) == []
+
+
+def test_a_projection_errs_as_it_is_said(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, path, references = published(shelf, "beside plain links")
+    monkeypatch.setattr(dense, "DECOMPOSED", 0)
+    monkeypatch.setattr(dense, "SHARE", 1)
+    monkeypatch.setattr(dense, "_OVERSAMPLED", 1)
+    out = shelf.folder()
+    asked: dict[str, Any] = {"plain": True, "rank": 2}
+    with pytest.raises(AccuracyError, match=r"the error is (0\.\d+), .*; ask for --max-error \1 or more\.$") as refused:
+        shelf.registry.fetch(references[-1], out, max_error=0.01, **asked)
+    least = float(str(refused.value).split("--max-error ")[1].split()[0])
+    found = shelf.registry.fetch(references[-1], out, max_error=least, **asked).truncation
+    assert found is not None
+    assert "0.01" not in found.enough_for
+    spectra, claimed = OfWeights(base, path), 0.0
+    for one in found.modules:
+        left = math.hypot(*(float(np.linalg.norm(part)) for part in spectra.left_out(one.module, out)))
+        assert abs(left - np.sqrt(one.discarded)) <= 2e-6 * np.sqrt(one.energy)
+        spectral = max(float(np.linalg.norm(part, 2)) for part in spectra.left_out(one.module, out))
+        whole = max(float(values[0]) for values in spectra.values(one.module))
+        assert spectral <= one.relative_spectral * whole * (1 + 1e-5) + 1e-6 * whole
+        claimed += one.discarded
+    assert found.total.discarded == pytest.approx(claimed)
 
 
 def test_the_error_of_16_bits_is_at_least_that_of_what_is_written(shelf: Shelf) -> None:
