@@ -126,6 +126,17 @@ def test_norms_of_columns_run_over_the_rows_of_all_joined_modules(
     statistics = local.stats(path)
     assert {one.module for one in statistics.links[-1].delta.modules if one.scaled} == set(QKV)
     assert {one.name for one in statistics.path.others} == set(QKV)  # pairs after a rescaling have no sum
+    near = local.fetch(path, tmp_path / "near", engine="diffusers", max_error=0.3)
+    file = load_file(tmp_path / "near" / "pytorch_lora_weights.safetensors")
+    assert near.truncation is not None
+    for number, module in enumerate(QKV):
+        height = weights[module].shape[0]
+        pair = [flat(file[f"transformer.{module}.lora_{side}.weight"]) for side in "BA"]
+        change = (values - flat(joined))[number * height : (number + 1) * height]
+        (said,) = [one for one in near.truncation.modules if one.module.endswith(module)]
+        assert np.linalg.norm(change - pair[0] @ pair[1]) == pytest.approx(said.discarded**0.5, rel=1e-5)
+        assert said.relative_frobenius > 0
+    assert near.truncation.total.relative_frobenius <= 0.3
 
 
 @pytest.mark.parametrize("on_input", [0, 1])

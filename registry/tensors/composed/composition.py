@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 
 from registry.errors import AccuracyError
+from registry.figures import counted
 from registry.schemas import Truncation
 from registry.schemas.artifacts import check_ranks
 from registry.tensors.arithmetic.dtypes import FLOATS
@@ -147,6 +148,11 @@ class Composition:
             told.append(
                 "The composed adapter has the output projection of a fused attention, whose delta PEFT up to 0.21.2 "
                 "applies twice: its B is halved for those versions."
+            )
+        if self._rescaled:
+            told.append(
+                f"The path rescales {counted(len(self._rescaled), 'module')} (DoRA), which the adapter has as the nearest "
+                "plain pairs: it is near to the path, and not equal to it."
             )
         if self._paths.untied:
             told.append(

@@ -75,6 +75,7 @@ def test_the_nearest_lora_errs_as_it_is_said_and_no_lora_of_its_ranks_errs_less(
         assert fetched.truncation is not None
         assert fetched.truncation == read_receipt(out).truncation
         assert fetched.truncation.total.relative_frobenius <= options["max_error"]
+        assert [one for one in fetched.notices if "nearest plain pairs" in one]
         assert wrong_claims(fetched.truncation.model_dump(), OfWeights(base, path), out) == []
         assert not any("magnitude" in one for one in read_tensors(out / "adapter_model.safetensors"))
         assert not json.loads((out / "adapter_config.json").read_text())["use_dora"]
