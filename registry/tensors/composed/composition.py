@@ -151,8 +151,8 @@ class Composition:
             )
         if self._rescaled:
             told.append(
-                f"The path rescales {counted(len(self._rescaled), 'module')} (DoRA), which the adapter has as the nearest "
-                "plain pairs: it is near to the path, and not equal to it."
+                f"The path rescales {counted(len(self._rescaled), 'module')} (DoRA), which the adapter has as the "
+                "nearest plain pairs: it is near to the path, and not equal to it."
             )
         if self._paths.untied:
             told.append(
