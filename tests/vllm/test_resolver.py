@@ -223,7 +223,7 @@ def test_dora_is_refused_or_within_the_allowed_error_the_nearest_lora(tree: Plac
     assert "REGISTRY_VLLM_MAX_ERROR" in str(problem)
     server = Server(make_resolver(REGISTRY_VLLM_MAX_ERROR="0.95"))
     assert run(server.complete("net/dora")) == weights(tree, "net/dora", rank=8, max_error=0.95, plain=True)
-    report = read_receipt(Path(server.requests["net/dora"].lora_path)).truncation
+    report = read_receipt(Path(server.lora_requests["net/dora"].lora_path)).truncation
     assert report is not None
     assert 0 < report.total.relative_frobenius <= 0.95
     problem = refused(Server(make_resolver(REGISTRY_VLLM_MAX_ERROR="0.001")), "net/dora")
