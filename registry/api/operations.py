@@ -14,12 +14,12 @@ from registry.api.openapi import problems
 from registry.api.parameters import LIMIT, Cursor, Limit, from_body, from_query, named, with_signature
 from registry.http.conditional import with_etag
 from registry.http.dependencies import RequestRegistry, address_of, service_of
-from registry.http.payloads import cursor_to, position_of
+from registry.http.payloads import position_of
 from registry.http.reads import ReadRoute
 from registry.operations.operation import Item, Job, Listing, Operation
 from registry.operations.table import OPERATIONS
 from registry.schemas import Identity, Schema
-from registry.schemas.protocol import API, Page
+from registry.schemas.protocol import API, Page, cursor_to
 from registry.schemas.requests import MaterialiseRequest, NoRequest
 from registry.schemas.transfer import Bundle
 from registry.services import materialise

@@ -14,6 +14,7 @@ from registry.client.artifacts import RemoteArtifact, measured_by_service, plan_
 from registry.client.calls import do, listed
 from registry.client.errors import RetryPolicy
 from registry.client.fetch import Fetching
+from registry.client.following import FollowingThere
 from registry.client.publish import Uploads, add_base_folder
 from registry.client.publish_target import RemoteTarget
 from registry.client.ranges import RemoteBlob, open_blob
@@ -24,6 +25,7 @@ from registry.files.source import ByteSource
 from registry.folders.receipts import receipt_in
 from registry.folders.staging import FetchCache
 from registry.operations.arguments import Export, check_order
+from registry.operations.following import Following, Lost
 from registry.operations.methods.analysis import WeightChanges
 from registry.operations.methods.calls import Partner
 from registry.operations.operation import A, Item, Listing, Operation, R
@@ -47,6 +49,7 @@ from registry.schemas.labels import Exported
 from registry.schemas.parents import Identified
 from registry.schemas.publishing import ImportDocument
 from registry.schemas.receipt import rendering_digest
+from registry.schemas.team import FollowRequest
 from registry.schemas.transfer import ArtifactPlan, BlobEntry
 from registry.schemas.usage import Interface
 from registry.transfer.copy import copy
@@ -148,6 +151,9 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
 
     def _list(self, listing: Listing[R, Item], request: R, limit: int | None = None) -> tuple[Item, ...]:
         return listed(self._transport, listing, request, limit)
+
+    def _follow(self, request: FollowRequest, lost: Lost | None) -> Following:
+        return FollowingThere(self._transport, request, lost)
 
     def _add_base(self, name: str, folder: Folder, *, link: bool, variant: str | None, progress: Progress) -> BaseAdded:
         check_order(folder, name, check_base_name, "registry base add {name} {folder}", "the name")

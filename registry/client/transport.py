@@ -42,7 +42,7 @@ from registry.client.errors import (
 from registry.errors import RegistryError, UnavailableError, UsageError
 from registry.folders.local_files import reason
 from registry.schemas import Schema
-from registry.schemas.protocol import AGENT, API, PROTOCOL, PROTOCOL_HEADER, USE_HEADER, hub_form
+from registry.schemas.protocol import AGENT, API, EVENT_STREAM, PROTOCOL, PROTOCOL_HEADER, USE_HEADER, hub_form
 from registry.schemas.transfer import ArtifactPlan, Bundle
 from registry.schemas.usage import Interface
 from registry.version import __version__
@@ -272,6 +272,28 @@ class Transport:
             yield response
         finally:
             response.close()
+
+    def listen(self, route: str, params: Params) -> httpx.Response:
+        """GET events that are sent as they come; close the response.
+
+        Raises:
+            RegistryError: the service's, or `UnavailableError` if nothing that sends events answers.
+        """
+        own = {"Accept": EVENT_STREAM, "Accept-Encoding": "identity", **self.own_headers(self.url)}
+        request = self._http.build_request("GET", self.url + API + route, params=_query(params), headers=own)
+        try:
+            response = self._http.send(request, stream=True)
+            if response.headers.get("content-type", "").startswith(EVENT_STREAM):
+                return response
+            response.read()
+        except httpx.HTTPError as problem:
+            raise unreachable(self.url, problem) from problem
+        error, _, _ = self.failure(response)
+        raise error or UnavailableError(
+            f"{self.url} answers with {response.headers.get('content-type')!r} where events are expected; check "
+            "whether a proxy answers in its place.",
+            code="not_a_registry",
+        )
 
     def put(self, url: str, chunks: Callable[[], Iterator[bytes]], length: int) -> httpx.Response:
         """PUT a body of known length to the registry or a store; raises what httpx raises."""

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from registry.errors import UnavailableError
+from registry.http.context import Receive
 from registry.http.metrics import SharedValues
 
 Gone = asyncio.Future[None]
@@ -71,6 +72,12 @@ class Share:
 
 class ClientLeftError(Exception):
     """The client disconnected while it waited for a slot, or for bytes."""
+
+
+async def until_gone(receive: Receive) -> None:
+    """Wait until the client of a request whose body was received disconnects."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class Admission:
@@ -164,7 +171,7 @@ class Admission:
                 turn.set_result(None)
 
     def _full(self) -> UnavailableError:
-        return _too_many(self._what)
+        return too_many(self._what)
 
 
 class Slot:
@@ -218,7 +225,7 @@ class ThreadAdmission:
             while not self._held.is_free:
                 left = until - time.monotonic()
                 if left <= 0:
-                    raise _too_many(self._what)
+                    raise too_many(self._what)
                 self._changed.wait(min(left, _LOOK_AGAIN))
             self._held.add(1)
         try:
@@ -229,5 +236,6 @@ class ThreadAdmission:
                 self._changed.notify()
 
 
-def _too_many(what: str) -> UnavailableError:
+def too_many(what: str) -> UnavailableError:
+    """The error of a request for which there is no place."""
     return UnavailableError(f"The service has too many {what} in progress: try again in a moment.", code="busy")

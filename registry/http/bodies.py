@@ -20,7 +20,7 @@ from anyio import CapacityLimiter
 from fastapi import Request, Response
 
 from registry.errors import RegistryError, UsageError
-from registry.http.admission import Admission, ClientLeftError, Slot
+from registry.http.admission import Admission, ClientLeftError, Slot, until_gone
 from registry.http.conditional import Part, Unsatisfiable, Whole, asked_range, has, still
 from registry.http.connection import SocketWriter
 from registry.http.context import ABORT, SOCKET_WRITER, Receive, Scope, Send, context_of
@@ -213,7 +213,7 @@ class BodySender:
 
     async def send(self, body: BodyResponse, scope: Scope, receive: Receive, send: Send) -> None:
         """Send a body, from admission to close."""
-        gone = asyncio.create_task(_gone(receive))
+        gone = asyncio.create_task(until_gone(receive))
         flow = Flow(body.file.chunks, body.start, body.stop, scope[SOCKET_WRITER])
         gone.add_done_callback(lambda _: flow.stop())
         try:
@@ -331,11 +331,6 @@ class BodyResponse(Response):
 
 def _aborted(error: RegistryError) -> ResponseAbortedError:
     return ResponseAbortedError(f"A response was aborted: {error}", status_of(error))
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _end(flow: Flow, close: Callable[[], None]) -> None:

@@ -29,6 +29,7 @@ from registry.http.limits import Limits
 from registry.http.metrics import Metrics
 from registry.http.origins import foreign_page
 from registry.http.payloads import call_of
+from registry.http.streams import EventStreams
 from registry.memory import MemoryCache
 from registry.reference import Path
 from registry.rights import Principal, Rights
@@ -150,6 +151,7 @@ class Service:
     heartbeat: Heartbeat
     part_threads: CapacityLimiter
     readers: ReaderThreads
+    streams: EventStreams
     renderings: Renderings = field(default_factory=Renderings)
 
 

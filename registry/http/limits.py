@@ -45,6 +45,8 @@ class Limits:
     thread_queue_time: float = 20.0  # the same of a base model, a truncation or a look
     denials: int = 300  # that are recorded at once; as many again in half a minute
     denials_of_one: int = 30  # the same of one token or address
+    streams: int = 256  # of events, open at the same time
+    streams_of_one: int = 64  # the same of one token or address
     jobs: int = 2  # that run at the same time
     stop_time: float = 30.0  # graceful shutdown
 
@@ -58,7 +60,17 @@ class Limits:
 
         Of slots and queues it may have more while others have less: see `registry.http.admission.Share`.
         """
-        parts = ("bodies", "parts", "computed", "queue", "denials", "denials_of_one", "jobs")
+        parts = (
+            "bodies",
+            "parts",
+            "computed",
+            "queue",
+            "denials",
+            "denials_of_one",
+            "streams",
+            "streams_of_one",
+            "jobs",
+        )
         return replace(self, **{name: max(1, getattr(self, name) // workers) for name in parts})
 
     def body_time(self, received: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,24 +19,7 @@ from registry.errors import UnavailableError
 from registry.http.errors import MalformedError
 from registry.operations.operation import Listing
 from registry.schemas import Schema
-
-
-def cursor_to(key: object) -> str:
-    """The cursor that leads on from an item with this key."""
-    return base64.urlsafe_b64encode(json.dumps(key).encode()).rstrip(b"=").decode()
-
-
-def key_of(cursor: str) -> object:
-    """The key of a cursor.
-
-    Raises:
-        MalformedError: it is none.
-    """
-    try:
-        key: object = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
-    except (ValueError, RecursionError):
-        raise foreign() from None
-    return key
+from registry.schemas.protocol import key_of
 
 
 def position_of(listing: Listing[Any, Any], cursor: str | None) -> object | None:

@@ -87,6 +87,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=max(1, round(limits.stop_time)),
         )
         super().__init__(config)
+        self._app = app
         self.announce: Callable[[], None] | None = None
         self.ready = threading.Event()
 
@@ -95,6 +96,11 @@ class Server(uvicorn.Server):
         if self.announce is not None:
             self.announce()
         self.ready.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Streams of events have no end of their own, and would be waited for.
+        self._app.state.service.streams.close()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from anyio import CapacityLimiter
 from fastapi import APIRouter, FastAPI, Request
 
 from registry.catalogue.database import events
+from registry.catalogue.database.following import Settled
 from registry.catalogue.team.jobs import pending
 from registry.catalogue.team.sessions import principal_of
 from registry.catalogue.team.tokens import any_exist, sign_in
@@ -33,6 +34,7 @@ from registry.http.metrics import Metrics, SharedValues
 from registry.http.middleware import RequestMiddleware
 from registry.http.origins import OriginGuard
 from registry.http.reads import ReadDispatch
+from registry.http.streams import EventStreams
 from registry.memory import DEFAULT_BUDGET, MemoryCache
 from registry.rights import Principal
 from registry.schemas.jobs import ReplicaFigures
@@ -178,6 +180,7 @@ def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits, shar
         admissions={"copied": many, "computed": few},
     )
     runner = Runner(deployment, threads=limits.jobs, describe=problem)
+    readers = ReaderThreads(limits.threads)
     return Service(
         registry=registry,
         access=Access(
@@ -201,7 +204,8 @@ def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits, shar
             None if shared is None else shared.worker,
         ),
         part_threads=CapacityLimiter(limits.parts),
-        readers=ReaderThreads(limits.threads),
+        readers=readers,
+        streams=EventStreams(Settled(deployment.database), readers.run, limits, shared),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from typing import Final, Generic, TypeVar
 
 from registry.schemas import (
@@ -31,6 +33,10 @@ PROTOCOL_HEADER: Final = "X-Registry-Protocol"
 USE_HEADER: Final = "X-Registry-Use"
 """With a plan or a bundle: through which interface its weights are used, or `NOT_A_USE`."""
 NOT_A_USE: Final = "none"
+EVENT_STREAM: Final = "text/event-stream"
+"""The type of server-sent events."""
+END_EVENT: Final = "end"
+"""The server-sent event that says, as a problem, why no more will come."""
 MOST: Final = 500
 """Items of a page, at most."""
 
@@ -55,6 +61,20 @@ class Page(Schema, Generic[T]):
 
     items: tuple[T, ...]
     next: str | None  # None: no more pages
+
+
+def cursor_to(key: object) -> str:
+    """The cursor that leads on from an item with this key."""
+    return base64.urlsafe_b64encode(json.dumps(key).encode()).rstrip(b"=").decode()
+
+
+def key_of(cursor: str) -> object:
+    """The key of a cursor; raises ValueError if it is none."""
+    try:
+        key: object = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return key
 
 
 def hub_form(secret: str) -> str:

@@ -108,6 +108,35 @@ class EventsRequest(Schema):
     ] = None
 
 
+class FollowedEvent(Event):
+    """An event of those that are followed, and the cursor that leads on from it."""
+
+    cursor: str
+
+
+class FollowRequest(EventsRequest):
+    """Events as they come that meet every given condition, oldest first: after a cursor, or from now on."""
+
+    since: Annotated[
+        str | None,
+        Param(
+            max_length=512,
+            description="The cursor of an event, or `start`: what came after it. A header Last-Event-ID goes first.",
+            examples=("WyIyMDI2LTExLTI1VDA5OjMwOjAwKzAwOjAwIiwgMV0",),
+        ),
+    ] = None
+    last: Annotated[
+        int,
+        Param(
+            ge=0,
+            le=10_000,
+            description="Without a cursor: begin with so many of the newest events that are there.",
+            examples=(10,),
+        ),
+    ] = 0
+    once: Annotated[bool, Param(description="End when all events that are there were sent.", examples=(True,))] = False
+
+
 class Events(Listed[Event]):
     """Answer of ``events``: newest first."""
 

@@ -19,6 +19,7 @@ from registry.catalogue.database.database import Database, sqlite_url
 from registry.errors import NotFoundError, UnavailableError
 from registry.folders.local_files import telling_unreadable
 from registry.operations.arguments import Export
+from registry.operations.following import Following, Lost
 from registry.operations.methods.calls import Partner
 from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import Publication
@@ -37,6 +38,7 @@ from registry.schemas.artifacts import KINDS
 from registry.schemas.form import MeasuredRows
 from registry.schemas.labels import Exported
 from registry.schemas.parents import Identified, Policy
+from registry.schemas.team import FollowRequest
 from registry.schemas.usage import Interface
 from registry.services.deployment import DATABASE, GRACE, Deployment
 from registry.services.loads import UseLog
@@ -164,6 +166,11 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
 
     def _list(self, listing: Listing[R, Item], request: R, limit: int | None = None) -> tuple[Item, ...]:
         return self.deployment.page(listing, request, None, limit).items
+
+    def _follow(self, request: FollowRequest, lost: Lost | None) -> Following:
+        from registry.services.following import FollowingHere
+
+        return FollowingHere(self.deployment, request, lost)
 
     def _add_base(self, name: str, folder: Folder, *, link: bool, variant: str | None, progress: Progress) -> BaseAdded:
         from registry.services.bases.add import add_base

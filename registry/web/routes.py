@@ -11,7 +11,7 @@ from pydantic import Field, create_model
 
 from registry.http.errors import Face
 from registry.http.origins import TREE
-from registry.http.payloads import cursor_to, position_of
+from registry.http.payloads import position_of
 from registry.operations import table
 from registry.operations.arguments import start_of
 from registry.operations.operation import Listing
@@ -20,6 +20,7 @@ from registry.reference import Reference
 from registry.schemas import Schema
 from registry.schemas.form import Moment, Param
 from registry.schemas.frames import Described, csv_of
+from registry.schemas.protocol import cursor_to
 from registry.schemas.requests import BasesRequest
 from registry.web import search, upkeep
 from registry.web.frame import figures, sign_in, visit

@@ -14,10 +14,11 @@ from fastapi import APIRouter, Response
 
 from registry.catalogue.tree.statistics import RowFigures, row_figures
 from registry.figures import number
-from registry.http.payloads import cursor_to, position_of
+from registry.http.payloads import position_of
 from registry.operations import table
 from registry.schemas import RevisionSummary, Schema
 from registry.schemas.frames import csv_of
+from registry.schemas.protocol import cursor_to
 from registry.schemas.requests import SearchRequest
 from registry.schemas.tree import REVISIONS
 from registry.web.frame.visit import PageRoute, PageVisit, Visit

@@ -15,13 +15,14 @@ from registry.catalogue.team.tokens import MAX_LIFETIME, MAX_NAME
 from registry.errors import NotFoundError
 from registry.figures import moment
 from registry.http.dependencies import service_of
-from registry.http.payloads import cursor_to, position_of
+from registry.http.payloads import position_of
 from registry.operations import table
 from registry.operations.arguments import start_of
 from registry.operations.operation import Job
 from registry.rights import Role
 from registry.schemas import Event, Schema, requests
 from registry.schemas.jobs import JobsRequest, OperationKind, OperationState
+from registry.schemas.protocol import cursor_to
 from registry.schemas.team import EVENT_KINDS, EventsRequest
 from registry.schemas.usage import UsageRequest
 from registry.services.jobs import operation_of, submit

@@ -15,9 +15,8 @@ from registry.app import service_app
 from registry.client.remote import RemoteRegistry
 from registry.errors import IntegrityError
 from registry.folders.staging import FetchCache
-from registry.http.payloads import cursor_to
 from registry.schemas import Options
-from registry.schemas.protocol import API
+from registry.schemas.protocol import API, cursor_to
 from registry.services import jobs
 from registry.services.artifacts import opened as handing_out
 from registry.services.artifacts.commits import Kept

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.http.errors import MalformedError
-from registry.http.payloads import cursor_to, key_of
 from registry.operations.operation import part
 from registry.operations.table import creation_key, event_key, job_key, number_key, search_key, text_key
 from registry.schemas import Schema
+from registry.schemas.protocol import cursor_to, key_of
 from tests.kit.library import Library
 
 PLAIN = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))

@@ -10,8 +10,7 @@ import httpx
 import pytest
 
 from registry.app import service_app
-from registry.http.payloads import cursor_to
-from registry.schemas.protocol import API
+from registry.schemas.protocol import API, cursor_to
 from tests.kit import plain_base, write_adapter
 from tests.kit.library import assert_problem
 from tests.kit.library import running as serving

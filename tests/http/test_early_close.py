@@ -133,7 +133,7 @@ def test_who_hangs_up_while_reading_is_noted_by_the_thread_that_sends(
         del receive
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(bodies, "_gone", hears_nothing)
+    monkeypatch.setattr(bodies, "until_gone", hears_nothing)
     with running(sending(Source(1 << 40, zeros), Limits())) as url:
         with opened(url) as wire:
             assert wire.recv(12) == b"HTTP/1.1 200"

@@ -134,22 +134,24 @@ def page(session: Session, limit: int, before: EventPosition | None = None, cond
     if limit < 1:
         raise UsageError(f"The limit of events is {limit}: 1 or more is expected.")
     limit = min(limit, 1 << 31)
-    last = None if before is None else _key_at(session, before)
-    rows = _found(session, conditions, last, limit + 1)
+    last = None if before is None else key_at(session, before)
+    rows = newest_below(session, conditions, last, limit + 1)
     rights = rights_of(session)
-    events = tuple(
-        Event(
-            at=row.at,
-            action=row.action,
-            subject=row.subject,
-            actor=row.actor,
-            detail=_visible_detail(row, rights),
-            token=row.token,
-            source=row.source,
-        )
-        for row in rows[:limit]
-    )
+    events = tuple(shown(row, rights) for row in rows[:limit])
     return EventPage(events, _position(session, rows[limit - 1]) if len(rows) > limit else None)
+
+
+def shown(row: EventRecord, rights: Rights) -> Event:
+    """An event as these rights see it."""
+    return Event(
+        at=row.at,
+        action=row.action,
+        subject=row.subject,
+        actor=row.actor,
+        detail=_visible_detail(row, rights),
+        token=row.token,
+        source=row.source,
+    )
 
 
 def _visible_detail(row: EventRecord, rights: Rights) -> dict[str, object]:
@@ -165,7 +167,12 @@ def _position(session: Session, row: EventRecord) -> EventPosition:
     return EventPosition(row.at, session.scalar(same) or 0)
 
 
-def _key_at(session: Session, position: EventPosition) -> int:
+def key_at(session: Session, position: EventPosition) -> int:
+    """The key of the event at a position.
+
+    Raises:
+        UsageError: no event that the rights see is there.
+    """
     same = select(EventRecord.id).where(EventRecord.at == position.at).order_by(EventRecord.id)
     found = session.scalar(same.offset(max(0, position.place - 1)).limit(1))
     if found is None:
@@ -173,9 +180,9 @@ def _key_at(session: Session, position: EventPosition) -> int:
     return found
 
 
-def _found(session: Session, conditions: EventFilter, last: int | None, limit: int) -> Sequence[EventRecord]:
+def newest_below(session: Session, conditions: EventFilter, last: int | None, limit: int) -> Sequence[EventRecord]:
     """Events below a key that meet all conditions, newest first: few by an index, many by walking down the keys."""
-    subjects = _subjects(rights_of(session), conditions.path)
+    subjects = subjects_meant(rights_of(session), conditions.path)
     few = _few(session, conditions, subjects)
     if few is None and subjects is not None:
         return _by_stretches(session, conditions, subjects, last, limit)
@@ -189,7 +196,7 @@ def _found(session: Session, conditions: EventFilter, last: int | None, limit: i
     return session.scalars(query.limit(limit)).all()
 
 
-def _subjects(rights: Rights, path: Path | None) -> list[ColumnElement[bool]] | None:
+def subjects_meant(rights: Rights, path: Path | None) -> list[ColumnElement[bool]] | None:
     """Ranges of subjects, in one of which is that of every event that is meant; None: it may be any.
 
     Of the table itself, without criteria: what they find is looked at again as what is seen.
@@ -222,7 +229,7 @@ def _few(
 def _by_stretches(
     session: Session, conditions: EventFilter, subjects: Sequence[ColumnElement[bool]], last: int | None, limit: int
 ) -> Sequence[EventRecord]:
-    """The same as `_found`, stretch by stretch of the keys: those without such a subject are passed over."""
+    """The same as `newest_below`, stretch by stretch of the keys: those without such a subject are passed over."""
     end = last or (session.scalar(select(func.max(_EVENTS.c.id))) or 0) + 1
     stretch = (end - 1) // STRETCH
     found: list[EventRecord] = []

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
 from registry.cli.options import Json, Url
 from registry.cli.render.screen import Line
 from registry.cli.session import Session, answer_alone, session
+from registry.errors import UnavailableError, UsageError
 from registry.figures import BEHIND, GONE, QUIET, Cell, Span, counted, moment, phrase, quiet, reference, size, words
 from registry.settings import MAX_WORKERS
 
@@ -24,59 +22,7 @@ if TYPE_CHECKING:
     from registry.schemas.jobs import Health, JobCounts, Replica
 
 
-OVERLAP: Final = timedelta(minutes=1)
-"""How far a look goes back before the newest event: one may be seen after another that has a later time."""
-
-Look = Callable[[datetime | None], "Sequence[Event]"]
-"""All events from a time on, newest first; None: from where the user began."""
-
-
-class Following:
-    """What was shown already, so that each event is given once.
-
-    Events have no public number: it would reveal how much happens outside the scopes of a token. They are distinguished
-    by their contents, within the time that a look goes back.
-    """
-
-    def __init__(self, look: Look, shown: Sequence[Event]) -> None:
-        """``shown``: the newest events, newest first, or all if there are fewer than requested."""
-        self._look = look
-        self._seen = Counter(map(_text, shown))
-        self._since: datetime | None = None
-        self._advance(shown)
-        self._last = _text(shown[0]) if shown else None
-
-    def new(self) -> list[Event]:
-        """The events that came since, oldest first."""
-        found = self._look(self._since)
-        if self._last is not None:  # on the first look: what lies below the last one that was shown is older
-            texts = [_text(event) for event in found]
-            below = texts[texts.index(self._last) :] if self._last in texts else []
-            self._seen |= Counter(below)
-            self._last = None
-        left = self._seen.copy()
-        new = []
-        for event in reversed(found):
-            text = _text(event)
-            if left[text]:
-                left[text] -= 1
-            else:
-                new.append(event)
-        self._seen = Counter(map(_text, found))
-        self._advance(found)
-        return new
-
-    def _advance(self, found: Iterable[Event]) -> None:
-        newest = max((event.at for event in found), default=None)
-        if newest is not None and (self._since is None or newest - OVERLAP > self._since):
-            self._since = newest - OVERLAP
-
-
-def _text(event: Event) -> str:
-    return event.model_dump_json()
-
-
-POLL: Final = 1.0  # seconds between two looks
+_LISTED: Final = 100
 
 
 def events(
@@ -93,44 +39,52 @@ def events(
     kind: Annotated[
         str | None, typer.Option("--kind", metavar="ACTION", help="Only this action: publish, tag, 'delete undo'.")
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="CURSOR", help="What came after the event with this cursor, oldest first."),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Print the events oldest first, and new ones as they come, until Ctrl-C.")
     ] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="List at most this many events.")] = 100,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, metavar="N", help="List at most this many events; 100 by default.")
+    ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """List the changes made to the registry, newest first.
 
-    With --follow and --json, each event is one line of JSON.
+    With --follow or --since and --json, each event is one line of JSON, with the cursor that leads on from it.
     """
     from registry.operations.arguments import start_of
     from registry.schemas.team import Events
 
-    since = None if after is None else start_of(after)
+    start = None if after is None else start_of(after)
+    if since is not None and limit is not None:
+        raise UsageError("After a cursor come all events: give --since or --limit, not both.")
     with session(url, as_json) as run:
-
-        def listed(start: datetime | None, most: int | None = None) -> tuple[Event, ...]:
-            return run.registry.events(path, after=start, actor=actor, kind=kind, limit=most)
-
-        answer = listed(since, limit)
-        if follow:
-            _follow(run, answer, lambda start: listed(start or since))
+        if follow or since is not None:
+            last = (limit or _LISTED) if since is None else 0
+            given = {"path": path, "after": start, "actor": actor, "kind": kind}
+            _follow(run, since=since, last=last, once=not follow, **given)
+            return
+        answer = run.registry.events(path, after=start, actor=actor, kind=kind, limit=limit or _LISTED)
         run.answer(answer, lambda found: [Events.described.block(found)])
         if not answer:
             run.say("No events match.")
 
 
-def _follow(run: Session, shown: Sequence[Event], look: Callable[[datetime | None], Sequence[Event]]) -> None:
-    """Print the events and then new ones, until the program is interrupted."""
-    from registry.cli.commands.service import Following
-
+def _follow(run: Session, **given: Any) -> None:
+    """Print events as they come, until the program is interrupted."""
     tell = _Lines(run)
-    tell.show(shown[::-1])
-    following = Following(look, shown)
-    while True:
-        time.sleep(POLL)
-        tell.show(following.new())
+
+    def lost(error: UnavailableError) -> None:
+        run.progress.pause()
+        run.talk.say(f"notice: {error} Events that come meanwhile are printed when it is there again.", BEHIND)
+
+    with run.registry.follow_events(**given, lost=lost) as following:
+        for event in following:
+            tell.show([event])
 
 
 class _Lines:

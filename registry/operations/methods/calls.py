@@ -8,11 +8,13 @@ from typing import Final
 from registry.errors import UsageError
 from registry.operations import table
 from registry.operations.arguments import asked
+from registry.operations.following import Following, Lost
 from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.progress import SILENT, Progress
 from registry.schemas import BaseAdded, Published
 from registry.schemas.parents import NarrowRequest, PathsLeft
 from registry.schemas.requests import ReferenceRequest, SubtreeRequest
+from registry.schemas.team import FollowRequest
 from registry.schemas.transfer import (
     BaseCommit,
     BasePlan,
@@ -45,6 +47,10 @@ class TableCalls(ABC):
     @abstractmethod
     def _list(self, listing: Listing[R, Item], request: R, limit: int | None = None) -> tuple[Item, ...]:
         """All items of a listing, or the first ``limit``."""
+
+    @abstractmethod
+    def _follow(self, request: FollowRequest, lost: Lost | None) -> Following:
+        """Events as they come."""
 
     def _before_writing(self) -> None:  # noqa: B027 - a service and a team's database are upgraded by their operators
         """What has to be done before something is published or changed: of a folder, its upgrade."""
