@@ -156,7 +156,7 @@ class EventStreams:
             elif now - beat >= BEAT:
                 await out.write(":\n\n")
                 beat = now
-            if not stream.follower.more and news is not None:
+            if not (stream.once or stream.follower.more) and news is not None:
                 await _first(gone, news, beat + BEAT - time.monotonic())
 
 

@@ -108,6 +108,10 @@ class EventsRequest(Schema):
     ] = None
 
 
+MOST_FIRST: Final = 10_000
+"""Events that are there already with which following begins, at most."""
+
+
 class FollowedEvent(Event):
     """An event of those that are followed, and the cursor that leads on from it."""
 
@@ -129,7 +133,7 @@ class FollowRequest(EventsRequest):
         int,
         Param(
             ge=0,
-            le=10_000,
+            le=MOST_FIRST,
             description="Without a cursor: begin with so many of the newest events that are there.",
             examples=(10,),
         ),

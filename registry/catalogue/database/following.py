@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import BigInteger, Select, func, literal, not_, or_, select, text
+from sqlalchemy import BigInteger, Select, false, func, literal, not_, or_, select, text
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -160,7 +160,7 @@ def _next_with_one_of(subjects: Sequence[ColumnElement[bool]], stretch: int, las
     number = stretches.c.number
     probes = (select(_EVENTS.c.id).where(in_stretch(_EVENTS.c.id) == number, one) for one in subjects)
     there = (finds(probe.correlate(stretches)) for probe in probes)
-    stretches = stretches.union_all(select(number + 1).where(number <= last, not_(or_(*there))))
+    stretches = stretches.union_all(select(number + 1).where(number <= last, not_(or_(false(), *there))))
     return select(func.max(stretches.c.number))
 
 

@@ -24,7 +24,7 @@ from registry.schemas.requests import (
     SearchRequest,
     TreeRequest,
 )
-from registry.schemas.team import Events, EventsRequest, FollowRequest
+from registry.schemas.team import MOST_FIRST, Events, EventsRequest, FollowRequest
 from registry.schemas.tree import Bases
 from registry.schemas.usage import Usage, UsageRequest
 
@@ -378,6 +378,8 @@ class Browsing(TableCalls):
             ...     [change.subject for change in changes]
             ['llama/support@2', 'llama/support/french@1']
         """
+        if not 0 <= last <= MOST_FIRST:
+            raise UsageError(f"last is {last}: 0 to {MOST_FIRST} of the newest events are expected.")
         start = None if after is None else start_of(after)
         return self._follow(asked(FollowRequest, locals(), after=start), lost)
 
