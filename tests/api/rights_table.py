@@ -163,6 +163,7 @@ BY_HAND: Final[dict[tuple[str, str], Row]] = {
         "writer", "any", prepare=lambda *_: {"id": "none", "number": "1"}, good=frozenset({404})
     ),
     ("GET", "/api/v1/operations/{id}"): Row("reader", "any", prepare=lambda *_: _NO_UPLOAD, good=frozenset({404})),
+    ("GET", "/api/v1/events/stream"): Row("reader", "any", {"once": "true"}),
     ("GET", "/api/v1/blobs/{digest}"): Row("reader", "path", {"ref": "{path}"}, prepare=_a_blob),
     ("HEAD", "/api/v1/blobs/{digest}"): Row("reader", "path", {"ref": "{path}"}, prepare=_a_blob),
     ("GET", "/api/v1/artifacts"): Row("reader", "path", {"ref": "{path}"}),

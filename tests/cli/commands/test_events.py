@@ -7,13 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 
+from registry.errors import UnavailableError
+from registry.schemas.team import FollowedEvent
+from registry.services.following import FollowingHere
 from registry.services.local import LocalRegistry
 from tests.cli.conftest import Run
 from tests.kit import plain_base, write_adapter
@@ -99,6 +102,36 @@ def test_new_events_come_as_lines_of_json_until_ctrl_c(place: str, registry: Loc
             process.kill()
         assert process.stderr is not None
         assert (line(process.stdout), process.stderr.read()) == ("", "")
+
+
+def test_what_came_after_a_cursor_is_printed_oldest_first(place: str, registry: LocalRegistry, run: Run) -> None:
+    ended = run("events", "tiny/one", "--since", "start", "--url", place, "--json")
+    first, second = map(json.loads, ended.out.splitlines())
+    assert (ended.code, ended.err, first["action"], second["action"]) == (0, "", "publish", "tag")
+    registry.untag("tiny/two", "prod")
+    ended = run("events", "--since", second["cursor"], "--actor", "anna", "--kind", "untag", "--url", place)
+    assert ended.out.splitlines()[1].split()[2:5] == ["untag", "anna", "tiny/two"]
+    words = ("--since", second["cursor"], "--kind", "untag", "--url", place, "--json")
+    (third,) = map(json.loads, run("events", "tiny/two", *words).out.splitlines())
+    assert run("events", "--since", third["cursor"], "--url", place).out == ""
+    assert run("events", "--since", third["cursor"], "--limit", "3", "--url", place).code == 2
+    assert run("events", "--since", "soon", "--follow", "--url", place).code == 2
+    assert run("events", "--follow", "--limit", "20000", "--url", place).code == 2
+
+
+def test_a_loss_is_said_once_on_stderr(registry: LocalRegistry, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    more, left = FollowingHere._more, [UnavailableError("it is away.") for _ in range(3)]
+
+    def away(self: FollowingHere) -> Sequence[FollowedEvent] | None:
+        if left:
+            raise left.pop()
+        return more(self)
+
+    monkeypatch.setattr(FollowingHere, "_more", away)
+    monkeypatch.setattr("registry.operations.following._FIRST", 0.01)
+    ended = run("events", "tiny/one", "--since", "start", "--url", registry.url, "--json")
+    assert (ended.code, len(ended.out.splitlines())) == (0, 2)
+    assert ended.err == "notice: it is away. Events that come meanwhile are printed when it is there again.\n"
 
 
 def test_columns_keep_their_place(registry: LocalRegistry) -> None:
