@@ -24,7 +24,7 @@ router = APIRouter(prefix=API, tags=["browse"], route_class=ReadRoute)
     "/events/stream",
     response_class=Response,
     responses={
-        200: {"description": "The events.", "content": {EVENT_STREAM: {"schema": {"type": "string"}}}},
+        200: {"description": "The events.", "content": {EVENT_STREAM: {}}},
         **problems(400, 404),
     },
 )
