@@ -1,9 +1,13 @@
-"""Routes of the operations: one for each row of the table, as the row describes it."""
+"""Routes of the operations: one for each row of the table, as the row describes it; and one of events as they come.
+
+That one answers with server-sent events: what browsers' EventSource reads, and curl prints.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -13,16 +17,20 @@ from registry.api.jobs import ACCEPTED, answered
 from registry.api.openapi import problems
 from registry.api.parameters import LIMIT, Cursor, Limit, from_body, from_query, named, with_signature
 from registry.http.conditional import with_etag
+from registry.http.context import source_of
 from registry.http.dependencies import RequestRegistry, address_of, service_of
 from registry.http.payloads import position_of
 from registry.http.reads import ReadRoute
+from registry.http.streams import EventStream
 from registry.operations.operation import Item, Job, Listing, Operation
 from registry.operations.table import OPERATIONS
 from registry.schemas import Identity, Schema
-from registry.schemas.protocol import API, Page, cursor_to
+from registry.schemas.protocol import API, EVENT_STREAM, Page, cursor_to
 from registry.schemas.requests import MaterialiseRequest, NoRequest
+from registry.schemas.team import FollowRequest
 from registry.schemas.transfer import Bundle
 from registry.services import materialise
+from registry.services.following import Follower
 from registry.services.local import LocalRegistry
 from registry.version import __version__
 
@@ -105,4 +113,27 @@ for _operation in OPERATIONS:
         status_code=201 if isinstance(_operation, Job) and _operation.creates else _operation.status,
         response_model=Page[_operation.item] if isinstance(_operation, Listing) else _operation.answer,  # type: ignore[name-defined]
         responses=_responses(_operation),
+    )
+
+
+@router.get(
+    "/events/stream",
+    tags=["browse"],
+    response_class=Response,
+    responses={200: {"description": "The events.", "content": {EVENT_STREAM: {}}}, **problems(400, 404)},
+)
+def follow_events(
+    registry: RequestRegistry, request: Request, asked: Annotated[FollowRequest, Depends(from_query(FollowRequest))]
+) -> Response:
+    """Events as they come, oldest first; the id of each is the cursor that leads on from it."""
+    last = request.headers.get("last-event-id")
+    if last:  # a client that comes back, by the address that it came by first
+        asked = asked.model_copy(update={"since": last, "last": 0})
+    service, principal = service_of(request), registry.deployment.principal
+    return EventStream(
+        service.streams,
+        Follower(registry.deployment, asked, service.streams.settled),
+        who=principal.token or source_of(request.scope) or "",
+        check=partial(service.access.principal, request),
+        once=asked.once,
     )

@@ -8,7 +8,7 @@ from typing import Final, Literal, cast
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from registry.api import artifacts, jobs, operations, streams, uploads
+from registry.api import artifacts, jobs, operations, uploads
 from registry.api.openapi import describe, problems
 from registry.errors import UnavailableError
 from registry.http.dependencies import RequestRegistry, service_of
@@ -90,4 +90,4 @@ def describe_api(registry: RequestRegistry, request: Request) -> JSONResponse:
     return JSONResponse(state.description)
 
 
-ROUTERS: Final = (health, router, *(module.router for module in (operations, streams, uploads, jobs, artifacts)))
+ROUTERS: Final = (health, router, *(module.router for module in (operations, uploads, jobs, artifacts)))

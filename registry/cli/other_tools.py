@@ -242,7 +242,6 @@ _OPTIONS: Final[dict[str, dict[str, str]]] = {
     ),
     "events": {
         **dict.fromkeys(("-f", "--tail", "--watch"), "--follow goes on with what comes"),
-        "--since": "--after TIME lists what came after it",
         "--user": "--actor NAME lists what somebody did",
     },
     "fsck": dict.fromkeys(

@@ -96,7 +96,7 @@ class EventStreams:
             try:
                 found = await self._run(self.settled.look)
                 away = False
-            except RegistryError as error:
+            except Exception as error:  # noqa: BLE001 - streams would wait for ever
                 if not away:
                     log.warning("events can't be looked for: %s", error)
                 found, away = key, True

@@ -100,7 +100,8 @@ def _key_of(session: Session, cursor: str) -> int:
         position = EventPosition(*cast("tuple[datetime, int]", event_key(key_of(cursor))))
     except ValueError:
         raise UsageError(
-            f"The cursor {cursor[:64]!r} is malformed: one that came with an event, or {START}, is expected."
+            f"The cursor {cursor[:64]!r} is malformed: one that came with an event, or {START}, is expected; a time is "
+            "told by `after`."
         ) from None
     try:
         return events.key_at(session, position)

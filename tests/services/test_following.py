@@ -55,8 +55,8 @@ def told(events: list[FollowedEvent]) -> list[tuple[str, str]]:
     return [(event.action, event.subject) for event in events]
 
 
-def all_of(team: Registry, since: str, **conditions: str) -> list[FollowedEvent]:
-    with team.follow_events("tiny", since=since, once=True, **conditions) as found:
+def all_of(team: Registry, since: str, kind: str | None = None) -> list[FollowedEvent]:
+    with team.follow_events("tiny", since=since, once=True, kind=kind) as found:
         return list(found)
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import delete, insert, select, text
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database import events, following
@@ -128,7 +128,7 @@ def test_nothing_waits_for_transactions_that_write_no_events(database: Database)
     with database.write() as other, database.read() as reader:
         other.execute(text("SELECT pg_current_xact_id()"))
         other.execute(select(EventRecord).with_for_update())
-        other.execute(BaseModelRecord.__table__.delete())
+        other.execute(delete(BaseModelRecord))
         reader.execute(select(EventRecord))
         with database.write() as session:
             key = record(session, "llama")
