@@ -131,19 +131,19 @@ def after(
     subjects = None if settled - key <= STRETCH else events.subjects_meant(rights_of(session), conditions.path)
     rows: Sequence[EventRecord] = ()
     if subjects is None:
-        rows = _between(session, key, settled, conditions, limit)
+        rows = _walked_up(session, key, settled, conditions, limit)
     else:
         last = settled // STRETCH
         stretch = session.scalars(_next_with_one_of(subjects, (key + 1) // STRETCH, last)).one()
         while stretch <= last and len(rows) < limit:
             end = min(settled, (stretch + 1) * STRETCH - 1)
-            found = _between(session, max(key, stretch * STRETCH - 1), end, conditions, limit - len(rows))
+            found = _walked_up(session, max(key, stretch * STRETCH - 1), end, conditions, limit - len(rows))
             rows = [*rows, *found]
             stretch = session.scalars(_next_with_one_of(subjects, stretch + 1, last)).one()
     return rows, rows[-1].id if len(rows) == limit else settled
 
 
-def _between(session: Session, key: int, last: int, conditions: EventFilter, limit: int) -> Sequence[EventRecord]:
+def _walked_up(session: Session, key: int, last: int, conditions: EventFilter, limit: int) -> Sequence[EventRecord]:
     """Those after a key and up to another, by walking up the keys: each is looked up as what the rights see."""
     walked = aliased(EventRecord)
     seen = select(EventRecord.id).where(EventRecord.id == walked.id, *conditions.conditions()).correlate(walked)
