@@ -28,6 +28,8 @@ from registry.http.origins import http_address, is_loopback
 from registry.services.local import LocalRegistry
 
 _BACKLOG: Final = 512
+BEFORE_STOP: Final = "before_stop"
+"""What the state of an app has to be called, in the loop's thread, when the server begins to stop; none: nothing is."""
 AFTER_STOP: Final = 10.0  # seconds for operations to be given back
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -87,7 +89,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=max(1, round(limits.stop_time)),
         )
         super().__init__(config)
-        self._app = app
+        self._before_stop: Callable[[], None] = getattr(app.state, BEFORE_STOP, lambda: None)
         self.announce: Callable[[], None] | None = None
         self.ready = threading.Event()
 
@@ -98,8 +100,7 @@ class Server(uvicorn.Server):
         self.ready.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # Streams of events have no end of their own, and would be waited for.
-        self._app.state.service.streams.close()
+        self._before_stop()  # streams of events have no end of their own, and would be waited for
         await super().shutdown(sockets)
 
     @contextlib.contextmanager

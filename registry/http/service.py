@@ -121,6 +121,7 @@ def build(
         lifespan=_lifespan(service),
     )
     app.state.service = service
+    app.state.before_stop = service.streams.close
     app.state.readiness = Readiness(service.registry.deployment)
     app.state.public_url = public_url
     every = (*routers, *(router for face in faces for router in face.routers))
