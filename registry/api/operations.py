@@ -116,15 +116,16 @@ for _operation in OPERATIONS:
     )
 
 
+Followed = Annotated[FollowRequest, Depends(from_query(FollowRequest))]
+
+
 @router.get(
     "/events/stream",
     tags=["browse"],
     response_class=Response,
     responses={200: {"description": "The events.", "content": {EVENT_STREAM: {}}}, **problems(400, 404)},
 )
-def follow_events(
-    registry: RequestRegistry, request: Request, asked: Annotated[FollowRequest, Depends(from_query(FollowRequest))]
-) -> Response:
+def follow_events(registry: RequestRegistry, request: Request, asked: Followed) -> Response:
     """Events as they come, oldest first; the id of each is the cursor that leads on from it."""
     last = request.headers.get("last-event-id")
     if last:  # a client that comes back, by the address that it came by first

@@ -188,9 +188,7 @@ def test_a_client_goes_on_after_the_service_was_away(
     assert str(said[0]).startswith(url)
 
 
-def test_a_stream_outlasts_a_database_that_is_away(
-    registry: LocalRegistry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_stream_outlasts_a_database_that_is_away(registry: LocalRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     look, left = Settled.look, [UnavailableError("the database is away") for _ in range(3)]
 
     def away(self: Settled) -> int:
@@ -198,13 +196,12 @@ def test_a_stream_outlasts_a_database_that_is_away(
             raise left.pop()
         return look(self)
 
-    with served(registry) as url, stream(url) as found:
-        next(found)
-        monkeypatch.setattr(streams, "POLL", 0.02)
-        monkeypatch.setattr(Settled, "look", away)
-        happen(registry, "llama/c")
-        assert subject(next(found)) == "llama/c"
-    assert left == []
+    monkeypatch.setattr(streams, "POLL", 0.02)
+    monkeypatch.setattr(Settled, "look", away)
+    with served(registry) as url, stream(url, since=START) as found:
+        assert next(found)[0] == "retry: 1000"
+        assert [subject(next(found)) for _ in range(2)] == ["llama/a", "llama/b"]
+        assert left == []
 
 
 def test_a_client_that_reads_nothing_is_let_go() -> None:
