@@ -15,6 +15,7 @@ from registry.operations.methods.administration import Administration
 from registry.operations.methods.analysis import Analysis
 from registry.operations.methods.artifacts import Artifacts
 from registry.operations.methods.browsing import Browsing
+from registry.operations.methods.happening import Happening
 from registry.operations.methods.importing import Exporting, Importing
 from registry.operations.methods.labels import Labels, Naming
 from registry.operations.methods.publishing import Combining, Publishing
@@ -25,6 +26,7 @@ from registry.schemas import Copied
 
 class Registry(
     Browsing,
+    Happening,
     Analysis,
     Labels,
     Naming,
