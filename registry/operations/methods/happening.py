@@ -1,4 +1,4 @@
-"""What happened in a registry, and what happens."""
+"""Events: what happened, and what happens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from registry.schemas.team import MOST_FIRST, Events, EventsRequest, FollowReque
 
 
 class Happening(TableCalls):
-    """What happened in a registry, and what happens."""
+    """Events: what happened, and what happens."""
 
     def events(
         self,
