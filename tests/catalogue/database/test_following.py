@@ -44,7 +44,11 @@ def walked(session: Session, settled: int, conditions: EventFilter, limit: int, 
         key = after
 
 
-@pytest.mark.parametrize("seen", [UNLIMITED, rights("reader"), SCOPED, rights("reader", "qwen")], ids=str)
+SEEN: Final = {"all": UNLIMITED, "reader": rights("reader"), "scoped": SCOPED, "elsewhere": rights("reader", "qwen")}
+
+
+@pytest.mark.long_but("sqlite", "postgresql-scoped")
+@pytest.mark.parametrize("seen", SEEN.values(), ids=SEEN)
 def test_what_comes_after_a_key_is_what_the_list_has_the_other_way_round(database: Database, seen: Rights) -> None:
     """In one stretch of keys, in neighbours, and far behind ones without an event."""
     keys = [1, 2, 3, STRETCH - 1, STRETCH, STRETCH + 1, 5 * STRETCH, 5 * STRETCH + 1, 9 * STRETCH - 1, 9 * STRETCH]
@@ -67,12 +71,12 @@ def test_what_comes_after_a_key_is_what_the_list_has_the_other_way_round(databas
         for conditions in CONDITIONS:
             newest_first = events.newest_below(session, conditions, None, 1000)
             wanted = [row.id for row in reversed(newest_first)]
-            for limit in (1, 3, 1000):
+            for limit in (2, 1000):
                 assert [row.id for row in walked(session, 9 * STRETCH, conditions, limit)] == wanted
             assert [row.id for row in walked(session, 5 * STRETCH, conditions, 2)] == [
                 key for key in wanted if key <= 5 * STRETCH
             ]
-            for last in (0, 1, 3, 1000):
+            for last in (0, 3, 1000):
                 key = following.before(session, 9 * STRETCH, last, conditions)
                 found = [row.id for row in walked(session, 9 * STRETCH, conditions, 1000, key)]
                 assert found == wanted[max(0, len(wanted) - last) :]
