@@ -110,6 +110,7 @@ CODES: Final[dict[str, str]] = {
     "not_newest": "The commit is based on a revision that is not the newest one.",
     "card_changed": "Somebody else changed the card since it was read.",
     "in_use": "The base model is in use, so it can't be deleted.",
+    "too_many_followers": "The token reports for as many followers as it may.",
     # integrity
     "corrupt": "Stored bytes are not the bytes that were published.",
     "wrong_base": "The base weights are not those that the adapter was trained on.",
@@ -135,6 +136,7 @@ CODES: Final[dict[str, str]] = {
     "busy": "A resource is in use by others; try again in a moment.",
     "schema_newer": "The registry's database was written by a newer version.",
     "schema_older": "The registry's database has an older schema; run `registry db upgrade`.",
+    "not_in_place": "The change is made, and a follower does not serve it: it failed, was lost, or took too long.",
     "too_large": "A request is larger than the service accepts.",
     "too_slow": "The other side took too long.",
     "not_a_registry": "The address is not that of a registry.",
@@ -162,6 +164,12 @@ class RegistryError(Exception):
 
 class UnavailableError(RegistryError):
     """The registry, or something that it depends on, can't be used now (exit 1)."""
+
+
+class NotInPlaceError(RegistryError):
+    """What was changed is not served everywhere yet; the change stays (exit 9)."""
+
+    default_code = "not_in_place"
 
 
 class UsageError(RegistryError):

@@ -22,6 +22,7 @@ from registry.errors import (
     InvalidBaseError,
     NotAllowedError,
     NotFoundError,
+    NotInPlaceError,
     RegistryError,
     UnavailableError,
     UsageError,
@@ -39,10 +40,11 @@ EXIT_CODES: Final[dict[type[RegistryError], int]] = {
     IntegrityError: 6,
     NotAllowedError: 7,
     AccuracyError: 8,
+    NotInPlaceError: 9,
 }
 UNEXPECTED: Final = 1
 NONE: Final = 4  # --keep-going, and no folder was published
-SOME: Final = 9  # --keep-going, and some folders were not published
+SOME: Final = 9  # done in part: --keep-going, and some folders were not published; --wait, and some do not serve it
 INTERRUPTED: Final = 130  # 128 + SIGINT, the shells' convention
 PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 

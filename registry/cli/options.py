@@ -273,3 +273,27 @@ def pairs(option: str, form: str, example: str, texts: Sequence[str] | None) -> 
         if found.setdefault(name, value) != value:
             raise UsageError(f"{option} {name} is given twice, with {found[name]!r} and {value!r}; give it once.")
     return found
+
+
+_WAITS: Final = "10m"
+Wait = Annotated[bool, typer.Option("--wait", help="Return when every follower that lives has it; see `registry ps`.")]
+Timeout = Annotated[
+    str | None, typer.Option("--timeout", metavar="TIME", help=f"Of --wait: 90s, 10m, 1h. Default: {_WAITS}.")
+]
+
+
+def parse_timeout(text: str | None, *, wait: bool) -> float:
+    """Seconds of a ``--timeout`` option.
+
+    Raises:
+        UsageError: it is no duration, or there is nothing to wait for.
+    """
+    if text is not None and not wait:
+        raise UsageError("--timeout says how long --wait waits; give --wait, too.")
+    try:
+        seconds = parse_duration(text or _WAITS)
+    except ValueError:
+        seconds = 0
+    if not seconds:
+        raise UsageError(f"--timeout {text!s} is malformed: a duration such as 10m or 90s is expected.")
+    return float(seconds)

@@ -256,6 +256,20 @@ COMMANDS: Final[Places] = {
         """,
         parts="commands.service.health",
     ),
+    "ps": FromRow(
+        "RUNNING",
+        "running",
+        about="""List what runs: which revision followers serve.
+
+        A follower keeps a folder or an engine at what names point at, and reports it. A name is in place, behind (it
+        points at another revision by now), failed (with the reason), or lost (nothing was heard for half a minute;
+        listed for a day). PATH@tag lists who serves this name, and PATH@3 who serves this revision. --unserved lists
+        what nobody serves: tags that are protected by their name, or followed elsewhere.
+        """,
+        words=("ref",),
+        then="commands.running.after_listing",
+        limit=(None, "List at most this many names."),
+    ),
     "du": FromRow(
         "DU",
         "du",

@@ -23,6 +23,7 @@ from registry.errors import (
     InvalidBaseError,
     NotAllowedError,
     NotFoundError,
+    NotInPlaceError,
     RegistryError,
     RetractedError,
     UnavailableError,
@@ -47,6 +48,7 @@ STATUSES: Final[dict[type[RegistryError], int]] = {
     IntegrityError: 500,
     NotAllowedError: 403,
     AccuracyError: 422,
+    NotInPlaceError: 409,
     UnavailableError: 503,
 }
 BY_CODE: Final[dict[str, int]] = {

@@ -190,5 +190,7 @@ _HELP: Final = {
     "pool": "Connections to the database.",
     "operations": "Operations of the whole registry that are waiting or running.",
     "last_success_timestamp_seconds": "When a command last came to its end and found nothing wrong.",
+    "followers": "Followers that report what they serve, and those whose lease has ended within a day.",
+    "followed_names": "Names at followers, by whether what they point at is served.",
     "damage": "Blobs that the last fsck found damaged or could not read.",
 }

@@ -39,6 +39,7 @@ from registry.memory import DEFAULT_BUDGET, MemoryCache
 from registry.rights import Principal
 from registry.schemas.jobs import ReplicaFigures
 from registry.services.deployment import Deployment
+from registry.services.handlers.running import counts as what_runs
 from registry.services.jobs import Runner
 from registry.services.local import LocalRegistry
 from registry.services.upkeep.health import damage, successes
@@ -76,9 +77,10 @@ def of_registry(deployment: Deployment) -> Mapping[str, Mapping[str, float]]:
                 "operations": {"open": pending(session)},
                 "last_success_timestamp_seconds": successes(session),
                 "damage": damage(session),
+                **what_runs(session),
             }
     except RegistryError as error:
-        log.warning("operations can't be counted, nor the last upkeep found: %s", error)
+        log.warning("neither operations nor followers can be counted, nor the last upkeep found: %s", error)
         return {}
 
 

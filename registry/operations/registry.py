@@ -15,6 +15,7 @@ from registry.operations.methods.administration import Administration
 from registry.operations.methods.analysis import Analysis
 from registry.operations.methods.artifacts import Artifacts
 from registry.operations.methods.browsing import Browsing
+from registry.operations.methods.following import Following
 from registry.operations.methods.happening import Happening
 from registry.operations.methods.importing import Exporting, Importing
 from registry.operations.methods.labels import Labels, Naming
@@ -37,6 +38,7 @@ class Registry(
     Exporting,
     Removal,
     Retaining,
+    Following,
     Administration,
 ):
     """Adapters as a tree of immutable revisions; the weights that each path of it stands for.

@@ -98,6 +98,7 @@ from registry.schemas.requests import (
     UndoTagRequest,
     UntagRequest,
 )
+from registry.schemas.running import Reported, ReportRequest, Running, RunningRequest, WhatRuns
 from registry.schemas.statistics import DenseStatistics, Statistics
 from registry.schemas.tags import Tags, TagsRequest, TagState
 from registry.schemas.team import Events, EventsRequest, Tokens
@@ -555,6 +556,20 @@ HEALTH: Final = Operation(
     about="Replicas, long operations, storage, and when it was last collected and checked.",
 )  # fmt: skip
 
+# What runs
+
+RUNNING: Final = Listing(
+    name="running", method="GET", address="/running", request=RunningRequest, answer=tuple[Running, ...],
+    does="handlers.running.list_running", item=Running, key=keys(text_key, text_key, number_key),
+    described=WhatRuns.described, page="Running", right=READER, group="keeping", refusals=(404,), slow=True,
+    about="What followers serve of the names that they follow, and how far behind it is; or the names nobody serves.",
+)  # fmt: skip
+REPORT: Final = Operation(
+    name="report", method="POST", address="/running", request=ReportRequest, answer=Reported,
+    does="handlers.running.report", right=READER, group="keeping", refusals=(409,),
+    about="Of a follower: what it serves of the names that it follows. Counts for as long as the answer says.",
+)  # fmt: skip
+
 # What a service requests of itself: no route leads to it.
 
 NOTICE: Final = Job(
@@ -575,5 +590,6 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     DELETE, UNDELETE, DELETE_TREE, UNDELETE_TREE, DELETE_BASE, UNDELETE_BASE,
     RETENTION, SET_RETENTION, CLEAR_RETENTION, RUN_RETENTION,
     RETRACT, GC, FSCK, DU, LIST_JOBS, HEALTH,
+    RUNNING, REPORT,
 )  # fmt: skip
 JOBS: Final = (*(operation for operation in OPERATIONS if isinstance(operation, Job)), NOTICE)

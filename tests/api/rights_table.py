@@ -149,6 +149,9 @@ CALLS: Final[dict[Operation[Any, Any], Call]] = {
     table.DU: Call("path", {"path": "{path}"}),
     table.LIST_JOBS: Call("any"),
     table.HEALTH: Call("all"),
+    table.RUNNING: Call("path", {"ref": "{path}"}),
+    # Of names outside of its scopes nothing is kept: test_running.py.
+    table.REPORT: Call("any", body={"id": "0" * 32, "kind": "folder", "name": "folder=/models"}),
 }
 BY_HAND: Final[dict[tuple[str, str], Row]] = {
     ("GET", "/healthz"): Row(None, "any"),

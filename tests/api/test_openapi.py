@@ -24,6 +24,7 @@ from registry.schemas import (
     publishing,
     receipt,
     requests,
+    running,
     statistics,
     tags,
     transfer,
@@ -33,7 +34,7 @@ from tests.kit.library import Library
 
 MODULES = (
     *(schemas, artifacts, transfer, difference, followed, jobs, labels, parents, protocol, publishing, receipt),
-    *(requests, statistics, tags, transfer, usage, routes_of_the_api),
+    *(requests, running, statistics, tags, transfer, usage, routes_of_the_api),
 )
 OPEN = {"/healthz", "/readyz", "/metrics"}
 

@@ -34,6 +34,7 @@ EXPECTED = {
     errors.IntegrityError: 6,
     errors.NotAllowedError: 7,
     errors.AccuracyError: 8,
+    errors.NotInPlaceError: 9,
 }
 
 

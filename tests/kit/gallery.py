@@ -21,14 +21,15 @@ from registry.operations.operation import Job
 from registry.rights import UNLIMITED, Principal, Role
 from registry.schemas import Schema
 from registry.schemas.requests import DenseStatisticsRequest, GcRequest, MaterialiseRequest
+from registry.schemas.running import NameReport
 from registry.services.jobs import KINDS, Runner, submit
 from registry.services.loads import UseLog
 from registry.services.local import LocalRegistry
 from tests.kit.bases import Base, add_tokenizer, gpt2_base, llama_base
 from tests.kit.gallery_clock import StoryClock
-from tests.kit.gallery_hostile import publish_hostile
+from tests.kit.gallery_hostile import ADAPTER, publish_hostile
 from tests.kit.gallery_story import ADAPTERS, EMPTY, GPT2, LLAMA, MIXTRAL, Told
-from tests.kit.gallery_texts import CARDS
+from tests.kit.gallery_texts import ATTACKS, CARDS
 from tests.kit.gallery_weights import write_changed, write_shaped, write_untrained
 from tests.kit.kinds_of_bases import mixtral_base
 
@@ -77,8 +78,20 @@ def make_gallery(folder: Path, *, notes: Callable[[str], None] = lambda _: None)
         team.clock.turn(0.01)
         secrets = team.tokens()
         team.clock.rewrite(registry.deployment.database)
+        _follow(registry)
         notes(f"{len(story)} steps")
         return Gallery(folder, secrets)
+
+
+def _follow(registry: LocalRegistry) -> None:
+    """Two engines that follow what a scope shows and what it hides, and one of somebody who attacks."""
+    name = f"{LLAMA}/support@prod"
+    for number, serves in ((7, 2), (8, 1)):
+        said = [NameReport(name=name, serves=serves, wants=2), NameReport(name=f"{LLAMA}/legal@prod", serves=1)]
+        registry.report(f"{number:032x}", "vllm", f"vllm=http://10.0.0.{number}:8000", said, version="0.4.0")
+    for number, attack in enumerate(ATTACKS):
+        said = [NameReport(name=f"{ADAPTER}@javascript.x", serves=9, code="hacked", error=attack[:500])]
+        registry.report(f"{number:032x}", "folder", attack[:256], said, version=attack[:64])
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The tables of a registry that several people share: tokens, sessions, uploads, jobs, replicas, cards, uses..."""
+"""The tables of a registry that several people share: tokens, sessions, uploads, jobs, replicas, followers, uses..."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import ForeignKey, Index, MetaData, Text, UniqueConstraint, lite
 from sqlalchemy.orm import Mapped, mapped_column
 
 import registry.catalogue.database.statistics_tables  # noqa: F401 - so that `metadata` has its tables
-from registry.catalogue.database.tables import ORDERED, Digest, Record, Time
+from registry.catalogue.database.tables import ORDERED, Digest, Key, Record, Time
 
 _IS_ASKED_FOR: Final = text("kind <> 'notice'")
 
@@ -234,6 +234,51 @@ class RetentionRecord(Record):
     keep_tagged: Mapped[bool]
     set_at: Mapped[Time]
     set_by: Mapped[str]
+
+
+class FollowerRecord(Record):
+    """A follower, as it last reported.
+
+    `id` is a random text of its own; only together with `who` (the id of its token or, without one, the name of the
+    principal) it names a row, so that nobody can write to another's, or find out that an id exists.
+    """
+
+    __tablename__ = "followers"
+    __table_args__ = (UniqueConstraint("who", "id"),)
+
+    key: Mapped[Key]
+    who: Mapped[str] = mapped_column(ORDERED)
+    id: Mapped[str] = mapped_column(ORDERED)
+    actor: Mapped[str]
+    token: Mapped[str | None]
+    kind: Mapped[str]
+    name: Mapped[str] = mapped_column(Text)
+    version: Mapped[str]
+    state: Mapped[Digest]  # of all that it said of names: most reports change nothing of it
+    started_at: Mapped[Time]
+    seen_at: Mapped[Time]
+    lease_until: Mapped[Time] = mapped_column(index=True)
+
+
+class FollowedRecord(Record):
+    """A name that a follower follows: what it has of it, and why not what it wants.
+
+    `tag` and `number` are what the name says after its path, if it does. `since` is when `serves` was first reported.
+    """
+
+    __tablename__ = "followed_names"
+    __table_args__ = (Index(None, "path", "name", "follower_key"),)
+
+    follower_key: Mapped[int] = mapped_column(ForeignKey("followers.key", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    path: Mapped[str] = mapped_column(ORDERED)
+    tag: Mapped[str | None] = mapped_column(ORDERED)
+    number: Mapped[int | None]
+    serves: Mapped[int | None]
+    since: Mapped[Time | None]
+    wants: Mapped[int | None]
+    code: Mapped[str | None]
+    error: Mapped[str | None] = mapped_column(Text)
 
 
 class Compatibility(Record):

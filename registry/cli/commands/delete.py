@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from registry.cli import completion
-from registry.cli.options import BaseName, Json, Ref, Url
+from registry.cli.options import BaseName, Json, Ref, Timeout, Url, Wait, parse_timeout
 from registry.cli.session import Session, session
 from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.figures import (
@@ -45,6 +45,8 @@ def retract(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only list what would become unavailable, and how much it was used.")
     ] = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -52,7 +54,13 @@ def retract(
 
     For a bad revision that others were trained on. The history stays readable, but the weights can't be fetched. The
     output lists everything that becomes unavailable, with how much it was used, or, with --undo, available again.
+
+    With --wait, the command returns once no follower that lives serves any of it. If one fails, is lost or takes longer
+    than --timeout, it is named with its reason, and the exit code is 9. It stays retracted.
     """
+    seconds = parse_timeout(timeout, wait=wait)
+    if wait and (undo or dry_run):
+        raise UsageError("--wait waits until nobody serves what is retracted; leave it out with --undo and --dry-run.")
     if undo and reason:
         raise UsageError("--reason says why a revision is retracted; leave it out with --undo.")
     if undo and dry_run:
@@ -74,6 +82,10 @@ def retract(
             run.say(f"Nothing was changed: `registry retract {answer.reference} --reason TEXT` retracts it.")
         elif answer.reason is not None:
             run.say(f"`registry retract {answer.reference} --undo` makes it available again.")
+        if wait:
+            from registry.cli.commands.running import wait_for_retraction
+
+            wait_for_retraction(run, answer, seconds)
 
 
 def _is_retracted_itself(revision: RevisionSummary) -> bool:

@@ -18,11 +18,14 @@ from registry.cli.options import (
     Json,
     Metrics,
     Ref,
+    Timeout,
     Url,
+    Wait,
     pairs,
     parse_annotations,
     parse_metrics,
     parse_strict,
+    parse_timeout,
 )
 from registry.cli.render.screen import Line
 from registry.cli.session import Session, session
@@ -486,6 +489,8 @@ def tag(
     undo: Annotated[
         bool, typer.Option("--undo", help="Point the tag of the adapter REF at what it pointed at before.")
     ] = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -493,9 +498,13 @@ def tag(
 
     A tag that points at another revision of the same adapter is moved. Without TAG, the tags at and under the path REF
     are listed, as by `registry tags`.
+
+    With --wait, the command returns once every follower that lives serves what the tag points at now. If one fails, is
+    lost or takes longer than --timeout, it is named with its reason, and the exit code is 9. The tag stays where it is.
     """
+    seconds = parse_timeout(timeout, wait=wait)
     if tag is None:
-        if "@" in ref or undo or expected is not None:
+        if "@" in ref or undo or wait or expected is not None:
             raise UsageError(f"The tag is missing: {command('registry', 'tag', ref, 'TAG')} is expected.")
         from registry.cli.table import TAGS
 
@@ -505,10 +514,14 @@ def tag(
         answer = run.registry.tag(ref, tag, expected=expected, undo=undo)
         if answer.reference is None:
             run.answer(answer, removed)
-            return
-        run.answer(answer, lambda _: [_tag_line(answer, f"-> {answer.reference}")])
-        if answer.previous not in {None, answer.reference}:
+        else:
+            run.answer(answer, lambda _: [_tag_line(answer, f"-> {answer.reference}")])
+        if answer.reference is not None and answer.previous not in {None, answer.reference}:
             run.say(f"The tag pointed at {answer.previous} before.")
+        if wait:
+            from registry.cli.commands.running import wait_for_tag
+
+            wait_for_tag(run, answer, seconds)
 
 
 def removed(answer: Tagged) -> list[Line]:
