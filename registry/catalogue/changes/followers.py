@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -33,20 +34,39 @@ _REMOVED: Final = 100  # at most, at once
 _LOCK: Final = 0x666F6C6C  # any fixed number: the first half of the names of PostgreSQL's advisory locks
 
 
-def report(session: Session, request: ReportRequest, principal: Principal, now: datetime) -> Reported:
-    """Write what a follower reports, and for how long it counts.
+@dataclass(frozen=True)
+class Said:
+    """A report that was read: the names that the token's scopes cover, as they are written everywhere."""
+
+    request: ReportRequest
+    names: dict[str, tuple[Reference, NameReport]]
+    left_out: tuple[str, ...]
+    state: str  # a digest of all that is said of names
+
+
+def read(request: ReportRequest, principal: Principal) -> Said:
+    """Read a report, before any transaction.
 
     Raises:
         UsageError: a name is malformed, given twice, or a base model; a text can't be stored.
-        ConflictError: ``too_many_followers``: the token has as many live ones as it may.
     """
     _check(request)
+    names, left_out = _in_scope(request.names, principal)
+    return Said(request, names, left_out, _digest_of(names.values()))
+
+
+def report(session: Session, said: Said, principal: Principal, now: datetime) -> Reported:
+    """Write what a follower reports, and for how long it counts.
+
+    Raises:
+        ConflictError: ``too_many_followers``: the token has as many live ones as it may.
+    """
+    request, names, state = said.request, said.names, said.state
     who = principal.token or principal.name
     mine = (FollowerRecord.who == who) & (FollowerRecord.id == request.id)
     if request.gone:
         session.execute(delete(FollowerRecord).where(mine))
         return Reported(lease=0.0, again=0.0)
-    names, left_out = _in_scope(request.names, principal)
     values = {
         "actor": principal.name,
         "kind": request.kind,
@@ -55,7 +75,6 @@ def report(session: Session, request: ReportRequest, principal: Principal, now: 
         "seen_at": now,
         "lease_until": now + LEASE,
     }
-    state = _digest_of(names.values())
     known = session.execute(select(FollowerRecord.key, FollowerRecord.state).where(mine).with_for_update()).first()
     if known is None:
         _make_room(session, who, request, now)
@@ -66,7 +85,7 @@ def report(session: Session, request: ReportRequest, principal: Principal, now: 
         session.execute(update(FollowerRecord).where(FollowerRecord.key == known.key).values(state=state, **values))
         if known.state != state:
             _write(session, known.key, _kept(session, known.key), names, now)
-    return Reported(lease=LEASE.total_seconds(), again=AGAIN.total_seconds(), left_out=left_out)
+    return Reported(lease=LEASE.total_seconds(), again=AGAIN.total_seconds(), left_out=said.left_out)
 
 
 def _check(request: ReportRequest) -> None:

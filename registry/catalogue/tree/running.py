@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, null, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, case, func, null, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, EventRecord, Revision, Tag, table_of
@@ -67,7 +67,7 @@ def unserved(
     )
     served = select(FollowedRecord.name).where(
         FollowedRecord.path == Adapter.path,
-        FollowedRecord.tag == Tag.name,
+        FollowedRecord.name == Adapter.path + "@" + Tag.name,
         FollowedRecord.serves.is_not(None),
         live.exists(),
     )
@@ -204,12 +204,11 @@ class _Known:
 
     def running(self, row: Any, now: datetime) -> Running:
         """A row as it is shown."""
-        pair = self._points.get(row.followed)
-        target = None if pair is None or self._state.get(pair) != "available" else pair[1]
+        target = self.target(row)
         withdrawn: Literal["retracted", "deleted"] | None = None
         if row.serves is not None and self._state.get((row.path, row.serves)) != "available":
             withdrawn = "retracted" if (row.path, row.serves) in self._state else "deleted"
-        state = _state(row, target, now)
+        state: RunningState = "unserved" if row.key is None else state_of(row, target, is_live=row.lease_until > now)
         return Running(
             name=row.followed,
             state=state,
@@ -223,6 +222,11 @@ class _Known:
             error=row.error,
             follower=None if row.key is None else _follower(row),
         )
+
+    def target(self, row: Any) -> int | None:
+        """The number of the available revision that the name of a row points at."""
+        pair = self._points.get(row.followed)
+        return None if pair is None or self._state.get(pair) != "available" else pair[1]
 
     def _moved_at(self, row: Any, target: int | None) -> datetime | None:
         """When a tag was moved to what it points at, if that is not what is served."""
@@ -239,10 +243,9 @@ class _Known:
         return self._moved[row.followed]
 
 
-def _state(row: Any, target: int | None, now: datetime) -> RunningState:
-    if row.key is None:
-        return "unserved"
-    if row.lease_until <= now:
+def state_of(row: Any, target: int | None, *, is_live: bool) -> RunningState:
+    """The state of a name at a follower, which should serve the revision of this number."""
+    if not is_live:
         return "lost"
     if row.serves == target:
         return "in_place"
@@ -311,19 +314,24 @@ def _available(
 
 
 def counts(session: Session, now: Now) -> Iterator[tuple[str, dict[str, int]]]:
-    """How many followers are live and lost, and in which states their names are: for metrics."""
+    """How many followers are live and lost, and in which states their names are: for metrics.
+
+    Names of which many followers say the same are read once, so that it takes as long as there are names.
+    """
     followers = {"live": 0, "lost": 0}
     for until in session.scalars(select(FollowerRecord.lease_until).where(FollowerRecord.lease_until > now.forgotten)):
         followers["live" if until > now.at else "lost"] += 1
     yield "followers", followers
+    is_live = case((FollowerRecord.lease_until > now.at, 1), else_=0).label("is_live")
+    shown = {column.key: column for column in _FOLLOWED}
+    alike = [*(shown[name] for name in ("followed", "path", "tag", "number", "serves", "wants", "code")), is_live]
+    error = func.max(FollowedRecord.error).label("error")
+    query = select(*alike, error, func.count().label("followers")).join(
+        FollowerRecord, FollowerRecord.key == FollowedRecord.follower_key
+    )
+    rows = session.execute(query.where(FollowerRecord.lease_until > now.forgotten).group_by(*alike)).all()
+    known = _Known(session, rows)
     names = dict.fromkeys(("in_place", "behind", "failed", "lost"), 0)
-    after: Place | None = Place(" ", "", 0)  # without those that follow nothing
-    while after is not None:
-        found = followed(session, None, "", now, after, _AT_ONCE)
-        for _, one in found:
-            names[one.state] += 1
-        after = found[-1][0] if len(found) == _AT_ONCE else None
+    for row in rows:
+        names[state_of(row, known.target(row), is_live=bool(row.is_live))] += row.followers
     yield "followed_names", names
-
-
-_AT_ONCE: Final = 1000

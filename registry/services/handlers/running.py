@@ -22,7 +22,8 @@ _AT_ONCE: Final = 1000  # rows that are read together
 
 def report(deployment: Deployment, request: ReportRequest) -> Reported:
     principal = deployment.principal
-    return deployment.change(lambda session: followers.report(session, request, principal, service_time()))
+    said = followers.read(request, principal)
+    return deployment.change(lambda session: followers.report(session, said, principal, service_time()))
 
 
 def list_running(

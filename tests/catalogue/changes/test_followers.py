@@ -38,7 +38,8 @@ def reported(
 ) -> Reported:
     fields: dict[str, Any] = {"id": an_id(number), "kind": "folder", "name": f"folder=/{number}", "version": "1"}
     request = ReportRequest(names=names, **fields | more)
-    return database.change(lambda session: followers.report(session, request, by, NOW + after))
+    said = followers.read(request, by)
+    return database.change(lambda session: followers.report(session, said, by, NOW + after))
 
 
 def listed(database: Database, after: timedelta = timedelta()) -> list[Running]:

@@ -31,7 +31,8 @@ def report(database: Database, number: int, by: Principal, *names: tuple[Any, ..
     said = tuple(NameReport(**dict(zip(fields, one, strict=False))) for one in names)
     request = ReportRequest(id=f"{number:032x}", kind="vllm", name=f"vllm=http://10.0.0.{number}:8000", names=said)
     at = NOW + timedelta(seconds=after)
-    database.change(lambda session: followers.report(session, request, by, at))
+    said_by = followers.read(request, by)
+    database.change(lambda session: followers.report(session, said_by, by, at))
 
 
 def listed(
@@ -158,6 +159,30 @@ def test_pages_give_what_the_whole_list_gives(filled: Database) -> None:
             pages += page
             place = page[-1][0]
         assert pages == whole
+
+
+def test_metrics_count_what_the_list_shows(filled: Database) -> None:
+    chance = random.Random(6)
+    change(filled, tagging.set_tag, "llama/support@2", "prod")
+    change(filled, retraction.retract, "llama/code@1", "bad data")
+    names = ["llama/support@prod", "llama/support", "llama/support@1", "llama/code", "llama/support@sha256:00000000"]
+    for number in range(30):
+        said = [
+            (name, chance.choice([None, 1, 2]), 2, *chance.choice([(), (None, f"{number}"), ("code", None)]))
+            for name in chance.sample(names, 3)
+        ]
+        report(filled, number, TESTER, *said, after=number)
+    for after in (0.0, 45.0, 1e5):
+        at = NOW + timedelta(seconds=after)
+        with filled.read() as session:
+            counted = dict(running.counts(session, Now(at, at - KEPT)))
+        shown = [one for _, one in listed(filled, after=after)]
+        assert counted["followed_names"] == {
+            state: sum(one.state == state for one in shown) for state in ("in_place", "behind", "failed", "lost")
+        }
+        followers_shown = {one.follower for one in shown}
+        live = sum(one.lease_until > at for one in followers_shown if one is not None)
+        assert counted["followers"] == {"live": live, "lost": len(followers_shown) - live}
 
 
 def test_nobody_serves_what_is_protected_by_its_name_or_followed_elsewhere(filled: Database, writer: Writer) -> None:
