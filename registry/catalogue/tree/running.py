@@ -201,6 +201,7 @@ class _Known:
         pairs = {(row.path, row.serves) for row in rows if row.serves is not None}
         self._state = _available(session, pairs | {pair for pair in self._points.values() if pair is not None})
         self._moved: dict[str, datetime | None] = {}
+        self._followers: dict[int | None, Follower | None] = {None: None}
 
     def running(self, row: Any, now: datetime) -> Running:
         """A row as it is shown."""
@@ -208,6 +209,8 @@ class _Known:
         withdrawn: Literal["retracted", "deleted"] | None = None
         if row.serves is not None and self._state.get((row.path, row.serves)) != "available":
             withdrawn = "retracted" if (row.path, row.serves) in self._state else "deleted"
+        if row.key not in self._followers:
+            self._followers[row.key] = _follower(row)
         state: RunningState = "unserved" if row.key is None else state_of(row, target, is_live=row.lease_until > now)
         return Running(
             name=row.followed,
@@ -220,7 +223,7 @@ class _Known:
             wants=_reference(row.path, row.wants),
             code=row.code,
             error=row.error,
-            follower=None if row.key is None else _follower(row),
+            follower=self._followers[row.key],
         )
 
     def target(self, row: Any) -> int | None:
@@ -322,11 +325,11 @@ def counts(session: Session, now: Now) -> Iterator[tuple[str, dict[str, int]]]:
     for until in session.scalars(select(FollowerRecord.lease_until).where(FollowerRecord.lease_until > now.forgotten)):
         followers["live" if until > now.at else "lost"] += 1
     yield "followers", followers
+    error = case((FollowedRecord.error.is_not(None), "some")).label("error")
     is_live = case((FollowerRecord.lease_until > now.at, 1), else_=0).label("is_live")
     shown = {column.key: column for column in _FOLLOWED}
-    alike = [*(shown[name] for name in ("followed", "path", "tag", "number", "serves", "wants", "code")), is_live]
-    error = func.max(FollowedRecord.error).label("error")
-    query = select(*alike, error, func.count().label("followers")).join(
+    alike = [*(shown[name] for name in ("followed", "path", "tag", "number", "serves", "wants", "code")), is_live, error]
+    query = select(*alike, func.count().label("followers")).join(
         FollowerRecord, FollowerRecord.key == FollowedRecord.follower_key
     )
     rows = session.execute(query.where(FollowerRecord.lease_until > now.forgotten).group_by(*alike)).all()
