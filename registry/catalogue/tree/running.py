@@ -328,7 +328,8 @@ def counts(session: Session, now: Now) -> Iterator[tuple[str, dict[str, int]]]:
     error = case((FollowedRecord.error.is_not(None), "some")).label("error")
     is_live = case((FollowerRecord.lease_until > now.at, 1), else_=0).label("is_live")
     shown = {column.key: column for column in _FOLLOWED}
-    alike = [*(shown[name] for name in ("followed", "path", "tag", "number", "serves", "wants", "code")), is_live, error]
+    same = ("followed", "path", "tag", "number", "serves", "wants", "code")
+    alike = [*(shown[name] for name in same), is_live, error]
     query = select(*alike, func.count().label("followers")).join(
         FollowerRecord, FollowerRecord.key == FollowedRecord.follower_key
     )
