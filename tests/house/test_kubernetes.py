@@ -595,6 +595,8 @@ def exposed() -> dict[str, dict[str, set[str]]]:
             "operations": {"open": 1.0},
             "last_success_timestamp_seconds": {"gc": 1.0, "fsck": 1.0, "fsck_deep": 1.0},
             "damage": {"damaged": 0.0, "unreadable": 0.0},
+            "followers": {"live": 1.0, "lost": 0.0},
+            "followed_names": {"in_place": 1.0, "behind": 0.0, "failed": 0.0, "lost": 0.0},
         },
         lambda: {"pool": pool},
         lambda: {kind: Use(1, 1, 1, 1) for kind in SHARES},

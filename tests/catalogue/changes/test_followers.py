@@ -64,6 +64,8 @@ def test_a_report_says_what_is_served_and_since_when_and_the_next_one_replaces_i
     later, moved = timedelta(seconds=10), timedelta(seconds=20)
     reported(filled, serving("llama/support@prod", 1), serving("llama/code", 1), after=later)
     assert {one.since for one in listed(filled, later)} == {NOW}, "the same as before since then"
+    reported(filled, serving("llama/support@prod", 1, wants=2), serving("llama/code", 1), after=later)
+    assert {one.since for one in listed(filled, later)} == {NOW}, "another one is wanted, and the same is served"
     reported(filled, serving("llama/support@prod", 2, code="slow", error="half of it"), after=moved)
     (one,) = listed(filled, moved)  # the name that was not said any more is gone
     assert (one.name, one.serves, one.since) == ("llama/support@prod", "llama/support@2", NOW + moved)
