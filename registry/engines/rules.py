@@ -422,6 +422,12 @@ ENGINES: Final[Mapping[EngineName, Engine]] = {
     )
 }  # fmt: skip
 
+SHOWN_OF: Final[Mapping[EngineName, Literal["text", "image"]]] = {
+    **dict.fromkeys(("vllm", "sglang", "peft", "transformers"), "text"),
+    **dict.fromkeys(("diffusers", "comfyui", "forge", "vllm-omni"), "image"),
+}
+"""The engines whose answers are shown with each revision, by the kind of model; others are asked about one by one."""
+
 LAYOUTS: Final[Mapping[EngineName, Layout]] = {
     "diffusers": "diffusers",
     "comfyui": "comfyui",

@@ -16,7 +16,7 @@ from registry.catalogue.tree import links as link_rows
 from registry.catalogue.tree import revisions
 from registry.catalogue.tree import statistics as rows
 from registry.catalogue.tree.statistics import Key
-from registry.engines.rules import ENGINES, LAYOUTS
+from registry.engines.rules import SHOWN_OF
 from registry.errors import InvalidAdapterError, NotFoundError, UnavailableError, UsageError
 from registry.progress import Progress
 from registry.reference import Path, Reference
@@ -136,7 +136,7 @@ def _look_further(deployment: Deployment, reference: str) -> None:
     try:
         with deployment.read() as session:
             image = base_rows.summary(session, Reference.parse(reference).path.base).is_image_model
-        for engine in (name for name in ENGINES if (name in LAYOUTS) == image):
+        for engine in (name for name, kind in SHOWN_OF.items() if (kind == "image") == image):
             check(deployment, CheckRequest(ref=reference, engine=engine))
         rounded = link_fidelity(deployment, reference)
         with deployment.read() as session:

@@ -22,7 +22,7 @@ from markdown_it.token import Token
 from markupsafe import Markup, escape
 
 from registry.engines.checking import in_short
-from registry.engines.rules import ENGINES, LAYOUTS
+from registry.engines.rules import ENGINES, SHOWN_OF
 from registry.errors import RegistryError, UsageError
 from registry.figures import number
 from registry.folders.placed_file import WEIGHTS, place_for
@@ -241,7 +241,7 @@ def _engines(
     kept = {one.engine: one for one in answers}
     for name, engine in ENGINES.items():
         answer = kept.get(name)
-        if answer is None and (name in LAYOUTS) != image:
+        if answer is None and SHOWN_OF.get(name) != ("image" if image else "text"):
             continue
         yield engine.title, engine.version, answer, [] if answer is None else in_short(answer)
 
