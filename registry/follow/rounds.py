@@ -9,7 +9,7 @@ Nothing here is a state that counts: what failed when is kept so as not to try a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -24,11 +24,13 @@ from registry.errors import (
     UsageError,
 )
 from registry.follow.asked import check_names
+from registry.follow.reporting import of_name
 from registry.follow.sinks import Form, Sink
 from registry.operations.registry import Registry
 from registry.progress import SILENT, Progress
 from registry.reference import Reference
 from registry.schemas.followed import Step, StepKind, Where
+from registry.schemas.running import NameReport
 
 _LONGEST: Final = 300.0
 """Seconds between tries of what fails."""
@@ -50,6 +52,7 @@ class Follower:
         keep_for: seconds that a folder stays after the last name left it.
         dry_run: tell the steps, and change nothing.
         now: seconds since 1970.
+        beat: called between two names, which may take long.
 
     Raises:
         UsageError: of `check_names`.
@@ -65,7 +68,11 @@ class Follower:
     tell_in_place: bool = False
     progress: Progress = SILENT
     now: Callable[[], float] = time.time
-    _failed: dict[tuple[str, str], tuple[int, float]] = field(default_factory=dict)  # tries, and not before
+    beat: Callable[[], None] = lambda: None
+    _wants: dict[str, str | None] = field(default_factory=dict)  # each name with what it points at, in the last round
+    _serves: dict[str, str] = field(default_factory=dict)  # each name with what it leads to now
+    _problems: dict[str, RegistryError] = field(default_factory=dict)  # why a name does not lead to what it wants
+    _failed: dict[tuple[str, str], tuple[int, float, RegistryError]] = field(default_factory=dict)  # tries, not before
     _told: dict[str, str] = field(default_factory=dict)  # the last sentence about a name that leads nowhere
 
     def __post_init__(self) -> None:
@@ -79,6 +86,8 @@ class Follower:
         """
         there = dict(self.sink.there())
         asked = self._asked(there)
+        self._serves, self._problems = {name: led for name, led in there.items() if led}, {}
+        self._wants = {one.name: one.reference for one in asked.values() if "*" not in one.name}
         self._told = {name: said for name, said in self._told.items() if name in asked}
         problems = [problem for one in asked.values() if (problem := self._missing(one, there)) is not None]
         stuck: dict[str, str] = {}
@@ -87,8 +96,10 @@ class Follower:
                 continue
             before = there.get(one.name) or None
             problem = self._placed(one, before)
+            self.beat()
             if problem is not None:
                 problems.append(problem)
+                self._problems[one.name] = problem
                 stuck |= {one.name: before} if before is not None else {}
         self._retire(stuck)
         wanted = {(one.name, one.reference) for one in asked.values()}
@@ -122,7 +133,11 @@ class Follower:
         problem = _problem(one)
         if one.name in there and isinstance(problem, RetractedError | NotFoundError):
             self._drop(one.name, there[one.name], problem)
-        elif self._told.get(one.name) != str(problem):
+            self._told[one.name] = str(problem)
+            return problem
+        if one.name in there:
+            self._problems[one.name] = problem
+        if self._told.get(one.name) != str(problem):
             self._step("failed", one.name, before=there.get(one.name) or None, problem=problem)
         self._told[one.name] = str(problem)
         return problem
@@ -130,6 +145,7 @@ class Follower:
     def _drop(self, name: str, before: str, problem: RegistryError) -> None:
         if not self.dry_run:
             self.sink.drop(name)
+            self._serves.pop(name, None)
         self._step("dropped", name, before=before or None, problem=problem)
 
     def _placed(self, one: Where, before: str | None) -> RegistryError | None:
@@ -137,13 +153,13 @@ class Follower:
         if self.sink.leads_to(one.name, one, self.form):
             return None
         tried = (one.name, str(one.reference))
-        tries, not_before = self._failed.get(tried, (0, 0.0))
+        tries, not_before, failed = self._failed.get(tried, (0, 0.0, None))
         if not_before - _LONGEST <= self.now() < not_before:  # a clock that was set back does not hold it up
-            return UnavailableError(f"{one.name} could not be brought to {one.reference}, and is tried again.")
+            return failed
         try:
             self._bring(one, before)
         except RegistryError as problem:
-            self._failed[tried] = (tries + 1, self.now() + min(2.0**tries, _LONGEST))
+            self._failed[tried] = (tries + 1, self.now() + min(2.0**tries, _LONGEST), problem)
             self._step("failed", one.name, one.reference, before, problem)
             return problem
         self._failed.pop(tried, None)
@@ -161,6 +177,7 @@ class Follower:
             self._step("brought", one.name, one.reference)
         if not self.sink.leads_to(one.name, one, self.form):
             self.sink.point(one.name, one, self.form)
+            self._serves[one.name] = str(one.reference)
             self._step("switched", one.name, one.reference, before)
         elif self.tell_in_place:
             self._step("in_place", one.name, one.reference)
@@ -201,8 +218,25 @@ class Follower:
             )
         )
 
-    def follow(self, interval: float, wait: Callable[[float], None] = time.sleep) -> None:
-        """Rounds without end; a round that fails altogether is told, and tried again later and later."""
+    def reports(self) -> Iterator[NameReport]:
+        """What each name leads to since the last round, and why that is not what it points at, for the registry."""
+        for name, wants in self._wants.items():
+            problem = self._problems.get(name)
+            yield of_name(
+                name,
+                serves=_number(name, self._serves.get(name)),
+                wants=_number(name, wants),
+                code=None if problem is None else problem.code,
+                error=None if problem is None else str(problem),
+            )
+
+    def follow(
+        self,
+        interval: float,
+        wait: Callable[[float], None] = time.sleep,
+        report: Callable[[Iterable[NameReport]], None] = lambda _: None,
+    ) -> None:
+        """Rounds without end, each reported; one that fails altogether is told, and tried again later and later."""
         failures = 0
         while True:
             try:
@@ -210,8 +244,18 @@ class Follower:
                 failures = 0
             except RegistryError as problem:
                 failures += 1
+                self._problems = dict.fromkeys(self._wants, problem)
                 self._step("failed", None, problem=problem)
+            report(self.reports())
             wait(min(interval * 2.0 ** min(failures, 16), max(interval, _LONGEST)))
+
+
+def _number(name: str, reference: str | None) -> int | None:
+    """The number of a revision, if it is of the path that the name is of."""
+    if reference is None:
+        return None
+    found = Reference.parse(reference)
+    return found.number if found.path == Reference.parse(name).path else None
 
 
 def _unsure(one: Where) -> Where:

@@ -104,6 +104,10 @@ def test_what_was_untagged_deleted_or_retracted_loses_its_name(following: Follow
     assert told == ["dropped net/top/one@prod", "dropped net/other@prod"]
     assert following.leads() == {"net--top@prod": "net/top@1"}
     assert following.round() == []  # said once
+    assert [(one.name, one.serves, one.wants, one.code) for one in following.follower.reports()] == [
+        ("net/top@prod", 1, 1, None),
+        ("net/top/one@prod", None, None, None),
+    ]
     following.registry.retract("net/top/one@1", undo=True)
     following.registry.tag("net/other@2", "prod")
     following.round()
@@ -156,6 +160,11 @@ def test_nothing_is_taken_away_while_the_registry_does_not_say_so(
     scoped = Following(narrow, following.room)
     assert scoped.round() == ["failed net/other@prod", "failed net/top@prod"]
     assert {problem.code for problem in scoped.problems} == {"not_allowed"}
+    assert {one.name: (one.serves, one.code) for one in scoped.follower.reports()} == {
+        "net/other@prod": (1, "not_allowed"),
+        "net/top@prod": (1, "not_allowed"),
+        "net/top/one@prod": (1, None),
+    }
 
     typo = Following(registry, following.room, ("net/*@pord",))
     assert typo.round() == ["failed net/*@pord"]
@@ -173,7 +182,8 @@ def test_a_revision_that_cannot_be_brought_leaves_the_old_one_and_is_tried_again
     assert following.problems[0].code == "engine_limits"
     assert following.leads() == {"net--top@prod": "net/top@1"}
     assert following.round() == []  # not before a second
-    assert [problem.code for problem in following.problems] == ["unavailable"]
+    assert [problem.code for problem in following.problems] == ["engine_limits"]
+    assert [(one.serves, one.wants, one.code) for one in following.follower.reports()] == [(1, 2, "engine_limits")]
     following.clock += 1
     assert following.round() == ["failed net/top@prod"]
     following.clock += 1

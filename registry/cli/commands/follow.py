@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -66,6 +67,7 @@ def follow(
     With --json, each step is one line of JSON.
     """
     from registry.follow.asked import check_names, sink_of
+    from registry.follow.reporting import Reporter
     from registry.follow.rounds import Follower
     from registry.follow.sinks import Form
 
@@ -87,7 +89,9 @@ def follow(
             if once or dry_run:
                 _raise_first(follower.round())
                 return
-            follower.follow(interval)
+            with Reporter(run.registry, to.partition("=")[0], f"{socket.gethostname()} {to}") as reporter:
+                follower.beat = reporter.beat
+                follower.follow(interval, report=reporter.update)
 
 
 def _seconds(text: str) -> float:
