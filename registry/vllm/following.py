@@ -20,7 +20,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from registry.errors import RegistryError, UsageError
+from registry.follow.reporting import of_name
+from registry.reference import Reference
 from registry.schemas.followed import MOST_NAMES, Where
+from registry.schemas.running import NameReport
 from registry.vllm.served import Asked
 
 LOG: Final = logging.getLogger("vllm.registry")
@@ -105,19 +108,29 @@ class Wait:
 
     seconds: float = POLL
     until: float = 0.0  # of the clock that nobody sets
+    problem: Exception | None = None
 
-    def longer(self) -> None:
+    def longer(self, problem: Exception | None = None) -> None:
         """It failed again."""
+        self.problem = problem
         self.until = time.monotonic() + self.seconds
         self.seconds = min(_MOST, 2 * self.seconds)
 
 
 class Follower:
-    """One loop for one server, on a thread that ends with the process."""
+    """One loop for one server, on a thread that ends with the process.
 
-    def __init__(self, server: Server, source: Source) -> None:
+    Args:
+        report: is told after each round what every name leads to, and why not to what it means.
+    """
+
+    def __init__(
+        self, server: Server, source: Source, report: Callable[[list[NameReport]], None] | None = None
+    ) -> None:
         self._server = server
         self._source = source
+        self._report = report
+        self._meant: dict[str, Where] = {}  # by reference, in the last round
         self._known: dict[str, Entry] = {}  # by name, since most are the same in each round
         self._refused: dict[str, Wait] = {}  # by revision
         self._told: dict[str, str] = {}  # by name: the last warning about it
@@ -151,6 +164,8 @@ class Follower:
         """
         try:
             more = self.round()
+            if self._report is not None:
+                self._report(self._reports())
         except ServerEndedError:
             raise
         except Exception as problem:  # whatever it is, it must neither end the following nor harm what serves
@@ -181,6 +196,7 @@ class Follower:
             return False
         begun = time.monotonic()
         answers = self._ask(sorted({entry.reference for entry in entries}))
+        self._meant = {reference: answer for reference, (answer, _) in answers.items()}
         moved = []
         for entry in entries:
             answer, base_is_there = answers[entry.reference]
@@ -194,6 +210,26 @@ class Follower:
         self._told = {name: said for name, said in self._told.items() if name in {one.name for one in entries}}
         self._end_retracted([entry for entry, to in moved if to in self._refused])
         return self._move_all(moved, begun)
+
+    def _reports(self) -> list[NameReport]:
+        """What the table leads to now: a name that stays what the registry does not mean, with the reason."""
+        found = {}
+        for entry in self._entries():
+            meant = self._meant.get(entry.reference)
+            wait = None if meant is None else self._refused.get(revision_of(meant))
+            problem = None if wait is None else wait.problem
+            why = None if problem is None else str(problem) or type(problem).__name__
+            code = None if problem is None else problem.code if isinstance(problem, RegistryError) else "engine"
+            if meant is not None and meant.reference is None:  # it stays, which was warned of
+                why, code = meant.problem, meant.code
+            found[entry.reference] = of_name(
+                entry.reference,
+                serves=_number(entry.revision),
+                wants=None if meant is None or meant.reference is None else _number(meant.reference),
+                code=code,
+                error=why,
+            )
+        return list(found.values())
 
     def _entries(self) -> Iterator[Entry]:
         known, self._known = self._known, {}
@@ -297,7 +333,7 @@ class Follower:
                 str(problem) or type(problem).__name__,
                 exc_info=problem if _is_unknown(problem) else None,
             )
-        self._refused.setdefault(revision, Wait()).longer()
+        self._refused.setdefault(revision, Wait()).longer(problem)
 
 
 def _entry(name: str, request: Any, revision: str) -> Entry | None:
@@ -306,6 +342,11 @@ def _entry(name: str, request: Any, revision: str) -> Entry | None:
     except UsageError:  # a name of another grammar, under which somebody loaded one of our adapters
         return None
     return None if asked is None else Entry(name, asked, str(asked.reference), request, revision)
+
+
+def _number(revision: str) -> int | None:
+    """The number of ``PATH@N``, whatever stands after it."""
+    return Reference.parse(revision.partition(" ")[0]).number
 
 
 def _is_unknown(problem: Exception) -> bool:

@@ -14,10 +14,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -39,12 +40,14 @@ from registry.errors import (
 from registry.folders.local_files import reason
 from registry.folders.scan import RECEIPT
 from registry.folders.staging import Hold, hold
+from registry.follow.reporting import Reporter
 from registry.operations.readable import ReadableArtifact
 from registry.operations.registry import Registry
 from registry.reference import Reference
 from registry.schemas import Fetched, Truncation
 from registry.schemas.artifacts import EngineCheck
 from registry.schemas.followed import Where
+from registry.schemas.running import NameReport
 from registry.settings import Settings
 from registry.vllm.following import Follower, Server
 from registry.vllm.served import DIGITS, Asked, Names, Served, base_of, served_base, untied
@@ -180,7 +183,7 @@ class RegistryResolver:
             return
         server = self._engine.server()
         if server is not None:
-            self._follower = Follower(server, Followed(self, served.base))
+            self._follower = Follower(server, Followed(self, served.base), self._reporting(model))
             self._follower.start()
         elif not self._unknown:
             self._unknown = True
@@ -189,6 +192,17 @@ class RegistryResolver:
                 "that the plugin knows; unload a name to have it resolved again.",
                 "" if running() is None else f" {running()}",
             )
+
+    def _reporting(self, model: str) -> Callable[[Iterable[NameReport]], None]:
+        """What tells the registry what this engine serves; it is opened on the thread of whoever reports."""
+        made: list[Reporter] = []
+
+        def report(names: Iterable[NameReport]) -> None:
+            if not made:
+                made.append(Reporter(self.registry(), "vllm", f"{socket.gethostname()} {model}"))
+            made[0].update(names)
+
+        return report
 
     def _resolve(self, model: str, asked: Asked) -> Any:
         try:

@@ -13,6 +13,7 @@ import pytest
 
 from registry.errors import RegistryError, UnavailableError
 from registry.schemas.followed import Where
+from registry.schemas.running import NameReport
 from registry.vllm import following
 from registry.vllm.following import EngineError, Follower, Memory, ServerEndedError
 from registry.vllm.inside import Inside
@@ -466,6 +467,38 @@ def test_retractions_do_not_wait_for_many_moves(running: Running, monkeypatch: p
     monkeypatch.setattr(running.source, "bring", slow)
     assert [running.follower.attempt() for _ in names] == [True, True, False]  # asked anew after each
     assert [running.revision(name) for name in names] == [2, 2, 2]
+
+
+def test_what_it_serves_is_reported_and_why_it_is_not_what_the_tag_means(running: Running) -> None:
+    told: list[list[NameReport]] = []
+    follower = Follower(Inside(running.server, running.loop), running.source, told.append)
+
+    def last() -> list[tuple[str, int | None, int | None, str | None]]:
+        follower.attempt()
+        return [(one.name, one.serves, one.wants, one.code) for one in told[-1]]
+
+    assert last() == [(PROD, 1, 1, None)]
+    running.tree.registry.tag("net/support/french@2", "prod")
+    running.server.engine_client.refuses = lambda request: True
+    assert last() == [(PROD, 1, 2, "engine")]
+    assert "is not supported" in str(told[-1][0].error)
+    running.server.engine_client.refuses = lambda request: False
+    running.tree.registry.untag("net/support/french", "prod")
+    assert last() == []
+
+
+def test_a_follower_in_vllm_is_seen_by_ps(running: Running) -> None:
+    report = running.resolver._reporting("/models/net")
+    follower = Follower(Inside(running.server, running.loop), running.source, report)
+    follower.attempt()
+    (row,) = running.tree.registry.running()
+    assert (row.name, row.state, row.serves) == (PROD, "in_place", "net/support/french@1")
+    assert row.follower is not None
+    assert row.follower.name.endswith(" /models/net")
+    running.tree.registry.retract("net/support/french@1", reason="leaks")
+    follower.attempt()
+    (row,) = running.tree.registry.running()
+    assert (row.name, row.serves) == (None, None)
 
 
 def test_more_names_than_one_request_holds_are_asked_for_in_several() -> None:
