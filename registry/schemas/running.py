@@ -241,6 +241,6 @@ class WhatRuns(Listed[Running]):
         ),
         screen="name serves state since | follower why",
         heads="NAME | SERVES | STATE | SINCE (UTC) | FOLLOWER",
-        table="name serves points_at state since follower kind actor seen_at why",
+        table="name serves points_at state since follower seen_at why",
         frame="name state points_at moved_at serves since withdrawn wants code error follower kind actor seen_at",
     )
