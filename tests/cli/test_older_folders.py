@@ -29,6 +29,7 @@ READING = (
     "resolve llama/x", "search", "search --depth 1", "card llama/x", "fetch llama/x -o HERE/out",
     "export llama/x HERE/out", "events", "jobs", "health", "du", "fsck", "fsck --deep", "base list",
     "tags", "tag llama/x", "token list", "retention show llama/x", "materialise --list", "tree --json",
+    "ps", "follow llama/x@prod --to folder=HERE/served --once",
     # What would write, and says first what it would do.
     "gc --dry-run", "delete llama/x@1 --dry-run", "base delete llama --dry-run", "retention run llama/x --dry-run",
     "rebase llama/x --onto llama --dry-run",
