@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -87,13 +88,22 @@ def test_a_process_follows_a_service_until_ctrl_c(registry: LocalRegistry, tmp_p
 
 def test_a_tag_waits_for_the_followers_and_ps_shows_them(registry: LocalRegistry, run: Run, tmp_path: Path) -> None:
     room = tmp_path / "served"
+
+    def shown(count: int) -> list[dict[str, Any]]:
+        until = time.monotonic() + 120  # a round is told before it is reported
+        while len(rows := json.loads(run("ps", "--json", "--url", registry.url).out)) != count:
+            assert time.monotonic() < until, rows
+            time.sleep(0.1)
+        return list(rows)
+
     with following(registry.url, room, "tiny/*@prod") as process:
         told(process, 4)
+        shown(2)
         moved = run("tag", "tiny/one@2", "prod", "--wait", "--timeout", "2m", "--url", registry.url)
         assert (moved.code, "1 follower has got tiny/one@2" in moved.err.replace("\n", " ")) == (0, True), moved
         receipt = json.loads((room / "tiny--one@prod" / "registry-receipt.json").read_text())
         assert receipt["reference"] == "tiny/one@2"
-        (one, two) = json.loads(run("ps", "--json", "--url", registry.url).out)
+        (one, two) = shown(2)
         assert (one["name"], one["state"], one["serves"]) == ("tiny/one@prod", "in_place", "tiny/one@2")
         assert one["follower"]["name"].endswith(f" folder={room}")
         assert two["state"] == "in_place"
@@ -102,7 +112,7 @@ def test_a_tag_waits_for_the_followers_and_ps_shows_them(registry: LocalRegistry
         assert not (room / "tiny--two@prod").exists()
         os.kill(process.pid, signal.SIGINT)
         process.wait(timeout=60)
-    assert json.loads(run("ps", "--json", "--url", registry.url).out) == []  # it said goodbye
+    assert shown(0) == []  # it said goodbye
 
 
 def test_once_ends_with_whether_all_is_in_place(registry: LocalRegistry, run: Run, tmp_path: Path) -> None:
