@@ -21,12 +21,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from registry.errors import ConflictError, IntegrityError, UsageError
+from registry.errors import ConflictError, UsageError
 from registry.files.opened import sync_folder
 from registry.folders.local_files import telling_unwritable
 from registry.folders.output import absolute
 from registry.folders.staging import clear_litter, free, take_away
-from registry.follow.sinks import deep, flat
+from registry.follow.sinks import deep, fetched, flat
 
 if TYPE_CHECKING:
     from registry.follow.sinks import Form
@@ -113,21 +113,11 @@ class FolderSink:
             return False
         for place in self._places(key):
             try:
-                answer = registry.fetch(
-                    reference,
-                    self._revisions / place,
-                    engine=form.engine,
-                    max_lora_rank=form.max_lora_rank,
-                    max_error=form.max_error,
-                    uniform=form.uniform,
-                    progress=progress,
-                )
+                answer = fetched(registry, where, form, self._revisions / place, progress)
             except ConflictError as problem:
                 if problem.code != "folder_taken":
                     raise
                 continue
-            if answer.reference != reference:
-                raise IntegrityError(f"{reference} was asked for, and {answer.reference} came; nothing is switched.")
             self._brought[key] = place
             self._folders.add(place)
             return answer.fresh

@@ -15,6 +15,7 @@ of a revision are complete before a name leads to it.
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import socket
 import time
@@ -26,19 +27,18 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from registry.distribution import need_whole
-from registry.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError
+from registry.errors import ConflictError, NotFoundError, UnavailableError
 from registry.folders.local_files import telling_unreadable
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import RECEIPT
 from registry.folders.staging import hold
-from registry.follow.sinks import deep, flat
+from registry.follow.sinks import deep, fetched, flat
 from registry.schemas.receipt import Receipt
 
 if TYPE_CHECKING:
     from registry.follow.sinks import Form
     from registry.operations.registry import Registry
     from registry.progress import Progress
-    from registry.schemas import Fetched
     from registry.schemas.followed import Where
     from registry.storage.driver import ObjectInfo
 
@@ -52,6 +52,8 @@ _BETWEEN: Final = 60.0
 _MOST: Final = 5 << 30
 """Bytes of an object that one request may write to S3."""
 _TRIES: Final = 3
+_TARGET: Final = frozenset({"reference", "digest", "folder"})
+"""What the object of a name says; objects without it are not of a follower."""
 
 
 class S3Sink:
@@ -91,7 +93,13 @@ class S3Sink:
     def _take(self) -> None:
         now = self._clock()
         held = self._document(_FOLLOWER)
-        if held is not None and held.get("id") != self._id and float(held.get("until", "0")) > now:
+        if held is None and self._bucket.find(_FOLLOWER) is not None:
+            raise ConflictError(
+                f"{self._bucket.place}/{_FOLLOWER} is not of a follower, and stays as it is; follow into another "
+                "prefix.",
+                code="folder_taken",
+            )
+        if held is not None and held.get("id") != self._id and _time(held, "until") > now:
             raise ConflictError(
                 f"Another `registry follow`, on {held.get('host')}, brings revisions to {self._bucket.place}; stop it, "
                 f"or follow into another prefix. If it was killed, its place is free after {_LEASE:.0f} seconds.",
@@ -106,7 +114,7 @@ class S3Sink:
             self._take()
         listed = {(one.key, one.size, one.modified.timestamp()): one for one in self._bucket.objects(_NAMES)}
         known = {seen: self._read.get(seen) or self._document(seen[0]) for seen in listed}
-        self._read = {seen: said for seen, said in known.items() if said is not None}
+        self._read = {seen: said for seen, said in known.items() if said is not None and said.keys() >= _TARGET}
         self._led = {deep(seen[0].removeprefix(_NAMES)): said for seen, said in self._read.items()}
         return {name: said.get("reference", "") for name, said in self._led.items()}
 
@@ -123,23 +131,12 @@ class S3Sink:
         if self._brought.get(_folder(where)) == _content(where, form):
             return False
         for _ in range(_TRIES):
-            fetched = registry.fetch(
-                str(where.reference),
-                engine=form.engine,
-                max_lora_rank=form.max_lora_rank,
-                max_error=form.max_error,
-                uniform=form.uniform,
-                progress=progress,
-            )
-            if fetched.reference != where.reference:
-                raise IntegrityError(
-                    f"{where.reference} was asked for, and {fetched.reference} came; nothing is switched."
-                )
-            held = hold(Path(fetched.folder))
+            answer = fetched(registry, where, form, None, progress)
+            held = hold(Path(answer.folder))
             if held is None:  # the cache let it go meanwhile
                 continue
             try:
-                fresh = self._sent(fetched, where)
+                fresh = self._sent(Path(answer.folder), where)
             finally:
                 held.release()
             self._brought[_folder(where)] = _content(where, form)
@@ -148,8 +145,8 @@ class S3Sink:
             f"{where.reference} is removed from the cache as soon as it is fetched; raise REGISTRY_CACHE_SIZE."
         )
 
-    def _sent(self, fetched: Fetched, where: Where) -> bool:
-        folder, place = Path(fetched.folder), _folder(where)
+    def _sent(self, folder: Path, where: Where) -> bool:
+        place = _folder(where)
         receipt = read_receipt(folder)
         there = {one.key: one.size for one in self._bucket.objects(f"{place}/")}
         old = self._document_text(f"{place}/{RECEIPT}") if f"{place}/{RECEIPT}" in there else None
@@ -204,7 +201,7 @@ class S3Sink:
                     self._bucket.delete(f"{_UNUSED}{folder}")
             elif folder not in marks:
                 self._write(f"{_UNUSED}{folder}", {"since": f"{now:.3f}"})
-            elif now - float((self._document(f"{_UNUSED}{folder}") or {}).get("since", now)) >= keep_for:
+            elif now - _time(self._document(f"{_UNUSED}{folder}") or {}, "since") >= keep_for:
                 self._remove(folder, [one.key for one in objects[folder]])
                 removed.append(deep(folder))
         for folder in marks - objects.keys():
@@ -237,6 +234,14 @@ class S3Sink:
                 return bytes(self._bucket.client.get_object(**self._bucket.at(key))["Body"].read())
         except NotFoundError:
             return None
+
+
+def _time(document: Mapping[str, str], field: str) -> float:
+    """A time in a document of ours; for ever, if somebody else wrote it: what it keeps is kept."""
+    try:
+        return float(document[field])
+    except (KeyError, ValueError):
+        return math.inf
 
 
 def _folder(where: Where) -> str:

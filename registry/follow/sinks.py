@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from registry.errors import IntegrityError
 from registry.operations.registry import Registry
 from registry.progress import Progress
+from registry.schemas import Fetched
 from registry.schemas.followed import Where
 from registry.schemas.form import EngineName
 
@@ -50,6 +53,27 @@ class Sink(Protocol):
 
     def sweep(self, now: float, keep_for: float) -> list[str]:
         """Remove what no name led to for ``keep_for`` seconds; returns its references."""
+
+
+def fetched(registry: Registry, where: Where, form: Form, out: Path | None, progress: Progress) -> Fetched:
+    """A revision in a form, in a folder or in the cache, checked to be the one that was asked for.
+
+    Raises:
+        IntegrityError: another revision came; nothing may be switched to it.
+        RegistryError: of ``fetch``.
+    """
+    answer = registry.fetch(
+        str(where.reference),
+        out,
+        engine=form.engine,
+        max_lora_rank=form.max_lora_rank,
+        max_error=form.max_error,
+        uniform=form.uniform,
+        progress=progress,
+    )
+    if answer.reference != where.reference:
+        raise IntegrityError(f"{where.reference} was asked for, and {answer.reference} came; nothing is switched.")
+    return answer
 
 
 def flat(name: str) -> str:

@@ -49,7 +49,7 @@ class Place:
         """Each name with the revision of its folder, all of whose objects have the digests of the receipt."""
         found = {}
         for key in self.objects():
-            if key.startswith("names/"):
+            if key.startswith("names/") and "mine" not in key:
                 said = json.loads(self.read(key))
                 receipt = Receipt.model_validate_json(self.read(f"{said['folder']}/registry-receipt.json"))
                 assert receipt.reference == said["reference"]
@@ -181,6 +181,9 @@ def test_a_folder_of_another_form_or_of_somebody_else_is_refused_and_stays(place
     place.bucket.put("net--other@1/registry-receipt.json", b"{}", 2)
     place.bucket.put("notes.txt", b"mine", 4)
     place.bucket.put("mine@2/notes.txt", b"mine", 4)
+    place.bucket.put("names/mine.json", b"{}", 2)
+    place.bucket.put("names/mine.txt", b"mine", 4)
+    place.bucket.put("unused/mine@2", b"mine", 4)
     follower = place.follower(keep_for=0.0)
     assert follower.round() == ["brought net/top@prod", "switched net/top@prod", "failed net/other@prod"]
     assert [problem.code for problem in follower.problems] == ["folder_taken"]
@@ -190,7 +193,11 @@ def test_a_folder_of_another_form_or_of_somebody_else_is_refused_and_stays(place
     assert [problem.code for problem in other.problems] == ["folder_taken"]
     assert place.leads() == {"net--top@prod": "net/top@1"}
     assert place.read("net--other@1/registry-receipt.json") == b"{}"
-    assert {"notes.txt", "mine@2/notes.txt"} <= place.objects()
+    assert {"notes.txt", "mine@2/notes.txt", "names/mine.json", "names/mine.txt"} <= place.objects()
+    place.bucket.put("follower", b"mine", 4)
+    with pytest.raises(ConflictError, match="is not of a follower"):
+        place.follower().round()
+    assert place.read("follower") == b"mine"
 
 
 def test_a_store_that_is_away_changes_nothing_and_is_a_sentence(
