@@ -21,7 +21,7 @@ from registry.errors import InvalidAdapterError
 from registry.files.header import Header, TensorEntry
 from registry.files.strict_json import shown
 from registry.images.changes import rank_of
-from registry.images.header_config import METADATA, OTHER_TUNERS, alphas_of, common, is_alpha, told
+from registry.images.header_config import METADATA, alphas_of, common, is_alpha, told
 from registry.images.keys import (
     ALPHA,
     BIAS,
@@ -29,6 +29,7 @@ from registry.images.keys import (
     FORMATS,
     MAGNITUDE,
     ON_INPUT,
+    TUNERS,
     SpelledModule,
     components_of,
     format_of,
@@ -136,7 +137,7 @@ def made_config(
     said = told(header, modules)
     if said and len(list(components_of(modules.values()))) == 1:
         (only,) = said.values()
-        if only.get("peft_type") in OTHER_TUNERS:
+        if only.get("peft_type") in TUNERS:
             return _of_tuner(only, form, file, component)
         return {"peft_type": "LORA", **only, FIELD: LoraFile(form, file, component=component).document()}
     ranks = {name: rank_of(one, header.entries) for name, one in modules.items()}

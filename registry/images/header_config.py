@@ -15,11 +15,10 @@ from typing import Any, Final
 from registry.errors import InvalidAdapterError
 from registry.files.header import Header
 from registry.files.strict_json import parse, shown
-from registry.images.keys import ALPHA, DENOISER, SpelledModule, components_of
+from registry.images.keys import ALPHA, DENOISER, TUNERS, SpelledModule, components_of
 
 METADATA: Final = "lora_adapter_metadata"
 """Where diffusers writes the configuration of each component, in the header (``utils/peft_utils``)."""
-OTHER_TUNERS: Final = ("LOHA", "LOKR")
 
 _MOST_METADATA: Final = 1 << 20
 _OF_DENOISER: Final = ("unet", "transformer")
@@ -111,7 +110,7 @@ def common(said: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] | None = None
     for fields in said.values():
         own = {key: value for key, value in fields.items() if key not in _OF_MODULES}
-        if own.get("peft_type") in OTHER_TUNERS:
+        if own.get("peft_type") in TUNERS:
             raise InvalidAdapterError(
                 f"{METADATA} in the header is a configuration of PEFT's {own['peft_type']} for one of several "
                 "components. Write one file for each.",

@@ -39,6 +39,8 @@ ON_INPUT: Final = "on_input"
 LOHA: Final = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 LOHA_CORES: Final = ("hada_t1", "hada_t2")
 LOKR: Final = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+TUNERS: Final[Mapping[str, str]] = {"LOHA": "hada_", "LOKR": "lokr_"}
+"""PEFT's ``peft_type`` of the tuners that are no LoRA and are read -> what the names of their parts begin with."""
 
 _PARTS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"\.lora_down\.weight"), DOWN),
@@ -251,15 +253,19 @@ FORMS: Final[tuple[Form, ...]] = (
 
 
 def _complete(spelled: str, parts: Mapping[str, str]) -> SpelledModule:
-    _check_parts(spelled, parts)
+    check_parts(spelled, parts)
     for one in SPELLINGS:
         if spelled.startswith(one.lead):
             return SpelledModule(spelled, one.component, spelled[len(one.lead) :], one.flat, dict(parts), one.said)
     return SpelledModule(spelled, DENOISER, spelled, False, dict(parts))
 
 
-def _check_parts(spelled: str, parts: Mapping[str, str]) -> None:
-    """Check that the parts of a module are one form, and nothing else."""
+def check_parts(spelled: str, parts: Mapping[str, str]) -> None:
+    """Check that the parts of a module are one form, and nothing else.
+
+    Raises:
+        InvalidAdapterError: ``incomplete_pair``, or ``unexpected_tensor`` for parts that don't belong together.
+    """
     if not any(form.needs <= set(parts) <= form.needs | form.may for form in FORMS):
         _refuse_parts(spelled, parts)
     if DORA_SCALE in parts and MAGNITUDE in parts:

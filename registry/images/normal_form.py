@@ -183,7 +183,7 @@ class _Draft:
         for module in meant.modules:
             shape = self.shapes[module]
             lead = f"{_LEAD}{module}."
-            b, a = _factors(change, lead, shape, row, swapped=meant.swapped)
+            b, a = factors_of(change, lead, shape, row, swapped=meant.swapped)
             self.out |= {b.name: b, a.name: a}
             for part, tail in _BESIDE:
                 entry = self.tensors.get(one.parts.get(part, ""))
@@ -332,10 +332,10 @@ def _check_axis(entry: TensorEntry, rows: int, columns: int, channels: int, one:
     raise wrong_shape(entry, (rows, 1), one)
 
 
-def _factors(
-    change: Change, lead: str, shape: tuple[int, ...], row: int, *, swapped: bool
+def factors_of(
+    change: Change, lead: str, shape: tuple[int, ...], row: int = 0, *, swapped: bool = False
 ) -> tuple[TensorEntry, TensorEntry]:
-    """B and A of one of diffusers' modules, whose rows begin at ``row`` of the file's.
+    """B and A of a module, whose rows begin at ``row`` of the change's; ``lead`` is what their names begin with.
 
     Of a change that is kept whole one factor is the change and the other the identity, whichever is smaller.
     """

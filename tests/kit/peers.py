@@ -38,24 +38,27 @@ def save_model(folder: Path, base: Path, *, max_shard_size: str = "5GB", dtype: 
 def train_adapter(folder: Path, model: Any, *, seed: int = 0, b_scale: float = 0.1, **config: Any) -> Any:
     """Put a LoRA made by PEFT on ``model``, fill its B with random values, save it; returns the merged model.
 
-    ``config`` goes to ``LoraConfig``. The model is changed: it becomes what a child of this adapter is trained on.
+    ``config`` goes to ``LoraConfig``, or to that of another ``tuner``. The model is changed: it becomes what a child of
+    this adapter is trained on.
     """
     wrapped = wrap(folder, model, seed=seed, b_scale=b_scale, **config)
     with between_themselves():
         return wrapped.merge_and_unload()
 
 
-def wrap(folder: Path, model: Any, *, seed: int = 0, b_scale: float = 0.1, **config: Any) -> Any:
+def wrap(folder: Path, model: Any, *, seed: int = 0, b_scale: float = 0.1, tuner: str = "Lora", **config: Any) -> Any:
     """The same without merging: the model as it is trained. All that PEFT would train gets other values."""
     import peft
 
     torch.manual_seed(seed)
     with between_themselves():
-        wrapped = peft.get_peft_model(model, peft.LoraConfig(**config))
+        wrapped = peft.get_peft_model(model, getattr(peft, f"{tuner}Config")(**config))
         with torch.no_grad():
             for name, parameter in wrapped.named_parameters():
                 if "lora_B" in name or "lora_embedding" in name:
                     parameter.copy_(torch.randn_like(parameter) * b_scale)
+                elif "hada_" in name or "lokr_" in name:
+                    parameter.copy_(torch.randn_like(parameter) * b_scale**0.5)
                 elif parameter.requires_grad and "lora_A" not in name:  # magnitudes, biases, whole modules, token rows
                     parameter.mul_(1 + 0.2 * torch.randn_like(parameter)).add_(0.02 * torch.randn_like(parameter))
         wrapped.save_pretrained(folder)

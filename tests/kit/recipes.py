@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.kit import products
 from tests.kit.adapters import DEFAULTS
 from tests.kit.bases import Base, Module
 from tests.kit.expert_factors import join_a, join_b, nested_names
@@ -34,6 +35,7 @@ class Recipe:
     rslora: bool = False
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    product: str = ""  # of `tests.kit.products.FORMS`: no pair
     dora: bool = False
     lora_bias: bool = False
     bias: str = "none"  # lora_only, all
@@ -85,6 +87,8 @@ class Recipe:
             "use_rslora": self.rslora,
             "fan_in_fan_out": any(module_of(base, name).kind == "conv1d" for name in named(base, self.targets)),
         }
+        if self.product:
+            found = products.document(self.product, found)
         found |= self.config
         return {name: value for name, value in found.items() if value is not ...}
 
@@ -166,9 +170,14 @@ class _Writer:
 
     def _pair(self, module: Module) -> None:
         recipe, (out_features, in_features) = self._recipe, module.oriented
-        rank, _ = scaling_of(self._config, module.name)
+        rank, _ = scaling_of({"lora_alpha": recipe.alpha, **self._config}, module.name)
         a, b = self._factors(out_features, in_features, rank)
         stem = module.name
+        if recipe.product:
+            scale = math.sqrt(0.1 * recipe.scale)
+            for part, values in products.parts_of(recipe.product, module.shape, rank, self._normal, scale).items():
+                self._put(f"{stem}.{part}", values)
+            return
         tied_head = recipe.ensure_tied and stem in _heads(self._base)
         if tied_head:  # PEFT keeps the embedding's pair once more, in the form of the head
             (holder,) = self._base.layout.ties.values()

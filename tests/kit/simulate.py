@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tests.kit import products
 from tests.kit.expert_factors import nested_names, split_a, split_b
 from tests.kit.floats import Array
 from tests.kit.layouts import Layout, layout_of
@@ -30,6 +31,7 @@ ATTENTION_FIXED_AFTER: Final = (0, 21, 2)
 _PAIR: Final = re.compile(r"(.+)\.(lora_A\.weight|lora_embedding_A)")
 _PART: Final = re.compile(r".+\.(lora_[AB]\.(weight|bias)|lora_embedding_[AB]|lora_magnitude_vector(\.weight)?)")
 _ROWS: Final = ".token_adapter.trainable_tokens_delta"
+_PRODUCT: Final = re.compile(rf"(.+)\.({'|'.join(products.PARTS)})")
 _IGNORED: Final = re.compile(r".+\.(lora_velora_embed.*|lora_monteclora_sampler\..+)")
 
 
@@ -79,7 +81,8 @@ def apply(state: State, folder: Path) -> None:
         if not _IGNORED.fullmatch(key)
     }
     tensors = {key: tensor.values for key, tensor in raw.items()}
-    parts = {key for key in tensors if _PART.fullmatch(key)}
+    made = {key: found for key in tensors if (found := _PRODUCT.fullmatch(key))}
+    parts = {key for key in tensors if _PART.fullmatch(key)} | set(made)
     stems = [found[1] for key in sorted(parts) if (found := _PAIR.fullmatch(key))]
     for key in tensors:
         if key in parts:
@@ -90,7 +93,19 @@ def apply(state: State, folder: Path) -> None:
             _set_value(state, key.replace(".base_layer.", "."), raw[key], config)
     for stem in stems:
         _add_pair(state, stem, tensors, stems, config)
+    for stem in sorted({found[1] for found in made.values()}):
+        own = {found[2]: tensors[key] for key, found in made.items() if found[1] == stem}
+        _add_product(state, stem, own, config)
     state.settle_ties()
+
+
+def _add_product(state: State, stem: str, parts: Mapping[str, Array], config: Mapping[str, Any]) -> None:
+    """Add a LoHa or a LoKr; PEFT scales by alpha / r whatever the factors are."""
+    view = state.views[f"{stem}.weight"]
+    _, scaling = scaling_of({**config, "lora_alpha": config["alpha"]}, stem)
+    added = scaling * products.delta(parts)
+    spread = abs(scaling) * products.delta({part: np.abs(one) for part, one in parts.items()})
+    view.add(added.reshape(view.values.shape), spread.reshape(view.values.shape))
 
 
 def _set_value(state: State, parameter: str, raw: RawTensor, config: Mapping[str, Any]) -> None:

@@ -129,6 +129,8 @@ def read_recipe(path: str, given: object) -> Recipe:
         config = parse_config(json.dumps(document).encode())
     except RegistryError as problem:
         raise type(problem)(f"{path}: {problem}", code=problem.code) from None
+    if config.document["peft_type"] != "LORA":
+        raise _unsupported(path, "peft_type", config.document["peft_type"])
     if config.document.get("bias") not in (None, "none"):
         raise _unsupported(path, "bias", config.document["bias"])
     for name, value in config.document.items():

@@ -19,6 +19,7 @@ from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.strict_json import MAX_SETTINGS, parse, shown
 from registry.images.adapter_file import FIELD, LoraFile
+from registry.images.keys import TUNERS
 from registry.images.normal_form import normal_form
 from registry.tensors.arithmetic.dtypes import FLOATS, WHOLE_NUMBERS
 from registry.tensors.checkpoint.adapter import (
@@ -42,12 +43,14 @@ from registry.tensors.checkpoint.key_grammar import PARAMETER, parse_key
 from registry.tensors.checkpoint.patterns import PatternBudget
 from registry.tensors.checkpoint.variants.draft import Draft, Parts
 from registry.tensors.checkpoint.variants.pairs import check_whole
+from registry.tensors.checkpoint.variants.products import PRODUCTS, SHARED
 from registry.tensors.checkpoint.variants.table import RULES, VARIANTS
 from registry.tensors.table.targets import TargetKind, TargetTable
 
 FILE: Final = "adapter_config.json"
 MAX_BYTES: Final = 8 * 1024 * 1024
 REQUIRED: Final = ("peft_type", "r", "lora_alpha")
+REQUIRED_OF_PRODUCTS: Final = ("peft_type", "r", "alpha")
 
 
 def parse_config(data: bytes) -> LoraAdapterConfig:
@@ -64,21 +67,36 @@ def parse_config(data: bytes) -> LoraAdapterConfig:
         raise InvalidAdapterError(f"{FILE} is not a JSON object.")
     if "peft_type" in document:
         RULES["peft_type"]("peft_type", document["peft_type"])  # other tuners have other fields: this one comes first
-    for name in REQUIRED:
+    is_product = document.get("peft_type") in TUNERS
+    rules = {name: rule for name, rule in RULES.items() if _is_field(name, is_product=is_product)}
+    if is_product and "alpha" not in document:
+        raise InvalidAdapterError(
+            f"{FILE}: peft_type is {document['peft_type']}, and the field 'alpha' that PEFT writes there is missing. "
+            "Save the adapter again with the configuration that it was trained with.",
+            code="unsupported_peft_type",
+        )
+    for name in REQUIRED_OF_PRODUCTS if is_product else REQUIRED:
         if name not in document:
             raise InvalidAdapterError(f"{FILE} lacks the field {name!r}, which has no default here. Add it.")
-    values = {name: rule(name, document[name]) for name, rule in RULES.items() if name in document}
+    values = {name: rule(name, document[name]) for name, rule in rules.items() if name in document}
     for name, value in document.items():
-        if name not in RULES and says_something(value):
+        if name not in rules and says_something(value):
             raise InvalidAdapterError(
                 f"{FILE} has the field {shown(name)} ({shown(value)}), which this version does not know: it may "
                 "change the meaning of the weights. Remove it if it does not.",
                 code="unknown_config_field",
             )
+    if is_product:
+        values["lora_alpha"] = values.pop("alpha")
     kept = {name: values[name] for name in LoraAdapterConfig.__dataclass_fields__ if name in values}
     return LoraAdapterConfig(
         document=document, trained_class=_trained_class(document.get("auto_mapping")), values=values, **kept
     )
+
+
+def _is_field(name: str, *, is_product: bool) -> bool:
+    """Whether a configuration of a LoRA has a field, or one of a product."""
+    return name in SHARED or name in PRODUCTS.fields if is_product else name not in PRODUCTS.fields
 
 
 def _trained_class(auto_mapping: Any) -> str | None:

@@ -53,6 +53,13 @@ PATHS: dict[str, Links] = {
         {"target_modules": ["q_proj"], "velora_config": {}},
         {"target_modules": ["q_proj", "v_proj"], "monteclora_config": {}, "r": 2},
     ],
+    "llama products": [
+        {"tuner": "LoHa", "target_modules": ["q_proj", "down_proj"], "r": 2, "alpha": 3, "rank_pattern": {"q_proj": 1}},
+        {"target_modules": ["q_proj", "v_proj"], "use_dora": True, "r": 2},
+        {"tuner": "LoKr", "target_modules": "all-linear", "r": 1, "alpha": 2, "modules_to_save": ["model.norm"]},
+        {"tuner": "LoKr", "target_modules": ["v_proj", "up_proj"], "r": 1, "alpha": 1, "decompose_both": True},
+        {"target_modules": ["up_proj"], "r": 2},
+    ],
     "llama pissa converted": [{"target_modules": ["q_proj", "v_proj"], "init_lora_weights": "pissa", "r": 2}],
     "gpt2": [
         {"target_modules": ["c_attn", "c_proj"], "use_dora": True, "r": 2, "fan_in_fan_out": True},
@@ -143,7 +150,7 @@ def _train_pissa(folder: Path, model: Any, link: dict[str, Any]) -> Any:
         return wrapped.merge_and_unload()
 
 
-@pytest.mark.long_but("llama", "mixtral", "gpt2", "conv", "gpt_oss", "llama pissa converted")
+@pytest.mark.long_but("llama", "mixtral", "gpt2", "conv", "gpt_oss", "llama pissa converted", "llama products")
 @pytest.mark.parametrize("name", sorted(PATHS))
 def test_path_of_peft(shelf: Shelf, name: str) -> None:
     """Merged equals PEFT's step-by-step merge; the merged folder and the composed adapter load and give its output."""

@@ -144,11 +144,12 @@ def test_twice_on_a_narrow_base(shelf: Shelf, kind: str, name: str) -> None:
 # --- the table's rows: each is held by a sample that is right with it, and wrong or refused without it ---
 
 SAMPLES: dict[str, tuple[str, str] | dict[str, Any]] = {
-    "other tuners": {"peft_type": "LOHA"},
+    "other tuners": {"peft_type": "VERA"},
     "no change of weights": {"layer_replication": [[0, 2]]},
     "initialisations": {"init_lora_weights": "pissa"},
     "LoRA files": {"registry": {"format": "kohya", "file": "style.safetensors", "alphas": {}}},
     "training only": {"velora_config": {"rank": 2}},
+    "LoHa and LoKr": ("llama", "loha"),
     "parameters": ("gpt_oss", "up only"),
     "experts by file": ("mixtral", "each expert"),
     "attention": ("attention", "plain"),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from peft import LoraConfig, PeftType
+from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftType
 
 from registry.images.adapter_file import FIELD
+from registry.images.keys import TUNERS
 from registry.tensors.checkpoint.variants.fields import WAYS
+from registry.tensors.checkpoint.variants.products import PRODUCTS, SHARED
 from registry.tensors.checkpoint.variants.table import RULES, TAILS
 from tests.root import ROOT
 
@@ -28,7 +30,9 @@ def test_every_field_of_the_installed_peft_has_a_rule_and_a_line() -> None:
     assert fields - set(RULES) == set(), "a new field of LoraConfig: decide what it means, and add it to a variant"
     listed = _first_column("Fields of `adapter_config.json`")
     assert sorted(listed) == sorted(RULES)
-    assert set(RULES) - fields == BEFORE_PEFT_0_3 | {FIELD}
+    products = {field.name for kind in (LoHaConfig, LoKrConfig) for field in dataclasses.fields(kind)}
+    assert products == set(PRODUCTS.fields) | SHARED, "a new field of LoHa or LoKr: decide what it means"
+    assert set(RULES) - fields - set(PRODUCTS.fields) == BEFORE_PEFT_0_3 | {FIELD}
 
 
 def test_every_end_of_a_tensor_name_has_a_line() -> None:
@@ -37,4 +41,4 @@ def test_every_end_of_a_tensor_name_has_a_line() -> None:
 
 
 def test_every_other_tuner_of_the_installed_peft_has_a_way() -> None:
-    assert {str(one.value) for one in PeftType} - {"LORA"} - set(WAYS) == set()
+    assert {str(one.value) for one in PeftType} - {"LORA", *TUNERS} - set(WAYS) == set()

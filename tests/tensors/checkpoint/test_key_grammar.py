@@ -80,7 +80,7 @@ def test_other_dialects_are_told_the_right_name(name: str, right: str) -> None:
         (f"{LEAD}lora_A.weight", "not a part of a PEFT LoRA"),
         (f"{LEAD}{Q}.lora_A", "AdaLoRA"),
         (f"{LEAD}{Q}.lora_E", "AdaLoRA"),
-        (f"{LEAD}{Q}.hada_w1_a", "LyCORIS"),
+        (f"{LEAD}{Q}.oft_blocks", "LyCORIS"),
         (f"{LEAD}{Q}.lora_C.weight", "not a part of a PEFT LoRA"),
         (f"{LEAD}.lora_A.weight", "not a part of a PEFT LoRA"),
         (f"{LEAD}a\nb.lora_A.weight", "not a part of a PEFT LoRA"),

@@ -132,7 +132,7 @@ def test_types(field: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("code", "field", "value"),
     [
-        ("unsupported_peft_type", "peft_type", "LOHA"),
+        ("unsupported_peft_type", "peft_type", "VERA"),
         ("unsupported_peft_type", "peft_type", None),
         ("unsupported_peft_type", "peft_type", "lora"),
         ("layer_replication", "layer_replication", [[0, 2], [1, 2]]),
@@ -183,7 +183,7 @@ def test_every_variant_has_fields_and_tails_of_its_own() -> None:
         assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("kind", sorted({kind.value for kind in peft.PeftType} - {"LORA"}))
+@pytest.mark.parametrize("kind", sorted({kind.value for kind in peft.PeftType} - {"LORA", "LOHA", "LOKR"}))
 def test_every_other_tuner_of_the_installed_peft_is_refused_with_a_way(kind: str) -> None:
     assert kind in WAYS
     assert kind in refused("unsupported_peft_type", peft_type=kind)

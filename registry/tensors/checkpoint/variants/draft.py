@@ -77,15 +77,16 @@ class Scales:
         self, config: LoraAdapterConfig, budget: PatternBudget, given: Mapping[str, Scale] | None = None
     ) -> None:
         self.config = config
-        self._given = given
+        self._given = dict(given or {})
         self._ranks = PatternMap(config.rank_pattern, field="rank_pattern", budget=budget)
         self._alphas = PatternMap(config.alpha_pattern, field="alpha_pattern", budget=budget)
         self._ambiguous: dict[tuple[str, tuple[str, ...]], list[str]] = {}
 
     def of(self, name: str) -> tuple[int, float, str]:
         """Rank and alpha of a module (its name as the checkpoint spells it), and which field gave the rank."""
-        if self._given is not None:
-            return self._given[name].rank, self._given[name].alpha, "its tensors"
+        given = self._given.get(name)
+        if given is not None:
+            return given.rank, given.alpha, "its tensors"
         rank, rank_keys = self._ranks.resolve(name)
         alpha, alpha_keys = self._alphas.resolve(name)
         for patterns, keys in ((self._ranks, rank_keys), (self._alphas, alpha_keys)):
@@ -97,6 +98,15 @@ class Scales:
             float(self.config.lora_alpha if alpha is None else alpha),
             reason,
         )
+
+    def give(self, name: str, scale: Scale) -> None:
+        """Keep that of a module, in place of what the configuration says of its rank."""
+        self._given[name] = scale
+
+    def scaling(self, name: str, rank: int, alpha: float) -> float:
+        """What the product of a module's pair is multiplied by."""
+        given = self._given.get(name)
+        return self.config.scaling(rank, alpha) if given is None else given.scaling
 
     def notices(self) -> list[str]:
         """What is ambiguous or without effect in the patterns, once all modules were queried."""
@@ -201,7 +211,7 @@ class Draft:
                 f"({reason}). Save the adapter again with the configuration that it was trained with.",
                 code="rank_mismatch",
             )
-        return alpha, self.config.scaling(rank, alpha) if self.given is None else self.given[name].scaling
+        return alpha, self.scales.scaling(name, rank, alpha)
 
     def add_pair(self, spelled: str, pair: LoraPair, *, by_module: bool = True, by_file: bool = False) -> None:
         """Keep a pair; ``by_module``: target_modules names it; ``by_file``: by a name of the files."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from registry.files.strict_json import shown
 from registry.images.adapter_file import FIELD, lora_file
+from registry.images.keys import TUNERS
 from registry.tensors.checkpoint.field_rules import any_value, boolean, fault, fraction, nothing, text
 from registry.tensors.checkpoint.variants.draft import Draft, Variant, refuse_tensor
 
@@ -198,7 +199,7 @@ WAYS: Final[dict[str, str]] = {
     "same scaling.",
     **dict.fromkeys(
         (
-            "C3A", "DELORA", "FOURIERFT", "GRALORA", "LOHA", "LOKR", "MISS", "RANDLORA", "SHIRA", "TINYLORA",
+            "C3A", "DELORA", "FOURIERFT", "GRALORA", "MISS", "RANDLORA", "SHIRA", "TINYLORA",
             "UNILORA", "VBLORA", "VERA", "WAVEFT",
         ),
         _CONVERTED,
@@ -225,11 +226,11 @@ WAYS: Final[dict[str, str]] = {
 
 
 def peft_type(field: str, value: Any) -> str:
-    """LORA and nothing else."""
-    if value == "LORA":
-        return "LORA"
+    """LORA, or one of the tuners that are a LoRA by another name."""
+    if isinstance(value, str) and value in ("LORA", *TUNERS):
+        return value
     way = WAYS.get(value, _DENSE) if isinstance(value, str) else "expected 'LORA'."
-    raise fault(field, value, f"only LORA adapters are supported: {way}", "unsupported_peft_type")
+    raise fault(field, value, f"only LORA, LOHA and LOKR adapters are supported: {way}", "unsupported_peft_type")
 
 
 OTHER_TUNERS: Final = Variant("other tuners", fields={"peft_type": peft_type})

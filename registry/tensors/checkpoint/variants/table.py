@@ -18,6 +18,7 @@ from registry.tensors.checkpoint.variants.fields import (
 )
 from registry.tensors.checkpoint.variants.layers import ATTENTION, CONVOLUTION
 from registry.tensors.checkpoint.variants.pairs import BLOCK_DIAGONAL, DORA, PLAIN_PAIRS
+from registry.tensors.checkpoint.variants.products import PRODUCTS
 from registry.tensors.checkpoint.variants.saved_modules import SAVED_EMBEDDINGS, SAVED_MODULES
 from registry.tensors.checkpoint.variants.token_rows import TIES, TOKEN_ROWS
 
@@ -28,6 +29,8 @@ VARIANTS: Final[tuple[Variant, ...]] = (
     NOT_WEIGHTS,
     INITIALISATIONS,
     TRAINING_ONLY,
+    # products, which become pairs
+    PRODUCTS,
     # pairs, by the sort of module; the last takes what the others left
     PARAMETERS,
     FILE_EXPERTS,
