@@ -46,8 +46,7 @@ from registry.schemas.artifacts import EngineCheck
 from registry.schemas.difference import DeltaMatrix, Difference
 from registry.schemas.followed import Where, WhereRequest
 from registry.schemas.form import is_plain
-from registry.schemas.jobs import JOBS as SHOWN_JOBS
-from registry.schemas.jobs import Health, JobsRequest, JobSummary, Looked
+from registry.schemas.jobs import Health, Jobs, JobsRequest, JobSummary, Looked
 from registry.schemas.labels import (
     AlsoKnownAs,
     AlsoKnownAsRequest,
@@ -546,8 +545,8 @@ DU: Final = Operation(
 
 LIST_JOBS: Final = Listing(
     name="list_jobs", method="GET", address="/operations", request=JobsRequest, answer=tuple[JobSummary, ...],
-    does="handlers.upkeep.list_jobs", item=JobSummary, key=job_key, described=SHOWN_JOBS, right=READER, group="keeping",
-    about="Long operations, newest first: those of the token, or everyone's for an admin without scopes.",
+    does="handlers.upkeep.list_jobs", item=JobSummary, key=job_key, described=Jobs.described, right=READER,
+    group="keeping", about="Long operations, newest first: those of the token, or everyone's for an admin without scopes.",
 )  # fmt: skip
 
 HEALTH: Final = Operation(

@@ -19,7 +19,7 @@ from registry.errors import UsageError
 from registry.figures import counted, moment
 from registry.figures import size as in_units
 from registry.schemas.form import EngineName, Layout, MeasuredRows, Onto, Param, Schema, WrittenDtype
-from registry.schemas.frames import Column, Described
+from registry.schemas.frames import Column, Described, Listed
 from registry.schemas.views import fetched as fetched_line
 from registry.schemas.weights import MAX_WEIGHTS, split_weight
 
@@ -266,18 +266,24 @@ class Materialisation(Schema):
     fidelity: Annotated[ModelFidelity | None, Field(exclude_if=lambda value: value is None)] = None
 
 
-MATERIALISATIONS: Final = Described(
-    noun="materialisation",
-    columns=(
-        Column("id", "id", style="reference"),
-        Column[Materialisation]("size", "size", lambda one: in_units(one.size), right=True),
-        Column[Materialisation]("until", "until", lambda one: moment(one.expires_at)),
-        Column("reference", "of"),
-        Column("kind", "as", style="quiet"),
-    ),
-    screen="id size until|reference kind",
-    heads="ID|SIZE|UNTIL (UTC)|OF, AS",
-)
+class Materialisations(Listed[Materialisation]):
+    """Answer of ``materialisations``: by path, number and kind."""
+
+    __slots__ = ()
+    described = Described(
+        noun="materialisation",
+        columns=(
+            Column("id", "id", style="reference"),
+            Column[Materialisation]("size", "size", lambda one: in_units(one.size), right=True),
+            Column[Materialisation]("until", "until", lambda one: moment(one.expires_at)),
+            Column("reference", "of"),
+            Column("kind", "as", style="quiet"),
+        ),
+        screen="id size until|reference kind",
+        heads="ID|SIZE|UNTIL (UTC)|OF, AS",
+        table="id size until reference kind",
+        frame="id reference digest kind size files created_at created_by expires_at rendering numerics",
+    )
 
 
 class Materialised(Schema):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from registry.figures import moment, size
 from registry.schemas import (
@@ -19,7 +19,7 @@ from registry.schemas import (
     Schema,
 )
 from registry.schemas.form import Param
-from registry.schemas.frames import Column, Described
+from registry.schemas.frames import Column, Described, Listed
 from registry.schemas.protocol import Problem
 from registry.schemas.publishing import Combined
 from registry.schemas.statistics import DenseStatistics
@@ -107,25 +107,32 @@ def _progress(job: JobSummary) -> str:
     return f"{job.stage}: {size(job.done)} of {size(job.total)}" if job.total else job.stage
 
 
-JOBS: Final = Described[JobSummary](
-    noun="job",
-    columns=(
-        Column("id", cell=lambda one: one.id[:12], style="reference"),
-        Column("created_at", cell=lambda one: moment(one.created_at), style="quiet"),
-        Column("kind"),
-        Column("state", style=lambda one: "gone" if one.state == "failed" else ""),
-        Column(
-            "subject",
-            cell=lambda one: one.subject or "everything",
-            style=lambda one: "reference" if one.subject else "quiet",
+class Jobs(Listed[JobSummary]):
+    """Answer of ``jobs``: long operations, newest first."""
+
+    __slots__ = ()
+    described = Described[JobSummary](
+        noun="job",
+        columns=(
+            Column("id", "id", cell=lambda one: one.id[:12], style="reference"),
+            Column("created_at", "begun (UTC)", cell=lambda one: moment(one.created_at), style="quiet"),
+            Column("kind", "kind"),
+            Column("state", "state", style=lambda one: "gone" if one.state == "failed" else ""),
+            Column(
+                "subject",
+                "about",
+                cell=lambda one: one.subject or "everything",
+                style=lambda one: "reference" if one.subject else "quiet",
+            ),
+            Column("actor", "by", before="by", style="quiet", free=True),
+            Column("progress", "progress", cell=_progress, style="quiet", free=True),
+            Column("detail", "why not", free=True),
         ),
-        Column("actor", before="by", style="quiet", free=True),
-        Column("progress", cell=_progress, style="quiet", free=True),
-        Column("detail", free=True),
-    ),
-    screen="id created_at kind state | subject actor progress detail",
-    heads="ID | BEGUN (UTC) | KIND | STATE | ABOUT",
-)
+        screen="id created_at kind state | subject actor progress detail",
+        heads="ID | BEGUN (UTC) | KIND | STATE | ABOUT",
+        table="id created_at kind state subject actor progress detail",
+        frame="id kind state subject actor token stage done total created_at updated_at code detail",
+    )
 
 
 class JobCounts(Schema):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
-from typing import Any, Final
+from typing import Any, Final, get_origin, get_type_hints
 from xml.etree import ElementTree
 
 import pandas
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from registry.api.openapi import EXAMPLES
 from registry.errors import UnavailableError
 from registry.figures import moment
+from registry.operations.registry import Registry
 from registry.schemas import (
     BaseSummary,
     Deleted,
@@ -35,7 +37,9 @@ from registry.schemas import (
     Tree,
     TreeNode,
 )
+from registry.schemas.artifacts import Materialisation, Materialisations
 from registry.schemas.difference import Difference
+from registry.schemas.jobs import Jobs, JobSummary
 from registry.schemas.statistics import Statistics
 from registry.schemas.tags import Notice
 from registry.schemas.team import Events
@@ -374,3 +378,41 @@ def test_a_base_of_diffusers_is_known_also_by_the_name_of_its_class(
     source: str, architecture: str | None, expected: bool
 ) -> None:
     assert of_diffusers(source, architecture) is expected
+
+
+def test_every_list_is_a_table_and_a_data_frame() -> None:
+    """What Python gives of a listing of the table of operations is one, whoever adds the next."""
+    plain = {
+        name
+        for name, method in inspect.getmembers(Registry, inspect.isfunction)
+        if not name.startswith("_") and get_origin(get_type_hints(method).get("return")) is tuple
+    }
+    # answers of single requests, and what became of each folder
+    assert plain == {"drop_materialisation", "factors", "protect_tag", "where"} | {
+        "apply_import", "copy_all", "publish_folders", "publish_tree",
+    }  # fmt: skip
+
+
+def test_jobs_and_what_is_materialised_as_tables() -> None:
+    job = JobSummary(
+        id="0123456789abcdef", kind="gc", state="failed", subject=None, actor="<b>ann</b>", token=None, stage="",
+        done=0, total=0, created_at=TIME, updated_at=NOW, code="unavailable", detail="The store is away.",
+    )  # fmt: skip
+    cells = Cells(Jobs((job,))._repr_html_())
+    assert cells.rows[1] == [
+        "0123456789ab", moment(TIME), "gc", "failed", "everything", "<b>ann</b>", "", "The store is away.",
+    ]  # fmt: skip
+    assert "b" not in cells.tags
+    frame = Jobs((job,)).to_pandas()
+    assert frame.loc[0, "id"] == job.id
+    assert (frame["updated_at"] - frame["created_at"])[0] == NOW - TIME
+    kept = Materialisation(
+        id="ab12", reference="llama/support@3", digest=DIGEST, kind="merged", rendering=DIGEST, numerics=None,
+        size=2_000_000, files=3, created_at=TIME, created_by="ann", expires_at=NOW,
+    )  # fmt: skip
+    assert Cells(Materialisations((kept,))._repr_html_()).rows[1] == [
+        "ab12", "2.00 MB", moment(NOW), "llama/support@3", "merged",
+    ]  # fmt: skip
+    frame = Materialisations((kept,)).to_pandas()
+    assert list(frame["size"]) == [2_000_000]
+    assert set(frame.columns) == set(Materialisation.model_fields) - {"fidelity"}

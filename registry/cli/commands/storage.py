@@ -99,11 +99,11 @@ def _check_alone(option: str, others: dict[str, object]) -> None:
 
 
 def _list(ref: str | None, url: str | None, as_json: bool) -> None:
-    from registry.schemas.artifacts import MATERIALISATIONS
+    from registry.schemas.artifacts import Materialisations
 
     with session(url, as_json) as run:
         answer = run.registry.materialisations(ref)
-        run.answer(answer, lambda found: [MATERIALISATIONS.block(found)])
+        run.answer(answer, lambda found: [Materialisations.described.block(found)])
         if not answer:
             run.say(f"Nothing is materialised {'in ' + run.registry.url if ref is None else 'at ' + ref}.")
 

@@ -11,7 +11,7 @@ from registry.operations.methods.calls import TableCalls
 from registry.progress import Progress
 from registry.rights import Role
 from registry.schemas import BaseMeasured, Checked, Collected, Identity, Retabled, Token, TokenCreated
-from registry.schemas.jobs import Health, JobsRequest, JobSummary, OperationKind, OperationState
+from registry.schemas.jobs import Health, Jobs, JobsRequest, OperationKind, OperationState
 from registry.schemas.requests import (
     FsckRequest,
     GcRequest,
@@ -106,7 +106,7 @@ class Administration(TableCalls):
 
     def jobs(
         self, *, state: OperationState | None = None, kind: OperationKind | None = None, limit: int | None = None
-    ) -> tuple[JobSummary, ...]:
+    ) -> Jobs:
         """Long operations of a service, newest first: those of the token, or everyone's for an admin without scopes.
 
         They are retained for a week after they ended.
@@ -116,12 +116,15 @@ class Administration(TableCalls):
             kind: only those of this kind. What the service looks at after a publish is listed with ``"notice"`` alone.
             limit: at most so many. None: all.
 
+        Returns:
+            A tuple that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of.
+
         Example:
             >>> team.jobs(state="failed")
             ()
         """
         request = asked(JobsRequest, state=state, kind=kind)
-        return self._list(table.LIST_JOBS, request, check_limit(limit))
+        return Jobs(self._list(table.LIST_JOBS, request, check_limit(limit)))
 
     def health(self) -> Health:
         """How a service is: its replicas, its long operations, its storage, when it was last collected and checked.

@@ -19,7 +19,7 @@ from registry.operations.readable import ReadableArtifact
 from registry.progress import Progress
 from registry.reference import Reference
 from registry.schemas import ArtifactKind, Fetched, Materialisation, Materialised, Options, Verified, WrittenDtype
-from registry.schemas.artifacts import KINDS, TensorMismatch
+from registry.schemas.artifacts import KINDS, Materialisations, TensorMismatch
 from registry.schemas.form import EngineName, Layout, MeasuredRows, Onto
 from registry.schemas.publishing import ReplayRequest
 from registry.schemas.requests import (
@@ -296,11 +296,14 @@ class Artifacts(TableCalls):
         with progress_sink(progress) as sink:
             return self._do(table.MATERIALISE, request, sink)
 
-    def materialisations(self, ref: str | None = None) -> tuple[Materialisation, ...]:
+    def materialisations(self, ref: str | None = None) -> Materialisations:
         """What is materialised, by path and number.
 
         Args:
             ref: only at and under a path, or of one revision (``PATH@...``). None: all.
+
+        Returns:
+            A tuple that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of.
 
         Raises:
             NotFoundError: the path or revision does not exist.
@@ -310,7 +313,7 @@ class Artifacts(TableCalls):
             >>> [(one.reference, one.kind) for one in team.materialisations("llama/support")]
             [('llama/support@2', 'lora')]
         """
-        return self._list(table.MATERIALISATIONS, asked(MaterialisationsRequest, ref=ref))
+        return Materialisations(self._list(table.MATERIALISATIONS, asked(MaterialisationsRequest, ref=ref)))
 
     def drop_materialisation(self, which: str, *, kind: ArtifactKind | None = None) -> tuple[Materialisation, ...]:
         """Drop what was materialised; the artifact is computed when it is read, as before.
