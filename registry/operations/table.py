@@ -545,8 +545,9 @@ DU: Final = Operation(
 
 LIST_JOBS: Final = Listing(
     name="list_jobs", method="GET", address="/operations", request=JobsRequest, answer=tuple[JobSummary, ...],
-    does="handlers.upkeep.list_jobs", item=JobSummary, key=job_key, described=Jobs.described, right=READER,
-    group="keeping", about="Long operations, newest first: those of the token, or everyone's for an admin without scopes.",
+    does="handlers.upkeep.list_jobs", item=JobSummary, key=job_key, described=Jobs.described,
+    right=READER, group="keeping",
+    about="Long operations, newest first: those of the token, or everyone's for an admin without scopes.",
 )  # fmt: skip
 
 HEALTH: Final = Operation(
