@@ -104,7 +104,7 @@ DIALECTS: Final = (
         re.compile(
             r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner\.embedders)\..+"
             r"|(diffusion_model\.)?(double_blocks\.0\.img_attn\.qkv|input_blocks\.0\.0|joint_blocks\.0\.x_block\..+"
-            r"|blocks\.0\.cross_attn\.norm_q|noise_refiner\.0\.attention\.qkv)\.weight"
+            r"|blocks\.0\.cross_attn\.norm_q|noise_refiner\.0\.attention\.qkv|transformer_blocks\.0\.img_mod\.1)\.weight"
         ),
         adapter=False,
     ),

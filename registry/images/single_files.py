@@ -13,7 +13,18 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from registry.images.native_names import FAMILIES, FLUX_1, FLUX_2, SD_3, UNET, WAN, Z_IMAGE, Family, Modules
+from registry.images.native_names import (
+    FAMILIES,
+    FLUX_1,
+    FLUX_2,
+    QWEN_IMAGE,
+    SD_3,
+    UNET,
+    WAN,
+    Z_IMAGE,
+    Family,
+    Modules,
+)
 
 DENOISER_LEADS: Final = ("model.diffusion_model.", "diffusion_model.", "")
 """What the names of a denoiser begin with; of one that is alone in its file, nothing."""
@@ -60,6 +71,7 @@ _PIPELINES: Final[Mapping[str, str]] = {
     FLUX_2.name: "Flux2Pipeline",
     WAN.name: "WanPipeline",
     Z_IMAGE.name: "ZImagePipeline",
+    QWEN_IMAGE.name: "QwenImagePipeline",
 }
 
 
@@ -202,6 +214,8 @@ def _backwards(family: Family, name: str, layers: int) -> Modules | None:
     if family.name == UNET.name:
         module = _of_unet(name, layers)
         return None if module is None else (module,)
+    if family.name == QWEN_IMAGE.name:  # its native names are diffusers' own; what has none is seen forwards
+        return (name,)
     if name in family.rows:
         return family.rows[name]
     pattern, number = numbered(name)
