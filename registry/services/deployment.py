@@ -151,12 +151,14 @@ class Background:
     Args:
         lineage: the revisions of its path that the principal sees, root first, each with its stored statistics.
         config: its ``adapter_config.json``.
+        parent_config: that of its parent; None: that is the base model, or out of sight.
         link: statistics of its own delta; None: none are stored.
         path: statistics of all deltas of its path; None: none are stored.
     """
 
     lineage: tuple[RevisionSummary, ...]
     config: Mapping[str, Any]
+    parent_config: Mapping[str, Any] | None
     link: DeltaStatistics | None
     path: DeltaStatistics | None
 
@@ -177,7 +179,9 @@ def background(deployment: Deployment, ref: str) -> Background:
         seen = browse.summaries(session, [row.id for row in rows])
         values = statistics.values_of(session, seen)
     lineage = [seen[row.id].model_copy(update={"statistics": values.get(row.id, {})}) for row in rows if row.id in seen]
-    return Background(tuple(lineage), json.loads(tip.manifest).get("config", {}), kept.get(link), kept.get(path))
+    configs = [json.loads(row.manifest).get("config", {}) if row.id in seen else None for row in rows[-2:]]
+    parent = configs[0] if len(configs) > 1 else None
+    return Background(tuple(lineage), configs[-1] or {}, parent, kept.get(link), kept.get(path))
 
 
 def recent_metrics(deployment: Deployment, path: Path) -> dict[str, dict[int, float]]:

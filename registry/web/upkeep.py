@@ -3,101 +3,30 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import Annotated, Any, Final, get_args
+from collections.abc import Sequence
+from typing import Annotated, Final, get_args
 
 from fastapi import APIRouter, Path, Response
 from pydantic import Field
 
 from registry.catalogue.team import jobs as rows
 from registry.catalogue.team.tokens import MAX_LIFETIME, MAX_NAME
-from registry.errors import NotFoundError
-from registry.figures import moment
-from registry.http.dependencies import service_of
+from registry.errors import NotFoundError, RegistryError, UsageError
+from registry.http.errors import problem as told
 from registry.http.payloads import position_of
 from registry.operations import table
-from registry.operations.arguments import start_of
-from registry.operations.operation import Job
 from registry.rights import Role
-from registry.schemas import Event, Schema, requests
+from registry.schemas import Schema, requests
 from registry.schemas.jobs import JobsRequest, OperationKind, OperationState
 from registry.schemas.protocol import cursor_to
-from registry.schemas.team import EVENT_KINDS, EventsRequest
 from registry.schemas.usage import UsageRequest
-from registry.services.jobs import operation_of, submit
+from registry.services.jobs import operation_of
 from registry.services.upkeep.health import create_token
-from registry.web.frame.forms import request_of
-from registry.web.frame.rendering import as_text
+from registry.web.frame.forms import REFUSED, request_of
+from registry.web.frame.starting import start
 from registry.web.frame.visit import FormVisit, PageRoute, PageVisit, PostedForm, Visit
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
-
-_Text = Annotated[str | None, Field(max_length=512)]
-VERBS: Final = {
-    "annotate": "annotated", "base add": "added the base model", "base also-known-as": "changed other repo ids of",
-    "base delete": "deleted the base model",
-    "base delete undo": "restored the base model", "base rename": "renamed the base model",
-    "base retable": "rebuilt the target table of", "card": "edited the card of", "delete": "deleted",
-    "delete undo": "restored", "fsck": "checked the store", "gc": "collected what nothing needs",
-    "materialise": "materialised", "materialise drop": "dropped a materialisation of",
-    "notice": "noticed something about", "protect tag": "protected tags of", "publish": "published", "purge": "purged",
-    "refused": "was refused", "rename": "renamed",
-    "retention clear": "removed the retention rule of", "retention set": "set the retention rule of",
-    "retract": "retracted", "retract undo": "undid the retraction of",
-    "tag": "moved a tag of", "token create": "made the token", "token revoke": "revoked the token",
-    "unprotect tag": "ended the protection of tags of", "untag": "took a tag away from",
-}  # fmt: skip
-"""What somebody did, before what it was done to."""
-
-
-class _ActivityAsked(Schema):
-    path: _Text = None
-    actor: _Text = None
-    kind: _Text = None
-    after: _Text = None
-    cursor: _Text = None
-
-
-@router.get("/activity", response_model=None)
-def activity(visit: PageVisit) -> Response:
-    """Events, newest first, that meet the conditions."""
-    asked = visit.asked(_ActivityAsked)
-    start = None if asked.after is None else start_of(asked.after)
-    request = EventsRequest(path=asked.path, actor=asked.actor, kind=asked.kind, after=start)
-    found = visit.listed(table.EVENTS, request, position_of(table.EVENTS, asked.cursor))
-    given = asked.model_dump(exclude={"cursor"})
-    return visit.page(
-        "activity.html",
-        title="Activity",
-        api=visit.api("/events", **request.model_dump(mode="json")),
-        asked=asked,
-        filtered=any(given.values()),
-        kinds=EVENT_KINDS,
-        events=[(same[0], [said for one in same for said in _said(one)]) for same in _together(found.items)],
-        verbs=VERBS,
-        older=found.next and visit.links("/activity", **given, cursor=cursor_to(found.next)),
-    )
-
-
-def _together(events: Sequence[Event]) -> Iterator[list[Event]]:
-    """Events of a minute that follow each other, by the same person, of the same kind, about the same thing."""
-    for _, same in groupby(events, lambda one: (one.action, one.subject, one.actor, one.token, moment(one.at))):
-        yield list(same)
-
-
-def _said(event: Event) -> Iterator[tuple[str, str]]:
-    """What an event records besides what was done: a name and a value each."""
-    detail = dict(event.detail)
-    if "old" in detail:
-        name = next((str(detail.pop(key)) for key in ("tag", "metric", "annotation") if key in detail), "")
-        changed = [detail.pop("old"), detail.pop("new", None) or detail.pop("message", None)]
-        values = [as_text(one).removeprefix(event.subject if event.action.endswith("tag") else "") for one in changed]
-        yield name or "text", values[1] if changed[0] is None else " → ".join(values)
-    if isinstance(seconds := detail.get("expires_in"), int):
-        detail["expires_in"] = f"{seconds / 86400:.3g} days"
-    yield from ((name.replace("_", " "), as_text(value)) for name, value in sorted(detail.items()) if value)
-
 
 _Id = Annotated[str, Path(max_length=64, pattern="^[A-Za-z0-9_-]+$")]
 
@@ -135,13 +64,6 @@ def job(visit: PageVisit, job_id: _Id) -> Response:
     return visit.page("job.html", title=f"Job {found.kind}", api=api, job=found, row=row)
 
 
-def start(visit: Visit, asked: Job[Any, Any], request: Schema) -> Response:
-    """Have a job done by the service, and go to its page; one that is under way already is not begun again."""
-    deployment = visit.registry.deployment
-    found = service_of(visit.request).runner.run_until(deployment, submit(deployment, asked, request).id, 0.5)
-    return visit.go(visit.links(f"/jobs/{found.id}"))
-
-
 _BASES: Final = 30  # on a page
 _DAY: Final = 86400
 
@@ -167,28 +89,40 @@ class _Token(Schema):
 @router.get("/admin", response_model=None)
 def tokens(visit: PageVisit) -> Response:
     """All tokens, newest first; raises `NotAllowedError`."""
-    found = visit.listed(table.TOKENS, requests.NoRequest(), position_of(table.TOKENS, visit.asked(_Page).cursor))
+    return _tokens(visit, visit.asked(_Page).cursor)
+
+
+def _tokens(
+    visit: Visit, cursor: str | None, problem: RegistryError | None = None, sent: Sequence[tuple[str, str]] = ()
+) -> Response:
+    found = visit.listed(table.TOKENS, requests.NoRequest(), position_of(table.TOKENS, cursor))
     return visit.page(
         "admin.html",
         title="Tokens",
         api=visit.api("/tokens"),
+        status=200 if problem is None else told(problem).status,
         tokens=found.items,
         form=secrets.token_urlsafe(16),
+        problem=problem,
+        sent=dict(sent),
         older=found.next and visit.links("/admin", cursor=cursor_to(found.next)),
     )
 
 
 @router.post("/admin/tokens", response_model=None)
 def make_token(visit: FormVisit, form: PostedForm) -> Response:
-    """Make a token: its secret is in this response only; raises `ConflictError` if the form is sent again."""
-    given = form.read(_Token)
-    expires_in = None if given.days is None else given.days * _DAY
-    request = request_of(
-        requests.TokenRequest,
-        given.model_dump(include={"name", "role"}) | {"scopes": given.scopes.split(), "expires_in": expires_in},
-    )
-    table.CREATE_TOKEN.right.require(visit.registry.deployment.rights, request)
-    made = create_token(visit.registry.deployment, request, form=given.form)
+    """Make a token: its secret is in this response only; what can't be made is said on the page, above the form."""
+    try:
+        given = form.read(_Token)
+        expires_in = None if given.days is None else given.days * _DAY
+        request = request_of(
+            requests.TokenRequest,
+            given.model_dump(include={"name", "role"}) | {"scopes": given.scopes.split(), "expires_in": expires_in},
+        )
+        table.CREATE_TOKEN.right.require(visit.registry.deployment.rights, request)
+        made = create_token(visit.registry.deployment, request, form=given.form)
+    except REFUSED as problem:
+        return _tokens(visit, None, problem, form.fields)
     response = visit.page("token.html", title="New token", made=made)
     response.headers["Cache-Control"] = "no-store"
     return response
@@ -204,17 +138,24 @@ def revoke(visit: FormVisit, form: PostedForm) -> Response:
 @router.get("/admin/tags", response_model=None)
 def tags(visit: PageVisit) -> Response:
     """The protected tags of each base model; raises `NotAllowedError`."""
+    return _tags(visit, visit.asked(_Page).cursor)
+
+
+def _tags(
+    visit: Visit, cursor: str | None, problem: RegistryError | None = None, sent: Sequence[tuple[str, str]] = ()
+) -> Response:
     visit.principal.rights.require("admin", "protect tags")
-    found = visit.listed(
-        table.BASES, requests.BasesRequest(), position_of(table.BASES, visit.asked(_Page).cursor), _BASES
-    )
+    found = visit.listed(table.BASES, requests.BasesRequest(), position_of(table.BASES, cursor), _BASES)
     bases = [
         (one.name, visit.ask(table.PROTECTED_TAGS, requests.ProtectedTagsRequest(base=one.name))) for one in found.items
     ]
     return visit.page(
         "admin_tags.html",
         title="Protected tags",
+        status=200 if problem is None else told(problem).status,
         bases=bases,
+        problem=problem,
+        sent=dict(sent),
         older=found.next and visit.links("/admin/tags", cursor=cursor_to(found.next)),
     )
 
@@ -222,12 +163,14 @@ def tags(visit: PageVisit) -> Response:
 @router.post("/admin/tags", response_model=None)
 def protect(visit: FormVisit, form: PostedForm) -> Response:
     """Protect tags of a base model, or end that."""
-    request = form.read(requests.ProtectRequest)
+    twice = ("remove", "1") in form.fields  # of what is removed already, the form was sent twice
     try:
-        visit.ask(table.PROTECT_TAG, request)
+        visit.ask(table.PROTECT_TAG, form.read(requests.ProtectRequest))
     except NotFoundError:
-        if not request.remove:  # otherwise the form was sent twice
+        if not twice:
             raise
+    except UsageError as problem:
+        return _tags(visit, None, problem, form.fields)
     return visit.go(visit.links("/admin/tags"))
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from registry.web.revision.adapter import MOST, card_html
+from registry.web.revision.card import MOST, card_html
 from tests.web.parsed import Parsed
 
 ATTACKS = (

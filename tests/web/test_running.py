@@ -19,7 +19,7 @@ from registry.schemas import Collected, Event
 from registry.schemas.requests import ProtectedTagsRequest
 from registry.schemas.team import EVENT_KINDS
 from registry.services.upkeep.collect import collect
-from registry.web.upkeep import VERBS
+from registry.web.activity import VERBS
 from tests.kit.gallery_story import LLAMA
 from tests.kit.pages import Visitor
 from tests.web.conftest import Visitors

@@ -14,7 +14,13 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.tables import STRETCH, EventRecord, in_stretch, table_of
 from registry.catalogue.database.transactions import finds
-from registry.catalogue.database.visibility import rights_of, subjects_about, subjects_in_scope
+from registry.catalogue.database.visibility import (
+    Subject,
+    is_revision_of,
+    rights_of,
+    subjects_about,
+    subjects_in_scope,
+)
 from registry.errors import RegistryError, UsageError
 from registry.reference import Path
 from registry.rights import Principal, Rights
@@ -41,6 +47,7 @@ class EventFilter:
     after: datetime | None = None  # or at this very time
     actor: str | None = None
     kind: str | None = None  # its action
+    alone: bool = False  # only what is about the path itself or its revisions, not what is below it
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """The conditions of a query.
@@ -50,9 +57,7 @@ class EventFilter:
         """
         found: list[ColumnElement[bool]] = []
         if self.path is not None:
-            found.append(
-                and_(or_(*subjects_about(self.path, EventRecord.subject)), EventRecord.action.not_in(_ABOUT_NO_PATH))
-            )
+            found.append(and_(or_(*self.subjects(EventRecord.subject)), EventRecord.action.not_in(_ABOUT_NO_PATH)))
         if self.after is not None:
             found.append(EventRecord.at >= self.after)
         if self.actor is not None:
@@ -60,6 +65,14 @@ class EventFilter:
         if self.kind is not None:
             found.append(EventRecord.action == _known(self.kind))
         return found
+
+    def subjects(self, column: Subject) -> list[ColumnElement[bool]]:
+        """The ranges of subjects of the path, in one of which each is."""
+        if self.path is None:
+            return []
+        if self.alone:
+            return [column == str(self.path), is_revision_of(self.path, column)]
+        return subjects_about(self.path, column)
 
     def in_order(self, events: type[EventRecord]) -> list[ColumnElement[bool]]:
         """Those of the conditions of which each has an index that gives what meets it in order."""
@@ -182,7 +195,7 @@ def key_at(session: Session, position: EventPosition) -> int:
 
 def newest_below(session: Session, conditions: EventFilter, last: int | None, limit: int) -> Sequence[EventRecord]:
     """Events below a key that meet all conditions, newest first: few by an index, many by walking down the keys."""
-    subjects = subjects_meant(rights_of(session), conditions.path)
+    subjects = subjects_meant(rights_of(session), conditions)
     few = _few(session, conditions, subjects)
     if few is None and subjects is not None:
         return _by_stretches(session, conditions, subjects, last, limit)
@@ -196,13 +209,14 @@ def newest_below(session: Session, conditions: EventFilter, last: int | None, li
     return session.scalars(query.limit(limit)).all()
 
 
-def subjects_meant(rights: Rights, path: Path | None) -> list[ColumnElement[bool]] | None:
+def subjects_meant(rights: Rights, conditions: EventFilter) -> list[ColumnElement[bool]] | None:
     """Ranges of subjects, in one of which is that of every event that is meant; None: it may be any.
 
     Of the table itself, without criteria: what they find is looked at again as what is seen.
     """
+    path = conditions.path
     if path is not None and rights.covers(path):
-        return subjects_about(path, _EVENTS.c.subject)
+        return conditions.subjects(_EVENTS.c.subject)
     if rights.unlimited:
         return None
     scopes = tuple(one for one in rights.scopes if path is None or Rights("reader", (path,)).covers(one))

@@ -128,7 +128,7 @@ def after(
     """Settled events after a key, oldest first, ``limit`` at most; and the key after which the next ones come."""
     if settled <= key:
         return (), key
-    subjects = None if settled - key <= STRETCH else events.subjects_meant(rights_of(session), conditions.path)
+    subjects = None if settled - key <= STRETCH else events.subjects_meant(rights_of(session), conditions)
     rows: Sequence[EventRecord] = ()
     if subjects is None:
         rows = _walked_up(session, key, settled, conditions, limit)

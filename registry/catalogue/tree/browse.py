@@ -60,11 +60,25 @@ def deleted(
         NotFoundError: the adapter does not exist, and never did; offers the nearest.
         UsageError: the path names a base model.
     """
-    missing = _missing(session, path, before, above)
-    found = tuple(islice(_known(session, path, missing, now, grace), limit))
+    found = deleted_between(session, path, now, grace, before=before, above=above, limit=limit)
     if not found and before is None and not above:
         revisions.adapter(session, path)
     return found
+
+
+def deleted_between(
+    session: Session,
+    path: Path,
+    now: datetime,
+    grace: timedelta,
+    *,
+    before: int | None = None,
+    above: int = 0,
+    limit: int | None = None,
+) -> tuple[DeletedRevision, ...]:
+    """The same, whether or not the adapter exists: nothing is deleted of one that this session does not see."""
+    missing = _missing(session, path, before, above)
+    return tuple(islice(_known(session, path, missing, now, grace), limit))
 
 
 def _missing(session: Session, path: Path, before: int | None, above: int) -> Iterator[_Missing]:

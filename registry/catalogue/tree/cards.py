@@ -181,3 +181,44 @@ _PUBLISHED: Final = Prepared(
         .limit(1)
     )
 )
+
+
+@dataclass(frozen=True)
+class CardVersion:
+    """A text of a card that is stored.
+
+    Args:
+        number: of the revision that was published with it; None: the edited text, of which only the last is stored.
+        digest, at, by: of the text, and when and by whom it was written or published.
+    """
+
+    number: int | None
+    digest: str
+    at: datetime
+    by: str
+
+
+def versions(session: Session, adapter_id: int, limit: int) -> tuple[CardVersion, ...]:
+    """The edited card, and each README.md that differs from that of the revision before with one, newest first.
+
+    Of the newest `LOOKED_AT` revisions, at most ``limit`` altogether.
+    """
+    found: list[CardVersion] = []
+    for row in reversed(reading(session).rows(_READMES, {"id": adapter_id})):
+        if not found or found[-1].digest != row.digest:
+            found.append(CardVersion(row.number, row.digest, row.created_at, row.author))
+    card = edited(session, adapter_id)
+    if card is not None:
+        found.append(CardVersion(None, card.digest, card.edited_at, card.edited_by))
+    return tuple(sorted(found, key=lambda one: (one.number is None, one.number), reverse=True)[:limit])
+
+
+def _readmes() -> Select[*tuple[Any, ...]]:
+    newest = _newest()
+    query = select(newest.c.number, newest.c.digest, Revision.created_at, Revision.author)
+    # By their own index: a join with the names of files would let PostgreSQL look through all of them.
+    own = (Revision.adapter_id == newest.c.adapter_id) & (Revision.number == newest.c.number)
+    return query.join(Revision, own).where(newest.c.digest.is_not(None)).order_by(newest.c.number.desc())
+
+
+_READMES: Final = Prepared(lambda _: _readmes())

@@ -25,7 +25,16 @@ from urllib.parse import parse_qsl
 from fastapi import Request, Response
 from pydantic import ValidationError
 
-from registry.errors import CROSS_SITE, NotAllowedError
+from registry.errors import (
+    CROSS_SITE,
+    AccuracyError,
+    ConflictError,
+    InvalidAdapterError,
+    NotAllowedError,
+    NotFoundError,
+    RetractedError,
+    UsageError,
+)
 from registry.http.errors import MalformedError
 from registry.http.origins import prefix_of, public_address, require_own_page
 from registry.schemas import Schema
@@ -117,6 +126,11 @@ def _set(request: Request, response: Response, what: str, value: str, seconds: i
 
 
 S = TypeVar("S", bound=Schema)
+REFUSED: Final = (AccuracyError, ConflictError, InvalidAdapterError, NotFoundError, RetractedError, UsageError)
+"""Why what a form asks for is not done, whoever asks: its page says so, and keeps what was written.
+
+What is not allowed is an error page: so it is recorded as refused.
+"""
 
 
 def read_fields(schema: type[S], fields: Iterable[tuple[str, str]]) -> S:
@@ -157,7 +171,9 @@ def form_fields(body: bytes) -> list[tuple[str, str]]:
 Fields = tuple[tuple[str, str], ...]
 _TO: Final = "kept to"
 _PREFIX: Final = "kept."
-_CHOSEN: Final = frozenset({"base", "do", "expected", "form", "id", "pattern", "published", "remove", "undo", "wanted"})
+_CHOSEN: Final = frozenset(
+    {"base", "do", "expected", "form", "id", "kind", "pattern", "published", "remove", "undo", "wanted"}
+)
 """Fields that people don't write, but buttons and pages."""
 _LONG: Final = 100  # characters, from which on a field gets several lines
 

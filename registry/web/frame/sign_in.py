@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 from urllib.parse import quote
@@ -12,7 +13,8 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from registry.catalogue.team import sessions
-from registry.http.context import Scope
+from registry.errors import RegistryError
+from registry.http.context import Receive, Scope, Send
 from registry.http.dependencies import registry_for, service_of
 from registry.http.errors import headers_of
 from registry.http.origins import prefix_of
@@ -21,9 +23,20 @@ from registry.schemas.protocol import API, Problem
 from registry.schemas.requests import NoRequest
 from registry.web.frame.forms import FormTokens, forget_session, keep_session, kept_of, read_fields, session_of, split
 from registry.web.frame.rendering import rendered
-from registry.web.frame.visit import HEADERS, HTML, FormVisit, PageRoute, PageVisit, PostedForm, Visit, frame_values
+from registry.web.frame.visit import (
+    HEADERS,
+    HTML,
+    FormVisit,
+    PageRoute,
+    PageVisit,
+    PostedForm,
+    Visit,
+    frame_values,
+    page_visit,
+)
 
 _COMES_BACK: Final = 3  # seconds, after which a browser asks again by itself for what the service was too busy for
+_NO_ROUTE: Final = (404, 405)
 _PROGRAMS: Final = ("/healthz", "/readyz", "/metrics", API)
 
 
@@ -36,18 +49,26 @@ def is_for_people(scope: Scope) -> bool:
 
 
 def error_page(scope: Scope, problem: Problem, headers: Mapping[str, str]) -> Response:
-    """A problem as a page."""
+    """A problem as a page, in the frame that the visitor had: with who is signed in, and where they can go on."""
     request = Request(scope)
+    visit: Visit | None = getattr(request.state, "visit", None)
+    if visit is None and problem.status in _NO_ROUTE and session_of(request) is not None:
+        return _InFrame(problem, headers)
+    return _error_page(request, problem, headers, visit)
+
+
+def _error_page(request: Request, problem: Problem, headers: Mapping[str, str], visit: Visit | None) -> Response:
     signing_in = problem.status == 401
     comes_back = problem.code == "busy" and request.method == "GET"
     tokens, kept = FormTokens(request, ended=signing_in), kept_of(request)
     values = {
-        **frame_values(request.app),
+        **(frame_values(request.app) if visit is None or signing_in else visit.frame),
         "problem": problem,
         "title": "Sign in" if signing_in else problem.title,
         "form_token": tokens.value,
         "comes_back": comes_back,
         "kept": kept,
+        "deleted": getattr(request.state, "deleted", None),
         "next": f"{request.url.path}?{request.url.query}".rstrip("?") if request.method == "GET" else "/",
     }
     every = {**headers_of(problem), **HEADERS, **({"Refresh": str(_COMES_BACK)} if comes_back else {}), **headers}
@@ -59,6 +80,25 @@ def error_page(scope: Scope, problem: Problem, headers: Mapping[str, str]) -> Re
     if signing_in or kept is not None:
         tokens.keep(response)
     return response
+
+
+class _InFrame(Response):
+    """The page of an error before anybody asked who visits: that is looked up in a thread, since it reads rows."""
+
+    def __init__(self, problem: Problem, headers: Mapping[str, str]) -> None:
+        super().__init__(status_code=problem.status)
+        self._problem, self._more = problem, headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        page = await service_of(request).readers.run(self._page, request)
+        await page(scope, receive, send)
+
+    def _page(self, request: Request) -> Response:
+        visit = None
+        with suppress(RegistryError):  # the session has ended, or the registry can't be read: the page stands without
+            visit = page_visit(request)
+        return _error_page(request, self._problem, self._more, visit)
 
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)

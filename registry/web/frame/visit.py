@@ -189,10 +189,7 @@ class Visit:
             values: for the template.
         """
         given = {
-            **frame_values(self.request.app),
-            "visit": self,
-            "identity": self.principal,
-            "signed_in": (self.begun or session_of(self.request)) is not None,
+            **self.frame,
             "form_token": self.form_tokens.value,
             "title": title,
             "api": api,
@@ -202,6 +199,16 @@ class Visit:
         response = Response(rendered(template, given), status_code=status, headers=dict(HEADERS), media_type=HTML)
         self.form_tokens.keep(response)
         return response
+
+    @property
+    def frame(self) -> dict[str, object]:
+        """What the frame of a page shows of the visitor, and where it leads."""
+        return {
+            **frame_values(self.request.app),
+            "visit": self,
+            "identity": self.principal,
+            "signed_in": (self.begun or session_of(self.request)) is not None,
+        }
 
     def go(self, address: str) -> Response:
         """After a form: the page that shows what it did."""
@@ -233,7 +240,9 @@ def page_visit(request: Request) -> Visit:
         principal = service.access.of_session(request, secret)
     else:
         principal = service.access.principal(request)
-    return Visit(request, registry_for(request, principal), principal)
+    visit = Visit(request, registry_for(request, principal), principal)
+    request.state.visit = visit  # an error page has the same frame
+    return visit
 
 
 async def _body(request: Request) -> bytes:

@@ -1,169 +1,40 @@
 """An adapter, as one of its revisions: by default the newest. All that it shows is stored: the page starts no work.
 
-Several pages are about a revision, and share the head with its lineage and the links to each other. Cards are Markdown
-without HTML of its own, and of the HTML that comes out, only what a text needs.
+Several pages are about a revision, and share the head with its lineage and the links to each other.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from itertools import pairwise
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, Final
 
-import nh3
 from fastapi import Response
-from markdown_it import MarkdownIt
-from markdown_it.renderer import RendererHTML
-from markdown_it.token import Token
-from markupsafe import Markup, escape
 
-from registry.engines.checking import in_short
+from registry.catalogue.tree.aftermath import MESSAGE, Value, ValueChange
+from registry.engines.checking import in_short, kept_refusal
 from registry.engines.rules import ENGINES, SHOWN_OF
-from registry.errors import RegistryError, UsageError
+from registry.engines.snippets import Snippet, snippets
 from registry.figures import number
 from registry.folders.placed_file import WEIGHTS, place_for
 from registry.folders.scan import EXACT, form_of
 from registry.images.adapter_file import FIELD
-from registry.operations import table
 from registry.plots.charts import Point, Sparkline
-from registry.reference import Reference
-from registry.schemas import RevisionSummary, Shown, TargetGroup
+from registry.reference import Path
+from registry.schemas import ArtifactKind, RevisionSummary, TargetGroup
 from registry.schemas.artifacts import EngineAnswer
 from registry.schemas.heat_maps import delta_map, energy_chart
-from registry.schemas.requests import ReferenceRequest
 from registry.schemas.statistics import COLUMNS, DeltaStatistics, delta_rows
-from registry.services.artifacts.readme import front_matter
+from registry.services.aftermath import value_changes
 from registry.services.deployment import Background, background
 from registry.web.frame.figures import Figure, figure
 from registry.web.frame.visit import Visit
+from registry.web.revision.card import card_of
 from registry.web.revision.previews import previews_of
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A revision, as it was requested.
-
-    Args:
-        asked: the reference in the address: ``llama/support@prod`` stays what it is in links.
-        shown: everything about it.
-        may_write: whether the visitor may change its labels.
-    """
-
-    asked: str
-    shown: Shown
-    may_write: bool
-
-    @property
-    def revision(self) -> RevisionSummary:
-        """The revision."""
-        if self.shown.revision is None:
-            raise AssertionError("only a base model has none")
-        return self.shown.revision
-
-    @property
-    def reference(self) -> str:
-        """``PATH@N``."""
-        return self.revision.reference
-
-    @property
-    def pinned(self) -> str:
-        """``PATH@sha256:...``: what stays the same whatever is published or tagged."""
-        return f"{self.revision.path}@{self.revision.digest}"
-
-
-def subject_of(visit: Visit, reference: str) -> Subject:
-    """The revision that a reference names.
-
-    Raises:
-        NotFoundError: the visitor sees none.
-        UsageError: it names a base model, or is no reference.
-    """
-    path = Reference.parse(reference).path
-    if path.is_base:
-        raise UsageError(f"{reference} is a base model, which has no such page: open the page of an adapter below it.")
-    shown = visit.ask(table.SHOW, ReferenceRequest(ref=reference))
-    return Subject(reference, shown, visit.may("writer", str(path)))
-
-
-SHOWN: Final = 24_000
-"""Characters of a card on a page; of more, the beginning."""
-MOST: Final = 40_000
-"""Characters of its HTML."""
-_ABOVE: Final = 2
-"""Levels of headings of the page above those of a card."""
-_TAGS: Final = {
-    "a", "blockquote", "br", "code", "del", "em", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s", "strong",
-    "table", "tbody", "td", "th", "thead", "tr", "ul",
-}  # fmt: skip
-_ATTRIBUTES: Final[dict[str, set[str]]] = {"a": {"href"}, "ol": {"start"}}
-_SCHEMES: Final = {"http", "https", "mailto"}
-
-
-def card_html(text: str) -> tuple[Markup, bool]:
-    """A card without its front matter, and whether that is all of it."""
-    _, body = front_matter.split(text)
-    shown = body[:SHOWN]
-    while len(found := _cleaned(shown)) > MOST:
-        shown = shown[: len(shown) // 2]
-    return Markup(found), shown == body  # noqa: S704 - nh3 wrote it
-
-
-def _cleaned(text: str) -> str:
-    return nh3.clean(
-        _markdown().render(text),
-        tags=_TAGS,
-        attributes=_ATTRIBUTES,
-        attribute_filter=_own_links_only,
-        url_schemes=_SCHEMES,
-        set_tag_attribute_values={"pre": {"tabindex": "0"}},  # it may have to be scrolled
-        link_rel="nofollow noopener noreferrer",
-    )
-
-
-def _own_links_only(_tag: str, attribute: str, value: str) -> str | None:
-    """A link that names its scheme: one without leads to a page of ours, which the card's author did not mean."""
-    return value if attribute != "href" or value.lower().startswith(("http://", "https://", "mailto:")) else None
-
-
-@cache
-def _markdown() -> MarkdownIt:
-    made = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-    made.add_render_rule("image", _as_link)
-    made.core.ruler.push("fit", lambda state: _fit(state.tokens))
-    return made
-
-
-def _fit(tokens: Sequence[Token]) -> None:
-    """Put headings below those of the page, without a gap, and give links without a text their address as one."""
-    last = _ABOVE
-    for token in tokens:
-        if token.type == "heading_open":
-            last = min(6, int(token.tag[1:]) + _ABOVE, last + 1)
-        if token.type in {"heading_open", "heading_close"}:
-            token.tag = f"h{last}"
-        for opened, closed in pairwise(token.children or ()):
-            if (opened.type, closed.type) == ("link_open", "link_close"):
-                closed.type, closed.content = "text", str(opened.attrs.get("href", ""))
-                opened.type, opened.content = "text", ""
-
-
-def _as_link(
-    _renderer: RendererHTML,
-    tokens: Sequence[Token],
-    at: int,
-    _options: Mapping[str, Any],
-    _env: MutableMapping[str, Any],
-) -> str:
-    """An image as a link to it, since pages load nothing from elsewhere; in another link as its text."""
-    source = str(tokens[at].attrs.get("src", ""))
-    told = f"Image: {tokens[at].content or source}"
-    depth = sum({"link_open": 1, "link_close": -1}.get(token.type, 0) for token in tokens[:at])
-    return str(escape(told) if depth else Markup('<a href="{}">{}</a>').format(source, told))
-
+from registry.web.revision.subject import Subject, subject_of
 
 _STRENGTH: Final = re.compile(r"-?\d{1,3}(\.\d{1,6})?")
 LISTED: Final = 24
@@ -180,6 +51,8 @@ def adapter_page(visit: Visit, reference: str) -> Response:
     """A revision: where it comes from, what it changed, and who uses it."""
     subject = subject_of(visit, reference)
     known = background(visit.registry.deployment, subject.reference)
+    revision = subject.revision
+    changes = value_changes(visit.registry.deployment, Path.parse(revision.path), revision.number)
     return visit.page(
         "adapter.html",
         title=subject.reference,
@@ -190,7 +63,12 @@ def adapter_page(visit: Visit, reference: str) -> Response:
         words=subject.revision.annotations.get("trigger_words", "").strip(),
         lines=[*_lines(subject.revision)] if FIELD in known.config else (),
         previews=previews_of(visit, subject.revision),
-        metrics=[*_metrics(subject.revision, known.lineage)][:LISTED],
+        metrics=[*_metrics(revision, known.lineage, changes)][:LISTED],
+        message_change=changes.get(MESSAGE),
+        annotation_changes={name: change for (kind, name), change in changes.items() if kind == "annotation"},
+        config_changes=[*_config_changes(known)],
+        behind=[*_behind(subject)],
+        load=_load(visit, subject),
         link=known.link,
         is_exact=form_of({file.path for file in subject.shown.files}) is EXACT,
         change=_change(subject, known),
@@ -200,7 +78,7 @@ def adapter_page(visit: Visit, reference: str) -> Response:
         targets=_targets(subject.shown.targets),
         engines=[*_engines(subject.shown.engines, image=subject.shown.base.is_image_model)],
         listed=LISTED,
-        card=_card(visit, subject),
+        card=card_of(visit, subject),
     )
 
 
@@ -216,17 +94,28 @@ def _lines(revision: RevisionSummary) -> Iterator[tuple[str, str]]:
     yield "Merged into the base model", f"registry fetch {at} --as merged -o ./{name}"
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """A metric: by how much it differs from the parent's, its values along the lineage, and who wrote it later."""
+
+    name: str
+    value: float
+    difference: float | None
+    chart: Sparkline | None
+    change: ValueChange | None
+
+
 def _metrics(
-    revision: RevisionSummary, lineage: Sequence[RevisionSummary]
-) -> Iterator[tuple[str, float, float | None, Sparkline | None]]:
-    """Each metric with its difference from the parent's, and its values along the lineage."""
+    revision: RevisionSummary, lineage: Sequence[RevisionSummary], changes: Mapping[Value, ValueChange]
+) -> Iterator[_Measured]:
     parent = next((one for one in lineage if one.reference == revision.parent), None)
     for name, value in revision.metrics.items():
         before = None if parent is None else parent.metrics.get(name)
         points = [_point(at, one, name) for at, one in enumerate(lineage)]
         many = sum(point.y is not None for point in points) > 1
         chart = Sparkline(f"{name} along the lineage", f"{number(value)} here.", points, lambda _: "") if many else None
-        yield name, value, None if before is None else value - before, chart
+        difference = None if before is None else value - before
+        yield _Measured(name, value, difference, chart, changes.get(("metric", name)))
 
 
 def _point(at: int, one: RevisionSummary, name: str) -> Point:
@@ -252,6 +141,53 @@ def _config(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, _written(config[name])
 
 
+def _config_changes(known: Background) -> Iterator[tuple[str, str, str]]:
+    """Fields of the configuration that differ from its parent's: the name, and what each says."""
+    if known.parent_config is not None:
+        for name in _FIELDS:
+            before, now = (config.get(name) or None for config in (known.parent_config, known.config))
+            if before != now:
+                yield name, _said(before), _said(now)
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None else _written(value)
+
+
+def _behind(subject: Subject) -> Iterator[tuple[str, str]]:
+    """The adapters above that have newer revisions, nearest first: what it is on, and the newest."""
+    for entry in reversed(subject.shown.lineage[1:-1]):
+        if entry.newest and entry.number and entry.newest > entry.number:
+            yield entry.reference, f"{entry.reference.rpartition('@')[0]}@{entry.newest}"
+
+
+_HERE: Final = ("cli", "vllm")
+"""Tools whose lines are on the page itself; those of all others are one link away."""
+
+
+@dataclass(frozen=True)
+class _Load:
+    """How it is loaded: the line that fetches it, the lines of vLLM, and why that can't load it."""
+
+    line: str
+    vllm: Snippet | None
+    why_not: str | None
+
+
+def _load(visit: Visit, subject: Subject) -> _Load | None:
+    """None: it is retracted, and not handed out."""
+    if subject.revision.retracted:
+        return None
+    exact = any(entry.rank == 0 for entry in subject.shown.lineage[1:])
+    kind: ArtifactKind = "merged" if exact else "lora"
+    made = snippets(subject.shown, subject.asked, visit.address, kind, (), is_open=visit.is_open)
+    rows = {row.name: row for row in made if row.name in _HERE}
+    vllm = None if exact else rows.get("vllm")
+    answer = next((one for one in subject.shown.engines if one.engine == "vllm"), None)
+    line = rows["cli"].steps[0][1].rpartition("\n")[2]
+    return _Load(line, vllm, None if vllm is None or answer is None else kept_refusal(answer))
+
+
 def _written(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -269,26 +205,6 @@ def _targets(groups: Sequence[TargetGroup]) -> list[tuple[str, str, list[str], i
     for group in groups:
         found.setdefault((_written(list(group.ranks)), _written([*map(number, group.scalings)])), []).append(group)
     return [(*key, [one.name for one in same], sum(one.modules for one in same)) for key, same in found.items()]
-
-
-@dataclass(frozen=True)
-class _Card:
-    """The text of a card, whether that is all of it, and why it can't be shown."""
-
-    html: Markup | None = None
-    whole: bool = True
-    problem: str | None = None
-
-
-def _card(visit: Visit, subject: Subject) -> _Card:
-    """The card of the adapter; the page stands without it."""
-    if subject.shown.card is None:
-        return _Card()
-    try:
-        card = visit.ask(table.CARD, ReferenceRequest(ref=subject.revision.path))
-    except RegistryError as problem:
-        return _Card(problem=str(problem))
-    return _Card(*card_html(card.text))
 
 
 def _change(subject: Subject, known: Background) -> Figure | None:

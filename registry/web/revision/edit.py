@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from fastapi import APIRouter, Response
@@ -10,13 +11,15 @@ from markupsafe import escape
 from registry.catalogue.changes import tagging
 from registry.catalogue.changes.tagging import NO_REVISION
 from registry.catalogue.tree import tag_moves
-from registry.errors import ConflictError, NotFoundError
+from registry.errors import ConflictError, NotFoundError, RegistryError, UsageError
+from registry.http.errors import problem as told
 from registry.operations import table
 from registry.reference import Path, Reference
 from registry.schemas import Schema, requests
 from registry.schemas.labels import SetCardRequest
+from registry.web.frame.forms import REFUSED
 from registry.web.frame.visit import FormVisit, PageRoute, PageVisit, PostedForm, Visit
-from registry.web.revision.adapter import Subject, subject_of
+from registry.web.revision.subject import Subject, subject_of
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _LONGEST: Final = 80_000  # bytes of a card in HTML that a page carries
@@ -54,7 +57,7 @@ class _Retraction(Schema):
     undo: bool = False
 
 
-def _writable(visit: Visit, reference: str) -> Subject:
+def writable(visit: Visit, reference: str) -> Subject:
     """The revision of a reference, for who may write to it; raises `NotFoundError`, `NotAllowedError`."""
     subject = subject_of(visit, reference)
     table.ANNOTATE.right.require(visit.registry.deployment.rights, requests.AnnotateRequest(ref=reference))
@@ -64,11 +67,14 @@ def _writable(visit: Visit, reference: str) -> Subject:
 @router.get("/edit/{reference:path}", response_model=None)
 def edit(visit: PageVisit, reference: str) -> Response:
     """What can be changed about a revision."""
-    return _edit_page(visit, reference)
+    return edit_page(visit, reference)
 
 
-def _edit_page(visit: Visit, reference: str, conflict: ConflictError | None = None) -> Response:
-    subject = _writable(visit, reference)
+def edit_page(
+    visit: Visit, reference: str, problem: RegistryError | None = None, sent: Sequence[tuple[str, str]] = ()
+) -> Response:
+    """The page with the forms; after a refusal with the reason, and what was written into them."""
+    subject = writable(visit, reference)
     path = Path.parse(subject.revision.path)
     with visit.registry.deployment.read() as session:
         tags = tag_moves.of_adapter(session, path)
@@ -77,10 +83,11 @@ def _edit_page(visit: Visit, reference: str, conflict: ConflictError | None = No
         "edit.html",
         title=f"Edit {subject.reference}",
         api=visit.api("/revisions", ref=subject.reference),
-        status=200 if conflict is None else 409,
+        status=200 if problem is None else told(problem).status,
         subject=subject,
         part="edit",
-        conflict=conflict,
+        problem=problem,
+        sent=dict(sent),
         tags=tags,
         guarded=() if visit.principal.rights.role == "admin" else guarded,
     )
@@ -89,7 +96,11 @@ def _edit_page(visit: Visit, reference: str, conflict: ConflictError | None = No
 @router.post("/tag/{reference:path}", response_model=None)
 def tag(visit: FormVisit, form: PostedForm, reference: str) -> Response:
     """Change a tag of the adapter, if it still names what the page showed."""
-    given, path = form.read(_Tag), Reference.parse(reference).path
+    path = Reference.parse(reference).path
+    try:
+        given = form.read(_Tag)
+    except UsageError as problem:
+        return edit_page(visit, reference, problem, form.fields)
     held = {"tag": given.tag, "expected": given.expected}
     try:
         if given.do == "move":
@@ -98,12 +109,14 @@ def tag(visit: FormVisit, form: PostedForm, reference: str) -> Response:
             visit.ask(table.UNDO_TAG, requests.UndoTagRequest(path=str(path), **held))
         else:
             visit.ask(table.UNTAG, requests.UntagRequest(path=str(path), **held))
+    except UsageError as error:
+        return edit_page(visit, reference, error, form.fields)
     except (ConflictError, NotFoundError) as error:
         with visit.registry.deployment.read() as session:
             now = {one.tag: one.points_at for one in tag_moves.of_adapter(session, path)}.get(given.tag)
         if (now or NO_REVISION) != given.wanted:  # otherwise the form was sent twice
             if isinstance(error, ConflictError):
-                return _edit_page(visit, reference, error)
+                return edit_page(visit, reference, error, form.fields)
             raise
     return visit.go(f"{visit.links.of('edit', reference)}#tags")
 
@@ -111,22 +124,26 @@ def tag(visit: FormVisit, form: PostedForm, reference: str) -> Response:
 @router.post("/annotate/{reference:path}", response_model=None)
 def annotate(visit: FormVisit, form: PostedForm, reference: str) -> Response:
     """Replace the message, or set or remove a metric or an annotation."""
-    given = form.read(_Said)
+    twice = ("remove", "1") in form.fields  # of what is removed already, the form was sent twice
+    try:
+        visit.ask(table.ANNOTATE, _annotation(reference, form.read(_Said)))
+    except NotFoundError:
+        if not twice:
+            raise
+    except REFUSED as problem:
+        return edit_page(visit, reference, problem, form.fields)
+    return visit.go(visit.links.of("edit", reference))
+
+
+def _annotation(reference: str, given: _Said) -> requests.AnnotateRequest:
     name = given.name
     if name is None:
-        request = requests.AnnotateRequest(ref=reference, message=given.message.replace("\r\n", "\n"))
-    elif given.remove:
-        request = requests.AnnotateRequest(ref=reference, unset=(name,))
-    else:
-        metrics = {} if given.metric is None else {name: given.metric}
-        annotations = {} if given.annotation is None else {name: given.annotation}
-        request = requests.AnnotateRequest(ref=reference, metrics=metrics, annotations=annotations)
-    try:
-        visit.ask(table.ANNOTATE, request)
-    except NotFoundError:
-        if not given.remove:  # otherwise the form was sent twice
-            raise
-    return visit.go(visit.links.of("edit", reference))
+        return requests.AnnotateRequest(ref=reference, message=given.message.replace("\r\n", "\n"))
+    if given.remove:
+        return requests.AnnotateRequest(ref=reference, unset=(name,))
+    metrics = {} if given.metric is None else {name: given.metric}
+    annotations = {} if given.annotation is None else {name: given.annotation}
+    return requests.AnnotateRequest(ref=reference, metrics=metrics, annotations=annotations)
 
 
 @router.get("/card/{path:path}", response_model=None)
@@ -135,17 +152,18 @@ def card(visit: PageVisit, path: str) -> Response:
     return _card_page(visit, path)
 
 
-def _card_page(visit: Visit, path: str, mine: str | None = None, conflict: ConflictError | None = None) -> Response:
-    _writable(visit, path)
+def _card_page(visit: Visit, path: str, mine: str | None = None, problem: RegistryError | None = None) -> Response:
+    writable(visit, path)
     now = visit.ask(table.CARD, requests.ReferenceRequest(ref=str(Path.parse(path))))
     return visit.page(
         "edit_card.html",
         title=f"Card of {path}",
         api=visit.api("/cards", ref=path),
-        status=200 if conflict is None else 409,
+        status=200 if problem is None else told(problem).status,
         card=now,
         text=now.text if mine is None else mine,
-        conflict=conflict,
+        problem=problem,
+        is_conflict=isinstance(problem, ConflictError),
         fits=len(escape(now.text).encode()) <= _LONGEST,
     )
 
@@ -162,16 +180,30 @@ def set_card(visit: FormVisit, form: PostedForm, path: str) -> Response:
         again = now.state is not None and now.state.source == "published" if given.published else now.text == text
         if not again:
             return _card_page(visit, path, given.text, error)
+    except UsageError as error:
+        return _card_page(visit, path, given.text, error)
     return visit.go(visit.links.ref(path))
 
 
 @router.get("/retract/{reference:path}", response_model=None)
 def retraction(visit: PageVisit, reference: str) -> Response:
     """What a retraction would make unavailable."""
-    subject = _writable(visit, reference)
+    return _retraction_page(visit, reference)
+
+
+def _retraction_page(visit: Visit, reference: str, problem: RegistryError | None = None, reason: str = "") -> Response:
+    subject = writable(visit, reference)
     listed = visit.ask(table.RETRACT, requests.RetractRequest(ref=subject.reference, dry_run=True))
-    title = f"Retraction of {subject.reference}"
-    return visit.page("retract.html", title=title, subject=subject, part="retract", listed=listed)
+    return visit.page(
+        "retract.html",
+        title=f"Retraction of {subject.reference}",
+        status=200 if problem is None else told(problem).status,
+        subject=subject,
+        part="retract",
+        listed=listed,
+        problem=problem,
+        reason=reason,
+    )
 
 
 @router.post("/retract/{reference:path}", response_model=None)
@@ -179,5 +211,8 @@ def retract(visit: FormVisit, form: PostedForm, reference: str) -> Response:
     """Retract, or undo that."""
     given = form.read(_Retraction)
     reason = "" if given.undo else given.reason
-    visit.ask(table.RETRACT, requests.RetractRequest(ref=reference, reason=reason, undo=given.undo))
+    try:
+        visit.ask(table.RETRACT, requests.RetractRequest(ref=reference, reason=reason, undo=given.undo))
+    except (ConflictError, UsageError) as problem:
+        return _retraction_page(visit, reference, problem, reason)
     return visit.go(visit.links.ref(reference))

@@ -34,7 +34,7 @@ from registry.schemas import ArtifactKind, Options, Schema
 from registry.schemas.requests import ReferenceRequest
 from registry.services.artifacts.opened import ask
 from registry.web.frame.visit import PageRoute, PageVisit, Visit
-from registry.web.revision.adapter import Subject, subject_of
+from registry.web.revision.subject import Subject, subject_of
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 

@@ -20,7 +20,7 @@ from registry.services import hub_repos
 from registry.services.deployment import deleted_between, recent_metrics
 from registry.web.frame.figures import Figure, figure
 from registry.web.frame.visit import PageRoute, PageVisit, Visit
-from registry.web.revision.adapter import subject_of
+from registry.web.revision.subject import subject_of
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
