@@ -19,6 +19,7 @@ from registry.schemas import DeletedRevision
 
 _READ: Final = 1000
 """Events of a revision that are looked at, the newest; of what older ones added, nothing is said."""
+_PUBLISHING: Final = timedelta(minutes=1)
 MESSAGE: Final = ("message", "")
 """The key of the message among values."""
 
@@ -43,17 +44,27 @@ class ValueChange:
 def value_changes(session: Session, path: Path, number: int) -> dict[Value, ValueChange]:
     """The values of a revision that somebody added or edited, each with the last time; what is not here was published.
 
-    Also what was done under old names of the adapter that the session sees.
+    Also what was done under old names of the adapter that the session sees. What its publisher adds in the minute after
+    publishing belongs to that: publishing records values as it records those that are added.
     """
     old_names = select(Adapter.path).where(Adapter.renamed_to == str(path))
     subjects = [f"{name}@{number}" for name in (str(path), *session.scalars(old_names))]
-    query = select(EventRecord.at, EventRecord.actor, EventRecord.detail)
-    query = query.where(EventRecord.subject.in_(subjects), EventRecord.action == "annotate")
+    columns = (EventRecord.at, EventRecord.action, EventRecord.actor, EventRecord.token, EventRecord.detail)
+    query = select(*columns).where(EventRecord.subject.in_(subjects), EventRecord.action.in_(("annotate", "publish")))
+    rows = session.execute(query.order_by(EventRecord.id.desc()).limit(_READ)).all()
+    published = next((row for row in rows if row.action == "publish"), None)
     found: dict[Value, ValueChange] = {}
-    for at, actor, detail in session.execute(query.order_by(EventRecord.id.desc()).limit(_READ)):
-        for value in _changed(detail):
-            found.setdefault(value, ValueChange(at, actor, detail.get("old")))
+    for row in rows:
+        if row.action == "publish" or (published is not None and _belongs(row, published)):
+            continue
+        for value in _changed(row.detail):
+            found.setdefault(value, ValueChange(row.at, row.actor, row.detail.get("old")))
     return found
+
+
+def _belongs(row: Any, published: Any) -> bool:
+    same = (row.actor, row.token) == (published.actor, published.token)
+    return same and row.detail.get("old") is None and row.at - published.at <= _PUBLISHING
 
 
 def _changed(detail: dict[str, Any]) -> Iterator[Value]:
