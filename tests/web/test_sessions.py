@@ -178,7 +178,8 @@ def test_what_was_written_before_signing_in_elsewhere_is_sent_again(site: Site, 
 
 def test_a_wrong_value_is_corrected_where_the_page_says_so(visitors: Visitors) -> None:
     admin = visitors["admin"]
-    form, label = form_with(admin.get("/admin"), "Make it"), "Make it"
+    label = "Make it"
+    form = form_with(admin.get("/admin"), label)
     for name, days, word in (
         ("n" * 129, "30", "name"),
         ("ok", "-3", "days"),
@@ -187,7 +188,7 @@ def test_a_wrong_value_is_corrected_where_the_page_says_so(visitors: Visitors) -
     ):
         refused = press(admin, form, label, name=name, days=days)
         assert (refused.status_code, f"The field {word}" in said(refused)) == (422, True)
-        form, label = form_with(refused, "Send it"), "Send it"
+        form = form_with(refused, label)  # the page itself, with what was written
         assert form.fields["name"] == name
     made = press(admin, form, label, days="2")
     assert (made.status_code, "Token for ok" in said(made)) == (200, True)
