@@ -113,7 +113,8 @@ def time_to_answer(limits: Limits, path: str) -> float:
         "combinations",
         *("gc", "fsck"),
     )
-    slow = (*(f"/api/v1/{part}" for part in parts), "/compare", "/matrix", "/figures", "/admin/storage")
+    pages = ("/compare", "/matrix", "/figures", "/admin/storage", "/rebase", "/measure")
+    slow = (*(f"/api/v1/{part}" for part in parts), *pages)
     return limits.plan_time if path.startswith(slow) or is_commit(path) else limits.answer_time
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from html import unescape
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +27,9 @@ def test_a_value_that_was_added_or_changed_later_says_by_whom(site: Site, visito
     first = site.registry.show(PYTHON).revision
     assert first is not None
     metric, value = next(iter(first.metrics.items()))
-    site.registry.annotate(PYTHON, metrics={metric: value + 1, "later": 0.5}, annotations={"note": "seen"}, message="New")
+    site.registry.annotate(
+        PYTHON, metrics={metric: value + 1, "later": 0.5}, annotations={"note": "seen"}, message="New"
+    )
     text = said(reader.get(f"/tree/{PYTHON}"))
     assert re.search(rf"changed just now by ops, was {re.escape(f'{value:.6g}')}", text)
     assert re.search(r"later 0.5 added just now by ops", text)
@@ -74,18 +77,38 @@ def test_the_log_has_each_event_of_the_adapter_once_and_none_of_what_is_below(
     assert {subject for _, subject in told} == {one.subject for one in own}
 
 
-def test_how_a_card_changed(site: Site, visitors: Visitors) -> None:
-    registry = site.registry
-    path = f"{LLAMA}/support"
-    old = registry.card(path).text
-    new = old.replace("\n", "\nAn <b>added</b> line & more\n", 1)
-    registry.set_card(path, new)
-    page = visitors["reader"].get(f"/card-changes/{path}").text
-    assert "the card has one text" in page  # the README.md of no revision: of edits the last text alone is stored
-    registry.set_card(path, old)
-    assert visitors["reader"].get(f"/card-changes/{path}?a=edited&b=1").status_code == 200
-    assert visitors["reader"].get(f"/card-changes/{path}?a=nothing").status_code == 422
-    assert visitors["reader"].get(f"/card-changes/{path}?a=99&b=98").status_code == 404
+def test_how_a_card_changed_between_what_was_published_and_edited(
+    site: Site, visitors: Visitors, tmp_path: Path
+) -> None:
+    registry, path = site.registry, "gpt2/poems/haiku"
+    texts = ["# Haiku\n\nOf <b>frogs</b>.\n", "# Haiku\n\nOf ponds & frogs.\n", "# Haiku\n\nOf ponds.\n"]
+    for at, text in enumerate((texts[0], texts[0], texts[1])):
+        folder = Path(registry.fetch(path, tmp_path / str(at), kind="published").folder)
+        (folder / "README.md").write_text(text)
+        (folder / "notes.txt").write_text(str(at))
+        registry.publish(folder, path, message=f"Card {at}")
+    numbers = [one.number for one in registry.log(path).revisions]
+    page = f"/card-changes/{path}"
+    assert differences(visitors["reader"].get(page).text) == [
+        ("removed", "Of <b>frogs</b>."),
+        ("added", "Of ponds & frogs."),
+    ]
+    registry.set_card(path, texts[2])
+    assert differences(visitors["reader"].get(page).text) == [("removed", "Of ponds & frogs."), ("added", "Of ponds.")]
+    found = visitors["reader"].get(f"{page}?a={numbers[2]}&b=edited").text
+    assert differences(found) == [("removed", "Of <b>frogs</b>."), ("added", "Of ponds.")]
+    # @2 has the README.md of the one before it, which is no other text.
+    assert re.findall(r'<option value="(\w+)"', found)[:3] == ["edited", str(numbers[0]), str(numbers[2])]
+    assert visitors["reader"].get(f"{page}?a=nothing").status_code == 422
+    assert visitors["reader"].get(f"{page}?a=99&b=98").status_code == 404
+    registry.set_card(path, "line\n" * 700)
+    assert f"diff &lt;(registry card {path}@{numbers[0]}" in visitors["reader"].get(page).text
+
+
+def differences(page: str) -> list[tuple[str, str]]:
+    """What was removed and added, line by line."""
+    found = re.findall(r'<li class="(removed|added)"><span.*?</span> (.*?)</li>', page)
+    return [(kind, unescape(text)) for kind, text in found]
 
 
 @pytest.fixture
