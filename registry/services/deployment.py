@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy.orm import Session
 
+from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
+from registry.catalogue.database.events import EventFilter, EventPosition
 from registry.catalogue.database.prepared import Reader
-from registry.catalogue.tree import browse, statistics
+from registry.catalogue.tree import aftermath, browse, cards, revisions, statistics
+from registry.catalogue.tree.aftermath import Value, ValueChange
+from registry.catalogue.tree.cards import CardVersion
 from registry.catalogue.tree.links import links
 from registry.catalogue.tree.statistics import Key
 from registry.digest import BlobRef
@@ -23,7 +27,7 @@ from registry.operations.operation import A, Item, Listing, Operation, Part, R
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.rights import UNLIMITED, Principal, Rights
-from registry.schemas import DeletedRevision, RevisionSummary
+from registry.schemas import DeletedRevision, Event, RevisionSummary
 from registry.schemas.parents import Policy
 from registry.schemas.statistics import DeltaStatistics
 from registry.schemas.usage import Interface
@@ -197,3 +201,37 @@ def deleted_between(
     grace = timedelta(seconds=deployment.gc_grace)
     with deployment.read() as session:
         return browse.deleted(session, path, datetime.now(UTC), grace, above=above, before=before, limit=limit)
+
+
+def value_changes(deployment: Deployment, path: Path, number: int) -> dict[Value, ValueChange]:
+    """See `registry.catalogue.tree.aftermath.value_changes`."""
+    with deployment.read() as session:
+        return aftermath.value_changes(session, path, number)
+
+
+def deletion_of(deployment: Deployment, reference: Reference) -> DeletedRevision | None:
+    """See `registry.catalogue.tree.aftermath.deletion_of`."""
+    with deployment.read() as session:
+        grace = timedelta(seconds=deployment.gc_grace)
+        return aftermath.deletion_of(session, reference, datetime.now(UTC), grace)
+
+
+def happened(deployment: Deployment, path: Path, before: Any, limit: int) -> Part[Event]:
+    """What was done to an adapter and its revisions, not to what is below it; newest first.
+
+    Raises:
+        NotFoundError: nothing was, and the adapter does not exist, or is not visible.
+        UsageError: no page gave ``before``.
+    """
+    conditions = EventFilter(path, alone=True)
+    with deployment.read() as session:
+        found = events.page(session, limit, None if before is None else EventPosition(*before), conditions)
+        if not found.events:
+            revisions.adapter(session, path)
+    return Part(found.events, None if found.next is None else [found.next.at.isoformat(), found.next.place])
+
+
+def card_versions(deployment: Deployment, path: Path, limit: int) -> tuple[CardVersion, ...]:
+    """The texts of an adapter's card that are stored, newest first; raises `NotFoundError`, `UsageError`."""
+    with deployment.read() as session:
+        return cards.versions(session, revisions.adapter(session, path), limit)

@@ -27,7 +27,7 @@ from registry.web.frame import figures, sign_in, visit
 from registry.web.frame.forms import request_of
 from registry.web.frame.sign_in import error_page, is_for_people
 from registry.web.frame.visit import PageRoute, PageVisit
-from registry.web.revision import actions, card_changes, compare, edit, files_and_use, history, log, previews
+from registry.web.revision import actions, card_changes, compare, edit, files_and_use, history, previews
 from registry.web.revision.adapter import adapter_page
 from registry.web.tree import tree_page
 
@@ -142,7 +142,7 @@ for _listing in OPERATIONS:
 
 
 _MODULES: Final = (
-    *(history, log, card_changes, figures, search, files_and_use, previews, edit, actions, compare),
+    *(history, card_changes, figures, search, files_and_use, previews, edit, actions, compare),
     *(activity, upkeep, sign_in, visit),
 )
 PAGES: Final = Face((router, *(module.router for module in _MODULES)), is_for_people, error_page)

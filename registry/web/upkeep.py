@@ -23,7 +23,6 @@ from registry.schemas.usage import UsageRequest
 from registry.services.jobs import operation_of
 from registry.services.upkeep.health import create_token
 from registry.web.frame.forms import REFUSED, request_of
-from registry.web.frame.starting import start
 from registry.web.frame.visit import FormVisit, PageRoute, PageVisit, PostedForm, Visit
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -196,13 +195,13 @@ def storage(visit: PageVisit) -> Response:
 @router.post("/admin/collect", response_model=None)
 def collect(visit: FormVisit, form: PostedForm) -> Response:
     """Collect what nothing needs, or list it."""
-    return start(visit, table.GC, form.read(requests.GcRequest))
+    return visit.start(table.GC, form.read(requests.GcRequest))
 
 
 @router.post("/admin/check", response_model=None)
 def check(visit: FormVisit, form: PostedForm) -> Response:
     """Check that what was published is stored."""
-    return start(visit, table.FSCK, form.read(requests.FsckRequest))
+    return visit.start(table.FSCK, form.read(requests.FsckRequest))
 
 
 @router.get("/health", response_model=None)

@@ -62,9 +62,9 @@ def log_pages(visitors: Visitors, path: str, who: str = "admin") -> Iterator[str
 def test_the_log_has_each_event_of_the_adapter_once_and_none_of_what_is_below(
     site: Site, visitors: Visitors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from registry.web.revision import log
+    from registry.web.revision import history
 
-    monkeypatch.setattr(log, "LISTED", 7)
+    monkeypatch.setattr(history, "EVENTS", 7)
     every = site.registry.events(SUPPORT, limit=10_000)
     own = [one for one in every if one.subject.partition("@")[0] == SUPPORT]
     assert 7 < len(own) < len(every)

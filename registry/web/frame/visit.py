@@ -21,13 +21,14 @@ from registry.http.dependencies import registry_for, service_of
 from registry.http.errors import MalformedError
 from registry.http.origins import page_path, prefix_of, public_address
 from registry.http.reads import ReadRoute
-from registry.operations.operation import Item, Listing, Operation, Part
+from registry.operations.operation import Item, Job, Listing, Operation, Part
 from registry.operations.table import OPERATIONS
 from registry.plots.drawing import stylesheet
 from registry.reference import Path
 from registry.rights import Principal, Role
 from registry.schemas import Schema
 from registry.schemas.protocol import API
+from registry.services.jobs import submit
 from registry.services.local import LocalRegistry
 from registry.web.frame.forms import FormTokens, form_fields, keep, read_fields, require_own_form, session_of
 from registry.web.frame.rendering import rendered
@@ -36,6 +37,7 @@ router = APIRouter(include_in_schema=False)
 _TYPES: Final[Mapping[str, str]] = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _LISTS: Final = [(one.address, one.page) for one in OPERATIONS if isinstance(one, Listing) and one.page]
 """Pages that the table of operations has: see `registry.web.routes`."""
+_WAITS: Final = 0.5  # seconds for a job that ends soon
 _FOREVER: Final = "public, max-age=31536000, immutable"
 
 
@@ -209,6 +211,13 @@ class Visit:
             "identity": self.principal,
             "signed_in": (self.begun or session_of(self.request)) is not None,
         }
+
+    def start(self, job: Job[Any, Any], request: Schema) -> Response:
+        """Have a job done by the service, and go to its page; one that is under way already is not begun again."""
+        deployment = self.registry.deployment
+        submitted = submit(deployment, job, request)
+        found = service_of(self.request).runner.run_until(deployment, submitted.id, _WAITS)
+        return self.go(self.links(f"/jobs/{found.id}"))
 
     def go(self, address: str) -> Response:
         """After a form: the page that shows what it did."""

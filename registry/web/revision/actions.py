@@ -17,7 +17,6 @@ from registry.schemas.labels import RenameRequest
 from registry.schemas.publishing import RebaseRequest
 from registry.schemas.requests import MaterialiseRequest, NoRequest, StatisticsRequest, UndeleteRequest
 from registry.web.frame.forms import REFUSED
-from registry.web.frame.starting import start
 from registry.web.frame.visit import FormVisit, PageRoute, PostedForm
 from registry.web.revision.edit import edit_page, writable
 
@@ -90,6 +89,6 @@ def materialise(visit: FormVisit, form: PostedForm, reference: str) -> Response:
     try:
         given = form.read(_Materialise)
         request = MaterialiseRequest(ref=subject.reference, kind=given.kind, expires_in=given.days * _DAY)
-        return start(visit, table.MATERIALISE, request)
+        return visit.start(table.MATERIALISE, request)
     except REFUSED as problem:
         return edit_page(visit, reference, problem, form.fields)

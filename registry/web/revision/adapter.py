@@ -28,8 +28,7 @@ from registry.schemas import ArtifactKind, RevisionSummary, TargetGroup
 from registry.schemas.artifacts import EngineAnswer
 from registry.schemas.heat_maps import delta_map, energy_chart
 from registry.schemas.statistics import COLUMNS, DeltaStatistics, delta_rows
-from registry.services.aftermath import value_changes
-from registry.services.deployment import Background, background
+from registry.services.deployment import Background, background, value_changes
 from registry.web.frame.figures import Figure, figure
 from registry.web.frame.visit import Visit
 from registry.web.revision.card import card_of

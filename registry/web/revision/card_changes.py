@@ -19,7 +19,7 @@ from registry.operations import table
 from registry.reference import Path
 from registry.schemas import Schema
 from registry.schemas.requests import ReferenceRequest
-from registry.services.aftermath import card_versions
+from registry.services.deployment import card_versions
 from registry.web.frame.visit import PageRoute, PageVisit, Visit
 from registry.web.revision.subject import subject_of
 
@@ -48,7 +48,7 @@ def card_changes(visit: PageVisit, reference: str) -> Response:
     names = [_name(one) for one in found]
     a = asked.a or next(iter(names[1:]), None)
     b = asked.b or next(iter(names[:1]), None)
-    lines = _between(visit, path, a, b) if a is not None and b is not None else None
+    lines = _differences(visit, path, a, b) if a is not None and b is not None else None
     return visit.page(
         "card_changes.html",
         title=f"Card of {path}",
@@ -67,7 +67,7 @@ def _name(version: CardVersion) -> str:
     return EDITED if version.number is None else str(version.number)
 
 
-def _between(visit: Visit, path: str, a: str, b: str) -> Sequence[str] | None:
+def _differences(visit: Visit, path: str, a: str, b: str) -> Sequence[str] | None:
     """The differences as lines, each with a sign before it; None: a text is too long for a page."""
     before, now = [_text(visit, path, name).splitlines() for name in (a, b)]
     if max(len(before), len(now)) > _LINES:

@@ -1,4 +1,7 @@
-"""The revisions of an adapter as a time line, with its metrics; and the revision that a commit of a Hub view is."""
+"""What became of an adapter: its revisions as a time line, with its metrics, and everything that happened as one log.
+
+And the revision that a commit of a Hub view is.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,16 @@ from pydantic import Field
 
 from registry.errors import NotFoundError
 from registry.figures import number
+from registry.http.payloads import position_of
 from registry.operations import table
 from registry.plots.charts import Axis, LineChart, Point, Sparkline
 from registry.reference import Path
 from registry.schemas import DeletedRevision, RevisionSummary, Schema
-from registry.schemas.protocol import VIEWS
+from registry.schemas.protocol import VIEWS, cursor_to
 from registry.schemas.requests import PathRequest
 from registry.services import hub_repos
-from registry.services.deployment import deleted_between, recent_metrics
+from registry.services.deployment import deleted_between, happened, recent_metrics
+from registry.web.activity import VERBS, told
 from registry.web.frame.figures import Figure, figure
 from registry.web.frame.visit import PageRoute, PageVisit, Visit
 from registry.web.revision.subject import subject_of
@@ -129,3 +134,31 @@ def _metric_of(visit: Visit, reference: str) -> Figure | None:
     )
     rows = [{"revision": at, asked.metric: value} for at, value in values.items()]
     return Figure(drawing, ("revision", asked.metric), rows)
+
+
+EVENTS: Final = 50
+"""Events on a page of the log."""
+
+
+class _LogAsked(Schema):
+    cursor: Annotated[str | None, Field(max_length=512)] = None
+
+
+@router.get("/log/{reference:path}", response_model=None)
+def log(visit: PageVisit, reference: str) -> Response:
+    """What was done to an adapter, newest first, without what is below it."""
+    asked = visit.asked(_LogAsked)
+    subject = subject_of(visit, reference)
+    path = subject.revision.path
+    deployment = visit.registry.deployment
+    found = happened(deployment, Path.parse(path), position_of(table.EVENTS, asked.cursor), EVENTS)
+    return visit.page(
+        "log.html",
+        title=f"Log of {path}",
+        api=visit.api("/events", path=path),
+        subject=subject,
+        part="history",
+        events=told(found.items),
+        verbs=VERBS,
+        older=found.next and visit.links.of("log", subject.asked, cursor=cursor_to(found.next)),
+    )

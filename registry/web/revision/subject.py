@@ -14,7 +14,7 @@ from registry.operations import table
 from registry.reference import Reference
 from registry.schemas import DeletedRevision, RevisionSummary, Shown
 from registry.schemas.requests import ReferenceRequest
-from registry.services.aftermath import deletion_of
+from registry.services.deployment import deletion_of
 from registry.web.frame.visit import Visit
 
 
