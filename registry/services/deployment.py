@@ -17,9 +17,8 @@ from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.events import EventFilter, EventPosition
 from registry.catalogue.database.prepared import Reader
-from registry.catalogue.tree import aftermath, browse, cards, revisions, statistics
+from registry.catalogue.tree import aftermath, browse, revisions, statistics
 from registry.catalogue.tree.aftermath import Value, ValueChange
-from registry.catalogue.tree.cards import CardVersion
 from registry.catalogue.tree.links import links
 from registry.catalogue.tree.statistics import Key
 from registry.digest import BlobRef
@@ -35,6 +34,7 @@ from registry.services.loads import UseLog
 from registry.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
+    from registry.catalogue.tree.cards import CardVersion
     from registry.memory import MemoryCache
     from registry.storage.reading import BlobReader
     from registry.tensors.lineage.paths import Blobs
@@ -233,5 +233,7 @@ def happened(deployment: Deployment, path: Path, before: Any, limit: int) -> Par
 
 def card_versions(deployment: Deployment, path: Path, limit: int) -> tuple[CardVersion, ...]:
     """The texts of an adapter's card that are stored, newest first; raises `NotFoundError`, `UsageError`."""
+    from registry.catalogue.tree import cards  # browsing reads no card
+
     with deployment.read() as session:
         return cards.versions(session, revisions.adapter(session, path), limit)

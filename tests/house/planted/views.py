@@ -185,7 +185,7 @@ PAGES: Final = (
     ),
     Mutant(
         "a-form-of-the-session-that-ended",
-        "error_page",
+        "_error_page",
         "ended=signing_in",
         "ended=False",
         "test_the_form_after_a_session_ended_signs_in",
