@@ -20,7 +20,7 @@ from registry.reference import Path
 from registry.schemas import RevisionSummary
 from registry.services.plane import plane
 from registry.web.frame.visit import Visit
-from registry.web.search import Filters, csv_answer, found, note, rows_of
+from registry.web.search import Filters, csv_answer, found, rows_of
 
 COUNTED: Final = 20_000
 """Adapters below a path that are counted; a page reads their names."""
@@ -184,11 +184,14 @@ def _table(visit: Visit, asked: TreeAsked, at: Path, shared: dict[str, Any]) -> 
     which = asked.which or ("below" if at.is_base else "children")
     depth = {"children": 1, "below": None, "revisions": None if at.is_base else 0}[which]
     request = asked.request(path=str(at), depth=depth, all_revisions=which == "revisions")
+    children_of = str(at) if which == "children" else None
     if asked.form == "csv":
-        return csv_answer(visit, asked, request, str(at).replace("/", "."))
-    table = rows_of(visit, asked, request, shared["link"])
+        return csv_answer(visit, asked, request, str(at).replace("/", "."), children_of)
+    if (settled := asked.settled()) is not None:
+        return visit.go(shared["link"](**asked.query(**settled)))
+    table = rows_of(visit, asked, request, shared["link"], children_of)
     api = visit.api("/search", **request.model_dump(exclude_defaults=True))
-    return visit.page("tree.html", api=api, which=which, table=table, note=note, **shared)
+    return visit.page("tree.html", api=api, which=which, table=table, **shared)
 
 
 def _tree(visit: Visit, asked: TreeAsked, at: Path, shared: dict[str, Any]) -> Response:
