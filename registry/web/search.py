@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final, Literal
 
 from fastapi import APIRouter, Response
@@ -21,7 +22,7 @@ from registry.schemas.frames import csv_of
 from registry.schemas.protocol import cursor_to
 from registry.schemas.requests import SearchRequest
 from registry.schemas.tree import REVISIONS
-from registry.web.columns import Chosen, Column, Offer, Row, best_first, key_of, named, offered
+from registry.web.columns import Chosen, Column, Later, Offer, Row, best_first, key_of, named, offered
 from registry.web.frame.visit import PageRoute, PageVisit, Visit
 
 CONDITIONS: Final = ("text", "tag", "metric", "rank", "target", "author", "parent_known_by", "stat")
@@ -164,17 +165,18 @@ def rows_of(
         link: this page with another query.
         children_of: the adapter whose children alone the rows are; it stands apart.
     """
-    by = sorted_by(filters)
+    by = sorted_by(filters.sort)
     part, following = _rows(visit, filters, request, ROWS, children_of)
-    above = children_of or request.path or _shared([one.path for one, _ in part])
+    above = children_of or request.path or shared_by([one.path for one, _ in part])
     parent = None
     if children_of is not None and "/" in children_of:
         own, _ = _rows(visit, Filters(), SearchRequest(path=children_of, depth=0), 1)
         parent = next((Row(one, figures, one.reference.rpartition("/")[2]) for one, figures in own), None)
-    later = _later(visit, [one.reference for one, _ in part])
-    rows = [Row(one, own, _named(one.reference, above), later.get(one.reference, {})) for one, own in part]
+    later = later_of(visit, [one for one, _ in part])
+    rows = [Row(one, own, name_below(one.reference, above), later.get(one.reference, {})) for one, own in part]
     offer = offered([*rows, *([parent] if parent else ())], filters, by)
-    offer = replace(offer, shown=tuple(_ordered(column, filters, link) for column in offer.shown))
+    in_order = [ordered(one, filters.sort, lambda sort: link(**filters.query(sort=sort))) for one in offer.shown]
+    offer = replace(offer, shown=tuple(in_order))
     out = [row for row in rows if by and row.one.retracted is not None]
     whole = following is None and filters.after is None
     best = _best(visit, request, offer, rows, whole=whole) if children_of is not None and not filters.behind else ()
@@ -189,22 +191,22 @@ def rows_of(
     )
 
 
-def sorted_by(filters: Filters) -> str:
+def sorted_by(sort: str | None) -> str:
     """The key of the column that rows are in the order of; empty: they are in the order of the tree."""
-    full = (filters.sort or "").strip().partition(":")[2]
+    full = (sort or "").strip().partition(":")[2]
     return full if full.startswith("stat:") or not full else key_of("metric", full)
 
 
-def _ordered(column: Column, filters: Filters, link: Callable[..., str]) -> Column:
-    """A column with the address of the page in its order."""
+def ordered(column: Column, sort: str | None, link: Callable[[str], str]) -> Column:
+    """A column with the address of the page in its order, where rows can be in it."""
     if column.kind not in {"metric", "stat"}:
         return column
     full = f"stat:{column.name}" if column.kind == "stat" else column.name
-    way, _, by = (filters.sort or "").strip().partition(":")
+    way, _, by = (sort or "").strip().partition(":")
     first = best_first(full)
     other = first if by != full else "min" if way == "max" else "max"
     order = None if by != full else "descending" if way == "max" else "ascending"
-    return replace(column, order=order, href=link(**filters.query(sort=f"{other}:{full}")))
+    return replace(column, order=order, href=link(f"{other}:{full}"))
 
 
 def _best(visit: Visit, request: SearchRequest, offer: Offer, rows: Sequence[Row], *, whole: bool) -> tuple[Best, ...]:
@@ -215,7 +217,7 @@ def _best(visit: Visit, request: SearchRequest, offer: Offer, rows: Sequence[Row
         if not whole:
             wanted = request.model_copy(update={"sort": f"{order}:{column.name}"})
             some, _ = _rows(visit, Filters(), wanted, 4, request.path)
-            known = [Row(one, own, _named(one.reference, request.path or "")) for one, own in some]
+            known = [Row(one, own, name_below(one.reference, request.path or "")) for one, own in some]
         valued = [(value, row) for row in known if isinstance(value := column.value(row), float)]
         ranked = sorted(
             ((value, row) for value, row in valued if row.one.retracted is None),
@@ -228,7 +230,7 @@ def _best(visit: Visit, request: SearchRequest, offer: Offer, rows: Sequence[Row
     return tuple(found)
 
 
-def _shared(paths: Sequence[str]) -> str:
+def shared_by(paths: Sequence[str]) -> str:
     """The path that all of some are below; empty: there is none."""
     names = [path.split("/")[:-1] for path in paths]
     shared = []
@@ -239,20 +241,30 @@ def _shared(paths: Sequence[str]) -> str:
     return "/".join(shared)
 
 
-def _named(reference: str, above: str) -> str:
+def name_below(reference: str, above: str) -> str:
     """A reference without the path that it is at or below."""
     if above and reference.startswith((f"{above}/", f"{above}@")):
         return reference[len(above) :].removeprefix("/")
     return reference
 
 
-def _later(visit: Visit, references: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The metrics of revisions that were set after these were published: who did when, by reference and name."""
+_AT_ONCE: Final = timedelta(days=1)  # what its author measured so soon belongs to the publication
+
+
+def later_of(visit: Visit, revisions: Sequence[RevisionSummary]) -> dict[str, dict[str, Later]]:
+    """The metrics of revisions that were set after these were published, by reference and name."""
     with visit.registry.deployment.read() as session:
-        found = later_metrics(session, references)
+        found = later_metrics(session, [one.reference for one in revisions])
     return {
-        reference: {name: f"set by {event.actor} on {moment(event.at)} UTC" for name, event in own.items()}
-        for reference, own in found.items()
+        one.reference: {
+            name: Later(
+                f"Set by {event.actor} on {moment(event.at)} UTC, after it was published",
+                event.actor != one.author or event.at - one.created_at > _AT_ONCE,
+            )
+            for name, event in found[one.reference].items()
+        }
+        for one in revisions
+        if one.reference in found
     }
 
 
