@@ -10,15 +10,41 @@ const localise = (within) => {
 };
 localise(document);
 
+// Browsers give the clipboard to pages over https alone: elsewhere the text is selected, and copied as by the keyboard.
+const copy = async (code) => {
+  if (navigator.clipboard) return navigator.clipboard.writeText(code.textContent);
+  const range = document.createRange();
+  range.selectNodeContents(code);
+  getSelection().removeAllRanges();
+  getSelection().addRange(range);
+  if (!document.execCommand("copy")) throw new Error("not copied");
+  getSelection().removeAllRanges();
+};
+
 for (const button of document.querySelectorAll("button[data-copy]")) {
-  const text = button.parentElement.querySelector("code").textContent;
-  if (!navigator.clipboard) continue;
+  const label = button.textContent;
   button.hidden = false;
   button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(text);
-    const label = button.textContent;
-    button.textContent = "Copied";
+    button.textContent = await copy(button.parentElement.querySelector("code")).then(() => "Copied", () => "Selected");
     setTimeout(() => { button.textContent = label; }, 1500);
+  });
+}
+
+// A drawing with links is one stop of the Tab key, within which arrows lead on.
+for (const drawing of document.querySelectorAll(".plot > svg")) {
+  const links = [...drawing.querySelectorAll("a[href]")];
+  if (links.length < 2) continue;
+  const stop = (chosen) => links.forEach((link) => link.setAttribute("tabindex", link === chosen ? "0" : "-1"));
+  stop(links.find((link) => link.hasAttribute("aria-current")) ?? links[0]);
+  drawing.parentElement.tabIndex = -1;
+  drawing.addEventListener("focusin", (event) => stop(event.target.closest("a")));
+  drawing.addEventListener("keydown", (event) => {
+    const at = links.indexOf(event.target.closest("a"));
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    const to = { Home: 0, End: links.length - 1 }[event.key] ?? Math.max(0, Math.min(links.length - 1, at + (step ?? 0)));
+    if (at < 0 || (step === undefined && !["Home", "End"].includes(event.key)) || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    links[to].focus();
   });
 }
 
