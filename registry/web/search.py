@@ -13,10 +13,13 @@ from typing import Final, Literal
 from fastapi import APIRouter, Response
 
 from registry.catalogue.database.events import later_metrics
+from registry.catalogue.tree import browse, revisions
 from registry.catalogue.tree.statistics import RowFigures, row_figures
+from registry.errors import NotFoundError
 from registry.figures import moment, number
 from registry.http.payloads import position_of
 from registry.operations import table
+from registry.reference import Reference
 from registry.schemas import RevisionSummary
 from registry.schemas.frames import csv_of
 from registry.schemas.protocol import cursor_to
@@ -168,18 +171,16 @@ def rows_of(
     by = sorted_by(filters.sort)
     part, following = _rows(visit, filters, request, ROWS, children_of)
     above = children_of or request.path or shared_by([one.path for one, _ in part])
-    parent = None
-    if children_of is not None and "/" in children_of:
-        own, _ = _rows(visit, Filters(), SearchRequest(path=children_of, depth=0), 1)
-        parent = next((Row(one, figures, one.reference.rpartition("/")[2]) for one, figures in own), None)
+    parent = None if children_of is None else _parent(visit, children_of)
     later = later_of(visit, [one for one, _ in part])
     rows = [Row(one, own, name_below(one.reference, above), later.get(one.reference, {})) for one, own in part]
     offer = offered([*rows, *([parent] if parent else ())], filters, by)
     in_order = [ordered(one, filters.sort, lambda sort: link(**filters.query(sort=sort))) for one in offer.shown]
     offer = replace(offer, shown=tuple(in_order))
     out = [row for row in rows if by and row.one.retracted is not None]
-    whole = following is None and filters.after is None
-    best = _best(visit, request, offer, rows, whole=whole) if children_of is not None and not filters.behind else ()
+    best: tuple[Best, ...] = ()
+    if children_of is not None and filters.after is None and (following is None or not (by or filters.behind)):
+        best = _best(visit, request, offer, rows, whole=following is None)
     return Rows(
         rows=tuple(row for row in rows if row not in out),
         retracted=tuple(out),
@@ -189,6 +190,20 @@ def rows_of(
         best=best,
         more=link(**filters.query(after=following)) if following else None,
     )
+
+
+def _parent(visit: Visit, path: str) -> Row | None:
+    """The newest revision of an adapter; None: it is a base model, or has none that the visitor sees."""
+    reference = Reference.parse(path)
+    if reference.path.is_base:
+        return None
+    with visit.registry.deployment.read() as session:
+        try:
+            one = browse.summary(session, revisions.find(session, reference).id)
+        except NotFoundError:
+            return None
+        figures = row_figures(session, [one])
+    return Row(one, figures[one.reference], one.reference.rpartition("/")[2]) if figures else None
 
 
 def sorted_by(sort: str | None) -> str:
@@ -210,9 +225,9 @@ def ordered(column: Column, sort: str | None, link: Callable[[str], str]) -> Col
 
 
 def _best(visit: Visit, request: SearchRequest, offer: Offer, rows: Sequence[Row], *, whole: bool) -> tuple[Best, ...]:
-    """The best of each of the first metrics; of more rows than a page has, each is looked for."""
+    """The best of each of the first metrics: among the rows, or looked for where these are a part."""
     found = []
-    for column in [one for one in offer.shown if one.kind == "metric"][:_BEST]:
+    for column in [one for one in offer.shown if one.kind == "metric"][: _BEST if whole else _BEST - 1]:
         known, order = rows, best_first(column.name)
         if not whole:
             wanted = request.model_copy(update={"sort": f"{order}:{column.name}"})
@@ -251,10 +266,10 @@ def name_below(reference: str, above: str) -> str:
 _AT_ONCE: Final = timedelta(days=1)  # what its author measured so soon belongs to the publication
 
 
-def later_of(visit: Visit, revisions: Sequence[RevisionSummary]) -> dict[str, dict[str, Later]]:
+def later_of(visit: Visit, shown: Sequence[RevisionSummary]) -> dict[str, dict[str, Later]]:
     """The metrics of revisions that were set after these were published, by reference and name."""
     with visit.registry.deployment.read() as session:
-        found = later_metrics(session, [one.reference for one in revisions])
+        found = later_metrics(session, [one.reference for one in shown])
     return {
         one.reference: {
             name: Later(
@@ -263,7 +278,7 @@ def later_of(visit: Visit, revisions: Sequence[RevisionSummary]) -> dict[str, di
             )
             for name, event in found[one.reference].items()
         }
-        for one in revisions
+        for one in shown
         if one.reference in found
     }
 

@@ -26,6 +26,7 @@ from registry.web.search import later_of, name_below, ordered, shared_by, sorted
 MOST: Final = 40
 """Revisions side by side."""
 _COLUMNS: Final = 40  # that are shown; what follows is left to two at a time
+_SPARE: Final = 4  # that are looked for beside them: the parent, and some that are retracted
 _BAR: Final = 60  # pixels
 _TOLD: Final = {"r", "target_modules"}  # of a configuration, that have columns of their own
 _Name = Annotated[str, Field(max_length=512)]
@@ -151,7 +152,8 @@ def _children(visit: Visit, asked: SideBySide, path: str) -> tuple[SideBySide, t
     """The best children of a path: by the order that is given, or by the metric that most of the first ones have."""
     parent = str(Path.parse(path))
     request = SearchRequest(path=parent, depth=1, sort=asked.sort)
-    found = [one for one in visit.listed(table.SEARCH, request, None, 2 * MOST).items if one.path != parent]
+    part = visit.listed(table.SEARCH, request, None, MOST + _SPARE)
+    found = [one for one in part.items if one.path != parent]
     if asked.sort is None and len(found) > MOST:
         names = [name for one in found for name in one.metrics]
         if names:
