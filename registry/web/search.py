@@ -227,7 +227,7 @@ def ordered(column: Column, sort: str | None, link: Callable[[str], str]) -> Col
 def _best(visit: Visit, request: SearchRequest, offer: Offer, rows: Sequence[Row], *, whole: bool) -> tuple[Best, ...]:
     """The best of each of the first metrics: among the rows, or looked for where these are a part."""
     found = []
-    for column in [one for one in offer.shown if one.kind == "metric"][: _BEST if whole else _BEST - 1]:
+    for column in [one for one in offer.shown if one.kind == "metric"][: _BEST if whole else 1]:
         known, order = rows, best_first(column.name)
         if not whole:
             wanted = request.model_copy(update={"sort": f"{order}:{column.name}"})
