@@ -25,7 +25,8 @@ from registry.web.search import later_of, name_below, ordered, shared_by, sorted
 
 MOST: Final = 40
 """Revisions side by side."""
-_COLUMNS: Final = 40  # that are shown; what follows is left to two at a time
+_COLUMNS: Final = 32  # that are shown; what follows is left to two at a time
+_STATISTICS: Final = ("relative_frobenius", "relative_spectral", "effective_rank", "stable_rank", "rank95")
 _SPARE: Final = 4  # that are looked for beside them: the parent, and some that are retracted
 _BAR: Final = 60  # pixels
 _TOLD: Final = {"r", "target_modules"}  # of a configuration, that have columns of their own
@@ -184,7 +185,7 @@ def _side(rows: Sequence[Row], by: str) -> Side:
     offer = offered(rows, Chosen(columns=("parent",)), "")
     there = {column.key: column for column in (*offer.shown, *offer.others)}
     metrics = [one for one in there.values() if one.kind == "metric"]
-    figures = [one for one in there.values() if one.kind == "stat"]
+    figures = [there[key] for name in _STATISTICS if (key := f"stat:{name}") in there]
     plain = [there[key] for key in ("parent", "rank", "scaling", "targets", "tags", "author") if key in there]
     config = [named(key_of("config", name)) for name in sorted({name for row in rows for name in row.config} - _TOLD)]
     texts = [one for one in there.values() if one.kind == "annotation"]

@@ -36,13 +36,15 @@ for (const drawing of document.querySelectorAll(".plot > svg")) {
   if (links.length < 2) continue;
   const stop = (chosen) => links.forEach((link) => link.setAttribute("tabindex", link === chosen ? "0" : "-1"));
   stop(links.find((link) => link.hasAttribute("aria-current")) ?? links[0]);
-  drawing.parentElement.tabIndex = -1;
-  drawing.addEventListener("focusin", (event) => stop(event.target.closest("a")));
-  drawing.addEventListener("keydown", (event) => {
+  const around = drawing.parentElement; // a drawing that listens itself would be one more stop
+  around.tabIndex = -1;
+  around.addEventListener("focusin", (event) => { if (links.includes(event.target)) stop(event.target); });
+  around.addEventListener("keydown", (event) => {
     const at = links.indexOf(event.target.closest("a"));
-    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    const to = { Home: 0, End: links.length - 1 }[event.key] ?? Math.max(0, Math.min(links.length - 1, at + (step ?? 0)));
-    if (at < 0 || (step === undefined && !["Home", "End"].includes(event.key)) || event.altKey || event.ctrlKey || event.metaKey) return;
+    const last = links.length - 1;
+    const [before, after] = [Math.max(0, at - 1), Math.min(last, at + 1)];
+    const to = { ArrowRight: after, ArrowDown: after, ArrowLeft: before, ArrowUp: before, Home: 0, End: last }[event.key];
+    if (at < 0 || to === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     links[to].focus();
   });
