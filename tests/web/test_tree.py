@@ -134,7 +134,7 @@ def test_configuration_and_annotations_are_columns(visitors: Visitors, site: Sit
     assert f'title="{", ".join(group.name for group in targets)}"' in shown
     run = one.annotations["run_id"]
     assert f'<a href="{run}" rel="noopener noreferrer nofollow"' in shown
-    assert f">{one.annotations['learning_rate']}</span>" in shown
+    assert f"<td>{one.annotations['learning_rate']}</td>" in shown
 
 
 def test_the_csv_has_the_rows_of_the_table_and_no_formula(visitors: Visitors, site: Site) -> None:

@@ -74,8 +74,9 @@ def compare(visit: PageVisit) -> Response:
 @router.get("/matrix/{path:path}", response_model=None)
 def matrix(visit: PageVisit, path: str) -> Response:
     """The deltas of all children of a path with each other."""
+    request = PathRequest(path=str(Path.parse(path)))
     try:
-        found = visit.ask(table.DIFF_CHILDREN, PathRequest(path=str(Path.parse(path))))
+        found = visit.ask(table.DIFF_CHILDREN, request)
     except UsageError as error:  # more children than are compared each with each
         return visit.page("matrix.html", title=f"Children of {path}", path=path, found=None, why=str(error))
     return visit.page(
