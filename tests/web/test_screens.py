@@ -50,7 +50,7 @@ def test_best_of_siblings_takes_two_clicks_on_a_telephone(reader: OpenReader, si
     told = " ".join(somebody.page.locator(".best > div").first.inner_text().split())
     lacks = f"{following.metrics['acc'] - best.metrics['acc']:+.3g}"
     names = [one.reference.removeprefix(f"{RUNS}/") for one in (best, following)]
-    assert told == f"acc {best.metrics['acc']:.6g} {names[0]} next {names[1]}, {lacks}"
+    assert told == f"Best acc {best.metrics['acc']:.6g} {names[0]} next {names[1]}, {lacks}"
     # A third shows all in that order; ticking both and one more compare them.
     somebody.page.locator(".best dt a").first.click()
     somebody.page.wait_for_url("**sort=max**")

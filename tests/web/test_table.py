@@ -197,7 +197,7 @@ def test_the_best_and_the_next_stand_above_the_table(
             first, second = sorted(runs, key=lambda one: one.metrics[name] * (1 if name == "loss" else -1))[:2]
             lacks = second.metrics[name] - first.metrics[name]
             names = [one.reference.removeprefix(f"{RUNS}/") for one in (first, second)]
-            assert said[name] == f"{first.metrics[name]:.6g} {names[0]} next {names[1]} , {lacks:+.3g}"
+            assert said[f"Best {name}"] == f"{first.metrics[name]:.6g} {names[0]} next {names[1]} , {lacks:+.3g}"
 
 
 def test_a_metric_that_was_set_later_says_by_whom(visitors: Visitors, site: Site) -> None:
