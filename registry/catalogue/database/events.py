@@ -41,6 +41,7 @@ class EventFilter:
     after: datetime | None = None  # or at this very time
     actor: str | None = None
     kind: str | None = None  # its action
+    kinds: tuple[EventKind, ...] | None = None  # one of these actions
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """The conditions of a query.
@@ -59,6 +60,8 @@ class EventFilter:
             found.append(EventRecord.actor == check_text("The name of the actor", self.actor))
         if self.kind is not None:
             found.append(EventRecord.action == _known(self.kind))
+        if self.kinds is not None:
+            found.append(EventRecord.action.in_(self.kinds))
         return found
 
     def in_order(self, events: type[EventRecord]) -> list[ColumnElement[bool]]:
