@@ -5,7 +5,7 @@ Both are looked for by the same fields; metrics and configuration are columns to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, Literal
@@ -27,6 +27,7 @@ from registry.schemas.requests import SearchRequest
 from registry.schemas.tree import REVISIONS
 from registry.web.columns import Chosen, Column, Later, Offer, Row, best_first, key_of, named, offered
 from registry.web.frame.visit import PageRoute, PageVisit, Visit
+from registry.web.tags import Marks, marks
 
 CONDITIONS: Final = ("text", "tag", "metric", "rank", "target", "author", "parent_known_by", "stat")
 _LOOKED_AT: Final = 1000  # revisions, for one page of those that are behind
@@ -131,6 +132,7 @@ class Rows:
         above: the path that all names of rows leave out.
         offer: its columns.
         best: of each of some metrics.
+        tags: beside the rows, by reference.
         more: where the next page is.
     """
 
@@ -140,6 +142,7 @@ class Rows:
     above: str
     offer: Offer
     best: tuple[Best, ...]
+    tags: Mapping[str, Marks]
     more: str | None
 
     @property
@@ -178,6 +181,9 @@ def rows_of(
     in_order = [ordered(one, filters.sort, lambda sort: link(**filters.query(sort=sort))) for one in offer.shown]
     offer = replace(offer, shown=tuple(in_order))
     out = [row for row in rows if by and row.one.retracted is not None]
+    beside = [row.one for row in (*rows, *([parent] if parent else ()))]
+    with visit.registry.deployment.read() as session:
+        tags = marks(session, beside, elsewhere=not request.all_revisions)
     best: tuple[Best, ...] = ()
     if children_of is not None and filters.after is None and (following is None or not (by or filters.behind)):
         best = _best(visit, request, offer, rows, whole=following is None)
@@ -188,6 +194,7 @@ def rows_of(
         above=above,
         offer=offer,
         best=best,
+        tags=tags,
         more=link(**filters.query(after=following)) if following else None,
     )
 

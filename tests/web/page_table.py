@@ -58,6 +58,7 @@ PAGES: Final = (
     PageRow("adapter-reader", f"{_TREE}/support/french", _NODE, who="reader"),
     PageRow("adapter-notices", f"{_TREE}/code/python/unlearn", _NODE),
     PageRow("adapter-unmeasured", f"{_TREE}/support@1", _NODE),
+    PageRow("adapter-untagged", f"{_TREE}/support/french/quebec", _NODE),
     PageRow("adapter-experts", f"/tree/{MIXTRAL}/chat", _NODE),
     PageRow("adapter-hostile", f"/tree/{ADAPTER}@1", _NODE),
     PageRow("retracted", f"{_TREE}/medical/radiology/chest@1", _NODE),
@@ -96,7 +97,9 @@ PAGES: Final = (
     PageRow("compare-hostile", f"/compare?a={ADAPTER}@1&b={ADAPTER}@2", "/compare"),
     PageRow("matrix", f"/matrix/{LLAMA}/code/python", "/matrix/{path:path}"),
     PageRow("tags", "/tags", "/tags"),
-    PageRow("tags-outdated", f"/tags?path={LLAMA}&outdated=1&sort=newest", "/tags"),
+    PageRow("tags-below", f"/tags/{LLAMA}/support", "/tags/{path:path}"),
+    PageRow("tags-writer", f"/tags/{LLAMA}/support", "/tags/{path:path}", who="scoped writer"),
+    PageRow("tags-outdated", f"/tags/{LLAMA}?outdated=1&sort=newest", "/tags/{path:path}"),
     PageRow("tags-scoped", "/tags", "/tags", who="scoped reader"),
     PageRow("tags-hostile", f"/tags?path={HOSTILE}", "/tags"),
     PageRow("running", "/running", "/running"),
@@ -131,6 +134,8 @@ OTHERS: Final = {
     "/commit/{view}/{commit}/{path:path}": "leads to the page of a revision",
     "/figures/{file}/{reference:path}": "a figure as a file",
     "/previews/{file}/{reference:path}": "a picture that a page shows",
+    "/feed": "what happened, for programs",
+    "/feed/{path:path}": "what happened at and below a path, for programs",
     "/static/{digest}/{name}": "the stylesheet, the module and the icon",
 }
 """Routes that are read and are no pages."""

@@ -162,7 +162,9 @@ def form_fields(body: bytes) -> list[tuple[str, str]]:
 Fields = tuple[tuple[str, str], ...]
 _TO: Final = "kept to"
 _PREFIX: Final = "kept."
-_CHOSEN: Final = frozenset({"base", "do", "expected", "form", "id", "pattern", "published", "remove", "undo", "wanted"})
+_CHOSEN: Final = frozenset(
+    {"base", "do", "expected", "form", "id", "pattern", "published", "remove", "to", "undo", "wanted"}
+)
 """Fields that people don't write, but buttons and pages."""
 _LONG: Final = 100  # characters, from which on a field gets several lines
 

@@ -17,6 +17,7 @@ from registry.schemas import Schema, requests
 from registry.schemas.labels import SetCardRequest
 from registry.web.frame.visit import FormVisit, PageRoute, PageVisit, PostedForm, Visit
 from registry.web.revision.adapter import Subject, subject_of
+from registry.web.tags import tags_page
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _LONGEST: Final = 80_000  # bytes of a card in HTML that a page carries
@@ -29,6 +30,8 @@ class _Tag(Schema):
     tag: str
     expected: str = NO_REVISION
     wanted: str = NO_REVISION
+    to: Literal["edit", "tags"] = "edit"
+    """The page that shows it afterwards."""
 
 
 class _Said(Schema):
@@ -103,9 +106,11 @@ def tag(visit: FormVisit, form: PostedForm, reference: str) -> Response:
             now = {one.tag: one.points_at for one in tag_moves.of_adapter(session, path)}.get(given.tag)
         if (now or NO_REVISION) != given.wanted:  # otherwise the form was sent twice
             if isinstance(error, ConflictError):
-                return _edit_page(visit, reference, error)
+                return tags_page(visit, str(path), error) if given.to == "tags" else _edit_page(visit, reference, error)
             raise
-    return visit.go(f"{visit.links.of('edit', reference)}#tags")
+    return visit.go(
+        visit.links.of("tags", str(path)) if given.to == "tags" else f"{visit.links.of('edit', reference)}#tags"
+    )
 
 
 @router.post("/annotate/{reference:path}", response_model=None)
