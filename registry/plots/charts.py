@@ -8,7 +8,7 @@ from math import ceil, floor, isfinite, log, log10, nan
 from typing import ClassVar, Final
 
 from registry.figures import number
-from registry.plots.drawing import HEADING, Drawing, Sheet, plain
+from registry.plots.drawing import HEADING, Drawing, Sheet, Table, plain
 
 LETTER: Final = 6.2  # of labels, which are of 11 px
 BOLD: Final = 7.7  # of values among them
@@ -183,6 +183,15 @@ class BarChart(Drawing):
     bars: Sequence[Bar]
     word: Callable[[float], str] = number
 
+    def table(self) -> Table:
+        """A row for each bar, with its parts and what they make together."""
+        names = list(dict.fromkeys(name for bar in self.bars for name in bar.parts))
+        rows = [
+            [bar.name, *(self.word(bar.parts.get(name, 0.0)) for name in names), self.word(bar.total)]
+            for bar in self.bars
+        ]
+        return Table(["", *names, "together"], rows)
+
     def sheet(self) -> Sheet:
         """Bars with their names and totals, and a legend below, if they have several colours."""
         left = 16 + LETTER * max((len(bar.name) for bar in self.bars), default=0)
@@ -296,6 +305,11 @@ class LineChart(Drawing):
     y: Axis
     points: Sequence[Point]
     marks: Sequence[Mark] = ()
+
+    def table(self) -> Table:
+        """A row for each point; a gap has no value."""
+        rows = [[self.x.word(one.x), "–" if one.y is None else self.y.word(one.y)] for one in self.points]
+        return Table([self.x.name, self.y.name], rows)
 
     def sheet(self) -> Sheet:
         """The line with its axes, and the marks with their names in as many rows as they need."""

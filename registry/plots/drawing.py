@@ -9,7 +9,7 @@ What the sizes and shades of points stand for, in a line above a drawing.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -39,6 +39,19 @@ class Sheet:
     values: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Table:
+    """The values of a drawing in words, for people who don't see it.
+
+    Args:
+        head: a word for each cell of a row.
+        rows: their cells, of which the first says what the row is.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 class Drawing(ABC):
     """A plot: a document of its own, or a part of a page."""
 
@@ -51,6 +64,10 @@ class Drawing(ABC):
     @abstractmethod
     def sheet(self) -> Sheet:
         """Everything in its place."""
+
+    def table(self) -> Table | None:
+        """Its values in words; None: the page has them as a text or as a list."""
+        return None
 
     def svg(self) -> str:
         """An SVG document with its title and its style, in light and in dark."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from registry.plots.drawing import SHADES, Drawing, Sheet
+from registry.plots.drawing import SHADES, Drawing, Sheet, Table
 
 _CELL: Final = 20
 _LETTER: Final = 7  # width of a letter of a label
@@ -74,6 +74,14 @@ class HeatMap(Drawing):
     values: Mapping[tuple[str, str], float]
     scale: Scale
     word: Callable[[float], str]
+
+    def table(self) -> Table:
+        """A row for each of the map's, by the names of its columns."""
+        rows = [
+            [row, *(self.word(self.values[row, one]) if (row, one) in self.values else "–" for one in self.columns)]
+            for row in self.rows
+        ]
+        return Table([self.across, *self.columns], rows)
 
     def sheet(self) -> Sheet:
         """Cells, the labels around them and the legend below."""

@@ -8,7 +8,7 @@ from math import isfinite, sqrt
 from typing import ClassVar, Final, Literal
 
 from registry.plots.charts import BOLD, Axis, Frame, framed
-from registry.plots.drawing import HEADING, HEIGHT, SHADES, Drawing, Measure, Sheet, cut, legend
+from registry.plots.drawing import HEADING, HEIGHT, SHADES, Drawing, Measure, Sheet, Table, cut, legend
 
 _WIDTH, _HEIGHT = 640, 400
 _SIZES: Final = (8, 12, 16, 20, 26, 32, 48, 80)  # of cells in pixels
@@ -76,6 +76,15 @@ class Scatter(Drawing):
     what: str = "points"
     reference: Reference | None = None
     shades: Measure | None = None
+
+    def table(self) -> Table:
+        """A row for each point that has a place."""
+        rows = [
+            [dot.label, self.x.word(dot.x), self.y.word(dot.y)]
+            for dot in self.dots
+            if isfinite(dot.x) and isfinite(dot.y)
+        ]
+        return Table([self.what, self.x.name, self.y.name], rows)
 
     def sheet(self) -> Sheet:
         """Axes, counts, points and as many names as don't touch anything."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from sqlalchemy.orm import Session
@@ -79,6 +80,35 @@ def compared(session: Session, first: Reference, second: Reference) -> Differenc
     )
     differs = (found.bases, about, config, found.targets, found.metrics, found.annotations, found.files)
     return found.model_copy(update={"identical": not any(differs) and not found.lineage.pinned})
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A revision among others.
+
+    Args:
+        one: it.
+        config: the fields of its configuration, those of an object one by one.
+    """
+
+    one: RevisionSummary
+    config: Mapping[str, object]
+
+
+def beside(session: Session, references: Sequence[Reference]) -> tuple[Beside, ...]:
+    """Some revisions that the session sees, each once, in the order given.
+
+    Raises:
+        NotFoundError: one does not exist; offers the nearest.
+        UsageError: one is the reference of a base model.
+    """
+    rows = {row.id: row for row in (revisions.find(session, reference) for reference in references)}
+    found = browse.summaries(session, list(rows))
+    return tuple(
+        Beside(found[key], _flat(json.loads(row.manifest).get("config", {})))
+        for key, row in rows.items()
+        if key in found
+    )
 
 
 def _values(a: Mapping[str, object], b: Mapping[str, object]) -> tuple[ValueDifference, ...]:

@@ -22,7 +22,7 @@ from registry.schemas.form import Moment, Param
 from registry.schemas.frames import Described, csv_of
 from registry.schemas.protocol import cursor_to
 from registry.schemas.requests import BasesRequest
-from registry.web import activity, search, upkeep
+from registry.web import activity, feed, search, tags, upkeep
 from registry.web.frame import figures, sign_in, visit
 from registry.web.frame.forms import request_of
 from registry.web.frame.sign_in import error_page, is_for_people
@@ -135,6 +135,8 @@ def _page(listing: Listing[Any, Any], described: Described[Any]) -> Callable[[Pa
 
 
 for _listing in OPERATIONS:
+    if _listing is table.TAGS:
+        continue  # see `registry.web.tags`
     if isinstance(_listing, Listing) and _listing.page and _listing.described is not None:
         router.add_api_route(
             _listing.address, _page(_listing, _listing.described), methods=["GET"], response_model=None
@@ -142,7 +144,7 @@ for _listing in OPERATIONS:
 
 
 _MODULES: Final = (
-    *(history, card_changes, figures, search, files_and_use, previews, edit, actions, compare),
+    *(history, card_changes, figures, tags, feed, search, files_and_use, previews, edit, actions, compare),
     *(activity, upkeep, sign_in, visit),
 )
 PAGES: Final = Face((router, *(module.router for module in _MODULES)), is_for_people, error_page)

@@ -5,30 +5,36 @@ Both are looked for by the same fields; metrics and configuration are columns to
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final, Literal
 
 from fastapi import APIRouter, Response
 
+from registry.catalogue.database.events import later_metrics
+from registry.catalogue.tree import browse, revisions
 from registry.catalogue.tree.statistics import RowFigures, row_figures
-from registry.figures import number
+from registry.errors import NotFoundError
+from registry.figures import moment, number
 from registry.http.payloads import position_of
 from registry.operations import table
-from registry.schemas import RevisionSummary, Schema
+from registry.reference import Reference
+from registry.schemas import RevisionSummary
 from registry.schemas.frames import csv_of
 from registry.schemas.protocol import cursor_to
 from registry.schemas.requests import SearchRequest
 from registry.schemas.tree import REVISIONS
+from registry.web.columns import Chosen, Column, Later, Offer, Row, best_first, key_of, named, offered
 from registry.web.frame.visit import PageRoute, PageVisit, Visit
+from registry.web.tags import Marks, marks
 
 CONDITIONS: Final = ("text", "tag", "metric", "rank", "target", "author", "parent_known_by", "stat")
 _LOOKED_AT: Final = 1000  # revisions, for one page of those that are behind
 
 
-class Filters(Schema):
-    """Conditions, an order, and where a page begins."""
+class Filters(Chosen):
+    """Conditions, an order, columns, and where a page begins."""
 
     text: str | None = None
     tag: str | None = None
@@ -49,7 +55,9 @@ class Filters(Schema):
 
     def query(self, **changes: object) -> dict[str, object]:
         """The query of a page that asks for the same, but for some changes; without the place where it begins."""
-        given = {name: value for name, value in self.model_dump(exclude_defaults=True).items() if name != "after"}
+        given = self.model_dump(exclude_defaults=True, exclude={"after", "move", "panel"})
+        if self.columns:
+            given["columns"] = ",".join(self.keys)
         return {name: 1 if value is True else value for name, value in {**given, **changes}.items()}
 
     def request(self, **about: object) -> SearchRequest:
@@ -93,84 +101,215 @@ def _cursor(key: object | None) -> str | None:
 
 ROWS: Final = 50
 _IN_CSV: Final = 1000
-_METRICS: Final = 6  # columns
-_SMALLER_IS_BETTER: Final = ("loss", "err", "perplexity", "ppl", "wer", "cer", "mae", "mse", "latency")
-NOTED: Final[Mapping[str, tuple[str, ...]]] = {
-    "learning rate": ("learning_rate", "lr"),
-    "run": ("run_id", "run", "run_url"),
-    "commit": ("git_commit", "commit", "git_sha"),
-}
-"""Annotations that have a column of their own, and the keys that trainers write them under."""
-_STATISTICS: Final = {
-    "relative_frobenius": ("Δ of base", "Norm of its own delta, relative to the base model's weights"),
-    "effective_rank": ("eff. rank", "How many directions of its own delta matter"),
-}
-
-
+_BEST: Final = 3  # metrics whose best values stand above a table of siblings
 _Row = tuple[RevisionSummary, RowFigures]
 
 
 @dataclass(frozen=True)
-class Column:
-    """A number that rows are sorted by: a metric, or a statistic.
+class Best:
+    """The best value of a metric among siblings, and the next.
 
     Args:
-        name, title, about: of it: as it is called, above the column, and in words.
-        order: ``ascending`` or ``descending``, if the rows are in its order.
-        href: the page in its order; where it is, in the other one.
+        column: the metric, whose address is the table in its order.
+        first, second: the revisions; of one alone there is no next.
+        behind: what the next lacks.
     """
 
-    name: str
-    title: str
-    about: str
-    order: str | None
-    href: str
-
-    def value(self, one: RevisionSummary, figures: RowFigures) -> float | None:
-        """That of a row."""
-        return (figures.statistics if self.name in _STATISTICS else one.metrics).get(self.name)
+    column: Column
+    first: Row
+    second: Row | None
+    behind: float | None
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A page of a table: its rows, its columns, the annotations that a row has, and where the next page is."""
+    """A page of a table.
 
-    rows: tuple[_Row, ...]
-    columns: tuple[Column, ...]
-    noted: tuple[str, ...]
+    Args:
+        rows: in their order.
+        retracted: those of this page that have a value to be ranked by, but are retracted.
+        parent: what the rows are children of.
+        above: the path that all names of rows leave out.
+        offer: its columns.
+        best: of each of some metrics.
+        tags: beside the rows, by reference.
+        more: where the next page is.
+    """
+
+    rows: tuple[Row, ...]
+    retracted: tuple[Row, ...]
+    parent: Row | None
+    above: str
+    offer: Offer
+    best: tuple[Best, ...]
+    tags: Mapping[str, Marks]
     more: str | None
 
+    @property
+    def bodies(self) -> tuple[tuple[str, tuple[Row, ...]], ...]:
+        """Groups of rows with their names, in the order of the page."""
+        parent = () if self.parent is None else (self.parent,)
+        return tuple(one for one in (("parent", parent), ("", self.rows), ("retracted", self.retracted)) if one[1])
 
-def rows_of(visit: Visit, filters: Filters, request: SearchRequest, link: Callable[..., str]) -> Rows:
-    """A page of what is looked for; ``link`` is this page with another query."""
-    rows, following = _rows(visit, filters, request, ROWS)
-    way, _, by = (filters.sort or "").strip().partition(":")
+    def distance(self, row: Row, column: Column) -> float | None:
+        """What a row lacks of the first one, in the column that they are in the order of."""
+        own, first = column.value(row), column.value(self.rows[0]) if self.rows else None
+        if column.order is None or not isinstance(own, float) or not isinstance(first, float) or own == first:
+            return None
+        return own - first
 
-    def column(full: str, title: str, about: str) -> Column:
-        first = "min" if any(part in full.lower() for part in _SMALLER_IS_BETTER) else "max"
-        other = first if by != full else "min" if way == "max" else "max"
-        order = None if by != full else "descending" if way == "max" else "ascending"
-        return Column(full.removeprefix("stat:"), title, about, order, link(**filters.query(sort=f"{other}:{full}")))
 
-    counts = Counter(name for one, _ in rows for name in one.metrics if name not in _STATISTICS)
-    names = sorted(counts, key=lambda name: (name != by, -counts[name], name))[:_METRICS]
-    kept = [name for name in _STATISTICS if any(name in figures.statistics for _, figures in rows)]
+def rows_of(
+    visit: Visit, filters: Filters, request: SearchRequest, link: Callable[..., str], children_of: str | None = None
+) -> Rows:
+    """A page of what is looked for.
+
+    Args:
+        visit: who looks.
+        filters: the conditions, the order and the columns.
+        request: the search for them.
+        link: this page with another query.
+        children_of: the adapter whose children alone the rows are; it stands apart.
+    """
+    by = sorted_by(filters.sort)
+    part, following = _rows(visit, filters, request, ROWS, children_of)
+    above = children_of or request.path or shared_by([one.path for one, _ in part])
+    parent = None if children_of is None else _parent(visit, children_of)
+    later = later_of(visit, [one for one, _ in part])
+    rows = [Row(one, own, name_below(one.reference, above), later.get(one.reference, {})) for one, own in part]
+    offer = offered([*rows, *([parent] if parent else ())], filters, by)
+    in_order = [ordered(one, filters.sort, lambda sort: link(**filters.query(sort=sort))) for one in offer.shown]
+    offer = replace(offer, shown=tuple(in_order))
+    out = [row for row in rows if by and row.one.retracted is not None]
+    beside = [row.one for row in (*rows, *([parent] if parent else ()))]
+    with visit.registry.deployment.read() as session:
+        tags = marks(session, beside, elsewhere=not request.all_revisions)
+    best: tuple[Best, ...] = ()
+    if children_of is not None and filters.after is None and (following is None or not (by or filters.behind)):
+        best = _best(visit, request, offer, rows, whole=following is None)
     return Rows(
-        rows=rows,
-        columns=(*(column(name, name, name) for name in names), *(column(f"stat:{n}", *_STATISTICS[n]) for n in kept)),
-        noted=tuple(title for title in NOTED if any(note(one, title) for one, _ in rows)),
+        rows=tuple(row for row in rows if row not in out),
+        retracted=tuple(out),
+        parent=parent,
+        above=above,
+        offer=offer,
+        best=best,
+        tags=tags,
         more=link(**filters.query(after=following)) if following else None,
     )
 
 
-def note(one: RevisionSummary, title: str) -> str | None:
-    """An annotation of a revision that has a column of its own."""
-    return next((one.annotations[key] for key in NOTED[title] if key in one.annotations), None)
+def _parent(visit: Visit, path: str) -> Row | None:
+    """The newest revision of an adapter; None: it is a base model, or has none that the visitor sees."""
+    reference = Reference.parse(path)
+    if reference.path.is_base:
+        return None
+    with visit.registry.deployment.read() as session:
+        try:
+            one = browse.summary(session, revisions.find(session, reference).id)
+        except NotFoundError:
+            return None
+        figures = row_figures(session, [one])
+    return Row(one, figures[one.reference], one.reference.rpartition("/")[2]) if figures else None
 
 
-def csv_answer(visit: Visit, filters: Filters, request: SearchRequest, name: str) -> Response:
-    """The rows as a file, of at most a thousand revisions."""
-    rows, _ = _rows(visit, filters, request, _IN_CSV)
+def sorted_by(sort: str | None) -> str:
+    """The key of the column that rows are in the order of; empty: they are in the order of the tree."""
+    full = (sort or "").strip().partition(":")[2]
+    return full if full.startswith("stat:") or not full else key_of("metric", full)
+
+
+def ordered(column: Column, sort: str | None, link: Callable[[str], str]) -> Column:
+    """A column with the address of the page in its order, where rows can be in it."""
+    if column.kind not in {"metric", "stat"}:
+        return column
+    full = f"stat:{column.name}" if column.kind == "stat" else column.name
+    way, _, by = (sort or "").strip().partition(":")
+    first = best_first(full)
+    other = first if by != full else "min" if way == "max" else "max"
+    order = None if by != full else "descending" if way == "max" else "ascending"
+    return replace(column, order=order, href=link(f"{other}:{full}"))
+
+
+def _best(visit: Visit, request: SearchRequest, offer: Offer, rows: Sequence[Row], *, whole: bool) -> tuple[Best, ...]:
+    """The best of each of the first metrics: among the rows, or looked for where these are a part."""
+    found = []
+    for column in [one for one in offer.shown if one.kind == "metric"][: _BEST if whole else 1]:
+        known, order = rows, best_first(column.name)
+        if not whole:
+            wanted = request.model_copy(update={"sort": f"{order}:{column.name}"})
+            some, _ = _rows(visit, Filters(), wanted, 4, request.path)
+            known = [Row(one, own, name_below(one.reference, request.path or "")) for one, own in some]
+        valued = [(value, row) for row in known if isinstance(value := column.value(row), float)]
+        ranked = sorted(
+            ((value, row) for value, row in valued if row.one.retracted is None),
+            key=lambda pair: -pair[0] if order == "max" else pair[0],
+        )
+        if ranked:
+            second = ranked[1] if len(ranked) > 1 else None
+            lacks = None if second is None else second[0] - ranked[0][0]
+            found.append(Best(column, ranked[0][1], None if second is None else second[1], lacks))
+    return tuple(found)
+
+
+def shared_by(paths: Sequence[str]) -> str:
+    """The path that all of some are below; empty: there is none."""
+    names = [path.split("/")[:-1] for path in paths]
+    shared = []
+    for level in zip(*names, strict=False):
+        if len(set(level)) > 1:
+            break
+        shared.append(level[0])
+    return "/".join(shared)
+
+
+def name_below(reference: str, above: str) -> str:
+    """A reference without the path that it is at or below."""
+    if above and reference.startswith((f"{above}/", f"{above}@")):
+        return reference[len(above) :].removeprefix("/")
+    return reference
+
+
+_AT_ONCE: Final = timedelta(days=1)  # what its author measured so soon belongs to the publication
+
+
+def later_of(visit: Visit, shown: Sequence[RevisionSummary]) -> dict[str, dict[str, Later]]:
+    """The metrics of revisions that were set after these were published, by reference and name."""
+    with visit.registry.deployment.read() as session:
+        found = later_metrics(session, [one.reference for one in shown])
+    return {
+        one.reference: {
+            name: Later(
+                f"Set by {event.actor} on {moment(event.at)} UTC, after it was published",
+                event.actor != one.author or event.at - one.created_at > _AT_ONCE,
+            )
+            for name, event in found[one.reference].items()
+        }
+        for one in shown
+        if one.reference in found
+    }
+
+
+def csv_answer(
+    visit: Visit, filters: Filters, request: SearchRequest, name: str, children_of: str | None = None
+) -> Response:
+    """The rows as a file, of at most a thousand revisions: with the chosen columns, or with all there is."""
+    part, _ = _rows(visit, filters, request, _IN_CSV, children_of)
+    rows = sorted(part, key=lambda row: bool(filters.sort) and row[0].retracted is not None)
+    if filters.keys:
+        columns = [named(key) for key in filters.keys]
+        keys = ["reference", *(column.key for column in columns)]
+        values = [
+            {"reference": one.reference, **{column.key: column.plain(Row(one, own, "")) for column in columns}}
+            for one, own in rows
+        ]
+    else:
+        values, keys = _everything(rows)
+    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"', "Cache-Control": "private, no-cache"}
+    return Response(csv_of(values, keys), headers=headers, media_type="text/csv")
+
+
+def _everything(rows: Sequence[_Row]) -> tuple[list[dict[str, object]], list[str]]:
     shown = (one.model_copy(update={"statistics": dict(figures.statistics)}) for one, figures in rows)
     values, columns = REVISIONS.values(shown)
     for row, (one, own) in zip(values, rows, strict=True):
@@ -178,15 +317,18 @@ def csv_answer(visit: Visit, filters: Filters, request: SearchRequest, name: str
         row.update(tags=" ".join(one.tags), targets=" ".join(own.scalings), scalings=scalings)
     at = columns.index("digest") + 1
     columns[at:at] = ["targets", "scalings"]
-    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"', "Cache-Control": "private, no-cache"}
-    return Response(csv_of(values, columns), headers=headers, media_type="text/csv")
+    return values, columns
 
 
-def _rows(visit: Visit, filters: Filters, request: SearchRequest, limit: int) -> tuple[tuple[_Row, ...], str | None]:
+def _rows(
+    visit: Visit, filters: Filters, request: SearchRequest, limit: int, without: str | None = None
+) -> tuple[tuple[_Row, ...], str | None]:
+    """What is looked for, without the adapter at one path."""
     part = found(visit, filters, request, limit)
+    shown = [one for one in part.items if one.path != without]
     with visit.registry.deployment.read() as session:
-        figures = row_figures(session, part.items)  # of what was not deleted meanwhile
-    return tuple((one, figures[one.reference]) for one in part.items if one.reference in figures), part.next
+        figures = row_figures(session, shown)  # of what was not deleted meanwhile
+    return tuple((one, figures[one.reference]) for one in shown if one.reference in figures), part.next
 
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -211,6 +353,8 @@ def search_page(visit: PageVisit) -> Response:
     def link(**query: object) -> str:
         return visit.links("/search", **query)
 
+    if (settled := asked.settled()) is not None:
+        return visit.go(link(**asked.query(**settled)))
     api = visit.api("/search", **request.model_dump(exclude_defaults=True))
     table = rows_of(visit, asked, request, link)
-    return visit.page("search.html", title="Search", api=api, asked=asked, table=table, note=note, link=link)
+    return visit.page("search.html", title="Search", api=api, asked=asked, table=table, link=link)

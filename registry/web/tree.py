@@ -20,7 +20,8 @@ from registry.reference import Path
 from registry.schemas import RevisionSummary
 from registry.services.plane import plane
 from registry.web.frame.visit import Visit
-from registry.web.search import Filters, csv_answer, found, note, rows_of
+from registry.web.search import Filters, csv_answer, found, rows_of
+from registry.web.tags import Marks, marks
 
 COUNTED: Final = 20_000
 """Adapters below a path that are counted; a page reads their names."""
@@ -37,6 +38,7 @@ class Branches:
         root: labels are paths; ``more`` counts those that were folded away.
         revisions: by path: the newest, or the newest that was looked for.
         statistics: by reference.
+        tags: by reference: those of the adapter, wherever they point.
         next: where the next ones begin that are looked for.
     """
 
@@ -44,6 +46,7 @@ class Branches:
     root: Node
     revisions: Mapping[str, RevisionSummary]
     statistics: Mapping[str, RowFigures]
+    tags: Mapping[str, Marks]
     next: str | None
 
     @property
@@ -98,7 +101,8 @@ def branches(visit: Visit, base: str, at: str, filters: Filters, most: int) -> B
         root = nested(base, sorted({*names, *shown}, key=order.place_of), at, hits)
         root = folded(root, most) if not filters.are_given else root
         shown |= nodes.newest(session, [path for path in labels(root) if path not in shown and path != base])
-        return Branches(base, root, shown, row_figures(session, list(shown.values())), following)
+        seen = list(shown.values())
+        return Branches(base, root, shown, row_figures(session, seen), marks(session, seen), following)
 
 
 def drawing(tree: Branches, visit: Visit, query: Mapping[str, object], size: Scale, colour: Scale) -> TreeDrawing:
@@ -119,7 +123,7 @@ def drawing(tree: Branches, visit: Visit, query: Mapping[str, object], size: Sca
             shade=colour.shade(path),
             behind=one is not None and one.behind,
             retracted=one is not None and one.retracted is not None,
-            tags=() if one is None else one.tags,
+            tags=() if one is None else tree.tags.get(one.reference, Marks()).texts,
             more_href=more_link(visit, tree.base, node, query),
         )
 
@@ -134,7 +138,7 @@ def more_link(visit: Visit, base: str, node: Node, query: Mapping[str, object]) 
 
 
 VIEWS: Final = (("list", "List"), ("drawing", "Drawing"), ("table", "Table"), ("plane", "Plane"))
-_MOST: Final = {"list": 80, "drawing": 150}  # adapters
+_MOST: Final = {"list": 80, "drawing": 100}  # adapters
 
 
 class TreeAsked(Filters):
@@ -184,11 +188,14 @@ def _table(visit: Visit, asked: TreeAsked, at: Path, shared: dict[str, Any]) -> 
     which = asked.which or ("below" if at.is_base else "children")
     depth = {"children": 1, "below": None, "revisions": None if at.is_base else 0}[which]
     request = asked.request(path=str(at), depth=depth, all_revisions=which == "revisions")
+    children_of = str(at) if which == "children" else None
     if asked.form == "csv":
-        return csv_answer(visit, asked, request, str(at).replace("/", "."))
-    table = rows_of(visit, asked, request, shared["link"])
+        return csv_answer(visit, asked, request, str(at).replace("/", "."), children_of)
+    if (settled := asked.settled()) is not None:
+        return visit.go(shared["link"](**asked.query(**settled)))
+    table = rows_of(visit, asked, request, shared["link"], children_of)
     api = visit.api("/search", **request.model_dump(exclude_defaults=True))
-    return visit.page("tree.html", api=api, which=which, table=table, note=note, **shared)
+    return visit.page("tree.html", api=api, which=which, table=table, **shared)
 
 
 def _tree(visit: Visit, asked: TreeAsked, at: Path, shared: dict[str, Any]) -> Response:

@@ -126,3 +126,37 @@ def test_text_and_lines_can_be_seen_in_light_and_in_dark() -> None:
         shapes = ("dot", "dot-own", "reference", *(f"series-{n}" for n in range(SERIES)))
         seen = [*(strokes[name] for name in lines), *(fills[name] for name in shapes)]
         assert min(contrast(colour, ground) for colour in seen) >= 3
+
+
+def test_charts_have_their_values_in_words_and_say_when_they_have_none() -> None:
+    def word(value: float) -> str:
+        return f"{value:g} GB"
+
+    values = {("q", "1"): 1.0, ("v", "2"): 2.0}
+    x, y = Axis("rank"), Axis("kept", word)
+    bars = [Bar("stored", {"base": 1, "adapters": 2}), Bar("full", {"base": 6})]
+    dots = [Dot(1, 2, "a", "/a"), Dot(float("nan"), 2, "nowhere", "/b")]
+    told = [
+        (HeatMap("t", "a", ["q", "v"], ["1", "2"], "layer", "u", values, from_zero([2.0]), word),
+         ["layer", "1", "2"], [["q", "1 GB", "–"], ["v", "–", "2 GB"]]),
+        (BarChart("t", "a", bars, word),
+         ["", "base", "adapters", "together"], [["stored", "1 GB", "2 GB", "3 GB"], ["full", "6 GB", "0 GB", "6 GB"]]),
+        (LineChart("t", "a", x, y, [Point(1, 2), Point(2, None)]), ["rank", "kept"], [["1", "2 GB"], ["2", "–"]]),
+        (Scatter("t", "a", x, y, dots, "adapters"), ["adapters", "rank", "kept"], [["a", "1", "2 GB"]]),
+    ]  # fmt: skip
+    for drawing, head, rows in told:
+        table = drawing.table()
+        assert table is not None
+        assert (list(table.head), [list(row) for row in table.rows]) == (head, rows)
+        assert "no values" not in drawing.inline()
+    for empty in (
+        HeatMap("t", "a", [], [], "layer", "u", {}, from_zero([]), word),
+        BarChart("t", "a", [], word),
+        LineChart("t", "a", x, y, []),
+        Scatter("t", "a", x, y, []),
+    ):
+        assert ">no values</text>" in empty.inline()
+        found = empty.table()
+        assert found is not None
+        assert list(found.rows) == []
+    assert Sparkline("t", "a", []).table() is None

@@ -107,7 +107,7 @@ def test_the_story_of_a_revision(site: Site, page: Ask) -> None:
     raw = page(f"/tree/{FRENCH}", raw=True)
     assert '(<span title="given: known by the word of its publisher">stated</span>)' in raw
     assert "Behind: on support@4, and @5 is newer" in text.replace(" ,", ",")
-    assert re.search(r"prod set \d+ days ago by chloe; before that it named @2", text)
+    assert re.search(r"prod names this revision since \d+ days ago by chloe; was @2", text)
     assert "vLLM 0." in text
     assert text.count("loads") == 4
     assert "Hub clients 3" in text

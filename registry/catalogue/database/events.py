@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -47,6 +47,7 @@ class EventFilter:
     after: datetime | None = None  # or at this very time
     actor: str | None = None
     kind: str | None = None  # its action
+    kinds: tuple[EventKind, ...] | None = None  # one of these actions
     alone: bool = False  # only what is about the path itself or its revisions, not what is below it
 
     def conditions(self) -> list[ColumnElement[bool]]:
@@ -64,6 +65,8 @@ class EventFilter:
             found.append(EventRecord.actor == check_text("The name of the actor", self.actor))
         if self.kind is not None:
             found.append(EventRecord.action == _known(self.kind))
+        if self.kinds is not None:
+            found.append(EventRecord.action.in_(self.kinds))
         return found
 
     def subjects(self, column: Subject) -> list[ColumnElement[bool]]:
@@ -152,6 +155,20 @@ def page(session: Session, limit: int, before: EventPosition | None = None, cond
     rights = rights_of(session)
     events = tuple(shown(row, rights) for row in rows[:limit])
     return EventPage(events, _position(session, rows[limit - 1]) if len(rows) > limit else None)
+
+
+_LATER: Final = 2000
+"""Events that are read to tell what was set later; of more, only the newest tell."""
+
+
+def later_metrics(session: Session, references: Collection[str]) -> dict[str, dict[str, EventRecord]]:
+    """The last change of each metric that was set after its revision was published, by reference and name."""
+    query = select(EventRecord).where(EventRecord.action == "annotate", EventRecord.subject.in_(references))
+    found: dict[str, dict[str, EventRecord]] = {}
+    for event in session.scalars(query.order_by(EventRecord.id.desc()).limit(_LATER)):
+        if "metric" in event.detail:
+            found.setdefault(event.subject, {}).setdefault(event.detail["metric"], event)
+    return found
 
 
 def shown(row: EventRecord, rights: Rights) -> Event:

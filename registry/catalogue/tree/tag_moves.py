@@ -23,6 +23,8 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    true,
+    tuple_,
     union_all,
 )
 from sqlalchemy.orm import Session, aliased
@@ -39,6 +41,7 @@ from registry.catalogue.database.tables import (
     table_of,
 )
 from registry.catalogue.database.transactions import plan_for_values
+from registry.catalogue.database.visibility import in_subtree
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import ancestry, browse, old_names, order
 from registry.catalogue.tree.old_names import adapter_is_listed, new_name
@@ -245,15 +248,33 @@ def listed(
     *,
     after: tuple[datetime | float | None, str, str] | None = None,
     limit: int | None = None,
+    only: Collection[str] | None = None,
 ) -> tuple[TagState, ...]:
     """Tags that meet every given condition, in an order; ``after`` is the key of the last one of the page before.
+
+    With ``only``, those of these names of the adapter at the path itself, as its newest events tell of them: for a page
+    that shows much else, and shows where the others are.
 
     Raises:
         NotFoundError: nothing exists at the path; offers the nearest.
         UsageError: a condition is no text that can be stored, or the key is of another order.
     """
     plan_for_values(session)
-    of_tags = _tags(session, request).subquery()
+    conditions = [*_conditions(session, request)]
+    if only is not None:
+        conditions += [Adapter.path == request.path, Tag.name.in_(only)]
+    subjects = true() if request.path is None else in_subtree(Path.parse(request.path), _EVENTS.c.subject)
+    if only is not None:
+        oldest = select(_OWN.c.id).where(_OWN.c.subject == request.path).order_by(_OWN.c.id.desc())
+        since = func.coalesce(oldest.offset(_RECENT).limit(1).scalar_subquery(), 0)
+        subjects = and_(_EVENTS.c.subject == request.path, _EVENTS.c.id > since)
+    elif (
+        by.by == "path" and limit is not None and limit <= _AT_ONCE and request.actor is None and request.after is None
+    ):
+        first = _first(session, request, conditions, by, after, limit)
+        conditions = [tuple_(Tag.adapter_id, Tag.name).in_([(row.adapter_id, row.name) for row in first])]
+        subjects = _EVENTS.c.subject.in_({row.path for row in first})
+    of_tags = _tags(conditions, subjects).subquery()
     event, before = _EVENTS.alias("event"), aliased(Revision)
     last = case((of_tags.c.restored > func.coalesce(of_tags.c.moved, 0), of_tags.c.restored), else_=of_tags.c.moved)
     old = event.c.detail["old"].as_string()
@@ -271,9 +292,7 @@ def listed(
         query = query.where(event.c.at >= request.after)
     if request.outdated:
         query = query.where(of_tags.c.newest > of_tags.c.number)
-    name: ColumnElement[str] = of_tags.c.tag
-    if session.get_bind().dialect.name == "postgresql":  # in the order of SQLite, whatever the database is set to
-        name = name.collate("C")
+    name = _ordered(session, of_tags.c.tag)
     value, query = _valued(query, by, of_tags.c.id, before.id, event.c.at)
     if value is not None:
         query = query.order_by(value.is_(None), value.desc() if by.largest else value.asc())
@@ -283,17 +302,50 @@ def listed(
     return _states(session, rows)
 
 
-def _tags(session: Session, request: TagsRequest) -> Select[*tuple[Any, ...]]:
-    """Tags with their adapter, what they name, and the newest events that let them name it."""
-    moved, restored = _EVENTS.alias("moved"), _EVENTS.alias("restored")
+_AT_ONCE: Final = 1001  # tags that are chosen by their keys
+_RECENT: Final = 2000  # events of one adapter
+
+
+def _ordered(session: Session, name: ColumnElement[str]) -> ColumnElement[str]:
+    """A name in the order of SQLite, whatever the database is set to."""
+    return name.collate("C") if session.get_bind().dialect.name == "postgresql" else name
+
+
+def _first(
+    session: Session,
+    request: TagsRequest,
+    conditions: Sequence[ColumnElement[bool]],
+    by: TagOrder,
+    after: tuple[datetime | float | None, str, str] | None,
+    limit: int,
+) -> Sequence[Row[Any, Any, Any]]:
+    """The first tags by path and name, so that the events of no other adapters are read."""
+    name = _ordered(session, Tag.name.expression)
+    query = select(Tag.adapter_id, Tag.name, Adapter.path).join(Adapter, Adapter.id == Tag.adapter_id)
+    query = query.where(*conditions, PLACE >= "")
+    if request.outdated:
+        query = query.join(Revision, Revision.id == Tag.revision_id)
+        query = query.where(ancestry.newest_number(Adapter.id) > Revision.number)
+    if after is not None:
+        query = query.where(_rest(by, None, PLACE, name, after))
+    return session.execute(query.order_by(PLACE, name).limit(limit)).all()
+
+
+def _tags(conditions: Sequence[ColumnElement[bool]], subjects: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    """Tags with their adapter, what they name, and the newest events that let them name it.
+
+    ``subjects`` is the condition that an event is of one of the adapters. Each event is read once: looking for those of
+    one tag reads all of its adapter, of which a tag that is moved by each publish leaves many.
+    """
+    restored = _EVENTS.alias("restored")
     # Of the table itself, without the criteria of the session: the adapter is seen, so its events are.
-    newest_move = select(moved.c.id).where(
-        moved.c.subject == Adapter.path, moved.c.action == "tag", moved.c.detail["tag"].as_string() == Tag.name
-    )
+    tag = _EVENTS.c.detail["tag"].as_string()
+    moves = select(_EVENTS.c.subject, tag.label("tag"), func.max(_EVENTS.c.id).label("moved"))
+    moved = moves.where(_EVENTS.c.action == "tag", subjects).group_by(_EVENTS.c.subject, tag).subquery()
     # A tag that went with the deletion of its revision came back with it.
     reference = Adapter.path + "@" + cast(Revision.number, String)
     newest_restoring = select(restored.c.id).where(restored.c.subject == reference, restored.c.action == "delete undo")
-    query = (
+    return (
         select(
             Tag.name.label("tag"),
             Adapter.id.label("adapter_id"),
@@ -302,21 +354,26 @@ def _tags(session: Session, request: TagsRequest) -> Select[*tuple[Any, ...]]:
             Revision.id,
             Revision.number,
             ancestry.newest_number(Adapter.id).label("newest"),
-            newest_move.order_by(moved.c.id.desc()).limit(1).scalar_subquery().label("moved"),
+            moved.c.moved,
             newest_restoring.order_by(restored.c.id.desc()).limit(1).scalar_subquery().label("restored"),
         )
         .join(Adapter, Adapter.id == Tag.adapter_id)
         .join(Revision, Revision.id == Tag.revision_id)
+        .outerjoin(moved, and_(moved.c.subject == Adapter.path, moved.c.tag == Tag.name))
+        .where(*conditions)
     )
+
+
+def _conditions(session: Session, request: TagsRequest) -> Iterator[ColumnElement[bool]]:
+    """Which tags are asked for, by what they are called and where."""
     path = None if request.path is None else Path.parse(request.path)
     if path is not None:
         browse.check_there(session, path)
-        query = query.where(order.within(path))
+        yield order.within(path)
     if not request.old_names and (path is None or new_name(session, path) is None):
-        query = query.where(adapter_is_listed(session))
+        yield adapter_is_listed(session)
     if request.tag is not None:
-        query = query.where(_matches(check_text("The tag", request.tag)))
-    return query
+        yield _matches(check_text("The tag", request.tag))
 
 
 def _matches(pattern: str) -> ColumnElement[bool]:
@@ -394,3 +451,4 @@ def _state(row: Any, metrics: dict[int, dict[str, float]], retracted: bool) -> T
 
 
 _EVENTS: Final = table_of(EventRecord)
+_OWN: Final = _EVENTS.alias("own")

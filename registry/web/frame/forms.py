@@ -19,7 +19,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Final, TypeVar, get_origin
 from urllib.parse import parse_qsl
 
 from fastapi import Request, Response
@@ -134,20 +134,25 @@ What is not allowed is an error page: so it is recorded as refused.
 
 
 def read_fields(schema: type[S], fields: Iterable[tuple[str, str]]) -> S:
-    """The request that some fields of texts make.
+    """The request that some fields of texts make; what the schema has several of may be given more than once.
 
     Raises:
         MalformedError: one is unknown, given twice, or not what the schema expects.
     """
-    given: dict[str, str] = {}
+    given: dict[str, object] = {}
+    several: dict[str, list[str]] = {
+        name: [] for name, info in schema.model_fields.items() if get_origin(info.annotation) is tuple
+    }
     for name, value in fields:
         if name in given:
             raise MalformedError(f"The field {name[:64]!r} is given more than once, once is expected.")
         if not is_plain(value):
             raise MalformedError(f"The field {name[:64]!r} contains an invalid character, plain text is expected.")
-        if value.strip():
+        if name in several and value.strip():
+            several[name].append(value)
+        elif value.strip():
             given[name] = value
-    return request_of(schema, given)
+    return request_of(schema, {**given, **{name: tuple(values) for name, values in several.items() if values}})
 
 
 def request_of(schema: type[S], given: Mapping[str, object]) -> S:
@@ -172,7 +177,7 @@ Fields = tuple[tuple[str, str], ...]
 _TO: Final = "kept to"
 _PREFIX: Final = "kept."
 _CHOSEN: Final = frozenset(
-    {"base", "do", "expected", "form", "id", "kind", "pattern", "published", "remove", "undo", "wanted"}
+    {"base", "do", "expected", "form", "id", "kind", "pattern", "published", "remove", "to", "undo", "wanted"}
 )
 """Fields that people don't write, but buttons and pages."""
 _LONG: Final = 100  # characters, from which on a field gets several lines

@@ -1,8 +1,13 @@
-"""Templates of the pages: Jinja2, with everything escaped, and the filters that they write values with."""
+"""Templates of the pages: Jinja2, with everything escaped, and the filters that they write values with.
+
+Characters that nobody sees, among them those that turn the direction of what follows, are shown by their numbers,
+wherever a page has them: in names, messages, annotations, cards. The text itself stays as it is, for whoever copies it.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -17,8 +22,60 @@ from registry.schemas.parents import known_by, level_of
 
 
 def rendered(template: str, values: Mapping[str, Any]) -> str:
-    """A page as HTML."""
-    return _environment().get_template(template).render(values)
+    """A page as HTML, with a mark for each character that nobody sees."""
+    return with_marks(_environment().get_template(template).render(values))
+
+
+_UNSEEN: Final = re.compile(
+    "["
+    "\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # controls
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u3164\uffa0"  # soft hyphen, joiners, fillers
+    "\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # of no width, and of direction
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff"  # tags, and variants that no emoji has
+    "]"
+    # Joiners between letters of scripts that need them, or between emoji, are seen by what they do.
+    "|[\u200c\u200d](?![^\x00-\u02ff])|(?<![^\x00-\u02ff])[\u200c\u200d]"
+)
+_MARKUP: Final = re.compile(
+    r"""<(title|textarea|option|script|style)\b(?:[^>"']|"[^"]*"|'[^']*')*>.*?</\1>"""  # no element is inside of these
+    r"""|</?[a-zA-Z!](?:[^>"']|"[^"]*"|'[^']*')*>""",
+    re.DOTALL,
+)
+_SPOKEN: Final = re.compile(r"""(\s(?:title|alt|aria-label|placeholder)=")([^"]*)""")
+
+
+def with_marks(page: str) -> str:
+    """A page of HTML in which characters that nobody sees are shown by their numbers, such as ``U+202E``.
+
+    In texts each is wrapped in an element of its own, that shows the number beside it and ends what it does to the
+    direction; what is copied has the character alone. Titles and names for screen readers have the number instead.
+    Values of fields and addresses are left as they are.
+    """
+    if _UNSEEN.search(page) is None:
+        return page
+    parts, end = [], 0
+    for found in _MARKUP.finditer(page):
+        parts += [_UNSEEN.sub(_marked, page[end : found.start()]), _in_markup(found)]
+        end = found.end()
+    return "".join([*parts, _UNSEEN.sub(_marked, page[end:])])
+
+
+def _number(found: re.Match[str]) -> str:
+    return f"U+{ord(found[0]):04X}"
+
+
+def _marked(found: re.Match[str]) -> str:
+    # Without quotes: wherever it stood, it could end no attribute.
+    return f"<span class=unseen data-mark={_number(found)}>{found[0]}</span>"
+
+
+def _in_markup(found: re.Match[str]) -> str:
+    text = found[0]
+    if found[1] in {"title", "option"}:
+        return _UNSEEN.sub(_number, text)
+    if found[1] is not None:
+        return text
+    return _SPOKEN.sub(lambda one: one[1] + _UNSEEN.sub(_number, one[2]), text)
 
 
 def when(time: datetime | None, missing: str = "never") -> str:

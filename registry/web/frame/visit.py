@@ -94,8 +94,11 @@ class Links:
 
 
 def _query(query: Mapping[str, object]) -> str:
-    given = {name: str(value) for name, value in query.items() if value is not None and value is not False}
-    text = urlencode({name: value for name, value in given.items() if value})
+    several = {name: value if isinstance(value, list) else [value] for name, value in query.items()}
+    given = [
+        (name, str(one)) for name, values in several.items() for one in values if one is not None and one is not False
+    ]
+    text = urlencode([(name, value) for name, value in given if value], safe=",")
     return f"?{text}" if text else ""
 
 

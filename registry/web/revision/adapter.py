@@ -31,6 +31,7 @@ from registry.schemas.statistics import COLUMNS, DeltaStatistics, delta_rows
 from registry.services.deployment import Background, background, value_changes
 from registry.web.frame.figures import Figure, figure
 from registry.web.frame.visit import Visit
+from registry.web.revision.adapter_tags import tags_of
 from registry.web.revision.card import card_of
 from registry.web.revision.previews import previews_of
 from registry.web.revision.subject import Subject, subject_of
@@ -58,6 +59,7 @@ def adapter_page(visit: Visit, reference: str) -> Response:
         api=visit.api("/revisions", ref=reference),
         subject=subject,
         part="tree",
+        tags=tags_of(visit, subject.shown),
         lineage={one.reference: one for one in known.lineage},
         words=subject.revision.annotations.get("trigger_words", "").strip(),
         lines=[*_lines(subject.revision)] if FIELD in known.config else (),

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Response
 from pydantic import Field
 
+from registry.errors import UsageError
 from registry.figures import short_digest, size
 from registry.operations import table
 from registry.reference import Path
@@ -18,6 +19,7 @@ from registry.web.frame.figures import Figure, figure
 from registry.web.frame.rendering import as_text
 from registry.web.frame.visit import PageRoute, PageVisit, Visit
 from registry.web.revision.previews import paired, previews_of
+from registry.web.revision.side_by_side import SideBySide, side_by_side
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _MOST: Final = 100  # rows of a table
@@ -26,8 +28,8 @@ _Row = tuple[str, object, object]  # a name, and the value on each side; None: t
 _Side = Annotated[str | None, Field(max_length=512)]
 
 
-class _Asked(Schema):
-    """Two references; one of them or none: what the form begins with."""
+class _Asked(SideBySide):
+    """Two references; one of them or none: what the form begins with. Or several, as a table has them."""
 
     a: _Side = None
     b: _Side = None
@@ -40,9 +42,15 @@ class _Against(Schema):
 
 @router.get("/compare", response_model=None)
 def compare(visit: PageVisit) -> Response:
-    """What differs from a to b; of their deltas only if requested, since it computes."""
+    """What differs from a to b; of their deltas only if requested, since it computes. Of more, a table."""
     asked = visit.asked(_Asked)
+    several = asked.references
+    if len(several) == 2 and asked.children is None:
+        return visit.go(visit.links("/compare", a=several[0], b=several[1]))
+    if len(several) > 2 or asked.children is not None:
+        return side_by_side(visit, asked)
     if not asked.a or not asked.b:
+        asked = asked.model_copy(update={"a": asked.a or next(iter(several), None)})
         return visit.page("compare.html", title="Compare", asked=asked, found=None)
     found = visit.ask(table.DIFF, DiffRequest(a=asked.a.strip(), b=asked.b.strip(), deltas=asked.deltas))
     a, b, deltas = found.a, found.b, found.deltas
@@ -66,7 +74,11 @@ def compare(visit: PageVisit) -> Response:
 @router.get("/matrix/{path:path}", response_model=None)
 def matrix(visit: PageVisit, path: str) -> Response:
     """The deltas of all children of a path with each other."""
-    found = visit.ask(table.DIFF_CHILDREN, PathRequest(path=str(Path.parse(path))))
+    request = PathRequest(path=str(Path.parse(path)))
+    try:
+        found = visit.ask(table.DIFF_CHILDREN, request)
+    except UsageError as error:  # more children than are compared each with each
+        return visit.page("matrix.html", title=f"Children of {path}", path=path, found=None, why=str(error))
     return visit.page(
         "matrix.html",
         title=f"Children of {path}",

@@ -20,6 +20,7 @@ from registry.schemas.labels import SetCardRequest
 from registry.web.frame.forms import REFUSED
 from registry.web.frame.visit import FormVisit, PageRoute, PageVisit, PostedForm, Visit
 from registry.web.revision.subject import Subject, subject_of
+from registry.web.tags import tags_page
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _LONGEST: Final = 80_000  # bytes of a card in HTML that a page carries
@@ -32,6 +33,8 @@ class _Tag(Schema):
     tag: str
     expected: str = NO_REVISION
     wanted: str = NO_REVISION
+    to: Literal["edit", "tags"] = "edit"
+    """The page that shows it afterwards."""
 
 
 class _Said(Schema):
@@ -116,9 +119,13 @@ def tag(visit: FormVisit, form: PostedForm, reference: str) -> Response:
             now = {one.tag: one.points_at for one in tag_moves.of_adapter(session, path)}.get(given.tag)
         if (now or NO_REVISION) != given.wanted:  # otherwise the form was sent twice
             if isinstance(error, ConflictError):
+                if given.to == "tags":
+                    return tags_page(visit, str(path), error)
                 return edit_page(visit, reference, error, form.fields)
             raise
-    return visit.go(f"{visit.links.of('edit', reference)}#tags")
+    return visit.go(
+        visit.links.of("tags", str(path)) if given.to == "tags" else f"{visit.links.of('edit', reference)}#tags"
+    )
 
 
 @router.post("/annotate/{reference:path}", response_model=None)

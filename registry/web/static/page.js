@@ -10,15 +10,43 @@ const localise = (within) => {
 };
 localise(document);
 
+// Browsers give the clipboard to pages over https alone: elsewhere the text is selected, and copied as by the keyboard.
+const copy = async (code) => {
+  if (navigator.clipboard) return navigator.clipboard.writeText(code.textContent);
+  const range = document.createRange();
+  range.selectNodeContents(code);
+  getSelection().removeAllRanges();
+  getSelection().addRange(range);
+  if (!document.execCommand("copy")) throw new Error("not copied");
+  getSelection().removeAllRanges();
+};
+
 for (const button of document.querySelectorAll("button[data-copy]")) {
-  const text = button.parentElement.querySelector("code").textContent;
-  if (!navigator.clipboard) continue;
+  const label = button.textContent;
   button.hidden = false;
   button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(text);
-    const label = button.textContent;
-    button.textContent = "Copied";
+    button.textContent = await copy(button.parentElement.querySelector("code")).then(() => "Copied", () => "Selected");
     setTimeout(() => { button.textContent = label; }, 1500);
+  });
+}
+
+// A drawing with links is one stop of the Tab key, within which arrows lead on.
+for (const drawing of document.querySelectorAll(".plot > svg")) {
+  const links = [...drawing.querySelectorAll("a[href]")];
+  if (links.length < 2) continue;
+  const stop = (chosen) => links.forEach((link) => link.setAttribute("tabindex", link === chosen ? "0" : "-1"));
+  stop(links.find((link) => link.hasAttribute("aria-current")) ?? links[0]);
+  const around = drawing.parentElement; // a drawing that listens itself would be one more stop
+  around.tabIndex = -1;
+  around.addEventListener("focusin", (event) => { if (links.includes(event.target)) stop(event.target); });
+  around.addEventListener("keydown", (event) => {
+    const at = links.indexOf(event.target.closest("a"));
+    const last = links.length - 1;
+    const [before, after] = [Math.max(0, at - 1), Math.min(last, at + 1)];
+    const to = { ArrowRight: after, ArrowDown: after, ArrowLeft: before, ArrowUp: before, Home: 0, End: last }[event.key];
+    if (at < 0 || to === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    links[to].focus();
   });
 }
 
