@@ -85,6 +85,7 @@ PAGES: Final = (
     PageRow("use", f"/use/{LLAMA}/support/french@prod", _USE),
     PageRow("use-refused", f"/use/{LLAMA}/medical/radiology/chest", _USE),
     PageRow("use-hostile", f"/use/{ADAPTER}@1", _USE),
+    PageRow("edit-behind", f"/edit/{LLAMA}/support/french@3", _EDIT),
     PageRow("edit", f"/edit/{LLAMA}/support@5", _EDIT),
     PageRow("edit-writer", f"/edit/{LLAMA}/support@5", _EDIT, who="scoped writer"),
     PageRow("edit-hostile", f"/edit/{ADAPTER}@1", _EDIT),

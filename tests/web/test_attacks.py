@@ -15,6 +15,7 @@ from registry.schemas.protocol import API
 from registry.web.routes import PAGES as FACE
 from tests.kit.gallery_hostile import ADAPTER
 from tests.kit.gallery_story import HOSTILE as HOSTILE_BASE
+from tests.kit.gallery_story import LLAMA
 from tests.kit.gallery_texts import ATTACKS, LINKS
 from tests.kit.pages import Visitor
 from tests.web.conftest import OpenReader, Visitors
@@ -99,6 +100,7 @@ def posted(site: Site, visitors: Visitors) -> list[Form]:
     """The forms of the pages, before any of them was sent."""
     with Visitor(site.address) as other:
         other.sign_in(site.secrets["admin"])  # a session that can be ended
+    site.registry.delete(f"{LLAMA}/support@1", with_tags=True)  # a revision that can be restored
     return kinds(site, visitors["admin"], posts=True)
 
 
