@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from registry.errors import UsageError
+from registry.follow.fleet import Engines
 from registry.follow.folder import FolderSink
 from registry.follow.s3 import S3Sink
 from registry.follow.sinks import Sink
 from registry.reference import NamePattern, Reference
 from registry.schemas.followed import MOST_NAMES
 
-SINKS: Final[Mapping[str, Callable[[str], Sink]]] = {"folder": FolderSink, "s3": S3Sink}
-"""By the word before ``=``: each makes its sink of the text after it."""
+SINKS: Final[Mapping[str, Callable[[str], Sink | Engines]]] = {
+    "folder": FolderSink,
+    "s3": S3Sink,
+    "vllm": partial(Engines, "vllm"),
+    "sglang": partial(Engines, "sglang"),
+}
+"""By the word before ``=``: each makes its sink of the text after it, or one sink for each engine at an address."""
 
 
-def sink_of(text: str) -> Sink:
-    """The sink that ``--to`` names.
+def sink_of(text: str) -> Sink | Engines:
+    """The sink that ``--to`` names, or the engines.
 
     Raises:
         UsageError: it names none.
@@ -28,7 +35,8 @@ def sink_of(text: str) -> Sink:
         raise UsageError(f"--to {text!r} is an address; a bucket is named as --to s3={address.removeprefix('s3://')}.")
     if not equals or not value or kind not in SINKS:
         raise UsageError(
-            f"--to {text!r} names no place to bring revisions to: folder=DIR or s3=BUCKET/PREFIX is expected."
+            f"--to {text!r} names no place to bring revisions to: folder=DIR, s3=BUCKET/PREFIX, vllm=URL,folder=DIR or "
+            "sglang=URL,folder=DIR is expected."
         )
     return SINKS[kind](value)
 

@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 
 from registry.errors import ConflictError, RegistryError, UnavailableError, UsageError
 from registry.folders.staging import hold
-from registry.follow import folder as folders
+from registry.follow import revisions
 from registry.follow.asked import check_names, sink_of
-from registry.follow.folder import REVISIONS, FolderSink
+from registry.follow.folder import FolderSink
+from registry.follow.revisions import REVISIONS
 from registry.follow.sinks import Form, deep, flat
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
@@ -311,8 +312,8 @@ def test_no_two_names_share_a_link(paths: set[str], tag: str) -> None:
     assert len(places) == len(set(names))
     assert {deep(one) for one in places} == set(names)
     for path in paths:
-        key = folders._key(f"{path}@3", "sha256:1", Form())
-        assert folders._reference(key) == f"{path}@3"
+        key = revisions._key(f"{path}@3", "sha256:1", Form())
+        assert revisions.reference_of(key) == f"{path}@3"
 
 
 WORKER = Path(__file__).with_name("kill_worker.py")
