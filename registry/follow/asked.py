@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from registry.errors import UsageError
-from registry.follow.fleet import Engines
+from registry.follow.engines_at import Engines
 from registry.follow.folder import FolderSink
 from registry.follow.s3 import S3Sink
 from registry.follow.sinks import Sink

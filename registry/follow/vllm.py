@@ -28,7 +28,7 @@ _STARTED: Final = re.compile(r"^process_start_time_seconds (\S+)$", re.MULTILINE
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)")
 _LEAST: Final = (0, 32)
 _LOOK: Final = 0.25  # seconds between looks at a name's requests
-_QUIET: Final = 3  # looks that show none: a request shows a step after it was taken in
+_QUIET: Final = 3  # looks that show none, after an unload: a request shows a step after it was taken in
 _STILL: Final = 10.0  # seconds without a step: nothing runs
 _DRAIN: Final = 20.0  # seconds for the last requests; after that, other names have their turn first
 
@@ -99,7 +99,10 @@ class Vllm:
 
     def load(self, name: str, folder: Path) -> None:
         """See `Engine`. Requests of an earlier adapter of that name are waited for."""
-        self._drained(name)
+        self._load(name, folder, 1)
+
+    def _load(self, name: str, folder: Path, looks: int) -> None:
+        self._drained(name, looks)
         status, answer = self._endpoint.ask("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
         if status == _OK:
             return
@@ -123,25 +126,25 @@ class Vllm:
     def switch(self, name: str, folder: Path) -> None:
         """See `Engine`. While the last requests of the old one end, clients get 404."""
         self.unload(name)
-        self.load(name, folder)
+        self._load(name, folder, _QUIET)
 
     def busy(self) -> frozenset[str]:
         """See `Engine`."""
         return self._state()[1]
 
-    def _drained(self, name: str) -> None:
-        """Wait for the last request of a name that is not in the table.
+    def _drained(self, name: str, looks: int) -> None:
+        """Wait for the last request of a name that is not in the table, until so many looks have shown none.
 
         Raises:
             UnavailableError: it takes long.
         """
         quiet, waited, still, last = 0, 0.0, 0.0, -1.0
-        while quiet < _QUIET:
+        while quiet < looks:
             at, names = self._state()
             still = still + _LOOK if at == last else 0.0
             quiet = quiet + 1 if name not in names or still > _STILL else 0
             last = at
-            if quiet < _QUIET:
+            if quiet < looks:
                 if waited > _DRAIN:
                     raise UnavailableError(
                         f"{name} is between two revisions at {self.url}, because requests of the old one still run; "

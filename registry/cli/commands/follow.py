@@ -77,7 +77,8 @@ def follow(
     revisions, under the same path. With --json, each step is one line of JSON.
     """
     from registry.follow.asked import check_names, sink_of
-    from registry.follow.fleet import Engines, Fleet
+    from registry.follow.engines_at import Engines
+    from registry.follow.fleet import Fleet
     from registry.follow.reporting import Reporter
     from registry.follow.rounds import Follower
     from registry.follow.sinks import Form
