@@ -17,14 +17,11 @@ from registry.follow.vllm import Vllm
 class Engines:
     """``--to vllm=URL,folder=DIR`` or ``--to sglang=URL,folder=DIR``.
 
-    Args:
-        key: the engines' API key, if they ask for one.
-
     Raises:
         UsageError: the text is malformed.
     """
 
-    def __init__(self, kind: str, text: str, key: str | None = None) -> None:
+    def __init__(self, kind: str, text: str) -> None:
         url, comma, rest = text.partition(",")
         option, _, folder = rest.partition("=")
         if not comma or option != "folder" or not folder:
@@ -35,7 +32,7 @@ class Engines:
         self.kind: Final = kind
         self.url: Final = check_url(url)
         self.room: Final = Revisions(folder)
-        self._key: Final = key
+        self.key: str | None = None  # the engines' API key, if they ask for one
 
     def found(self) -> list[str]:
         """The addresses of all engines now; raises UnavailableError."""
@@ -43,7 +40,7 @@ class Engines:
 
     def endpoint(self, address: str) -> Endpoint:
         """What asks the engine at an address."""
-        return Endpoint(self.url, address, self._key)
+        return Endpoint(self.url, address, self.key)
 
     def sink(self, endpoint: Endpoint, bases: Sequence[str]) -> EngineSink | PluginSink:
         """A sink of an engine, which is asked whether it has the plugin for one of the base models."""

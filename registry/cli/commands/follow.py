@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from registry.cli.session import Session, session
 from registry.errors import RegistryError, UsageError
 from registry.figures import BEHIND, GONE, QUIET, Span, phrase, reference
 from registry.schemas.form import EngineName
-from registry.settings import parse_duration
+from registry.settings import parse_duration, read_settings
 
 if TYPE_CHECKING:
     from registry.follow.reporting import Reporter
@@ -106,6 +107,7 @@ def follow(
 
         tell = _teller(run)
         if isinstance(sink, Engines):
+            sink.key = read_settings(os.environ).engine_key
             fleet = Fleet(sink, make, tell, None if once or dry_run else report, keep_for=grace, dry_run=dry_run)
             with fleet.opened():
                 if once or dry_run:
