@@ -213,6 +213,16 @@ def test_a_folder_that_was_changed_stays_for_its_readers_and_a_right_one_comes_b
     assert Following(following.registry, following.room).round() == []
 
 
+def test_a_run_that_brings_nothing_leaves_no_folder_behind(registry: LocalRegistry, tmp_path: Path) -> None:
+    """Nor takes one away that was there before it."""
+    (tmp_path / "mine").mkdir()
+    for place, stays in (("new", False), ("mine", True)):
+        following = Following(registry, tmp_path / place, ("net/nobody@prod",))
+        assert following.round() == ["failed net/nobody@prod"]
+        assert (tmp_path / place).exists() == stays
+        assert not (tmp_path / place / REVISIONS).exists()
+
+
 def test_what_is_not_its_own_is_never_touched(following: Following, tmp_path: Path) -> None:
     following.room.mkdir()
     mine, elsewhere = following.room / "net--top@prod", following.room / "net--other@prod"
