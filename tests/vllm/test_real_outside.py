@@ -28,7 +28,7 @@ from registry.follow.sinks import Sink
 from registry.schemas.followed import Step
 from registry.services.local import LocalRegistry
 from tests.vllm.real import PYTHON, Vllm, numbered, vllm_of
-from tests.vllm.test_real_following import MOVES, PROD, TOKENS, Clients, registry, right, room, until
+from tests.vllm.test_real_following import MOVES, PROD, PROMPTS, TOKENS, Clients, registry, right, room, until
 
 __all__ = ["registry", "right", "room"]  # fixtures
 
@@ -172,7 +172,10 @@ def test_a_refused_revision_leaves_the_old_one_without_a_single_refusal(
 def test_requests_that_run_for_long_end_on_their_revision(
     plain: Vllm, following: Following, right: dict[tuple[int, int], torch.Tensor]
 ) -> None:
-    """A name stays away until they have ended, and they say what their revision would."""
+    """A name stays away until they have ended, and they say what their revision would.
+
+    A third adapter is asked for meanwhile: if both revisions had met under one name, this would end the engine.
+    """
     following.registry.tag("llama/support/french@1", "prod")
     said: list[Any] = []
     prompt = list(range(20))
@@ -183,8 +186,13 @@ def test_requests_that_run_for_long_end_on_their_revision(
         long.start()
         time.sleep(0.3)
         following.registry.tag("llama/support/french@2", "prod")
-        until(lambda: serves(plain, PROD) == "llama--support--french@2")
+        third = following.registry.fetch("llama/support/french@5").folder
+        assert plain.ask("/v1/load_lora_adapter", {"lora_name": "third", "lora_path": third})[0] == 200
+        while serves(plain, PROD) != "llama--support--french@2" or long.is_alive():
+            assert plain.complete("third", PROMPTS[0], 2)[0] == 200
+            plain.complete(PROD, PROMPTS[1], 2)
         long.join()
+    assert plain.ask("/v1/unload_lora_adapter", {"lora_name": "third"})[0] == 200
     assert said[0][0] == 200
     assert said[0][1]["choices"][0]["logprobs"]["tokens"] == alone
 
