@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from typing import Final, NoReturn
 
 from registry.errors import RegistryError
+from registry.follow.asked import Engines
 from registry.follow.endpoint import Endpoint
 from registry.follow.engines import EngineSink
-from registry.follow.engines_at import Engines
 from registry.follow.plugin import PluginSink
 from registry.follow.reporting import Reporter
 from registry.follow.rounds import Follower

@@ -34,6 +34,8 @@ from registry.schemas.running import NameReport
 
 _LONGEST: Final = 300.0
 """Seconds between tries of what fails."""
+_AWAY: Final = 15.0
+"""The same, while the name leads nowhere and may at any moment: such as one whose last requests end."""
 _CLASSES: Final[dict[str, type[RegistryError]]] = {
     "retracted": RetractedError,
     "not_found": NotFoundError,
@@ -156,7 +158,8 @@ class Follower:
         try:
             self._bring(one, before)
         except RegistryError as problem:
-            self._failed[tried] = (tries + 1, self.now() + min(2.0**tries, _LONGEST), problem)
+            longest = _AWAY if before is None and isinstance(problem, UnavailableError) else _LONGEST
+            self._failed[tried] = (tries + 1, self.now() + min(2.0**tries, longest), problem)
             self._step("failed", one.name, one.reference, before, problem)
             return problem
         self._failed.pop(tried, None)

@@ -15,9 +15,8 @@ import httpx
 import pytest
 
 from registry.errors import InvalidAdapterError, RegistryError, UnavailableError, UsageError
-from registry.follow import endpoint, engines_at, plugin, vllm
-from registry.follow.asked import sink_of
-from registry.follow.engines_at import Engines
+from registry.follow import asked, endpoint, plugin, vllm
+from registry.follow.asked import Engines, sink_of
 from registry.follow.fleet import Fleet
 from registry.follow.rounds import Follower
 from registry.follow.sinks import Sink
@@ -250,7 +249,7 @@ def test_all_engines_behind_a_name_are_found_in_each_round(
     with one.running(), two.running():
         both = [stub.url.removeprefix("http://") for stub in (one, two)]
         found = both[:1]
-        monkeypatch.setattr(engines_at, "addresses", lambda _: [*found, "127.0.0.1:1"])
+        monkeypatch.setattr(asked, "addresses", lambda _: [*found, "127.0.0.1:1"])
         following = Following(registry, "vllm", "http://engines:8000", tmp_path / "served")
         with following.fleet.opened():
             assert following.round() == [f"brought {PROD}", f"switched {PROD}", "failed unavailable"]

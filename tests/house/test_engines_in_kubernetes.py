@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from registry import __version__
-from registry.follow.asked import sink_of
-from registry.follow.engines_at import Engines
+from registry.follow.asked import Engines, sink_of
 from registry.settings import read_settings
 from tests.house.command_lines import parse
 from tests.root import ROOT

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from registry.errors import RegistryError
-from registry.follow.engines_at import Engines
+from registry.follow.asked import Engines
 from registry.follow.fleet import Fleet
 from registry.follow.rounds import Follower
 from registry.follow.sinks import Sink

@@ -77,8 +77,7 @@ def follow(
     at any moment. Engines at all addresses of a host name are followed, each by itself; the folder is where they find
     revisions, under the same path. With --json, each step is one line of JSON.
     """
-    from registry.follow.asked import check_names, sink_of
-    from registry.follow.engines_at import Engines
+    from registry.follow.asked import Engines, check_names, sink_of
     from registry.follow.fleet import Fleet
     from registry.follow.reporting import Reporter
     from registry.follow.rounds import Follower
