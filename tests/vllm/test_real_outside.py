@@ -28,9 +28,21 @@ from registry.follow.sinks import Sink
 from registry.schemas.followed import Step
 from registry.services.local import LocalRegistry
 from tests.vllm.real import PYTHON, Vllm, numbered, vllm_of
-from tests.vllm.test_real_following import MOVES, PROD, PROMPTS, TOKENS, Clients, registry, right, room, until
+from tests.vllm.test_real_following import (
+    MOVES,
+    PROD,
+    PROMPTS,
+    TOKENS,
+    Clients,
+    Service,
+    registry,
+    right,
+    room,
+    service,
+    until,
+)
 
-__all__ = ["registry", "right", "room"]  # fixtures
+__all__ = ["registry", "right", "room", "service"]  # fixtures
 
 pytestmark = [
     pytest.mark.slow,
@@ -209,3 +221,27 @@ def test_a_name_that_was_unloaded_comes_back_and_a_retraction_takes_it(plain: Vl
         assert plain.complete(doomed)[0] == 404
     assert serves(plain, PROD)
     assert plain.process.poll() is None
+
+
+def test_a_plugin_that_does_not_follow_is_moved_to_what_is_warm(
+    room: Path, service: Service, registry: LocalRegistry, right: dict[tuple[int, int], torch.Tensor]
+) -> None:
+    """It is known by its answer; nothing is loaded into it, and no answer is wrong."""
+    registry.tag("llama/support/french@1", "prod")
+    sizes = ["--max-loras", "2", "--max-cpu-loras", "4", "--max-model-len", "512"]
+    with vllm_of(room, service.url, *sizes, REGISTRY_VLLM_FOLLOW="0") as vllm, ExitStack() as stack:
+        following = Following(registry, f"{vllm.url},folder={room / 'not-used'}", (PROD,))
+        stack.enter_context(following.running())
+        until(lambda: following.told("switched"))
+        clients = stack.enter_context(Clients(vllm, right, PROD))
+        until(clients.first, 1, 0.0)
+        at = time.monotonic()
+        registry.tag("llama/support/french@2", "prod")
+        until(clients.first, 2, at)
+        until(lambda: len(following.told("switched")) == 2)
+        until(clients.have, len(clients.answers) + 30)
+    refused = [one for one in clients.answers if one.status == 404]
+    assert [one.problem for one in clients.answers if one.problem and one.status != 404] == []
+    assert following.told("failed") == []
+    assert "POST /v1/load_lora_adapter" not in vllm.said()
+    print(f"\nwith the plugin: {len(clients.answers)} requests, {len(refused)} got 404 at the unload")
