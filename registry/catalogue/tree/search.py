@@ -7,30 +7,41 @@ revisions are looked at in the requested order, until a page is full.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy import Select, and_, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.tables import Adapter, Revision
 from registry.catalogue.database.transactions import plan_for_values
+from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import browse, order, search_conditions
 from registry.catalogue.tree.old_names import adapter_is_listed, new_name
 from registry.catalogue.tree.order import PLACE
 from registry.catalogue.tree.search_conditions import Condition
+from registry.catalogue.tree.search_index import Has, having
+from registry.catalogue.tree.search_near import LEAST, Near
 from registry.catalogue.tree.search_values import METRICS, STATISTICS, Comparison, Sorting, with_statistics
+from registry.catalogue.tree.search_words import MOST_CARDS, Word, held, keys_having, looked_up
 from registry.errors import UsageError
 from registry.reference import Path
 from registry.schemas import RevisionSummary
+from registry.schemas.form import check_text
 from registry.schemas.requests import SearchRequest
+from registry.schemas.search_text import FILTERS, FLAGS, Filter, Typed, parse
 
 FEW: Final = 10_000
 """Revisions that an index may give to be put in order."""
+MOST_FOUND: Final = 10_000
+"""Revisions with the words of a search that are looked at, the newest ones; one that has fewer is complete."""
 AT_ONCE: Final = 1000
-"""Values of a metric or a statistic that are looked at first."""
+"""Values of a metric or a statistic that are looked at first, and revisions that may be behind at a time."""
+LOOKED_AT: Final = 1000
+"""Revisions that are looked at for a page of those that are behind."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +53,30 @@ class SearchPosition:
     value: float | None = None
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a search found."""
+
+    revisions: tuple[RevisionSummary, ...]
+    notices: tuple[str, ...] = ()
+    """What was not looked at, and what else counted as found, as sentences."""
+    next: SearchPosition | None = None
+    """Where it goes on, if it ended before as many were found as were asked for."""
+
+
 def search(
     session: Session, request: SearchRequest, *, after: SearchPosition | None = None, limit: int | None = None
 ) -> tuple[RevisionSummary, ...]:
+    """The revisions that `found` finds."""
+    return found(session, request, after=after, limit=limit).revisions
+
+
+def found(
+    session: Session, request: SearchRequest, *, after: SearchPosition | None = None, limit: int | None = None
+) -> Found:
     """Revisions that meet every given condition: of each adapter the newest, or all, newest first; by path.
+
+    Where none has all the words, what is one edit away from them counts too.
 
     Args:
         session: an open transaction.
@@ -59,37 +90,150 @@ def search(
         NotFoundError: the base model does not exist, or nothing exists at ``path``; offers the nearest.
     """
     plan_for_values(session)
-    sorting = None if request.sort is None else Sorting.parse(request.sort)
-    compared = [] if request.metric is None else [Comparison.parse(METRICS, request.metric)]
-    compared += [] if request.stat is None else [Comparison.parse(STATISTICS, one) for one in request.stat.split(",")]
-    compared += [] if sorting is None else [sorting.is_there]
-    _check_position(after, numbered=request.all_revisions or sorting is not None, valued=sorting is not None)
-    conditions = [
-        None if request.base is None else search_conditions.base(session, request.base),
-        None if request.path is None else search_conditions.path(session, Path.parse(request.path)),
-        None if request.depth is None else search_conditions.depth(request.path, request.depth),
-        None if request.tag is None else search_conditions.tag(request.tag),
-        None if request.author is None else search_conditions.author(request.author),
-        None if request.parent_known_by is None else search_conditions.parent_known_by(request.parent_known_by),
-        None if request.rank is None else search_conditions.rank(request.rank),
-        *map(search_conditions.number, compared),
-        None if request.target is None else search_conditions.target(request.target),
-        search_conditions.scopes(session),
-        # Last, as it takes the longest to look at.
-        search_conditions.text(session, request.text) if request.text else None,
-    ]
-    old_names = request.old_names
-    for name in (request.base, request.path):
-        old_names = old_names or (name is not None and new_name(session, Path.parse(name)) is not None)
-    if not old_names:
-        conditions.insert(0, Condition(adapter_is_listed(session), None, of_adapter=True))
-    query = _Query([one for one in conditions if one is not None], sorting, request.all_revisions, after, limit)
-    keys = query.keys(session)
-    figures = [one.name for one in compared if one.values is STATISTICS]
-    found: dict[int, RevisionSummary] = {}
-    for part in parts(keys):
-        found |= with_statistics(session, browse.summaries(session, part), figures)
-    return tuple(found[key] for key in keys)
+    sought = _Sought.read(request)
+    exact = sought.page(session, looked_up(session, sought.words), after, limit)
+    if exact.revisions or exact.next is not None or all(len(word) < LEAST for word in sought.words):
+        return exact
+    if after is not None:
+        first = sought.page(session, looked_up(session, sought.words), None, 1)
+        if first.revisions or first.next is not None:
+            return exact
+    words = looked_up(session, sought.words, typos=True)
+    if all(word.near == Near() for word in words):
+        return exact
+    by_typos = sought.page(session, words, after, limit)
+    if not by_typos.revisions and after is None and by_typos.next is None:
+        return exact
+    said = "Nothing has all of these words as they are: what is one edit away in a name, a tag or an author was found."
+    return replace(by_typos, notices=(said, *by_typos.notices))
+
+
+@dataclass(frozen=True)
+class _Sought:
+    """What is searched for, read from a request."""
+
+    request: SearchRequest
+    words: tuple[str, ...]
+    filters: tuple[Filter, ...]
+    sorting: Sorting | None
+    compared: tuple[Comparison, ...]
+
+    @classmethod
+    def read(cls, request: SearchRequest) -> _Sought:
+        """Words and filters, from what was typed and from the fields."""
+        typed = Typed() if request.text is None else parse(check_text("The text to search for", request.text))
+        fields = ((name, getattr(request, name.replace("-", "_"))) for name in FILTERS)
+        filters = [Filter(name, str(value)) for name, value in fields if value is not None]
+        filters += [Filter(name) for name in FLAGS if getattr(request, name)]
+        filters += typed.filters
+        sorting = None if request.sort is None else Sorting.parse(request.sort)
+        compared = [Comparison.parse(METRICS, one.value) for one in filters if one.name == "metric"]
+        stats = (part for one in filters if one.name == "stat" for part in one.value.split(","))
+        compared += [Comparison.parse(STATISTICS, part) for part in stats]
+        compared += [] if sorting is None else [sorting.is_there]
+        return cls(request, typed.words, tuple(filters), sorting, tuple(compared))
+
+    def values(self, name: str) -> list[str]:
+        """Those of a filter."""
+        return [one.value for one in self.filters if one.name == name]
+
+    def page(
+        self, session: Session, words: Sequence[Word], after: SearchPosition | None, limit: int | None
+    ) -> Found:
+        """What comes after a position."""
+        numbered = self.request.all_revisions or self.sorting is not None
+        _check_position(after, numbered=numbered, valued=self.sorting is not None)
+        query = _Query(self._conditions(session, words), self.sorting, self.request.all_revisions, after, limit)
+        if not any(one.name == "behind" for one in self.filters):
+            keys, cut = query.keys(session)
+            return Found(self._summaries(session, keys), self._said(words, keys, cut=cut))
+        return self._behind(session, query, words)
+
+    def _behind(self, session: Session, query: _Query, words: Sequence[Word]) -> Found:
+        """Those that are behind, which no index knows: of so many that meet all else."""
+        limit, kept, looked = query.limit, list[RevisionSummary](), 0
+        while True:
+            keys, cut = replace(query, limit=None if limit is None else AT_ONCE).keys(session)
+            seen = self._summaries(session, keys)
+            for place, one in enumerate(seen):
+                kept += [one] if one.behind else []
+                if limit is not None and len(kept) == limit:
+                    rest = place + 1 < len(seen) or len(seen) == AT_ONCE
+                    return Found(tuple(kept), self._said(words, keys, cut=cut), self._position(one) if rest else None)
+            looked += len(seen)
+            if limit is None or len(keys) < AT_ONCE:
+                return Found(tuple(kept), self._said(words, keys, cut=cut))
+            query = replace(query, after=self._position(seen[-1]))
+            if looked >= LOOKED_AT:
+                said = f"Of {looked:,} that meet all else, those that are behind: more may follow."
+                return Found(tuple(kept), (said, *self._said(words, keys, cut=cut)), query.after)
+
+    def _position(self, one: RevisionSummary) -> SearchPosition:
+        numbered = self.request.all_revisions or self.sorting is not None
+        value = None if self.sorting is None else self.sorting.of(one)
+        return SearchPosition(Path.parse(one.path), one.number if numbered else None, value)
+
+    def _summaries(self, session: Session, keys: Sequence[int]) -> tuple[RevisionSummary, ...]:
+        figures = [one.name for one in self.compared if one.values is STATISTICS]
+        found: dict[int, RevisionSummary] = {}
+        for part in parts(keys):
+            found |= with_statistics(session, browse.summaries(session, part), figures)
+        return tuple(found[key] for key in keys)
+
+    def _said(self, words: Sequence[Word], keys: Sequence[int], *, cut: bool) -> tuple[str, ...]:
+        said = []
+        if cut:
+            said.append(
+                f"More than {MOST_FOUND:,} revisions have these words: the newest {MOST_FOUND:,} of them were looked "
+                "at. Add a word or a filter."
+            )
+        if not keys and (short := [word.text for word in words if word.is_short]):
+            said.append(f"A word of one or two letters is found as a whole name or tag only: {', '.join(short)}.")
+        if any(len(word.cards) == MOST_CARDS for word in words):
+            said.append(f"Of the cards that have a word, the {MOST_CARDS:,} newest adapters' were looked at.")
+        return tuple(said)
+
+    def _conditions(self, session: Session, words: Sequence[Word]) -> list[Condition]:
+        bases, paths = self.values("base"), self.values("path")
+        depths = [int(value) if value.isdecimal() else _no_depth(value) for value in self.values("depth")]
+        now = datetime.now(UTC)
+        conditions = [
+            *(search_conditions.base(session, name) for name in bases),
+            *(search_conditions.path(session, Path.parse(path)) for path in paths),
+            *(search_conditions.depth(next(iter(paths), None), levels) for levels in depths),
+            *map(search_conditions.tag, self.values("tag")),
+            *map(search_conditions.author, self.values("author")),
+            *map(search_conditions.parent_known_by, self.values("parent-known-by")),
+            *map(search_conditions.rank, self.values("rank")),
+            *map(search_conditions.number, self.compared),
+            *map(search_conditions.target, self.values("target")),
+            *(search_conditions.since(value, now) for value in self.values("since")),
+            *(search_conditions.retracted() for _ in self.values("retracted")),
+            *map(search_conditions.numbered, self.values("number")),
+            *map(search_conditions.digest, self.values("digest")),
+        ]
+        if (scopes := search_conditions.scopes(session)) is not None:
+            conditions.append(scopes)
+        if words:  # last, as it takes the longest to look at
+            conditions.append(Condition(held(words), keys_having(session, words, self._also(session)), is_words=True))
+        renamed = (new_name(session, Path.parse(name)) is not None for name in (*bases, *paths))
+        if not self.request.old_names and not any(renamed):
+            conditions.insert(0, Condition(adapter_is_listed(session), None, of_adapter=True))
+        return conditions
+
+    def _also(self, session: Session) -> list[Has]:
+        """What the texts have of all that meet the other conditions, so that one index knows both."""
+        found = [f"/{path}/" for path in (*self.values("base"), *self.values("path"))]
+        found += [f"@{tag}@" for tag in self.values("tag")]
+        found += self.values("author")
+        found += [one.name for one in self.compared if one.values is METRICS]
+        also = [Has(part) for part in found]
+        rights = rights_of(session)
+        return also if rights.unlimited else [*also, Has(any_of=having(*(f"/{at}/" for at in rights.scopes)).all_of)]
+
+
+def _no_depth(value: str) -> int:
+    raise UsageError(f"The depth of a search is {value!r}: 0 or more is expected.")
 
 
 def _check_position(after: SearchPosition | None, *, numbered: bool, valued: bool) -> None:
@@ -107,14 +251,17 @@ class _Query:
     after: SearchPosition | None
     limit: int | None
 
-    def keys(self, session: Session) -> list[int]:
-        """The keys, found by the way that reads least."""
+    def keys(self, session: Session) -> tuple[list[int], bool]:
+        """The keys, found by the way that reads least, and whether only the newest that have the words were looked at."""
         few = _fewest(session, self.conditions)
         if few is not None or self.limit is None:
-            return list(session.scalars(self._collected(few)))
-        if self.sorting is None:
-            return list(session.scalars(self._walked(self.limit)))
-        return self._by_value(session, self.sorting, self.limit)
+            return list(session.scalars(self._collected(few))), False
+        if self.sorting is not None:
+            return self._by_value(session, self.sorting, self.limit), False
+        words = next((one for one in self.conditions if one.is_words and one.keys is not None), None)
+        if words is not None:
+            return list(session.scalars(self._collected(words))), True
+        return list(session.scalars(self._walked(self.limit))), False
 
     @property
     def _all(self) -> list[ColumnElement[bool]]:
@@ -122,7 +269,7 @@ class _Query:
 
     def _collected(self, few: Condition | None) -> Select[int]:
         """All that meet the conditions, put in order; those that meet ``few`` are found by an index."""
-        held = [one.holds for one in self.conditions if one is not few or not one.is_exact]
+        held = [one.holds for one in self.conditions if one is not few or one.is_words]
         columns: list[ColumnElement[Any]] = [
             Revision.id.expression,
             Revision.number.expression,
@@ -134,7 +281,10 @@ class _Query:
         query = select(*columns).join(Adapter, Adapter.id == Revision.adapter_id).where(*held)
         if self.sorting is not None:
             query = query.join(self.sorting.row, self.sorting.is_that)
-        if few is not None and few.keys is not None:
+        if few is not None and few.keys is not None and few.is_words:
+            newest = few.keys.order_by(literal_column("1").desc()).limit(MOST_FOUND)
+            query = query.where(Revision.id.in_(newest))
+        elif few is not None and few.keys is not None:
             # At most `FEW` were counted; with a limit PostgreSQL knows that too.
             query = query.where(Revision.id.in_(few.keys.limit(2 * FEW)))
         found = query.subquery()

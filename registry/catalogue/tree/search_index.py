@@ -1,0 +1,130 @@
+"""The index of texts: revisions, cards and adapters whose texts may have some parts, by the trigrams of these.
+
+Each revision has a text of lines: its path between slashes, the author, the message, each tag behind the path between
+two signs, names of metrics, keys and values of annotations. SQLite has tables of FTS5, PostgreSQL GIN indexes of its
+own arrays; triggers of the database keep both right. What an index finds is always checked by the condition itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import ColumnElement, Select, String, bindparam, column, func, literal_column, select, table, true
+from sqlalchemy.orm import Session
+
+from registry.catalogue.database.tables import Adapter, table_of
+from registry.catalogue.database.team_tables import CardRecord
+
+REVISION_TEXTS: Final = table("revision_texts", column("rowid"), column("text", String()))
+_ADAPTER_TEXTS: Final = table("adapter_texts", column("rowid"))
+_CARD_TEXTS: Final = table("card_texts", column("rowid"))
+_ADAPTERS: Final = table_of(Adapter)
+_CARDS: Final = table_of(CardRecord)
+_DOT_ABOVE: Final = "\u0307"
+_CAPITAL_DOTTED: Final = "\u0130"
+
+
+@dataclass(frozen=True)
+class Has:
+    """What a text may have: a part; or all, or any, of several such."""
+
+    part: str = ""
+    all_of: tuple[Has, ...] = ()
+    any_of: tuple[Has, ...] = ()
+
+
+def having(*parts: str) -> Has:
+    """All of these parts."""
+    return Has(all_of=tuple(map(Has, parts)))
+
+
+def revisions_having(session: Session, has: Has) -> Select[int] | None:
+    """Keys of the revisions whose text may have it, hidden ones too; None: no index knows."""
+    if (held := _held(session, has, "revision_texts", literal_column("revision_texts.text"))) is None:
+        return None
+    return select(REVISION_TEXTS.c.rowid.label("id")).select_from(REVISION_TEXTS).where(held)
+
+
+def cards_having(session: Session, has: Has) -> ColumnElement[bool] | None:
+    """The condition that the edited card of an adapter, of the records, may have it; None: no index knows."""
+    if session.get_bind().dialect.name == "postgresql":
+        return _held(session, has, "cards", CardRecord.text.expression)
+    held = _held(session, has, "card_texts", CardRecord.text.expression)
+    return None if held is None else CardRecord.adapter_id.in_(select(_CARD_TEXTS.c.rowid).where(held))
+
+
+def adapters_having(session: Session, has: Has) -> Select[int] | None:
+    """Keys of adapters whose path between slashes may have it."""
+    if session.get_bind().dialect.name == "postgresql":
+        held = _held(session, has, "adapters", literal_column("('/' || path || '/')"))
+        return None if held is None else select(_ADAPTERS.c.id).where(held)
+    held = _held(session, has, "adapter_texts", _ADAPTERS.c.path)
+    return None if held is None else select(_ADAPTER_TEXTS.c.rowid).where(held)
+
+
+def _held(session: Session, has: Has, name: str, said: ColumnElement[str]) -> ColumnElement[bool] | None:
+    if session.get_bind().dialect.name == "postgresql":
+        return _in_arrays(has, func.text_trigrams(said))
+    expression = _expression(has)
+    return None if expression is None else literal_column(name).op("MATCH")(bindparam(None, expression, String()))
+
+
+def _in_arrays(has: Has, own: ColumnElement[object]) -> ColumnElement[bool] | None:
+    """For PostgreSQL, which makes the trigrams of a part as it made those of the texts."""
+    if has.part:
+        return own.op("@>")(func.text_trigrams(has.part)) if len(has.part.encode()) >= 3 else None
+    found = [_in_arrays(one, own) for one in has.all_of or has.any_of]
+    if has.any_of:
+        known = [one for one in found if one is not None]
+        return None if len(known) < len(found) or not known else _joined(known, any_of=True)
+    known = [one for one in found if one is not None]
+    return _joined(known, any_of=False) if known else None
+
+
+def _joined(known: Sequence[ColumnElement[bool]], *, any_of: bool) -> ColumnElement[bool]:
+    from sqlalchemy import and_, or_
+
+    return or_(*known) if any_of else and_(true(), *known)
+
+
+def _expression(has: Has) -> str | None:
+    """For FTS5; None: it can't narrow anything."""
+    if has.part:
+        terms = list(trigrams(has.part))
+        # Each is a list of all that have it, which is read whole: those that overlap with others would add little.
+        return " AND ".join(dict.fromkeys([*terms[::3], *terms[-1:]])) or None
+    found = [_expression(one) for one in has.all_of or has.any_of]
+    known = [f"({one})" for one in dict.fromkeys(found) if one is not None]
+    if has.any_of and None in found:
+        return None
+    return (" OR " if has.any_of else " AND ").join(known) or None
+
+
+def trigrams(text: str) -> Iterator[str]:
+    """Terms of FTS5 that every text has that has ``text`` in it, whatever its case.
+
+    FTS5 folds the case of letters by a table of its own, and the condition by Python's. Where these differ, a trigram
+    is left out; and a capital I with a dot becomes two characters in Python, and stays as it is in FTS5.
+    """
+    lower = text.lower()
+    for start in range(len(lower) - 2):
+        three = lower[start : start + 3]
+        if not all(map(_folds_alike, three)) or lower[start + 3 : start + 4] == _DOT_ABOVE:
+            continue
+        term = _quoted(three)
+        if three[2] == "i" and start + 3 == len(lower):
+            term = f"({term} OR {_quoted(three[:2] + _CAPITAL_DOTTED)})"
+        yield term
+
+
+def _folds_alike(character: str) -> bool:
+    """Whether all characters that Python lowers to this one are the same to FTS5, in all its versions."""
+    if character.upper() == character.lower():
+        return character not in {_DOT_ABOVE, "\0"}
+    return character < "\u0250" or "\u0370" <= character < "\u03f3" or "\u0400" <= character < "\u0524"
+
+
+def _quoted(term: str) -> str:
+    return '"' + term.replace('"', '""') + '"'
