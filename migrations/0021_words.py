@@ -48,7 +48,7 @@ RENEWED = f"""CREATE FUNCTION revision_texts_renew(keys bigint[]) RETURNS void L
     FROM (SELECT r.id, {ON_POSTGRESQL} AS text {_FROM} WHERE r.id = ANY (keys)) AS said
     WHERE revision_texts.rowid = said.id AND revision_texts.text <> said.text;
 END $$"""  # noqa: S608 - constants
-ADDS = f"INSERT INTO revision_texts (rowid, text) SELECT r.id, {ON_POSTGRESQL} {_FROM} JOIN new_rows ON new_rows.id = r.id;"  # noqa: E501, S608
+ADDS = f"INSERT INTO revision_texts (rowid, text) SELECT r.id, {ON_POSTGRESQL} {_FROM} JOIN new_rows ON new_rows.id = r.id;"  # noqa: E501
 _NEW, _OLD = "REFERENCING NEW TABLE AS new_rows", "REFERENCING OLD TABLE AS old_rows"
 _BOTH = "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows"
 
@@ -63,7 +63,7 @@ STATEMENTS = {  # of PostgreSQL: one for all rows of a statement
     "revision_texts_added": (f"AFTER INSERT ON revisions {_NEW}", ADDS),
     "revision_texts_changed": (
         f"AFTER UPDATE ON revisions {_BOTH}",
-        _renews(f"SELECT id AS key FROM new_rows JOIN old_rows USING (id) WHERE {_SAID}"),
+        _renews(f"SELECT id AS key FROM new_rows JOIN old_rows USING (id) WHERE {_SAID}"),  # noqa: S608 - constants
     ),
     "revision_texts_moved": (
         f"AFTER UPDATE ON adapters {_BOTH}",
@@ -132,10 +132,10 @@ def upgrade() -> None:
 def _sqlite() -> Iterator[str]:
     yield from _dropped(OLD_TRIGGERS)
     yield "DROP TRIGGER revision_texts_inserted"
-    yield from _filled_on_sqlite(f"SELECT r.id, {ON_SQLITE} {_FROM} ORDER BY r.id")  # noqa: S608 - constants
+    yield from _filled_on_sqlite(f"SELECT r.id, {ON_SQLITE} {_FROM} ORDER BY r.id")
     yield f"""CREATE TRIGGER revision_texts_inserted AFTER INSERT ON revisions BEGIN
         INSERT INTO revision_texts (rowid, text) SELECT r.id, {ON_SQLITE} {_FROM} WHERE r.id = new.id;
-    END"""  # noqa: S608 - constants
+    END"""
     for name, (change, keys) in NEW_TRIGGERS.items():
         renewed = "".join(
             f"UPDATE revision_texts SET text = (SELECT {ON_SQLITE} {_FROM} WHERE r.id = {key}) WHERE rowid = {key};"  # noqa: S608
@@ -188,7 +188,7 @@ def _postgresql() -> Iterator[str]:
         text text NOT NULL
     )"""
     yield RENEWED
-    yield f"INSERT INTO revision_texts (rowid, text) SELECT r.id, {ON_POSTGRESQL} {_FROM} ORDER BY r.id"  # noqa: S608 - constants
+    yield f"INSERT INTO revision_texts (rowid, text) SELECT r.id, {ON_POSTGRESQL} {_FROM} ORDER BY r.id"
     yield "CREATE INDEX ix_revision_texts_trigrams ON revision_texts USING gin (text_trigrams(text))"
     yield "CREATE INDEX ix_cards_text_trigrams ON cards USING gin (text_trigrams(text))"
     yield "CREATE INDEX ix_adapters_names_trigrams ON adapters USING gin (text_trigrams('/' || path || '/'))"

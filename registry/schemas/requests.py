@@ -249,7 +249,8 @@ class SearchRequest(Schema):
         ),
     ] = None
     behind: Annotated[
-        bool, Param(description="Only revisions with an ancestor that has a newer revision.", help="Only what is behind.")
+        bool,
+        Param(description="Only revisions with an ancestor that has a newer revision.", help="Only what is behind."),
     ] = False
     retracted: Annotated[
         bool,

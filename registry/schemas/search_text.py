@@ -29,9 +29,9 @@ FILTERS: Final = (
 FLAGS: Final = ("behind", "retracted")
 """Filters that are one word; to look for the word itself, it is quoted."""
 
-_TOKEN: Final = re.compile(r'\s*((?:[^\s"]|"[^"]*")+)')
+_TOKEN: Final = re.compile(r'(?:[^\s"]|"[^"]*")+')
 _FILTER: Final = re.compile(r"([A-Za-z][A-Za-z_-]*):(.*)", re.DOTALL)
-_COMPARED: Final = re.compile(r'([A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63})(<=|>=|=>|=<|==|<|>|=|≤|≥)(.*)', re.DOTALL)
+_COMPARED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63})(<=|>=|=>|=<|==|<|>|=|≤|≥)(.*)", re.DOTALL)
 _NUMBERED: Final = re.compile(r"(.*[^@/])@([1-9][0-9]{0,17})")
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{8,64})")
 
@@ -72,13 +72,9 @@ def parse(text: str) -> Typed:
 
 
 def _tokens(text: str) -> Iterator[str]:
-    place, text = 0, text.strip()
-    while place < len(text):
-        match = _TOKEN.match(text, place)
-        if match is None or text.count('"') % 2:
-            raise UsageError(f"The search {text!r} has a quotation mark without another one: a phrase has one at both ends.")
-        yield match[1]
-        place = match.end()
+    if text.count('"') % 2:
+        raise UsageError(f"The search {text!r} has a quotation mark without another: a phrase has one at both ends.")
+    yield from _TOKEN.findall(text)
 
 
 def _read(token: str) -> tuple[list[Filter], str]:
@@ -86,19 +82,23 @@ def _read(token: str) -> tuple[list[Filter], str]:
     plain = token.replace('"', "")
     if token.startswith('"'):
         return [], plain
-    if plain in FLAGS:
-        return [Filter(plain)], ""
-    if plain in LEVELS:
-        return [Filter("parent-known-by", plain)], ""
-    if _DIGEST.fullmatch(plain):
-        return [Filter("digest", plain)], ""
-    if (named := _FILTER.fullmatch(token)) is not None and (found := _named(named[1], named[2].replace('"', ""), token)):
+    if (found := _filter(token, plain)) is not None:
         return [found], ""
-    if (compared := _COMPARED.fullmatch(plain)) is not None:
-        return [_compared(compared[1], plain)], ""
-    if (numbered := _NUMBERED.fullmatch(plain)) is not None:
-        return [Filter("number", numbered[2])], numbered[1]
-    return [], plain
+    numbered = _NUMBERED.fullmatch(plain)
+    return ([], plain) if numbered is None else ([Filter("number", numbered[2])], numbered[1])
+
+
+def _filter(token: str, plain: str) -> Filter | None:
+    """The filter that a token is."""
+    for name, words in ((None, FLAGS), ("parent-known-by", LEVELS)):
+        if plain in words:
+            return Filter(plain) if name is None else Filter(name, plain)
+    if _DIGEST.fullmatch(plain):
+        return Filter("digest", plain)
+    named = _FILTER.fullmatch(token)
+    found = None if named is None else _named(named[1], named[2].replace('"', ""), token)
+    compared = None if found is not None else _COMPARED.fullmatch(plain)
+    return found if compared is None else _compared(compared[1], plain)
 
 
 def _named(name: str, value: str, token: str) -> Filter | None:

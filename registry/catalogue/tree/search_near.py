@@ -37,11 +37,14 @@ class Near:
     authors: tuple[str, ...] = ()
 
 
+NOTHING_NEAR: Final = Near()
+
+
 def near(session: Session, word: str) -> Near:
     """What is one edit away from a word, wherever it is: whoever searches by it sees what they may see."""
     word = word.lower()
     if len(word) < LEAST:
-        return Near()
+        return NOTHING_NEAR
     tags = [tag for tag in _values(session, Tag.name) if _is_near(word, tag, _BETWEEN)]
     authors = [author for author in _values(session, Revision.author) if _is_near(word, author, _OF_AUTHORS)]
     names = {name for path in _paths(session, word) for name in _names(path) if one_edit(name, word)}

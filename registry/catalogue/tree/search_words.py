@@ -16,7 +16,7 @@ from registry.catalogue.database.tables import Adapter, Revision, Tag, table_of
 from registry.catalogue.database.team_tables import CardRecord
 from registry.catalogue.database.transactions import finds
 from registry.catalogue.tree.search_index import REVISION_TEXTS, Has, cards_having, having, revisions_having
-from registry.catalogue.tree.search_near import Near, near
+from registry.catalogue.tree.search_near import NOTHING_NEAR, Near, near
 from registry.schemas.search_text import SHORT
 
 MOST_CARDS: Final = 1000
@@ -32,7 +32,7 @@ class Word:
 
     text: str
     cards: frozenset[int] = frozenset()
-    near: Near = Near()
+    near: Near = NOTHING_NEAR
 
     @property
     def is_short(self) -> bool:
@@ -67,7 +67,7 @@ class Word:
     @property
     def is_plain(self) -> bool:
         """Whether only the text of a revision says whether it has it."""
-        return not self.is_short and not self.cards and self.near == Near()
+        return not self.is_short and not self.cards and self.near == NOTHING_NEAR
 
 
 def _said(words: Sequence[str]) -> ColumnElement[bool]:
@@ -82,7 +82,7 @@ def _tagged(names: Sequence[str]) -> ColumnElement[bool]:
 
 def looked_up(session: Session, words: Sequence[str], *, typos: bool = False) -> tuple[Word, ...]:
     """Words, with the cards that have them, and with what is one edit away."""
-    found = (Word(word, near=near(session, word) if typos else Near()) for word in words)
+    found = (Word(word, near=near(session, word) if typos else NOTHING_NEAR) for word in words)
     return tuple(one if one.is_short else replace(one, cards=_cards(session, one.text)) for one in found)
 
 

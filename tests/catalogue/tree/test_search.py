@@ -17,7 +17,8 @@ from registry.catalogue.changes.details import set_card
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.statistics_tables import StatisticValueRecord
 from registry.catalogue.tree import browse, revisions
-from registry.catalogue.tree.search import SearchPosition, search
+from registry.catalogue.tree.search import search
+from registry.catalogue.tree.search_query import SearchPosition
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -170,8 +171,29 @@ def test_an_unknown_base_or_path_offers_the_nearest(filled: Database) -> None:
 
 MESSAGES = st.text(alphabet="aBé%_\\/ß ", max_size=4)
 WORDS = MESSAGES.map(lambda text: text.strip()) | st.sampled_from(
-    ["a", "x1", "llama", "lama", "lamma/", "/tone", "toen", "ann", "anna", "annb", "anba", "prod", "prodd", "pd", "dev"]
-    + ["one@prod", "acc", "los", "b-card", "aBa", "%_\\"]
+    [
+        "a",
+        "x1",
+        "llama",
+        "lama",
+        "lamma/",
+        "/tone",
+        "toen",
+        "ann",
+        "anna",
+        "annb",
+        "anba",
+        "prod",
+        "prodd",
+        "pd",
+        "dev",
+        "one@prod",
+        "acc",
+        "los",
+        "b-card",
+        "aBa",
+        "%_\\",
+    ]
 )
 CARDS = {"llama/b-tone": "The b-card of aBa", "bert/a": "Another CARD %_\\ acc"}
 REVISION = st.fixed_dictionaries(
@@ -258,8 +280,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every search gives the same both ways; so few revisions are always collected otherwise."""
     name: str = request.param
     if name == "walked":
-        monkeypatch.setattr("registry.catalogue.tree.search.FEW", -1)
-        monkeypatch.setattr("registry.catalogue.tree.search.AT_ONCE", 1)
+        monkeypatch.setattr("registry.catalogue.tree.search_query.FEW", -1)
+        monkeypatch.setattr("registry.catalogue.tree.search_query.AT_ONCE", 1)
     return name
 
 

@@ -47,7 +47,9 @@ def edits(one: str, other: str) -> int:
     return min(steps)
 
 
-def with_words(found: Sequence[RevisionSummary], words: Sequence[str], cards: Mapping[str, str]) -> list[RevisionSummary]:
+def with_words(
+    found: Sequence[RevisionSummary], words: Sequence[str], cards: Mapping[str, str]
+) -> list[RevisionSummary]:
     """Those of some revisions that have all words; where none has, what is near counts too."""
     exact = [one for one in found if all(has_word(one, word, cards) for word in words)]
     if exact or not words:
