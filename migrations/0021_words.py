@@ -30,7 +30,7 @@ _LINES = """'/' || a.path || '/' || {end} || r.author || {end} || r.message
     || coalesce((SELECT {joined}({end} || m.name, '') FROM metrics m WHERE m.revision_id = r.id), '')
     || coalesce((SELECT {joined}({end} || n.key || {end} || n.value, '') FROM annotations n
                  WHERE n.revision_id = r.id), '')"""
-_FROM = "FROM revisions r JOIN adapters a ON a.id = r.adapter_id"
+FROM = "FROM revisions r JOIN adapters a ON a.id = r.adapter_id"
 ON_SQLITE = _LINES.format(end="char(10)", joined="group_concat")
 ON_POSTGRESQL = _LINES.format(end="chr(10)", joined="string_agg")
 
@@ -45,10 +45,11 @@ $$"""
 RENEWED = f"""CREATE FUNCTION revision_texts_renew(keys bigint[]) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
     PERFORM 1 FROM revision_texts WHERE rowid = ANY (keys) ORDER BY rowid FOR UPDATE;
     UPDATE revision_texts SET text = said.text
-    FROM (SELECT r.id, {ON_POSTGRESQL} AS text {_FROM} WHERE r.id = ANY (keys)) AS said
+    FROM (SELECT r.id, {ON_POSTGRESQL} AS text {FROM} WHERE r.id = ANY (keys)) AS said
     WHERE revision_texts.rowid = said.id AND revision_texts.text <> said.text;
 END $$"""  # noqa: S608 - constants
-ADDS = f"INSERT INTO revision_texts (rowid, text) SELECT r.id, {ON_POSTGRESQL} {_FROM} JOIN new_rows ON new_rows.id = r.id;"  # noqa: E501
+FILLS = f"INSERT INTO revision_texts (rowid, adapter_id, text) SELECT r.id, a.id, {ON_POSTGRESQL} {FROM}"
+ADDS = f"{FILLS} JOIN new_rows ON new_rows.id = r.id;"
 _NEW, _OLD = "REFERENCING NEW TABLE AS new_rows", "REFERENCING OLD TABLE AS old_rows"
 _BOTH = "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows"
 
@@ -132,18 +133,18 @@ def upgrade() -> None:
 def _sqlite() -> Iterator[str]:
     yield from _dropped(OLD_TRIGGERS)
     yield "DROP TRIGGER revision_texts_inserted"
-    yield from _filled_on_sqlite(f"SELECT r.id, {ON_SQLITE} {_FROM} ORDER BY r.id")
+    yield from _filled_on_sqlite(f"SELECT r.id, {ON_SQLITE} {FROM} ORDER BY r.id")
     yield f"""CREATE TRIGGER revision_texts_inserted AFTER INSERT ON revisions BEGIN
-        INSERT INTO revision_texts (rowid, text) SELECT r.id, {ON_SQLITE} {_FROM} WHERE r.id = new.id;
+        INSERT INTO revision_texts (rowid, text) SELECT r.id, {ON_SQLITE} {FROM} WHERE r.id = new.id;
     END"""
     for name, (change, keys) in NEW_TRIGGERS.items():
         renewed = "".join(
-            f"UPDATE revision_texts SET text = (SELECT {ON_SQLITE} {_FROM} WHERE r.id = {key}) WHERE rowid = {key};"  # noqa: S608
+            f"UPDATE revision_texts SET text = (SELECT {ON_SQLITE} {FROM} WHERE r.id = {key}) WHERE rowid = {key};"  # noqa: S608
             for key in keys
         )
         yield f"CREATE TRIGGER {name} AFTER {change} BEGIN {renewed} END"
     yield f"""CREATE TRIGGER revision_texts_moved AFTER UPDATE OF path ON adapters BEGIN
-        UPDATE revision_texts SET text = (SELECT {ON_SQLITE} {_FROM} WHERE r.id = revision_texts.rowid)
+        UPDATE revision_texts SET text = (SELECT {ON_SQLITE} {FROM} WHERE r.id = revision_texts.rowid)
         WHERE rowid IN (SELECT id FROM revisions WHERE adapter_id = new.id);
     END"""  # noqa: S608 - constants
     yield from _adapters_on_sqlite("'/' || {path} || '/'")
@@ -185,10 +186,11 @@ def _postgresql() -> Iterator[str]:
     yield """CREATE TABLE revision_texts (
         rowid bigint CONSTRAINT pk_revision_texts PRIMARY KEY
             CONSTRAINT fk_revision_texts_rowid REFERENCES revisions (id) ON DELETE CASCADE,
+        adapter_id bigint NOT NULL,
         text text NOT NULL
     )"""
     yield RENEWED
-    yield f"INSERT INTO revision_texts (rowid, text) SELECT r.id, {ON_POSTGRESQL} {_FROM} ORDER BY r.id"
+    yield f"{FILLS} ORDER BY r.id"
     yield "CREATE INDEX ix_revision_texts_trigrams ON revision_texts USING gin (text_trigrams(text))"
     yield "CREATE INDEX ix_cards_text_trigrams ON cards USING gin (text_trigrams(text))"
     yield "CREATE INDEX ix_adapters_names_trigrams ON adapters USING gin (text_trigrams('/' || path || '/'))"

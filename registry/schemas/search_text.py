@@ -32,6 +32,7 @@ FLAGS: Final = ("behind", "retracted")
 _TOKEN: Final = re.compile(r'(?:[^\s"]|"[^"]*")+')
 _FILTER: Final = re.compile(r"([A-Za-z][A-Za-z_-]*):(.*)", re.DOTALL)
 _COMPARED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63})(<=|>=|=>|=<|==|<|>|=|≤|≥)(.*)", re.DOTALL)
+_SIGN: Final = re.compile(r"[<>=≤≥]+")
 _NUMBERED: Final = re.compile(r"(.*[^@/])@([1-9][0-9]{0,17})")
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{8,64})")
 
@@ -74,7 +75,10 @@ def parse(text: str) -> Typed:
 def _tokens(text: str) -> Iterator[str]:
     if text.count('"') % 2:
         raise UsageError(f"The search {text!r} has a quotation mark without another: a phrase has one at both ends.")
-    yield from _TOKEN.findall(text)
+    for token in _TOKEN.findall(text):
+        if _SIGN.fullmatch(token):
+            raise UsageError(f"In the search {text!r}, {token!r} stands alone: write a filter without spaces, acc>0.8.")
+        yield token
 
 
 def _read(token: str) -> tuple[list[Filter], str]:

@@ -17,12 +17,12 @@ from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import browse, search_conditions
 from registry.catalogue.tree.old_names import adapter_is_listed, new_name
-from registry.catalogue.tree.search_conditions import Condition
+from registry.catalogue.tree.search_conditions import Condition, Proposed
 from registry.catalogue.tree.search_index import Has, having
 from registry.catalogue.tree.search_near import LEAST, NOTHING_NEAR
-from registry.catalogue.tree.search_query import MOST_FOUND, Query, SearchPosition
+from registry.catalogue.tree.search_query import Query, SearchPosition
 from registry.catalogue.tree.search_values import METRICS, STATISTICS, Comparison, Sorting, with_statistics
-from registry.catalogue.tree.search_words import MOST_CARDS, Word, held, keys_having, looked_up
+from registry.catalogue.tree.search_words import MOST_CARDS, Word, adapters_having, held, keys_having, looked_up
 from registry.errors import UsageError
 from registry.reference import Path
 from registry.schemas import RevisionSummary
@@ -126,28 +126,28 @@ class _Sought:
         _check_position(after, numbered=numbered, valued=self.sorting is not None)
         query = Query(self._conditions(session, words), self.sorting, self.request.all_revisions, after, limit)
         if not any(one.name == "behind" for one in self.filters):
-            keys, cut = query.keys(session)
-            return Found(self._summaries(session, keys), self._said(words, keys, cut=cut))
+            keys = query.keys(session)
+            return Found(self._summaries(session, keys), self._said(words, keys))
         return self._behind(session, query, words)
 
     def _behind(self, session: Session, query: Query, words: Sequence[Word]) -> Found:
         """Those that are behind, which no index knows: of so many that meet all else."""
         limit, kept, looked = query.limit, list[RevisionSummary](), 0
         while True:
-            keys, cut = replace(query, limit=None if limit is None else BATCH).keys(session)
+            keys = replace(query, limit=None if limit is None else BATCH).keys(session)
             seen = self._summaries(session, keys)
             for place, one in enumerate(seen):
                 kept += [one] if one.behind else []
                 if limit is not None and len(kept) == limit:
                     rest = place + 1 < len(seen) or len(seen) == BATCH
-                    return Found(tuple(kept), self._said(words, keys, cut=cut), self._position(one) if rest else None)
+                    return Found(tuple(kept), self._said(words, keys), self._position(one) if rest else None)
             looked += len(seen)
             if limit is None or len(keys) < BATCH:
-                return Found(tuple(kept), self._said(words, keys, cut=cut))
+                return Found(tuple(kept), self._said(words, keys))
             query = replace(query, after=self._position(seen[-1]))
             if looked >= LOOKED_AT:
                 said = f"Of {looked:,} that meet all else, those that are behind: more may follow."
-                return Found(tuple(kept), (said, *self._said(words, keys, cut=cut)), query.after)
+                return Found(tuple(kept), (said, *self._said(words, keys)), query.after)
 
     def _position(self, one: RevisionSummary) -> SearchPosition:
         numbered = self.request.all_revisions or self.sorting is not None
@@ -161,13 +161,8 @@ class _Sought:
             found |= with_statistics(session, browse.summaries(session, part), figures)
         return tuple(found[key] for key in keys)
 
-    def _said(self, words: Sequence[Word], keys: Sequence[int], *, cut: bool) -> tuple[str, ...]:
+    def _said(self, words: Sequence[Word], keys: Sequence[int]) -> tuple[str, ...]:
         said = []
-        if cut:
-            said.append(
-                f"More than {MOST_FOUND:,} revisions have these words: the newest {MOST_FOUND:,} of them were looked "
-                "at. Add a word or a filter."
-            )
         if not keys and (short := [word.text for word in words if word.is_short]):
             said.append(f"A word of one or two letters is found as a whole name or tag only: {', '.join(short)}.")
         if any(len(word.cards) == MOST_CARDS for word in words):
@@ -196,7 +191,17 @@ class _Sought:
         if (scopes := search_conditions.scopes(session)) is not None:
             conditions.append(scopes)
         if words:  # last, as it takes the longest to look at
-            conditions.append(Condition(held(words), keys_having(session, words, self._also(session)), is_words=True))
+            also = self._also(session)
+            conditions.append(
+                Condition(
+                    held(words),
+                    keys_having(session, words, also),
+                    words=Proposed(
+                        adapters_having(session, words, also),
+                        lambda path: keys_having(session, words, [*also, Has(f"/{path}/")]),
+                    ),
+                )
+            )
         renamed = (new_name(session, Path.parse(name)) is not None for name in (*bases, *paths))
         if not self.request.old_names and not any(renamed):
             conditions.insert(0, Condition(adapter_is_listed(session), None, of_adapter=True))

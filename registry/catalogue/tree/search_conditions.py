@@ -6,6 +6,7 @@ Of words, `registry.catalogue.tree.search_words` makes one. What an index finds 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -44,6 +45,19 @@ _RANK: Final = re.compile(r"\s*(<=|>=|==|<|>|=|)\s*([0-9]{1,9})\s*")
 
 
 @dataclass(frozen=True)
+class Proposed:
+    """What the index of texts proposes for words.
+
+    Args:
+        adapters: of `Adapter`, that it has a revision that may have them.
+        at: the keys at a path, with some below it.
+    """
+
+    adapters: ColumnElement[bool]
+    at: Callable[[Path], Select[int] | None]
+
+
+@dataclass(frozen=True)
 class Condition:
     """A condition of a search."""
 
@@ -53,8 +67,8 @@ class Condition:
     """Keys of the revisions that meet it, hidden ones too, from an index; some may occur twice."""
     of_adapter: bool = False
     """Whether it is about the adapter alone."""
-    is_words: bool = False
-    """Whether it is about texts: not all that have these keys meet it."""
+    words: Proposed | None = None
+    """Of words: what else the index of texts says. Not all that have the keys meet it."""
 
 
 def base(session: Session, name: str) -> Condition:

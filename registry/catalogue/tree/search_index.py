@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session
 from registry.catalogue.database.tables import Adapter, table_of
 from registry.catalogue.database.team_tables import CardRecord
 
-REVISION_TEXTS: Final = table("revision_texts", column("rowid"), column("text", String()))
+REVISION_TEXTS: Final = table("revision_texts", column("rowid"), column("text", String()), column("adapter_id"))
+"""The texts of revisions; with the key of the adapter on PostgreSQL alone."""
 _ADAPTER_TEXTS: Final = table("adapter_texts", column("rowid"))
 _CARD_TEXTS: Final = table("card_texts", column("rowid"))
 _ADAPTERS: Final = table_of(Adapter)
@@ -40,11 +41,11 @@ def having(*parts: str) -> Has:
     return Has(all_of=tuple(map(Has, parts)))
 
 
-def revisions_having(session: Session, has: Has) -> Select[int] | None:
-    """Keys of the revisions whose text may have it, hidden ones too; None: no index knows."""
+def revisions_having(session: Session, has: Has, of: ColumnElement[int] = REVISION_TEXTS.c.rowid) -> Select[int] | None:
+    """Keys of the revisions whose text may have it, hidden ones too, or another column; None: no index knows."""
     if (held := _held(session, has, "revision_texts", literal_column("revision_texts.text"))) is None:
         return None
-    return select(REVISION_TEXTS.c.rowid.label("id")).select_from(REVISION_TEXTS).where(held)
+    return select(of.label("id")).select_from(REVISION_TEXTS).where(held)
 
 
 def cards_having(session: Session, has: Has) -> ColumnElement[bool] | None:

@@ -1,33 +1,40 @@
 """The query of a search: how the keys of the revisions that meet all conditions are found, in order.
 
 If few revisions meet one of the conditions, an index gives these, and they are looked at and put in order. Else
-revisions are looked at in the requested order, until a page is full. Of words that many have, the newest that have
-them are looked at: where in the order they are, no index knows.
+revisions are looked at in the requested order, until a page is full. For words, which take long to look at, adapters
+are looked at in order: the next ones, or the next ones that the index of texts proposes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Select, and_, func, literal_column, or_, select
+from sqlalchemy import Select, and_, func, or_, select, true
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
-from registry.catalogue.database.tables import Adapter, Revision
+from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, Revision, table_of
 from registry.catalogue.tree import order
 from registry.catalogue.tree.order import PLACE
-from registry.catalogue.tree.search_conditions import Condition
+from registry.catalogue.tree.search_conditions import Condition, Proposed
 from registry.catalogue.tree.search_values import Sorting
 from registry.reference import Path
 
 FEW: Final = 10_000
 """Revisions that an index may give to be put in order."""
-MOST_FOUND: Final = 10_000
-"""Revisions with the words of a search that are looked at, the newest ones; one that has fewer is complete."""
+ADAPTERS: Final = 100
+"""Adapters that are looked at together for words."""
+MANY: Final = 300
+"""Revisions of an adapter that is looked at alone: the newest ones, and those that the index of texts proposes."""
+NEWEST: Final = 100
+SOON_FULL: Final = 2000
+"""Revisions that are looked at before the index of texts says which adapters have any."""
 AT_ONCE: Final = 1000
 """Values of a metric or a statistic that are looked at first."""
+
+_REVISIONS: Final = table_of(Revision)
 
 
 @dataclass(frozen=True)
@@ -49,17 +56,80 @@ class Query:
     after: SearchPosition | None
     limit: int | None
 
-    def keys(self, session: Session) -> tuple[list[int], bool]:
-        """The keys, found by the way that reads least; and whether only the newest with the words were looked at."""
+    def keys(self, session: Session) -> list[int]:
+        """The keys, found by the way that reads least."""
         few = _fewest(session, self.conditions)
-        if few is not None or self.limit is None:
-            return list(session.scalars(self._collected(few))), False
-        if self.sorting is not None:
-            return self._by_value(session, self.sorting, self.limit), False
-        words = next((one for one in self.conditions if one.is_words and one.keys is not None), None)
-        if words is not None:
-            return list(session.scalars(self._collected(words))), True
-        return list(session.scalars(self._walked(self.limit))), False
+        if self.limit is None:
+            return list(session.scalars(self._collected(few)))
+        words = next((one for one in self.conditions if one.words is not None), None)
+        if words is not None and words.words is not None and words.keys is not None and self.sorting is None:
+            return self._by_words(session, words.words, few, self.limit)
+        if few is not None:
+            return list(session.scalars(self._collected(few)))
+        if self.sorting is None:
+            return list(session.scalars(self._walked(self.limit)))
+        return self._by_value(session, self.sorting, self.limit)
+
+    def _by_words(self, session: Session, words: Proposed, few: Condition | None, limit: int) -> list[int]:
+        """Adapters in order, some at a time, as their texts take long to look at.
+
+        Where few revisions meet a condition, or where those of the first adapters seldom have the words, only adapters
+        are looked at that have a revision by the index.
+        """
+        found: list[int] = []
+        place, looked, size, proposed = None, 0, ADAPTERS, False
+        while True:
+            held = [] if few is None and not proposed else [words.adapters if few is None else _adapters_of(few)]
+            adapters = session.execute(self._following(place, held).limit(size)).all()
+            for run in _runs(adapters, SOON_FULL // 2 if few is None else None):
+                found += self._of_adapters(session, run, words, few, limit - len(found))
+                place, looked = run[-1].place, looked + sum(min(row.live, MANY) for row in run)
+                if len(found) == limit:
+                    return found
+                if few is None and not proposed and looked > SOON_FULL:
+                    break
+            else:
+                if len(adapters) < size:
+                    return found
+            proposed, size = looked > SOON_FULL, size * 2
+
+    def _following(self, place: str | None, of: Sequence[ColumnElement[bool]]) -> Select[*tuple[Any, ...]]:
+        """The adapters that come next, with how many revisions each has."""
+        held = [one.holds for one in self.conditions if one.of_adapter]
+        if place is not None:
+            held.append(place < PLACE)
+        elif self.after is not None:
+            at = order.place_of(self.after.path)
+            held.append(at <= PLACE if self.all_revisions else at < PLACE)
+        query = select(Adapter.id, Adapter.path, PLACE.label("place"), Adapter.live_revisions.label("live"))
+        return query.where(PLACE >= "", HAS_REVISIONS, *held, *of).order_by(PLACE)
+
+    def _of_adapters(
+        self, session: Session, run: Sequence[Any], words: Proposed, few: Condition | None, limit: int
+    ) -> list[int]:
+        """The revisions of some adapters, in order; of one that has many, first the newest."""
+        among = [row.id for row in run]
+        own = select(_REVISIONS.c.id).where(_REVISIONS.c.adapter_id.in_(among))
+        if few is not None and few.keys is not None:
+            return self._those(session, own.where(_REVISIONS.c.id.in_(few.keys)), limit)
+        if len(run) == 1 and run[0].live > MANY:
+            last = self.after
+            if last is not None and last.number is not None and str(last.path) == run[0].path:
+                own = own.where(_REVISIONS.c.number < last.number)
+            own = own.order_by(_REVISIONS.c.number.desc())
+            enough = limit if self.all_revisions else 1
+            found = self._those(session, own.limit(NEWEST), limit)
+            if len(found) < enough and (keys := words.at(Path.parse(run[0].path))) is not None:
+                having = session.scalars(own.where(_REVISIONS.c.id.in_(keys)).limit(AT_ONCE)).all()
+                found = self._those(session, select(_REVISIONS.c.id).where(_REVISIONS.c.id.in_(having)), limit)
+                if len(having) < AT_ONCE:
+                    return found
+            if len(found) >= enough:
+                return found
+        return list(session.scalars(self._walked(limit, of=[Adapter.id.in_(among)])))
+
+    def _those(self, session: Session, keys: Select[int], limit: int) -> list[int]:
+        return list(session.scalars(self._collected(Condition(true(), keys)).limit(limit)))
 
     @property
     def _all(self) -> list[ColumnElement[bool]]:
@@ -67,7 +137,7 @@ class Query:
 
     def _collected(self, few: Condition | None) -> Select[int]:
         """All that meet the conditions, put in order; those that meet ``few`` are found by an index."""
-        held = [one.holds for one in self.conditions if one is not few or one.is_words]
+        held = [one.holds for one in self.conditions if one is not few or one.words is not None]
         columns: list[ColumnElement[Any]] = [
             Revision.id.expression,
             Revision.number.expression,
@@ -79,12 +149,10 @@ class Query:
         query = select(*columns).join(Adapter, Adapter.id == Revision.adapter_id).where(*held)
         if self.sorting is not None:
             query = query.join(self.sorting.row, self.sorting.is_that)
-        if few is not None and few.keys is not None and few.is_words:
-            newest = few.keys.order_by(literal_column("1").desc()).limit(MOST_FOUND)
-            query = query.where(Revision.id.in_(newest))
-        elif few is not None and few.keys is not None:
-            # At most `FEW` were counted; with a limit PostgreSQL knows that too.
-            query = query.where(Revision.id.in_(few.keys.limit(2 * FEW)))
+        if few is not None and few.keys is not None:
+            # At most `FEW` were counted of a condition; with a limit PostgreSQL knows that too.
+            counted = any(one is few for one in self.conditions)
+            query = query.where(Revision.id.in_(few.keys.limit(2 * FEW) if counted else few.keys))
         found = query.subquery()
         value = None if self.sorting is None else found.c.value
         chosen = select(found.c.id).where(*self._rest(found.c.place, found.c.number, value))
@@ -94,12 +162,15 @@ class Query:
             chosen = chosen.order_by(self.sorting.order(found.c.value))
         return chosen.order_by(found.c.place, found.c.number.desc()).limit(self.limit)
 
-    def _walked(self, limit: int, tied: tuple[Sorting, float] | None = None) -> Select[int]:
+    def _walked(
+        self, limit: int, tied: tuple[Sorting, float] | None = None, of: Sequence[ColumnElement[bool]] = ()
+    ) -> Select[int]:
         """Adapters in order until ``limit`` have a revision that meets the conditions; then their revisions.
 
-        ``tied``: only revisions of this value, which are in the order of adapters among themselves.
+        ``tied``: only revisions of this value, which are in the order of adapters among themselves; ``of``: only
+        adapters that meet this.
         """
-        own = [one.holds for one in self.conditions if one.of_adapter]
+        own = [*of, *(one.holds for one in self.conditions if one.of_adapter)]
         last, held = self.after, [one.holds for one in self.conditions if not one.of_adapter]
         if tied is not None and self.all_revisions:
             held.append(tied[0].is_value(tied[1]))
@@ -211,3 +282,24 @@ def _fewest(session: Session, conditions: Sequence[Condition]) -> Condition | No
     counted = zip(session.execute(select(*counts)).one(), found, strict=True)
     least, (condition, _) = min(counted, key=lambda pair: pair[0])
     return condition if least <= FEW else None
+
+
+def _adapters_of(few: Condition) -> ColumnElement[bool]:
+    """The condition that an adapter has one of few revisions."""
+    assert few.keys is not None
+    return Adapter.id.in_(select(_REVISIONS.c.adapter_id).where(_REVISIONS.c.id.in_(few.keys.limit(2 * FEW))))
+
+
+def _runs(adapters: Sequence[Any], most: int | None) -> Iterator[Sequence[Any]]:
+    """Adapters in order: those with few revisions together, ``most`` of them at most, and one that has many alone."""
+    run: list[Any] = []
+    for row in adapters:
+        if run and (row.live > MANY or (most is not None and sum(one.live for one in run) + row.live > most)):
+            yield run
+            run = []
+        run.append(row)
+        if row.live > MANY:
+            yield run
+            run = []
+    if run:
+        yield run

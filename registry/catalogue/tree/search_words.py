@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, true, union_all
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.tables import Adapter, Revision, Tag, table_of
@@ -22,6 +22,7 @@ from registry.schemas.search_text import SHORT
 MOST_CARDS: Final = 1000
 """Adapters of which a word is looked for in the card."""
 _REVISIONS: Final = table_of(Revision)
+_ADAPTERS: Final = table_of(Adapter)
 _AROUND: Final = literal("/") + Adapter.path + literal("/")
 _PARTS: Final = func.replace(func.replace(func.replace(_AROUND, "-", "/"), "_", "/"), ".", "/")
 
@@ -98,6 +99,20 @@ def held(words: Sequence[Word]) -> ColumnElement[bool]:
     """The condition that a revision has all the words."""
     plain = [word.text for word in words if word.is_plain]
     return and_(*([_said(plain)] if plain else []), *(word.holds for word in words if not word.is_plain))
+
+
+def adapters_having(session: Session, words: Sequence[Word], also: Sequence[Has]) -> ColumnElement[bool]:
+    """The condition that an adapter has a revision that may have all the words."""
+    keys = keys_having(session, words, also)
+    if keys is None:
+        return true()
+    if session.get_bind().dialect.name == "postgresql":
+        own = revisions_having(session, Has(all_of=(*(word.has for word in words), *also)), REVISION_TEXTS.c.adapter_id)
+        cards = frozenset[int]().union(*(word.cards for word in words))
+        return or_(Adapter.id.in_(keys if own is None else own), Adapter.id.in_(cards))
+    # As an expression, which no index of keys is taken for: adapters are looked at in their order.
+    proposed = select(_REVISIONS.c.id).where(_REVISIONS.c.adapter_id == Adapter.id, (_REVISIONS.c.id + 0).in_(keys))
+    return finds(proposed.correlate(_ADAPTERS))
 
 
 def keys_having(session: Session, words: Sequence[Word], also: Sequence[Has]) -> Select[int] | None:

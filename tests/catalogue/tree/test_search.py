@@ -122,11 +122,12 @@ MALFORMED: list[tuple[dict[str, str], str]] = [
     ({"sort": "min:stat:"}, "'max:acc', 'min:eval_loss' or 'min:stat:rank95' is expected"),
     ({"text": "x" * 10_001}, "at most 10000"),
     ({"target": "\ud800"}, "plain text is expected"),
-    ({"text": 'a "b'}, "a quotation mark without another one"),
+    ({"text": 'a "b'}, "a quotation mark without another"),
     ({"text": "tag:"}, "The filter 'tag:' has no value"),
     ({"text": "tags:prod"}, "write tag:prod, or quote 'tags:prod'"),
     ({"text": "behind:yes"}, "write behind alone"),
     ({"text": "acc>high"}, "'acc>0.8', 'loss<=0.2' or 'acc' is expected"),
+    ({"text": "acc > 1"}, "write a filter without spaces, acc>0.8"),
     ({"text": "acc=>1"}, "'acc>=1' is expected"),
     ({"text": "rank<=x"}, "16, '<=16' or '>8' is expected"),
     ({"text": "depth:x"}, "0 or more is expected"),
@@ -281,7 +282,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     name: str = request.param
     if name == "walked":
         monkeypatch.setattr("registry.catalogue.tree.search_query.FEW", -1)
-        monkeypatch.setattr("registry.catalogue.tree.search_query.AT_ONCE", 1)
+        for most in ("AT_ONCE", "ADAPTERS", "SOON_FULL", "MANY", "NEWEST"):
+            monkeypatch.setattr(f"registry.catalogue.tree.search_query.{most}", 1)
     return name
 
 
