@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from registry.catalogue.tree import revisions
@@ -21,7 +22,7 @@ from registry.web.frame.visit import Visit
 EXAMPLES: Final = ("tag:prod", "author:NAME", "acc>0.8", "rank<=16", "behind", "assumed", "since:30d", "target:q_proj")
 _DIGEST: Final = re.compile(r"(?:sha256:)?([0-9a-f]{8,64})")
 _LEAST_HEX: Final = 12  # of a digest without "sha256:" before it
-_MOST: Final = 8
+_MOST: Final = 10
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _filters(found: Sequence[RevisionSummary]) -> Iterator[Filter]:
     for name, _ in metrics.most_common(1):
         measured = sorted(one.metrics[name] for one in found if name in one.metrics)
         yield Filter("metric", f"{name}>={measured[len(measured) // 2]:.3g}")
-    if found:
+    if any(one.created_at > datetime.now(UTC) - timedelta(days=30) for one in found):
         yield Filter("since", "30d")
 
 
