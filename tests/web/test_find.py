@@ -16,7 +16,7 @@ ADDED = re.compile(r'<a class="pill" href="([^"]+)">([^<]+)</a>')
 
 
 def test_what_is_a_reference_opens_and_what_is_not_is_searched(visitors: Visitors, site: Site) -> None:
-    one = site.registry.show(f"{LLAMA}/support@prod").revision
+    (one,) = site.registry.search(f"{LLAMA}/support@prod").revisions
     digits = one.digest.removeprefix("sha256:")
     for text, opened in (
         (f" {LLAMA}/support ", f"{LLAMA}/support"),
