@@ -7,11 +7,12 @@ own arrays; triggers of the database keep both right. What an index finds is alw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Final
 
-from sqlalchemy import ColumnElement, Select, String, bindparam, column, func, literal_column, select, table, true
+from sqlalchemy import ColumnElement, Select, String, bindparam, column, func, literal_column, or_, select, table
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.tables import Adapter, table_of
@@ -23,6 +24,7 @@ _ADAPTER_TEXTS: Final = table("adapter_texts", column("rowid"))
 _CARD_TEXTS: Final = table("card_texts", column("rowid"))
 _ADAPTERS: Final = table_of(Adapter)
 _CARDS: Final = table_of(CardRecord)
+_MOST_WAYS: Final = 64
 _DOT_ABOVE: Final = "\u0307"
 _CAPITAL_DOTTED: Final = "\u0130"
 
@@ -73,21 +75,30 @@ def _held(session: Session, has: Has, name: str, said: ColumnElement[str]) -> Co
 
 
 def _in_arrays(has: Has, own: ColumnElement[object]) -> ColumnElement[bool] | None:
-    """For PostgreSQL, which makes the trigrams of a part as it made those of the texts."""
+    """For PostgreSQL, which makes the trigrams of parts as it made those of the texts.
+
+    One question to the index for each of the ways to meet it: of two that both have to hold, PostgreSQL would ask the
+    index one, and make the trigrams of all that it finds for the other.
+    """
+    ways = [way for way in _ways(has) if way]
+    if not ways or len(ways) < len(_ways(has)):
+        return None
+    arrays = (reduce(func.array_cat, map(func.text_trigrams, way)) for way in ways)
+    return or_(*(own.op("@>")(array) for array in arrays))
+
+
+def _ways(has: Has) -> list[tuple[str, ...]]:
+    """The ways to meet it: all parts of one of them. What would make too many is left out, as if all had it."""
     if has.part:
-        return own.op("@>")(func.text_trigrams(has.part)) if len(has.part.encode()) >= 3 else None
-    found = [_in_arrays(one, own) for one in has.all_of or has.any_of]
+        return [(has.part,) if len(has.part.encode()) >= 3 else ()]
     if has.any_of:
-        known = [one for one in found if one is not None]
-        return None if len(known) < len(found) or not known else _joined(known, any_of=True)
-    known = [one for one in found if one is not None]
-    return _joined(known, any_of=False) if known else None
-
-
-def _joined(known: Sequence[ColumnElement[bool]], *, any_of: bool) -> ColumnElement[bool]:
-    from sqlalchemy import and_, or_
-
-    return or_(*known) if any_of else and_(true(), *known)
+        found = [way for one in has.any_of for way in _ways(one)]
+        return found if all(found) else [()]
+    ways: list[tuple[str, ...]] = [()]
+    for more in sorted(map(_ways, has.all_of), key=len):
+        if len(ways) * len(more) <= _MOST_WAYS or ways == [()]:
+            ways = [(*way, *other) for way in ways for other in more]
+    return ways
 
 
 def _expression(has: Has) -> str | None:
