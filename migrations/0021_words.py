@@ -182,23 +182,26 @@ def _filled_on_sqlite(rows: str) -> Iterator[str]:
 
 
 def _postgresql() -> Iterator[str]:
+    for name in OLD_INDEXES:
+        yield f"DROP INDEX IF EXISTS {name}"
     yield TRIGRAMS
     yield """CREATE TABLE revision_texts (
         rowid bigint CONSTRAINT pk_revision_texts PRIMARY KEY
             CONSTRAINT fk_revision_texts_rowid REFERENCES revisions (id) ON DELETE CASCADE,
         adapter_id bigint NOT NULL,
-        text text NOT NULL
+        text text NOT NULL,
+        trigrams integer[] NOT NULL GENERATED ALWAYS AS (text_trigrams(text)) STORED
     )"""
     yield RENEWED
     yield f"{FILLS} ORDER BY r.id"
-    yield "CREATE INDEX ix_revision_texts_trigrams ON revision_texts USING gin (text_trigrams(text))"
-    yield "CREATE INDEX ix_cards_text_trigrams ON cards USING gin (text_trigrams(text))"
-    yield "CREATE INDEX ix_adapters_names_trigrams ON adapters USING gin (text_trigrams('/' || path || '/'))"
+    yield "CREATE INDEX ix_revision_texts_trigrams ON revision_texts USING gin (trigrams)"
+    # Kept in the rows: an index of an expression makes it again of all that is looked at besides.
+    for name, table, said in (("card_trigrams", "cards", "text"), ("path_trigrams", "adapters", "'/' || path || '/'")):
+        yield f"ALTER TABLE {table} ADD COLUMN {name} integer[] GENERATED ALWAYS AS (text_trigrams({said})) STORED"
+        yield f"CREATE INDEX ix_{table}_{name} ON {table} USING gin ({name})"
     for name, (change, does) in STATEMENTS.items():
         yield f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {does} RETURN NULL; END $$"
         yield f"CREATE TRIGGER {name} {change} FOR EACH STATEMENT EXECUTE FUNCTION {name}()"
-    for name in OLD_INDEXES:
-        yield f"DROP INDEX IF EXISTS {name}"
 
 
 def downgrade() -> None:
@@ -232,8 +235,8 @@ def _back_on_postgresql() -> Iterator[str]:
         yield f"DROP TRIGGER {name} ON {change.split()[3]}"
         yield f"DROP FUNCTION {name}()"
     yield "DROP FUNCTION revision_texts_renew(bigint[])"
-    yield "DROP INDEX ix_adapters_names_trigrams"
-    yield "DROP INDEX ix_cards_text_trigrams"
+    yield "ALTER TABLE adapters DROP COLUMN path_trigrams"  # with their indexes
+    yield "ALTER TABLE cards DROP COLUMN card_trigrams"
     yield "DROP TABLE revision_texts"
     yield "DROP FUNCTION text_trigrams(text)"
     for name, (table, columns) in OLD_INDEXES.items():

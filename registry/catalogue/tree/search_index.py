@@ -45,7 +45,7 @@ def having(*parts: str) -> Has:
 
 def revisions_having(session: Session, has: Has, of: ColumnElement[int] = REVISION_TEXTS.c.rowid) -> Select[int] | None:
     """Keys of the revisions whose text may have it, hidden ones too, or another column; None: no index knows."""
-    if (held := _held(session, has, "revision_texts", literal_column("revision_texts.text"))) is None:
+    if (held := _held(session, has, "revision_texts", "revision_texts.trigrams")) is None:
         return None
     return select(of.label("id")).select_from(REVISION_TEXTS).where(held)
 
@@ -53,23 +53,24 @@ def revisions_having(session: Session, has: Has, of: ColumnElement[int] = REVISI
 def cards_having(session: Session, has: Has) -> ColumnElement[bool] | None:
     """The condition that the edited card of an adapter, of the records, may have it; None: no index knows."""
     if session.get_bind().dialect.name == "postgresql":
-        return _held(session, has, "cards", CardRecord.text.expression)
-    held = _held(session, has, "card_texts", CardRecord.text.expression)
+        return _held(session, has, "cards", "cards.card_trigrams")
+    held = _held(session, has, "card_texts", "")
     return None if held is None else CardRecord.adapter_id.in_(select(_CARD_TEXTS.c.rowid).where(held))
 
 
 def adapters_having(session: Session, has: Has) -> Select[int] | None:
     """Keys of adapters whose path between slashes may have it."""
     if session.get_bind().dialect.name == "postgresql":
-        held = _held(session, has, "adapters", literal_column("('/' || path || '/')"))
+        held = _held(session, has, "adapters", "adapters.path_trigrams")
         return None if held is None else select(_ADAPTERS.c.id).where(held)
-    held = _held(session, has, "adapter_texts", _ADAPTERS.c.path)
+    held = _held(session, has, "adapter_texts", "")
     return None if held is None else select(_ADAPTER_TEXTS.c.rowid).where(held)
 
 
-def _held(session: Session, has: Has, name: str, said: ColumnElement[str]) -> ColumnElement[bool] | None:
+def _held(session: Session, has: Has, name: str, trigrams_in: str) -> ColumnElement[bool] | None:
+    """The condition of a table of FTS5, or of a column of PostgreSQL."""
     if session.get_bind().dialect.name == "postgresql":
-        return _in_arrays(has, func.text_trigrams(said))
+        return _in_arrays(has, literal_column(trigrams_in))
     expression = _expression(has)
     return None if expression is None else literal_column(name).op("MATCH")(bindparam(None, expression, String()))
 
@@ -78,7 +79,7 @@ def _in_arrays(has: Has, own: ColumnElement[object]) -> ColumnElement[bool] | No
     """For PostgreSQL, which makes the trigrams of parts as it made those of the texts.
 
     One question to the index for each of the ways to meet it: of two that both have to hold, PostgreSQL would ask the
-    index one, and make the trigrams of all that it finds for the other.
+    index one, and look at the arrays of all that it finds for the other.
     """
     ways = [way for way in _ways(has) if way]
     if not ways or len(ways) < len(_ways(has)):
