@@ -110,9 +110,10 @@ class Query:
         """The revisions of some adapters, in order; of one that has many, first the newest."""
         among = [row.id for row in run]
         own = select(_REVISIONS.c.id).where(_REVISIONS.c.adapter_id.in_(among))
-        if few is not None and few.keys is not None:
+        alone = len(run) == 1 and run[0].live > MANY and (few is None or few.words is not None)
+        if few is not None and few.keys is not None and not alone:
             return self._those(session, own.where(_REVISIONS.c.id.in_(few.keys)), limit)
-        if len(run) == 1 and run[0].live > MANY:
+        if alone:
             last = self.after
             if last is not None and last.number is not None and str(last.path) == run[0].path:
                 own = own.where(_REVISIONS.c.number < last.number)
@@ -287,7 +288,10 @@ def _fewest(session: Session, conditions: Sequence[Condition]) -> Condition | No
 def _adapters_of(few: Condition) -> ColumnElement[bool]:
     """The condition that an adapter has one of few revisions."""
     assert few.keys is not None
-    return Adapter.id.in_(select(_REVISIONS.c.adapter_id).where(_REVISIONS.c.id.in_(few.keys.limit(2 * FEW))))
+    keys = few.keys.limit(2 * FEW)
+    # Once, and as a whole: else PostgreSQL looks through all keys for each adapter.
+    known = select(_REVISIONS.c.adapter_id).where(_REVISIONS.c.id.in_(keys)).distinct().cte("of_few")
+    return Adapter.id.in_(select(known.prefix_with("MATERIALIZED").c.adapter_id))
 
 
 def _runs(adapters: Sequence[Any], most: int | None) -> Iterator[Sequence[Any]]:
