@@ -177,7 +177,7 @@ def timed(database: Database, step: Step, rights: Rights, runs: int) -> Timed:
     processors: list[float] = []
     while len(walls) <= runs and sum(walls) < 5000:
         with database.read(rights) as session:
-            server = _server(session)
+            server = server_of(session)
             began, used = time.perf_counter(), time.process_time() + sum(server.cpu_times()[:2] if server else ())
             step(session)
             took = time.perf_counter() - began
@@ -187,7 +187,7 @@ def timed(database: Database, step: Step, rights: Rights, runs: int) -> Timed:
     return Timed(statistics.median(walls[1:] or walls), statistics.median(processors[1:] or processors))
 
 
-def _server(session: Session) -> psutil.Process | None:
+def server_of(session: Session) -> psutil.Process | None:
     """The process of PostgreSQL that works for a session, on this machine; in ticks of 10 ms."""
     if session.get_bind().dialect.name != "postgresql":
         return None
@@ -234,7 +234,7 @@ def rows(run: Conditions) -> Iterator[Row]:
 def _rows(counts: Sequence[int], kinds: Sequence[str], runs: int, part: str, kept: Path | None = None) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="growth-") as scratch:
         home = Home.of_process(Path(scratch))
-        for kind, count, url in _databases(counts, kinds, kept or Path(scratch), home):
+        for kind, count, url in databases(counts, kinds, kept or Path(scratch), home):
             database = Database(url)
             for name, took in measure(database, runs, part):
                 figure = Figure(took.wall, took.cpu / 1000, runs=runs)
@@ -245,7 +245,8 @@ def _rows(counts: Sequence[int], kinds: Sequence[str], runs: int, part: str, kep
             yield Row(f"{kind}, {count:,}: memory of a service", Figure(memory / 1e6), "MB")
 
 
-def _databases(counts: Sequence[int], kinds: Sequence[str], folder: Path, home: Home) -> Iterator[tuple[str, int, str]]:
+def databases(counts: Sequence[int], kinds: Sequence[str], folder: Path, home: Home) -> Iterator[tuple[str, int, str]]:
+    """Filled catalogues of each kind and size, with their URLs; what is in the folder already is used."""
     if "SQLite" in kinds:
         for count in counts:
             place = folder / f"{count}.sqlite"

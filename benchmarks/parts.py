@@ -8,6 +8,7 @@ PARTS: Final = {
     "startup": "the first second of a command",
     "reads": "what requests cost a service, beside a bare uvicorn answer; workers",
     "growth": "lists, pages, searches, gc and fsck of catalogues of 10,000 and 100,000 revisions",
+    "search": "searches as people type them, drawn, of catalogues of 10,000 and 100,000 revisions",
     "truncate": "lower ranks of a composed block, beside PEFT",
     "stats": "statistics of an adapter of a 7 B model from its factors, beside dense matrices",
     "extract": "the best LoRA of a full fine-tune, beside mergekit's extractor",

@@ -380,7 +380,6 @@ def upgrade_database(url: str | PathLike[str] | None = None) -> Upgraded:
             before=before,
             after=after,
             copied_to=None if copy is None else str(copy),
-            notices=database.notices(),
         )
     finally:
         database.dispose()

@@ -266,6 +266,7 @@ class Settings:
     vllm_max_rank: int | None = None
     vllm_max_error: float | None = None
     vllm_follow: bool = True
+    engine_key: str | None = field(default=None, repr=False)
     debug: bool = False
 
 
@@ -468,6 +469,14 @@ SETTINGS: Final[dict[str, Setting]] = {
         form="0 or 1",
         default="1",
         parse=parse_switch,
+    ),
+    "engine_key": Setting(
+        name="REGISTRY_ENGINE_KEY",
+        meaning="For `registry follow --to vllm=URL` and `sglang=URL`: the API key of the engines.",
+        form="what the engine was started with as --api-key",
+        default="none is sent",
+        parse=parse_token,
+        redact=redact_all,
     ),
     "debug": Setting(
         name="REGISTRY_DEBUG",

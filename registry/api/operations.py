@@ -75,7 +75,8 @@ def _lister(listing: Listing[Any, Item]) -> Callable[..., Page[Item]]:
         del http
         listing.right.require(registry.deployment.rights, request)  # before the cursor is read
         found = registry.deployment.page(listing, request, position_of(listing, cursor), limit)
-        return Page(items=found.items, next=None if found.next is None else cursor_to(found.next))
+        following = None if found.next is None else cursor_to(found.next)
+        return Page(items=found.items, next=following, notices=found.notices)
 
     return page
 

@@ -12,7 +12,7 @@ import httpx
 from registry.client.errors import error_of
 from registry.client.transport import Transport
 from registry.errors import UnavailableError
-from registry.operations.operation import A, Item, Job, Listing, Operation, R
+from registry.operations.operation import A, Item, Job, Listing, Operation, Part, R
 from registry.progress import Progress
 from registry.schemas import BaseAdded, Published
 from registry.schemas.jobs import Operation as RunningOperation
@@ -110,12 +110,15 @@ def do(transport: Transport, operation: Operation[R, A], request: R, progress: P
     return transport.read(answer, operation.answer)
 
 
-def listed(transport: Transport, listing: Listing[R, Item], request: R, limit: int | None) -> tuple[Item, ...]:
+def listed(transport: Transport, listing: Listing[R, Item], request: R, limit: int | None) -> Part[Item]:
     """All items of a listing, page by page, or the first ``limit``."""
-    return tuple(_items(transport, listing, request, limit))
+    notices: dict[str, None] = {}
+    return Part(tuple(_items(transport, listing, request, limit, notices)), notices=tuple(notices))
 
 
-def _items(transport: Transport, listing: Listing[R, Item], request: R, limit: int | None) -> Iterator[Item]:
+def _items(
+    transport: Transport, listing: Listing[R, Item], request: R, limit: int | None, notices: dict[str, None]
+) -> Iterator[Item]:
     params = request.model_dump(mode="json", exclude_defaults=True)
     cursor, left = None, limit
     while left is None or left > 0:
@@ -123,6 +126,7 @@ def _items(transport: Transport, listing: Listing[R, Item], request: R, limit: i
         page: type[Page[Item]] = Page[listing.item]  # type: ignore[name-defined]
         answer = transport.get(listing.address, page, cursor=cursor, limit=size, **params)
         items = answer.items if left is None else answer.items[:left]
+        notices |= dict.fromkeys(answer.notices)
         yield from items
         if answer.next is None:
             return

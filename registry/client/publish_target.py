@@ -92,7 +92,7 @@ class RemoteTarget:
         return needed(self.arithmetic, "search for a parent").compare(self, folder, progress)
 
     def bases(self) -> Sequence[str]:
-        return [base.name for base in listed(self.transport, BASES, BasesRequest(), None)]
+        return [base.name for base in listed(self.transport, BASES, BasesRequest(), None).items]
 
     def bundle(self, ref: str) -> Bundle:
         return self.transport.get("/bundles", Bundle, slow=True, ref=ref)
@@ -101,7 +101,7 @@ class RemoteTarget:
         bundles = [self.bundle(above.base)]
         if above.is_base:
             return bundles
-        for revision in listed(self.transport, LOG, PathRequest(path=str(above)), None):
+        for revision in listed(self.transport, LOG, PathRequest(path=str(above)), None).items:
             if revision.retracted is None:
                 try:
                     bundles.append(self.bundle(revision.reference))
@@ -147,7 +147,7 @@ class RemoteTarget:
             return self._bundle_at(f"{path}@{given.receipt.tip}", above, given.words)
         if above.is_base:
             return self.bundle(str(above))
-        listing = listed(self.transport, LOG, PathRequest(path=str(above)), None)
+        listing = listed(self.transport, LOG, PathRequest(path=str(above)), None).items
         found = [one.reference for one in listing if one.retracted is None]
         if len(found) > 1:
             more = ", ..." if len(found) > 4 else ""

@@ -28,7 +28,7 @@ from registry.operations.arguments import Export, check_order
 from registry.operations.following import Following, Lost
 from registry.operations.methods.analysis import WeightChanges
 from registry.operations.methods.calls import Partner
-from registry.operations.operation import A, Item, Listing, Operation, R
+from registry.operations.operation import A, Item, Listing, Operation, Part, R
 from registry.operations.publication import Publication
 from registry.operations.readable import LastOpened
 from registry.operations.registry import Registry
@@ -149,7 +149,7 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
     def _do(self, operation: Operation[R, A], request: R, progress: Progress = SILENT) -> A:
         return do(self._transport, operation, request, progress)
 
-    def _list(self, listing: Listing[R, Item], request: R, limit: int | None = None) -> tuple[Item, ...]:
+    def _part(self, listing: Listing[R, Item], request: R, limit: int | None) -> Part[Item]:
         return listed(self._transport, listing, request, limit)
 
     def _follow(self, request: FollowRequest, lost: Lost | None) -> Following:

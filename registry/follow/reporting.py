@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -14,6 +16,7 @@ from registry.operations.registry import Registry
 from registry.schemas.running import MAX_NAMES, MAX_SENTENCE, MAX_WHERE, NameReport
 from registry.version import __version__
 
+_BEAT: Final = 5.0  # seconds between looks whether the lease needs a report
 _FIRST: Final = 10.0  # seconds until the next try, at first and later
 _MOST: Final = 300.0
 _UNKNOWN: Final = 900.0  # the same, if the registry does not know what runs: it may be upgraded
@@ -34,11 +37,11 @@ def of_name(
 
 
 class Reporter:
-    """Reports for one follower, from one thread at a time.
+    """Reports for one follower.
 
     `update` is called after each round with the state of all names; it reports if something changed, or a third of the
-    lease is over. A round that takes long calls `beat` now and then, so that the follower does not count as lost. What
-    goes wrong is warned of once, and tried again later; nothing is raised.
+    lease is over. So that a round that takes long does not count as lost, `beat` is called now and then, or `beating`
+    does. What goes wrong is warned of once, and tried again later; nothing is raised.
 
     Args:
         registry: that is followed; it stays the caller's.
@@ -61,6 +64,7 @@ class Reporter:
         self._not_before = self._due  # after a failure
         self._pause = _FIRST
         self._warned: set[str] = set()
+        self._lock = threading.Lock()  # for `beating`
 
     def update(self, names: Iterable[NameReport]) -> None:
         """Take the state of all names, and report it if it is another one, or the lease needs it."""
@@ -72,6 +76,27 @@ class Reporter:
 
     def beat(self) -> None:
         """Report what was last given, if it was not reported yet, or the lease needs it."""
+        with self._lock:
+            self._beat()
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Call `beat` on a thread: what a round does may take longer than the lease, such as a fetch of one adapter."""
+        over = threading.Event()
+
+        def beats() -> None:
+            while not over.wait(_BEAT):
+                self.beat()
+
+        thread = threading.Thread(target=beats, name="registry-reports", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(_BEAT)
+
+    def _beat(self) -> None:
         now = self._clock()
         if now < self._not_before or (self._names == self._told and now < self._due):
             return

@@ -34,6 +34,8 @@ from registry.schemas.running import NameReport
 
 _LONGEST: Final = 300.0
 """Seconds between tries of what fails."""
+_AWAY: Final = 15.0
+"""The same, while the name leads nowhere and may at any moment: such as one whose last requests end."""
 _CLASSES: Final[dict[str, type[RegistryError]]] = {
     "retracted": RetractedError,
     "not_found": NotFoundError,
@@ -52,7 +54,6 @@ class Follower:
         keep_for: seconds that a folder stays after the last name left it.
         dry_run: tell the steps, and change nothing.
         now: seconds since 1970.
-        beat: called between two names, which may take long.
 
     Raises:
         UsageError: of `check_names`.
@@ -68,7 +69,6 @@ class Follower:
     tell_in_place: bool = False
     progress: Progress = SILENT
     now: Callable[[], float] = time.time
-    beat: Callable[[], None] = lambda: None
     _wants: dict[str, str | None] = field(default_factory=dict)  # each name with what it points at, in the last round
     _serves: dict[str, str] = field(default_factory=dict)  # each name with what it leads to now
     _problems: dict[str, RegistryError] = field(default_factory=dict)  # why a name does not lead to what it wants
@@ -76,7 +76,7 @@ class Follower:
     _told: dict[str, str] = field(default_factory=dict)  # the last sentence about a name that leads nowhere
 
     def __post_init__(self) -> None:
-        self._bases = check_names(self.names)
+        self.bases = check_names(self.names)
 
     def round(self) -> list[RegistryError]:
         """One round; what went wrong, a problem a name.
@@ -96,7 +96,6 @@ class Follower:
                 continue
             before = there.get(one.name) or None
             problem = self._placed(one, before)
-            self.beat()
             if problem is not None:
                 problems.append(problem)
                 self._problems[one.name] = problem
@@ -110,8 +109,8 @@ class Follower:
 
     def _asked(self, there: Mapping[str, str]) -> dict[str, Where]:
         """Where each followed name leads, and why those that are there lead nowhere now."""
-        answers = {one.name: one for one in self.registry.where([*self.names, *self._bases])}
-        bases = {name for name in self._bases if answers.pop(name).reference is not None}
+        answers = {one.name: one for one in self.registry.where([*self.names, *self.bases])}
+        bases = {name for name in self.bases if answers.pop(name).reference is not None}
         lost = sorted(there.keys() - answers.keys())
         if any(one.reference is not None for one in answers.values()):
             # Not by a pattern any more: the tag is gone, or nobody asks for it. A call that finds nothing at all is
@@ -159,7 +158,8 @@ class Follower:
         try:
             self._bring(one, before)
         except RegistryError as problem:
-            self._failed[tried] = (tries + 1, self.now() + min(2.0**tries, _LONGEST), problem)
+            longest = _AWAY if before is None and isinstance(problem, UnavailableError) else _LONGEST
+            self._failed[tried] = (tries + 1, self.now() + min(2.0**tries, longest), problem)
             self._step("failed", one.name, one.reference, before, problem)
             return problem
         self._failed.pop(tried, None)
@@ -230,6 +230,12 @@ class Follower:
                 error=None if problem is None else str(problem),
             )
 
+    def failed(self, problem: RegistryError) -> None:
+        """A round failed altogether: it is told, and so it is reported of each name."""
+        self._problems = dict.fromkeys(self._wants or (name for name in self.names if "*" not in name), problem)
+        self._wants = self._wants or dict.fromkeys(self._problems)
+        self._step("failed", None, problem=problem)
+
     def follow(
         self,
         interval: float,
@@ -244,8 +250,7 @@ class Follower:
                 failures = 0
             except RegistryError as problem:
                 failures += 1
-                self._problems = dict.fromkeys(self._wants, problem)
-                self._step("failed", None, problem=problem)
+                self.failed(problem)
             report(self.reports())
             wait(min(interval * 2.0 ** min(failures, 16), max(interval, _LONGEST)))
 

@@ -124,6 +124,8 @@ class Part(Generic[Item]):
 
     items: tuple[Item, ...]
     next: object | None = None
+    notices: tuple[str, ...] = ()
+    """What was not looked at, and what else was listed, as sentences."""
 
 
 def one_more(limit: int | None) -> int | None:

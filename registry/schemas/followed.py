@@ -67,3 +67,4 @@ class Step(Schema):
     before: str | None = None  # PATH@N that the name led to
     code: str | None = None  # of the error
     problem: str | None = None  # its sentence
+    engine: str | None = None  # its address, where engines are followed

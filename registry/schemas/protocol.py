@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Final, Generic, TypeVar
+from typing import Annotated, Final, Generic, TypeVar
+
+from pydantic import Field
 
 from registry.schemas import (
     ArtifactKind,
@@ -61,6 +63,7 @@ class Page(Schema, Generic[T]):
 
     items: tuple[T, ...]
     next: str | None  # None: no more pages
+    notices: Annotated[tuple[str, ...], Field(exclude_if=lambda value: not value)] = ()  # what was not looked at
 
 
 def cursor_to(key: object) -> str:

@@ -171,7 +171,14 @@ def _option(help: str, metavar: str | None = None, **bounds: Any) -> Param:  # n
 class SearchRequest(Schema):
     """Conditions; a revision has to meet all that are given."""
 
-    text: Annotated[str | None, _option("Words to find in the path, message, tags or annotations.")] = None
+    text: Annotated[
+        str | None,
+        _option(
+            "Words to find, and filters as the options: 'sweep run tag:prod acc>0.8'.",
+            description="Words that all have to be found, and filters: see docs/cli.md, registry search.",
+            examples=("sweep run tag:prod",),
+        ),
+    ] = None
     base: Annotated[str | None, _option("Only adapters of this base model.")] = None
     path: Annotated[
         str | None,
@@ -231,6 +238,27 @@ class SearchRequest(Schema):
         ),
     ] = None
     target: Annotated[str | None, _option("Only adapters with this target module: q_proj.", "NAME")] = None
+    since: Annotated[
+        str | None,
+        _option(
+            "Only what was published since then: 30d, 12h, 2026-11-01.",
+            "WHEN",
+            max_length=64,
+            description="Only what was published since then: a duration before now, or a time of UTC.",
+            examples=("30d",),
+        ),
+    ] = None
+    behind: Annotated[
+        bool,
+        Param(description="Only revisions with an ancestor that has a newer revision.", help="Only what is behind."),
+    ] = False
+    retracted: Annotated[
+        bool,
+        Param(
+            description="Only revisions that are retracted, or contain one that is.",
+            help="Only what is retracted, or contains what is.",
+        ),
+    ] = False
     sort: Annotated[
         str | None,
         _option(

@@ -21,7 +21,7 @@ from registry.folders.local_files import telling_unreadable
 from registry.operations.arguments import Export
 from registry.operations.following import Following, Lost
 from registry.operations.methods.calls import Partner
-from registry.operations.operation import A, Item, Listing, Operation, R
+from registry.operations.operation import A, Item, Listing, Operation, Part, R
 from registry.operations.publication import Publication
 from registry.operations.readable import LastOpened
 from registry.operations.registry import Registry
@@ -164,8 +164,14 @@ class LocalRegistry(Transfers, PublishingFolders, Partner, Registry):
         """Upgrade the database of a folder, and report that, before it is served: a service writes at once."""
         self._before_writing()
 
-    def _list(self, listing: Listing[R, Item], request: R, limit: int | None = None) -> tuple[Item, ...]:
-        return self.deployment.page(listing, request, None, limit).items
+    def _part(self, listing: Listing[R, Item], request: R, limit: int | None) -> Part[Item]:
+        found = self.deployment.page(listing, request, None, limit)
+        while limit is not None and len(found.items) < limit and found.next is not None:  # it ended before it was full
+            after = listing.key(found.next)
+            more = self.deployment.page(listing, request, after, limit - len(found.items))
+            notices = tuple(dict.fromkeys((*found.notices, *more.notices)))
+            found = Part((*found.items, *more.items), more.next, notices)
+        return found
 
     def _follow(self, request: FollowRequest, lost: Lost | None) -> Following:
         from registry.services.following import FollowingHere

@@ -27,10 +27,12 @@ from registry.schemas.requests import SearchRequest
 from registry.schemas.tree import REVISIONS
 from registry.web.columns import Chosen, Column, Later, Offer, Row, best_first, key_of, named, offered
 from registry.web.frame.visit import PageRoute, PageVisit, Visit
+from registry.web.jump import EXAMPLES, additions, opened
 from registry.web.tags import Marks, marks
 
-CONDITIONS: Final = ("text", "tag", "metric", "rank", "target", "author", "parent_known_by", "stat")
-_LOOKED_AT: Final = 1000  # revisions, for one page of those that are behind
+CONDITIONS: Final = (
+    "text", "tag", "metric", "rank", "target", "author", "parent_known_by", "stat", "since", "behind", "retracted",
+)  # fmt: skip
 
 
 class Filters(Chosen):
@@ -44,14 +46,16 @@ class Filters(Chosen):
     author: str | None = None
     parent_known_by: str | None = None
     stat: str | None = None
+    since: str | None = None
     behind: bool = False
+    retracted: bool = False
     sort: str | None = None
     after: str | None = None
 
     @property
     def are_given(self) -> bool:
         """Whether any condition is set."""
-        return self.behind or any(getattr(self, name) for name in CONDITIONS)
+        return any(getattr(self, name) for name in CONDITIONS)
 
     def query(self, **changes: object) -> dict[str, object]:
         """The query of a page that asks for the same, but for some changes; without the place where it begins."""
@@ -75,28 +79,9 @@ class Found:
 
 
 def found(visit: Visit, filters: Filters, request: SearchRequest, limit: int) -> Found:
-    """A page of what is looked for.
-
-    Which are behind no index knows: of a thousand that meet all else, those that are. So more may exist where few
-    or none were found.
-    """
-    after = position_of(table.SEARCH, filters.after)
-    if not filters.behind:
-        part = visit.listed(table.SEARCH, request, after, limit)
-        return Found(part.items, _cursor(part.next))
-    kept: list[RevisionSummary] = []
-    looked = 0
-    while True:
-        part = visit.listed(table.SEARCH, request, after, limit - len(kept))
-        kept += [one for one in part.items if one.behind]
-        looked += len(part.items)
-        if part.next is None or len(kept) == limit or looked >= _LOOKED_AT:
-            return Found(tuple(kept), _cursor(part.next))
-        after = table.SEARCH.key(part.next)
-
-
-def _cursor(key: object | None) -> str | None:
-    return None if key is None else cursor_to(key)
+    """A page of what is looked for; what the search says about it is in `Visit.said`."""
+    part = visit.listed(table.SEARCH, request, position_of(table.SEARCH, filters.after), limit)
+    return Found(part.items, None if part.next is None else cursor_to(part.next))
 
 
 ROWS: Final = 50
@@ -355,6 +340,11 @@ def search_page(visit: PageVisit) -> Response:
 
     if (settled := asked.settled()) is not None:
         return visit.go(link(**asked.query(**settled)))
+    if asked == SearchAsked(text=asked.text) and (address := opened(visit, asked.text)) is not None:
+        return visit.go(address)
     api = visit.api("/search", **request.model_dump(exclude_defaults=True))
     table = rows_of(visit, asked, request, link)
-    return visit.page("search.html", title="Search", api=api, asked=asked, table=table, link=link)
+    more = additions(asked.text, [row.one for row in table.rows], lambda text: link(**asked.query(text=text)))
+    return visit.page(
+        "search.html", title="Search", api=api, asked=asked, table=table, link=link, more=more, examples=EXAMPLES
+    )

@@ -214,6 +214,7 @@ SECRETS: dict[str, list[str] | None] = {
     "vllm_max_rank": None,
     "vllm_max_error": None,
     "vllm_follow": None,
+    "engine_key": ["hunter2", "hunter2 pasted with a blank"],
     "debug": None,
 }
 

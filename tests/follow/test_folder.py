@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 
 from registry.errors import ConflictError, RegistryError, UnavailableError, UsageError
 from registry.folders.staging import hold
-from registry.follow import folder as folders
+from registry.follow import revisions
 from registry.follow.asked import check_names, sink_of
-from registry.follow.folder import REVISIONS, FolderSink
+from registry.follow.folder import FolderSink
+from registry.follow.revisions import REVISIONS
 from registry.follow.sinks import Form, deep, flat
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
@@ -212,6 +213,16 @@ def test_a_folder_that_was_changed_stays_for_its_readers_and_a_right_one_comes_b
     assert Following(following.registry, following.room).round() == []
 
 
+def test_a_run_that_brings_nothing_leaves_no_folder_behind(registry: LocalRegistry, tmp_path: Path) -> None:
+    """Nor takes one away that was there before it."""
+    (tmp_path / "mine").mkdir()
+    for place, stays in (("new", False), ("mine", True)):
+        following = Following(registry, tmp_path / place, ("net/nobody@prod",))
+        assert following.round() == ["failed net/nobody@prod"]
+        assert (tmp_path / place).exists() == stays
+        assert not (tmp_path / place / REVISIONS).exists()
+
+
 def test_what_is_not_its_own_is_never_touched(following: Following, tmp_path: Path) -> None:
     following.room.mkdir()
     mine, elsewhere = following.room / "net--top@prod", following.room / "net--other@prod"
@@ -311,8 +322,8 @@ def test_no_two_names_share_a_link(paths: set[str], tag: str) -> None:
     assert len(places) == len(set(names))
     assert {deep(one) for one in places} == set(names)
     for path in paths:
-        key = folders._key(f"{path}@3", "sha256:1", Form())
-        assert folders._reference(key) == f"{path}@3"
+        key = revisions._key(f"{path}@3", "sha256:1", Form())
+        assert revisions.reference_of(key) == f"{path}@3"
 
 
 WORKER = Path(__file__).with_name("kill_worker.py")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Final, cast
 
 import pytest
 
 from registry.errors import ConflictError, NotAllowedError, NotFoundError, UnavailableError
+from registry.follow import reporting
 from registry.follow.reporting import Reporter, of_name
 from registry.operations.registry import Registry
 from registry.schemas.running import MAX_NAMES, MAX_SENTENCE, NameReport, Reported, ReportRequest
@@ -144,3 +146,19 @@ def test_any_error_becomes_a_sentence_and_a_code_that_are_taken() -> None:
     )
     assert of_name("net/a", error="a\x1b[31m\nb\ud800", code="\u00e4") == NameReport(name="net/a", error="a [31m b")
     assert of_name("net/a", error=" \n", code="") == NameReport(name="net/a")
+
+
+def test_work_that_takes_long_does_not_count_as_lost(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the fetch of one large adapter: the lease goes on meanwhile, by a thread that ends with the work."""
+    monkeypatch.setattr(reporting, "_BEAT", 0.001)
+    reporter = heard.reporter()
+    reporter.update(NAMES)
+    with reporter.beating():
+        for count in (2, 3):
+            heard.now += 11
+            while len(heard.reports) < count:
+                time.sleep(0.001)
+    heard.now += 11
+    time.sleep(0.02)
+    assert len(heard.reports) == 3
+    assert {one.names for one in heard.reports} == {NAMES}

@@ -220,7 +220,7 @@ def test_a_store_that_is_away_changes_nothing_and_is_a_sentence(
 
 def test_a_place_that_is_no_bucket_is_a_sentence() -> None:
     for wrong, said in (
-        *(("s3=", "s3=BUCKET/PREFIX is expected"), ("s3=Up/x", "lower-case"), ("s3=//x", "lower-case")),
+        *(("s3=", "s3=BUCKET/PREFIX, vllm=URL"), ("s3=Up/x", "lower-case"), ("s3=//x", "lower-case")),
         *(("s3=s3://models/a", "--to s3=models/a"), ("s3://models/a", "--to s3=models/a")),
     ):
         with pytest.raises(UsageError, match=said):

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from registry import __version__
+from registry.follow.asked import Engines, sink_of
 from registry.settings import read_settings
 from tests.house.command_lines import parse
 from tests.root import ROOT
@@ -59,6 +60,23 @@ def test_the_follower_is_ours_brings_all_first_and_then_stays_beside_the_engine(
     assert next(mount for mount in engine["volumeMounts"] if mount["name"] == "adapters")["readOnly"]
     environ = {one["name"]: one.get("value") for one in engine["env"]}
     assert environ["VLLM_LORA_RESOLVER_CACHE_DIR"] == "/adapters/.revisions"
+
+
+def test_the_follower_into_an_engine_reaches_it_and_shares_its_folder() -> None:
+    (follower,) = pod("vllm-follow.yaml")["initContainers"]
+    (engine,) = pod("vllm-follow.yaml")["containers"]
+    parse(follower["args"])
+    assert follower["image"].endswith(f"/adapter-registry:{__version__}")
+    assert follower["restartPolicy"] == "Always"
+    place = sink_of(follower["args"][follower["args"].index("--to") + 1])
+    assert isinstance(place, Engines)
+    assert place.url == f"http://127.0.0.1:{engine['ports'][0]['containerPort']}"
+    for one in (follower, engine):
+        mounts = {mount["name"]: mount["mountPath"] for mount in one["volumeMounts"]}
+        assert mounts["adapters"] == str(place.room.folder)
+    rank = engine["args"][engine["args"].index("--max-lora-rank") + 1]
+    assert rank == follower["args"][follower["args"].index("--max-lora-rank") + 1]
+    assert {"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "1"} in engine["env"]
 
 
 def test_the_engine_with_the_plugin_has_one_rank() -> None:

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import random
+import runpy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -36,6 +37,7 @@ from registry.rights import UNLIMITED, Principal
 from registry.schemas import TargetGroup
 from registry.storage.streams import block_digests
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
+from tests.root import ROOT
 
 BIG: Final = "llama/big"
 """The adapter with a fifth of all revisions."""
@@ -475,8 +477,7 @@ def fill(session: Session, count: int, seed: int = 0) -> None:
         for name, rows in part.rows.items():
             if rows:
                 write(session, name, rows)
-    if not on_postgresql:
-        _write_texts(run)
+    _write_texts(run, on_postgresql=on_postgresql)
     _write_what_triggers_would(run)
     for definition in laid_aside.values():
         run(definition)
@@ -506,14 +507,14 @@ def _indexes_of_postgresql(run: Callable[[str], Any]) -> dict[str, str]:
     return dict(found.all())
 
 
-def _write_texts(run: Callable[[str], Any]) -> None:
-    """What finds texts on SQLite, as migration 0010 writes it of revisions that are there."""
-    run("INSERT INTO adapter_texts (rowid, text) SELECT id, path FROM adapters")
-    run(
-        "INSERT INTO revision_texts (rowid, text) SELECT id, message || char(10) || coalesce((SELECT "
-        "group_concat(key || char(10) || value, char(10)) FROM annotations WHERE revision_id = revisions.id), '') "
-        "FROM revisions"
-    )
+def _write_texts(run: Callable[[str], Any], *, on_postgresql: bool) -> None:
+    """What finds texts, as migration 0021 writes it of revisions that are there."""
+    words = runpy.run_path(str(ROOT / "migrations" / "0021_words.py"))
+    if on_postgresql:
+        run(f"{words['FILLS']} ORDER BY r.id")
+    else:
+        run(f"INSERT INTO revision_texts (rowid, text) SELECT r.id, {words['ON_SQLITE']} {words['FROM']} ORDER BY r.id")
+        run("INSERT INTO adapter_texts (rowid, text) SELECT id, '/' || path || '/' FROM adapters")
 
 
 def _write_what_triggers_would(run: Callable[[str], Any]) -> None:

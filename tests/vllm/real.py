@@ -75,11 +75,11 @@ def numbered(most: dict[str, float]) -> dict[int, float]:
 
 
 @contextmanager
-def vllm_of(room: Path, url: str, *options: str, **settings: str) -> Iterator[Vllm]:
-    """vLLM on the model in ``room/base``, with the plugin for the registry at ``url``."""
+def vllm_of(room: Path, url: str | None, *options: str, **settings: str) -> Iterator[Vllm]:
+    """vLLM on the model in ``room/base``, with the plugin for the registry at ``url``; None: as it is."""
     installed = room / "metadata" / "adapter_registry-0.dist-info"
-    installed.mkdir(parents=True)
-    for name, text in METADATA.items():
+    installed.mkdir(parents=True, exist_ok=True)
+    for name, text in METADATA.items() if url is not None else ():
         (installed / name).write_text(text)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -89,10 +89,8 @@ def vllm_of(room: Path, url: str, *options: str, **settings: str) -> Iterator[Vl
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "PYTHON"))}
     environ |= {
         "PYTHONPATH": f"{installed.parent}{os.pathsep}{ROOT}",
-        "REGISTRY_URL": url,
+        **({} if url is None else {"REGISTRY_URL": url, "REGISTRY_VLLM_BASE": "llama", "REGISTRY_VLLM_MAX_RANK": "8"}),
         "REGISTRY_CACHE_DIR": str(room / "cache"),
-        "REGISTRY_VLLM_BASE": "llama",
-        "REGISTRY_VLLM_MAX_RANK": "8",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",

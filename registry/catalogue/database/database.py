@@ -260,11 +260,6 @@ class Database:
         with translated(self._where, self._folder), connected(self._reader) as connection:
             return fitting.version_on(connection)
 
-    def notices(self) -> tuple[str, ...]:
-        """What the database could not be given by an upgrade, and what that means, as sentences."""
-        with translated(self._where, self._folder), connected(self._reader) as connection:
-            return fitting.notices(connection)
-
     def _is_there(self) -> bool:
         with self._mapping_errors():
             return self._path is None or self._path.exists()

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, func, inspect, select, text
+from sqlalchemy import Connection, inspect, text
 
 from registry.catalogue.database.errors import placeless
 from registry.errors import UnavailableError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 
-HISTORY: Final = tuple(f"{number:04}" for number in range(1, 21))  # oldest first, as the files
+HISTORY: Final = tuple(f"{number:04}" for number in range(1, 22))  # oldest first, as the files
 VERSION_TABLE: Final = "alembic_version"
 VERSION: Final = text("SELECT version_num FROM alembic_version")
 COMPATIBILITY_TABLE: Final = "compatibility"
@@ -30,7 +30,7 @@ _PACKAGE = Path(__file__).parents[2]
 
 def is_compared(_object: object, name: str | None, _kind: str, reflected: bool, _other: object) -> bool:
     """Whether Alembic compares an object of the database with the records: not what only some databases have."""
-    own = ("adapter_texts", "revision_texts")  # tables of FTS5, with others of their own
+    own = ("adapter_texts", "revision_texts", "card_texts")  # tables of texts; of FTS5, with others of their own
     return not (reflected and name is not None and (name.startswith(own) or name.endswith("_trigrams")))
 
 
@@ -60,14 +60,6 @@ def upgrade(connection: Connection) -> None:
     from alembic import command
 
     command.upgrade(configuration(connection), "head")
-
-
-HAS_TRIGRAMS: Final = select(func.to_regclass("ix_revisions_message_trigrams").is_not(None))
-"""Of PostgreSQL: whether it has the indexes of trigrams, for which a role has to be allowed to create an extension."""
-_NO_TRIGRAMS: Final = (
-    "Searching for a text reads every revision: there is no index of trigrams, because the role that upgraded the "
-    "schema can't create the extension pg_trgm. docs/operations.md says how to add it."
-)
 
 
 class Schema(Enum):
@@ -121,10 +113,3 @@ def shuts_out(connection: Connection, before: str | None, after: str) -> bool:
     """Whether programs of the schema ``before`` can't use the database since it has the schema ``after``."""
     oldest: str | None = connection.scalar(OLDEST, {"version": after})
     return before is not None and (oldest is None or before < oldest)
-
-
-def notices(connection: Connection) -> tuple[str, ...]:
-    """What the database could not be given, and what that means, as sentences."""
-    if connection.dialect.name != "postgresql" or connection.scalar(HAS_TRIGRAMS):
-        return ()
-    return (_NO_TRIGRAMS,)

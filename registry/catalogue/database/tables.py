@@ -74,6 +74,7 @@ Time = Annotated[datetime, mapped_column(UtcTime)]
 _IS_OLD_NAME: Final = text("renamed_to IS NOT NULL")
 # An index of all rows, of which most have none, would make SQLite expect so many of any value that it reads the table.
 _HAS_PARENT: Final = text("parent_id IS NOT NULL")
+_IS_RETRACTED: Final = text("retracted_at IS NOT NULL")
 _DELETIONS: Final = text("action IN ('delete', 'delete undo')")
 _HAS_NO_DIGITS: Final = text("merged IS NULL")
 
@@ -195,6 +196,10 @@ class Revision(Record):
         UniqueConstraint("adapter_id", "number"),
         UniqueConstraint("adapter_id", "digest"),
         Index(None, "rank", "id"),
+        Index(None, "author", "id"),
+        Index(None, "created_at", "id"),
+        Index(None, "digest", "id"),
+        Index("ix_revisions_retracted", "id", sqlite_where=_IS_RETRACTED),
         Index("ix_revisions_children", "parent_id", sqlite_where=_HAS_PARENT),
         Index("ix_revisions_sizes", "adapter_id", "deleted_at", "size", "id"),
     )

@@ -18,7 +18,7 @@ from registry.catalogue.database.tables import (
     Revision,
     RevisionFile,
 )
-from registry.catalogue.tree.search_conditions import keys_with_text
+from registry.catalogue.tree.search_index import Has, revisions_having
 from registry.digest import PREFIX
 from registry.folders.scan import ADAPTER_WEIGHTS
 from registry.images.hashes import AUTOV3, AUTOV3_DIGITS
@@ -70,7 +70,7 @@ def saying_tensors(session: Session, digits: str) -> Iterator[Named]:
         .order_by(Revision.id.desc())
         .limit(MOST)
     )
-    keys = keys_with_text(session, said)
+    keys = revisions_having(session, Has(said))
     if keys is not None:
         query = query.where(Revision.id.in_(keys))
     for row in session.execute(query):

@@ -1,43 +1,31 @@
 """The conditions of a search, and the keys of the revisions that may meet them, by an index.
 
-SQLite's index of texts is two tables of FTS5 that triggers keep right; PostgreSQL's are made of `pg_trgm`, if the
-role that upgraded the schema could create it. What an index finds is always checked by the condition itself.
+Of words, `registry.catalogue.tree.search_words` makes one. What an index finds is checked by the condition itself.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import (
-    ColumnElement,
-    Select,
-    String,
-    bindparam,
-    column,
-    func,
-    literal_column,
-    or_,
-    select,
-    table,
-    union_all,
-)
+from sqlalchemy import ColumnElement, Select, or_, select, union_all
 from sqlalchemy.orm import Session
 
-from registry.catalogue.database.migrations import HAS_TRIGRAMS
 from registry.catalogue.database.tables import (
     Adapter,
-    Annotation,
     BaseModelRecord,
     Revision,
+    RevisionSource,
     RevisionTarget,
     Tag,
     table_of,
 )
 from registry.catalogue.database.transactions import finds
-from registry.catalogue.database.visibility import IGNORE_RIGHTS, in_subtree, rights_of
+from registry.catalogue.database.visibility import in_subtree, rights_of
 from registry.catalogue.tree import bases, browse
 from registry.catalogue.tree.order import level, within
 from registry.catalogue.tree.search_values import COMPARE, Comparison, malformed
@@ -46,110 +34,27 @@ from registry.reference import Path
 from registry.schemas.form import check_text
 from registry.schemas.parents import PARENT_WORDS, words_meant
 
-_ANNOTATIONS: Final = table_of(Annotation)
-_ADAPTER_TEXTS: Final = table("adapter_texts", column("rowid"))
-_REVISION_TEXTS: Final = table("revision_texts", column("rowid"))
-_LOOKED_AT: Final = 1000  # of the newest revisions
-_DOT_ABOVE: Final = "\u0307"
-_CAPITAL_DOTTED: Final = "\u0130"
-
-
-def has_text(text: str) -> ColumnElement[bool]:
-    """The condition that the path, the message, or a key or value of an annotation has this part, whatever its case."""
-    return or_(
-        Adapter.path.icontains(text, autoescape=True),
-        Revision.message.icontains(text, autoescape=True),
-        finds(
-            select(Annotation.key).where(
-                Annotation.revision_id == Revision.id,
-                or_(Annotation.key.icontains(text, autoescape=True), Annotation.value.icontains(text, autoescape=True)),
-            )
-        ),
-    )
-
-
-def keys_with_text(session: Session, text: str) -> Select[int] | None:
-    """Keys of revisions, all that have the text among them; None: no index knows, or it is in too many."""
-    if session.get_bind().dialect.name == "postgresql":
-        return _by_pg_trgm(session, text)
-    terms = list(trigrams(text))
-    # Each is a list of all that have it, which is read whole: those that overlap with others would add little.
-    expression = " AND ".join(dict.fromkeys([*terms[::3], *terms[-1:]]))
-    return _by_fts(expression) if expression else None
-
-
-def _by_fts(expression: str) -> Select[int]:
-    def matching(name: str) -> ColumnElement[bool]:
-        return literal_column(name).op("MATCH")(bindparam(None, expression, String()))
-
-    adapters = select(_ADAPTER_TEXTS.c.rowid).where(matching("adapter_texts"))
-    found = union_all(
-        select(_REVISION_TEXTS.c.rowid.label("id")).where(matching("revision_texts")),
-        select(_REVISIONS.c.id).where(_REVISIONS.c.adapter_id.in_(adapters)),
-    ).subquery()
-    return select(found.c.id)
-
-
-def trigrams(text: str) -> Iterator[str]:
-    """Terms of FTS5 that every text has that has ``text`` in it, whatever its case.
-
-    FTS5 folds the case of letters by a table of its own, and the condition by Python's. Where these differ, a trigram
-    is left out; and a capital I with a dot becomes two characters in Python, and stays as it is in FTS5.
-    """
-    lower = text.lower()
-    for start in range(len(lower) - 2):
-        three = lower[start : start + 3]
-        if not all(map(_folds_alike, three)) or lower[start + 3 : start + 4] == _DOT_ABOVE:
-            continue
-        term = _quoted(three)
-        if three[2] == "i" and start + 3 == len(lower):
-            term = f"({term} OR {_quoted(three[:2] + _CAPITAL_DOTTED)})"
-        yield term
-
-
-def _folds_alike(character: str) -> bool:
-    """Whether all characters that Python lowers to this one are the same to FTS5, in all its versions."""
-    if character.upper() == character.lower():
-        return character not in {_DOT_ABOVE, "\0"}
-    return character < "\u0250" or "\u0370" <= character < "\u03f3" or "\u0400" <= character < "\u0524"
-
-
-def _quoted(term: str) -> str:
-    return '"' + term.replace('"', '""') + '"'
-
-
-def _by_pg_trgm(session: Session, text: str) -> Select[int] | None:
-    if not session.scalar(HAS_TRIGRAMS) or _is_common(session, text):
-        return None
-    noted = (_ANNOTATIONS.c.key.icontains(text, autoescape=True), _ANNOTATIONS.c.value.icontains(text, autoescape=True))
-    adapters = select(_ADAPTERS.c.id).where(_ADAPTERS.c.path.icontains(text, autoescape=True))
-    found = union_all(
-        select(_REVISIONS.c.id).where(_REVISIONS.c.message.icontains(text, autoescape=True)),
-        select(_ANNOTATIONS.c.revision_id).where(or_(*noted)),
-        select(_REVISIONS.c.id).where(_REVISIONS.c.adapter_id.in_(adapters)),
-    ).subquery()
-    return select(found.c.id)
-
-
-def _is_common(session: Session, text: str) -> bool:
-    """Whether 1 in 200 of the newest revisions has it: an index of PostgreSQL finds all before it gives the first."""
-    newest = select(_REVISIONS.c.id).order_by(_REVISIONS.c.id.desc()).limit(_LOOKED_AT).subquery()
-    counted = (
-        select(func.count())
-        .select_from(newest)
-        .join(Revision, Revision.id == newest.c.id)
-        .join(Adapter, Adapter.id == Revision.adapter_id)
-        .where(has_text(text))
-    )
-    # Of what is not seen, too: what matters is how common the text is, and the newest may all be elsewhere.
-    return (session.scalar(counted, execution_options=IGNORE_RIGHTS) or 0) * 200 >= _LOOKED_AT
-
-
 _ADAPTERS: Final = table_of(Adapter)
 _REVISIONS: Final = table_of(Revision)
 _TAGS: Final = table_of(Tag)
 _TARGETS: Final = table_of(RevisionTarget)
+_SOURCES: Final = table_of(RevisionSource)
+_AGO: Final = re.compile(r"([0-9]{1,6})([smhdw])")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _RANK: Final = re.compile(r"\s*(<=|>=|==|<|>|=|)\s*([0-9]{1,9})\s*")
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """What the index of texts proposes for words.
+
+    Args:
+        adapters: of `Adapter`, that it has a revision that may have them.
+        at: the keys at a path, with some below it.
+    """
+
+    adapters: ColumnElement[bool]
+    at: Callable[[Path], Select[int] | None]
 
 
 @dataclass(frozen=True)
@@ -162,14 +67,8 @@ class Condition:
     """Keys of the revisions that meet it, hidden ones too, from an index; some may occur twice."""
     of_adapter: bool = False
     """Whether it is about the adapter alone."""
-    is_exact: bool = True
-    """Whether all that have these keys meet it."""
-
-
-def text(session: Session, value: str) -> Condition:
-    """A part of the path, the message, or a key or value of an annotation, whatever its case."""
-    check_text("The text to search for", value)
-    return Condition(has_text(value), keys_with_text(session, value), is_exact=False)
+    words: Proposed | None = None
+    """Of words: what else the index of texts says. Not all that have the keys meet it."""
 
 
 def base(session: Session, name: str) -> Condition:
@@ -211,7 +110,50 @@ def depth(path: str | None, levels: int) -> Condition:
 def author(name: str) -> Condition:
     """Those published under this name."""
     check_text("The author", name)
-    return Condition(Revision.author == name, None)
+    return Condition(Revision.author == name, select(_REVISIONS.c.id).where(_REVISIONS.c.author == name))
+
+
+def since(text: str, now: datetime) -> Condition:
+    """``30d``, ``12h``, or a day or time of UTC such as ``2026-11-01``: those published since then.
+
+    Raises:
+        UsageError: it is neither; says the form.
+    """
+    first = _time(text.strip(), now)
+    return Condition(Revision.created_at >= first, select(_REVISIONS.c.id).where(_REVISIONS.c.created_at >= first))
+
+
+def _time(text: str, now: datetime) -> datetime:
+    with suppress(ValueError, OverflowError):
+        if (ago := _AGO.fullmatch(text)) is not None:
+            return now - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
+        when = datetime.fromisoformat(text)
+        return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    raise UsageError(f"Since {text!r} is malformed: 30d, 12h, or a day such as 2026-11-01 is expected.")
+
+
+def numbered(number: str) -> Condition:
+    """Those with this number."""
+    return Condition(Revision.number == int(number), None)
+
+
+def digest(prefix: str) -> Condition:
+    """Those whose digest begins so."""
+    begins = (_REVISIONS.c.digest >= prefix, _REVISIONS.c.digest <= f"{prefix}~")
+    return Condition(Revision.digest.startswith(prefix), select(_REVISIONS.c.id).where(*begins))
+
+
+def retracted() -> Condition:
+    """Those that are retracted, or contain what is: by their parents, or as a combination."""
+    found = select(_REVISIONS.c.id).where(_REVISIONS.c.retracted_at.is_not(None), _REVISIONS.c.deleted_at.is_(None))
+    known = found.cte("withdrawn", recursive=True)
+    below = union_all(
+        select(_REVISIONS.c.id, _REVISIONS.c.parent_id.label("above")),
+        select(_SOURCES.c.revision_id, _SOURCES.c.source_id),
+    ).subquery()
+    known = known.union(select(below.c.id).join(known, below.c.above == known.c.id))
+    keys = select(known.c.id)
+    return Condition(Revision.id.in_(keys), keys)
 
 
 def parent_known_by(text: str) -> Condition:

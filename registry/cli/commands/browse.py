@@ -5,9 +5,8 @@ Also what show, resolve and search say after their answer.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -233,9 +232,6 @@ def _write(plot: str | None, heat_map: HeatMap, csv: str | None, text: str) -> N
         write_file("--csv", csv, text)
 
 
-_CONDITION: Final = re.compile(r"\w\s*(<=|>=|<|>|=)\s*[0-9.]+\s*")
-
-
 def tree(
     path: Annotated[
         str | None,
@@ -314,12 +310,9 @@ def after_resolving(run: Session, answer: Resolved, *_: object) -> None:
 
 def after_searching(run: Session, answer: SearchResult, given: Mapping[str, Any]) -> None:
     """That nothing matches, and what could not be found."""
-    text = given["text"]
     if not answer.revisions:
         run.say("No revisions match.")
         if (target := given["target"]) and "," in target:
             run.say(f"--target takes the name of one module, such as {target.split(',')[0]}, and none has a comma.")
-        if text and _CONDITION.search(text):
-            run.say(f"It was searched as a text; a metric is searched by --metric {text.replace(' ', '')!r}.")
     for sentence in answer.notices:
         run.say(sentence)

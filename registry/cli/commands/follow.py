@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -17,9 +18,12 @@ from registry.cli.session import Session, session
 from registry.errors import RegistryError, UsageError
 from registry.figures import BEHIND, GONE, QUIET, Span, phrase, reference
 from registry.schemas.form import EngineName
-from registry.settings import parse_duration
+from registry.settings import parse_duration, read_settings
 
 if TYPE_CHECKING:
+    from registry.follow.reporting import Reporter
+    from registry.follow.rounds import Follower
+    from registry.follow.sinks import Sink
     from registry.schemas.followed import Step
 
 
@@ -34,7 +38,13 @@ def follow(
     ],
     *,
     to: Annotated[
-        str, typer.Option("--to", metavar="SINK", help="Where revisions are brought: folder=DIR or s3=BUCKET/PREFIX.")
+        str,
+        typer.Option(
+            "--to",
+            metavar="SINK",
+            help="Where revisions are brought: folder=DIR, s3=BUCKET/PREFIX, or engines: vllm=URL,folder=DIR, "
+            "sglang=URL,folder=DIR.",
+        ),
     ],
     once: Annotated[
         bool, typer.Option("--once", help="One round, and exit: with 0 if every name is in place, else with its error.")
@@ -59,14 +69,16 @@ def follow(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Keep a folder at what names point at, round after round.
+    """Keep a folder, a bucket or running engines at what names point at, round after round.
 
     A new revision is fetched and checked beside the old one, then its name is switched to it in one step, and the old
     one is removed later. What is retracted, deleted or untagged loses its name. A revision that can't be brought leaves
-    the old one in place and is tried again. All is in the folder, so that it may be stopped and started at any moment.
-    With --json, each step is one line of JSON.
+    the old one in place and is tried again. All is in the folder or the engine, so that it may be stopped and started
+    at any moment. Engines at all addresses of a host name are followed, each by itself; the folder is where they find
+    revisions, under the same path. With --json, each step is one line of JSON.
     """
-    from registry.follow.asked import check_names, sink_of
+    from registry.follow.asked import Engines, check_names, sink_of
+    from registry.follow.fleet import Fleet
     from registry.follow.reporting import Reporter
     from registry.follow.rounds import Follower
     from registry.follow.sinks import Form
@@ -74,23 +86,39 @@ def follow(
     check_names(names)
     sink, grace = sink_of(to), _seconds(keep_for)
     with session(url, as_json) as run:
-        follower = Follower(
-            run.registry,
-            names,
-            sink,
-            _teller(run),
-            form=Form(engine, max_lora_rank, max_error, uniform),
-            keep_for=grace,
-            dry_run=dry_run,
-            tell_in_place=once or dry_run,
-            progress=run.progress,
-        )
+
+        def make(into: Sink, tell: Callable[[Step], None]) -> Follower:
+            return Follower(
+                run.registry,
+                names,
+                into,
+                tell,
+                form=Form(engine, max_lora_rank, max_error, uniform),
+                keep_for=grace,
+                dry_run=dry_run,
+                tell_in_place=once or dry_run,
+                progress=run.progress,
+            )
+
+        def report(address: str | None = None) -> Reporter:
+            where = to if address is None else f"{to.partition(',')[0]} {address}"
+            return Reporter(run.registry, to.partition("=")[0], f"{socket.gethostname()} {where}")
+
+        tell = _teller(run)
+        if isinstance(sink, Engines):
+            sink.key = read_settings(os.environ).engine_key
+            fleet = Fleet(sink, make, tell, None if once or dry_run else report, keep_for=grace, dry_run=dry_run)
+            with fleet.opened():
+                if once or dry_run:
+                    _raise_first(fleet.round())
+                    return
+                fleet.follow(interval)
+        follower = make(sink, tell)
         with nullcontext() if dry_run else sink.opened():
             if once or dry_run:
                 _raise_first(follower.round())
                 return
-            with Reporter(run.registry, to.partition("=")[0], f"{socket.gethostname()} {to}") as reporter:
-                follower.beat = reporter.beat
+            with report() as reporter, reporter.beating():
                 follower.follow(interval, report=reporter.update)
 
 
@@ -135,6 +163,8 @@ def _teller(run: Session) -> Callable[[Step], None]:
         line.append(reference(step.name or step.reference or ("" if step.problem else "nothing")))
         if step.name and step.reference:
             line += [Span(" -> "), reference(_short(step.reference, step.name))]
+        if step.engine:
+            line.append(phrase(f" at {step.engine}", QUIET))
         if step.before:
             line.append(phrase(f" (was {_short(step.before, step.name or '')})", QUIET))
         if step.problem:

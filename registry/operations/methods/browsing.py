@@ -246,6 +246,9 @@ class Browsing(TableCalls):
         metric: str | None = None,
         stat: str | None = None,
         target: str | None = None,
+        since: str | None = None,
+        behind: bool = False,
+        retracted: bool = False,
         sort: str | None = None,
         all_revisions: bool = False,
         old_names: bool = False,
@@ -253,8 +256,13 @@ class Browsing(TableCalls):
     ) -> SearchResult:
         """Revisions that meet every given condition, by path.
 
+        Words are found in any order and place: in names, tags, authors, messages, names of metrics, annotations and
+        edited cards. Where nothing has all of them, names, tags and authors that are one edit away count too.
+
         Args:
-            text: part of the path, the message or an annotation.
+            text: words, "exact phrases", and filters as the options of the command: ``"sweep run tag:prod acc>0.8"``,
+                also ``behind``, ``retracted``, ``assumed``, ``since:30d``. Words of one or two letters have to be a
+                whole name or tag.
             base: the base model.
             path: only what is at and under it.
             depth: only so many levels below ``path``, or below the base models.
@@ -267,6 +275,9 @@ class Browsing(TableCalls):
             stat: conditions on statistics of the revision's own delta, such as ``"rank95<8,stable_rank>2"``. What
                 has no statistics yet is not found; `stats` computes them.
             target: the name of a target module, such as ``"q_proj"``.
+            since: only what was published since then: ``"30d"``, ``"12h"`` before now, or ``"2026-11-01"``, of UTC.
+            behind: only what has an ancestor with a newer revision.
+            retracted: only what is retracted, or contains what is.
             sort: ``"max:acc"``, ``"min:eval_loss"`` or ``"min:stat:rank95"``: only revisions with this metric or
                 statistic, best first.
             all_revisions: also the older revisions of each adapter, instead of its newest only.
@@ -274,18 +285,20 @@ class Browsing(TableCalls):
             limit: at most so many.
 
         Returns:
-            The revisions, and in ``.notices`` what could not be found for lack of a statistic or metric.
+            The revisions, and in ``.notices`` what was not looked at, and what could not be found for lack of a
+            statistic or metric.
 
         Raises:
             UsageError: a condition is malformed, or a statistic is unknown.
+            NotFoundError: the base model, or what ``path`` names, does not exist.
 
         Example:
             >>> team.search(metric="acc>0.8", sort="max:acc")
             <SearchResult: 2 revisions, llama/support/french@1, llama/support@2>
         """
         request = asked(SearchRequest, locals())
-        found = self._list(table.SEARCH, request, check_limit(limit))
-        return SearchResult(revisions=found, notices=tuple(self._left_out(request, found)))
+        found = self._part(table.SEARCH, request, check_limit(limit))
+        return SearchResult(revisions=found.items, notices=(*found.notices, *self._left_out(request, found.items)))
 
     def _left_out(self, request: SearchRequest, found: Sequence[RevisionSummary]) -> Iterator[str]:
         """What a search does not find because it lacks what is compared or sorted by."""

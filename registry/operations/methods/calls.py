@@ -9,7 +9,7 @@ from registry.errors import UsageError
 from registry.operations import table
 from registry.operations.arguments import asked
 from registry.operations.following import Following, Lost
-from registry.operations.operation import A, Item, Listing, Operation, R
+from registry.operations.operation import A, Item, Listing, Operation, Part, R
 from registry.progress import SILENT, Progress
 from registry.schemas import BaseAdded, Published
 from registry.schemas.parents import NarrowRequest, PathsLeft
@@ -45,8 +45,12 @@ class TableCalls(ABC):
         """Do an operation of the table."""
 
     @abstractmethod
+    def _part(self, listing: Listing[R, Item], request: R, limit: int | None) -> Part[Item]:
+        """All items of a listing, or the first ``limit``, with what is said about them."""
+
     def _list(self, listing: Listing[R, Item], request: R, limit: int | None = None) -> tuple[Item, ...]:
         """All items of a listing, or the first ``limit``."""
+        return self._part(listing, request, limit).items
 
     @abstractmethod
     def _follow(self, request: FollowRequest, lost: Lost | None) -> Following:

@@ -6,6 +6,7 @@ Imports that only one handler needs are made inside it, so that browsing starts 
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from registry.catalogue.database import events
@@ -110,7 +111,8 @@ def search(
     after: tuple[str, int | None, float | None] | None,
     limit: int | None,
 ) -> Part[RevisionSummary]:
-    from registry.catalogue.tree.search import SearchPosition, search
+    from registry.catalogue.tree.search import found
+    from registry.catalogue.tree.search_query import SearchPosition
     from registry.catalogue.tree.search_values import Sorting
 
     last = None if after is None else SearchPosition(Path.parse(after[0]), *after[1:])
@@ -122,8 +124,12 @@ def search(
         return [one.path, one.number, None if sorting is None else sorting.of(one)]
 
     with deployment.read() as session:
-        found = search(session, request, after=last, limit=one_more(limit))
-    return part(found, limit, position)
+        page = found(session, request, after=last, limit=one_more(limit))
+    listed = part(page.revisions, limit, position)
+    if listed.next is None and (on := page.next) is not None:
+        following = str(on.path) if on.number is None else [str(on.path), on.number, on.value]
+        listed = replace(listed, next=following)
+    return replace(listed, notices=page.notices)
 
 
 def list_events(

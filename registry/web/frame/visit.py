@@ -138,6 +138,11 @@ class Visit:
     begun: str | None = None
 
     @cached_property
+    def said(self) -> dict[str, None]:
+        """What the listings of this page say about themselves, each once."""
+        return {}
+
+    @cached_property
     def links(self) -> Links:
         """Links to other pages."""
         return Links(prefix_of(self.request.app))
@@ -157,8 +162,10 @@ class Visit:
         return self.registry.do(operation, request)
 
     def listed(self, listing: Listing[R, Item], request: R, after: object | None = None, limit: int = 50) -> Part[Item]:
-        """A page of a listing, as the API would answer it."""
-        return self.registry.deployment.page(listing, request, after, limit)
+        """A page of a listing, as the API would answer it; what it says is in `said`."""
+        found = self.registry.deployment.page(listing, request, after, limit)
+        self.said.update(dict.fromkeys(found.notices))
+        return found
 
     def asked(self, schema: type[S]) -> S:
         """What the page's query requests; raises `MalformedError`."""

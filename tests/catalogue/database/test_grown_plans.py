@@ -21,7 +21,8 @@ from registry.catalogue.store import unreferenced
 from registry.catalogue.tree import browse, cards, nodes, repo_rows, revisions
 from registry.catalogue.tree.browse import deleted
 from registry.catalogue.tree.nodes import Section
-from registry.catalogue.tree.search import SearchPosition, search
+from registry.catalogue.tree.search import search
+from registry.catalogue.tree.search_query import SearchPosition
 from registry.catalogue.tree.tag_moves import subtree
 from registry.digest import sha256_digest
 from registry.reference import Path as TreePath

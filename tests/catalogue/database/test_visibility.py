@@ -24,7 +24,8 @@ from registry.catalogue.team import tokens
 from registry.catalogue.tree import bases, browse, nodes, repo_rows, revisions, tag_moves
 from registry.catalogue.tree.cards import uses
 from registry.catalogue.tree.nodes import Section
-from registry.catalogue.tree.search import SearchPosition, search
+from registry.catalogue.tree.search import search
+from registry.catalogue.tree.search_query import SearchPosition
 from registry.catalogue.tree.tag_moves import subtree
 from registry.errors import NotFoundError, RegistryError
 from registry.reference import Path as TreePath

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import tagging
+from registry.catalogue.changes.details import set_card
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.statistics_tables import StatisticValueRecord
 from registry.catalogue.tree import browse, revisions
-from registry.catalogue.tree.search import SearchPosition, search
+from registry.catalogue.tree.search import search
+from registry.catalogue.tree.search_query import SearchPosition
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -25,6 +27,7 @@ from registry.schemas.parents import level_of
 from registry.schemas.requests import SearchRequest
 from tests.catalogue.database.test_query_plans import SENT
 from tests.catalogue.rows import TESTER, Writer
+from tests.catalogue.tree.word_model import typed, with_words
 from tests.kit.statements import statements
 
 
@@ -41,8 +44,30 @@ CASES: list[tuple[str | None, dict[str, Any], list[str]]] = [
         ["llama/code@1", "llama/support@2", "llama/support/french@1", "llama/support/french/legal@1"],
     ),
     ("FRENCH", {}, ["llama/support/french@1", "llama/support/french/legal@1"]),
-    ("100% of", {}, ["llama/code@1"]),
-    ("100_ of", {}, []),
+    ('"100% of"', {}, ["llama/code@1"]),
+    ('"100_ of"', {}, []),
+    ("of", {}, []),
+    ("french LEGAL message", {}, ["llama/support/french/legal@1"]),
+    ("message legal/ french", {}, ["llama/support/french/legal@1"]),
+    ("support@prod", {}, ["llama/support@1"]),
+    ("@prod", {}, ["llama/support@1"]),
+    ("support@2", {}, ["llama/support@2"]),
+    ("ann acc", {}, ["llama/support@2"]),
+    ("acc loss", {}, ["llama/support@2"]),
+    ("acc>0.4 acc<0.6 support", {}, ["llama/support@1"]),
+    ("tag:prod support rank<=8", {}, ["llama/support@1"]),
+    ("tag:prod tag:dev", {}, []),
+    ("team target:q_proj base:llama", {}, ["llama/support/french@1"]),
+    ("path:llama/support/french depth:0", {}, ["llama/support/french@1"]),
+    ("suport", {}, ["llama/support@2", "llama/support/french@1", "llama/support/french/legal@1"]),
+    ("pord", {}, ["llama/support@1"]),
+    ("legal pord", {}, []),
+    ("behind", {}, ["llama/support/french@1", "llama/support/french/legal@1"]),
+    ("french", {"behind": True}, ["llama/support/french@1", "llama/support/french/legal@1"]),
+    ("code behind", {}, []),
+    ("assumed", {"tag": "prod"}, ["llama/support@1"]),
+    ("since:1h french", {}, ["llama/support/french@1", "llama/support/french/legal@1"]),
+    ("french", {"since": "2100-01-01"}, []),
     ("code_l", {}, ["llama/code@1"]),
     ("über", {}, ["llama/code@1"]),
     ("STRAßE", {}, ["llama/support/french@1"]),
@@ -97,6 +122,18 @@ MALFORMED: list[tuple[dict[str, str], str]] = [
     ({"sort": "min:stat:"}, "'max:acc', 'min:eval_loss' or 'min:stat:rank95' is expected"),
     ({"text": "x" * 10_001}, "at most 10000"),
     ({"target": "\ud800"}, "plain text is expected"),
+    ({"text": 'a "b'}, "a quotation mark without another"),
+    ({"text": "tag:"}, "The filter 'tag:' has no value"),
+    ({"text": "tags:prod"}, "write tag:prod, or quote 'tags:prod'"),
+    ({"text": "behind:yes"}, "write behind alone"),
+    ({"text": "acc>high"}, "'acc>0.8', 'loss<=0.2' or 'acc' is expected"),
+    ({"text": "acc > 1"}, "write a filter without spaces, acc>0.8"),
+    ({"text": "acc=>1"}, "'acc>=1' is expected"),
+    ({"text": "rank<=x"}, "16, '<=16' or '>8' is expected"),
+    ({"text": "depth:x"}, "0 or more is expected"),
+    ({"text": "since:soon"}, "30d, 12h, or a day such as 2026-11-01 is expected"),
+    ({"text": " ".join(f"word{n}" for n in range(17))}, "at most 16"),
+    ({"since": "-3d"}, "30d, 12h, or a day such as 2026-11-01 is expected"),
     (
         {"parent_known_by": "guessed"},
         "'guessed' is no word for how a parent is known: expected is a level (proven, ",
@@ -134,12 +171,38 @@ def test_an_unknown_base_or_path_offers_the_nearest(filled: Database) -> None:
 
 
 MESSAGES = st.text(alphabet="aBé%_\\/ß ", max_size=4)
+WORDS = MESSAGES.map(lambda text: text.strip()) | st.sampled_from(
+    [
+        "a",
+        "x1",
+        "llama",
+        "lama",
+        "lamma/",
+        "/tone",
+        "toen",
+        "ann",
+        "anna",
+        "annb",
+        "anba",
+        "prod",
+        "prodd",
+        "pd",
+        "dev",
+        "one@prod",
+        "acc",
+        "los",
+        "b-card",
+        "aBa",
+        "%_\\",
+    ]
+)
+CARDS = {"llama/b-tone": "The b-card of aBa", "bert/a": "Another CARD %_\\ acc"}
 REVISION = st.fixed_dictionaries(
     {
-        "path": st.sampled_from(["llama/a", "llama/b", "bert/a"]),
+        "path": st.sampled_from(["llama/a", "llama/b-tone", "bert/a", "bert/x1"]),
         "message": MESSAGES,
         "rank": st.integers(1, 4),
-        "author": st.sampled_from(["ann", "bob"]),
+        "author": st.sampled_from(["ann", "bob", "Anna B"]),
         "parent_known_by": st.sampled_from(["receipt", "given", "loaded", "assumed", "of_a_later_version"]),
         "metrics": st.dictionaries(st.sampled_from(["acc", "loss"]), st.sampled_from([-1.0, 0.0, 0.5]), max_size=2),
         "statistics": st.dictionaries(
@@ -152,7 +215,7 @@ REVISION = st.fixed_dictionaries(
 )
 CONDITIONS = st.fixed_dictionaries(
     {
-        "text": st.none() | MESSAGES,
+        "text": st.none() | st.lists(WORDS.filter(bool), min_size=1, max_size=3),
         "base": st.none() | st.sampled_from(["llama", "bert"]),
         "tag": st.none() | st.sampled_from(["prod", "dev"]),
         "path": st.none() | st.sampled_from(["llama", "bert"]),
@@ -198,10 +261,8 @@ def has_number(one: RevisionSummary, statistics: dict[str, float], name: str) ->
 
 
 def meets(one: RevisionSummary, targets: set[str], statistics: dict[str, float], wanted: dict[str, Any]) -> bool:
-    texts = [one.path, one.message, *one.annotations, *one.annotations.values()]
     return (
-        (not wanted["text"] or any(wanted["text"].lower() in text.lower() for text in texts))
-        and wanted["base"] in (None, one.path.split("/")[0])
+        wanted["base"] in (None, one.path.split("/")[0])
         and wanted["path"] in (None, one.path.split("/")[0])
         and wanted["depth"] != 0
         and wanted["author"] in (None, one.author)
@@ -220,8 +281,9 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every search gives the same both ways; so few revisions are always collected otherwise."""
     name: str = request.param
     if name == "walked":
-        monkeypatch.setattr("registry.catalogue.tree.search.FEW", -1)
-        monkeypatch.setattr("registry.catalogue.tree.search.AT_ONCE", 1)
+        monkeypatch.setattr("registry.catalogue.tree.search_query.FEW", -1)
+        for most in ("AT_ONCE", "ADAPTERS", "SOON_FULL", "MANY", "NEWEST"):
+            monkeypatch.setattr(f"registry.catalogue.tree.search_query.{most}", 1)
     return name
 
 
@@ -252,16 +314,20 @@ def test_search_is_what_a_plain_filter_finds(
             statistics[row.reference] = figures
             targets[row.reference] = set(one["targets"])
             keys.append(row.id)
+        for path in {one["path"] for one in published} & CARDS.keys():
+            set_card(session, TreePath.parse(path), CARDS[path], {}, TESTER)
         summaries = [browse.summary(session, key) for key in keys]
         for wanted in asked:
-            matching = [
+            held = [
                 with_figures(one, statistics[one.reference], wanted)
                 for one in summaries
                 if meets(one, targets[one.reference], statistics[one.reference], wanted)
             ]
+            matching = with_words(held, wanted["text"] or (), CARDS)
             shown = matching if wanted["all_revisions"] else {summary.path: summary for summary in matching}.values()
             ordered = in_order(list(shown), wanted["sort"])
             conditions = wanted | {name: spelt(wanted[name]) for name in ("rank", "metric", "sort")}
+            conditions["text"] = wanted["text"] and typed(wanted["text"])
             conditions["stat"] = ",".join(str(spelt(one)) for one in wanted["stat"]) or None
             assert list(search(session, SearchRequest(**conditions))) == ordered
             assert paged(session, conditions, 2) == ordered

@@ -159,7 +159,7 @@ def test_what_can_not_be_followed_is_a_sentence_before_anything_is_done(
         (("tiny/one", "--to", room), "follow a tag, such as tiny/one@prod"),
         (("tiny", "--to", room), "is a base model"),
         (("tiny/*", "--to", room), "BASE/*@TAG is expected"),
-        (("tiny/one@prod", "--to", "/srv"), "folder=DIR or s3=BUCKET/PREFIX is expected"),
+        (("tiny/one@prod", "--to", "/srv"), "vllm=URL,folder=DIR or sglang=URL,folder=DIR is expected"),
         (("tiny/one@prod", "--to", room, "--keep-for", "soon"), "45s, 10m, 12h or 7d"),
     ):
         done = run("follow", *words, "--once", "--url", registry.url)

@@ -179,14 +179,14 @@ _CHANGES: Final = "test_what_a_path_changes_and_what_its_last_link_does"
 DENSE: Final = (
     Mutant(
         "statistics-or",
-        "tree:search",
-        "*map(search_conditions.number, compared)",
-        "*map(search_conditions.number, compared[:1])",
+        "_Sought._conditions",
+        "*map(search_conditions.number, self.compared)",
+        "*map(search_conditions.number, self.compared[:1])",
         "test_searches_by_statistics_that_were_computed[embedded]",
     ),
     Mutant(
         "ties-of-older-revisions",
-        "_Query._walked",
+        "Query._walked",
         "own.append(order.place_of(last.path) < PLACE)",
         "held += self._rest(PLACE, Revision.number.expression, None)",
         "test_pages_by_a_metric_together_are_the_whole",
