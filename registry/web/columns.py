@@ -53,7 +53,11 @@ _FIRST: Final = ("rank", "scaling", *NOTED, "author", "published", "targets")
 _SHOWN_STATISTICS: Final = ("relative_frobenius", "effective_rank")
 STATISTICS: Final = {
     "relative_frobenius": ("Δ of base", "Norm of its own delta, relative to the base model's weights"),
+    "relative_spectral": ("largest Δ", "Largest singular value of its own delta, relative to the base model's weights"),
     "effective_rank": ("eff. rank", "How many directions of its own delta matter"),
+    "stable_rank": ("stable rank", "Energy of its own delta over that of its largest direction"),
+    "rank95": ("rank, 95 %", "The rank that holds 95 % of its own delta"),
+    "rank99": ("rank, 99 %", "The rank that holds 99 % of its own delta"),
 }
 _SMALLER_IS_BETTER: Final = ("loss", "err", "perplexity", "ppl", "wer", "cer", "mae", "mse", "latency")
 _AMOUNTS: Final = ("rank", "scaling", "parameters", "size")  # right-aligned among `PLAIN`

@@ -145,7 +145,7 @@ def test_a_column_that_nobody_has_is_said_and_too_many_are_refused(visitors: Vis
 
 def test_the_column_that_rows_are_sorted_by_is_always_shown(visitors: Visitors) -> None:
     shown = visitors["reader"].get(f"{TABLE}&columns=rank,author&sort=min:stat:rank95").text
-    assert heads(shown) == ["rank95", "Rank", "Author"]
+    assert heads(shown) == ["rank, 95 %", "Rank", "Author"]
     assert 'class="number sorted" aria-sort="ascending"' in shown
 
 
