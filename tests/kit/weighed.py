@@ -13,7 +13,7 @@ def weighed(folder: Path, adapter: Path, weight: float) -> Path:
     shutil.copytree(adapter, folder)
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text())
-    config["lora_alpha"] *= weight
+    config["alpha" if "alpha" in config else "lora_alpha"] *= weight  # of a LoHa or a LoKr
     config["alpha_pattern"] = {name: alpha * weight for name, alpha in config["alpha_pattern"].items()}
     file.write_text(json.dumps(config))
     return folder

@@ -69,7 +69,7 @@ def follow(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Keep a folder, a bucket or running engines at what names point at, round after round.
+    """Keep a folder, a bucket or engines at what names point at.
 
     A new revision is fetched and checked beside the old one, then its name is switched to it in one step, and the old
     one is removed later. What is retracted, deleted or untagged loses its name. A revision that can't be brought leaves
