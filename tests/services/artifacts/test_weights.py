@@ -88,7 +88,7 @@ def test_every_variant(shelf: Shelf, kind: str, name: str) -> None:
     check_merged(base, expected, out)
     assert shelf.registry.verify(out).exact
     if kind in ("attention", "mixtral") and recipes[1].dora:  # no adapter of PEFT is that path
-        with pytest.raises(InvalidAdapterError, match="(?i)no single PEFT adapter"):
+        with pytest.raises(InvalidAdapterError, match="no single PEFT adapter"):
             shelf.composed(ref, weights=by_name)
         return
     composed = shelf.composed(ref, weights=by_name)
