@@ -25,8 +25,8 @@ only = $(or $($(1)_$(ONLY)),$(error $@ has no ONLY=$(ONLY), but: \
 
 # The quick tests and the slow ones in one run, which collects them once and starts what they share once.
 ONLY_TEST_all = $(PYTEST) -m 'not long and not image' $(ARGS)
-# The same without the slow tests of half of the modules, drawn by the id of the commit: what CI runs, in 25 minutes.
-ONLY_TEST_half = $(PYTEST) -m 'not long and not image' --half="$$(git rev-parse HEAD)" $(ARGS)
+# The same with the slow tests of a third of the modules, drawn by the id of the commit: what CI runs, in 25 minutes.
+ONLY_TEST_third = $(PYTEST) -m 'not long and not image' --third="$$(git rev-parse HEAD)" $(ARGS)
 # A few of the bugs planted by hand, and a few drawn by the syntax in what changed, by the id of the commit: of the first
 # each must be caught, of the second those that no test sees are printed for a person. More are named than there is time
 # for; each bug has 60 seconds at most.
@@ -69,7 +69,7 @@ demo: $(VENV)/.demo ## See the main job on real weights: a tree of adapters, tra
 	$(VENV)/bin/registry demo
 
 # The longest of these tests takes 10 s, where pyproject.toml allows 600 s to any: one that hangs fails after 300 s.
-test: $(VENV)/.dev ## Run the tests (6 to 11 minutes on 2 cores, set-up included); ONLY=all: the slow ones, too; ONLY=half: half of them; ONLY=mutants: see that they catch a few bugs.
+test: $(VENV)/.dev ## Run the tests (6 to 11 minutes on 2 cores, set-up included); ONLY=all: the slow ones, too; ONLY=third: a third of them; ONLY=mutants: see that they catch a few bugs.
 	$(if $(ONLY),$(call only,ONLY_TEST),$(PYTEST) -o faulthandler_timeout=300 -m 'not slow and not image' $(ARGS))
 
 test-slow: $(VENV)/.dev ## Run the tests that take minutes.

@@ -113,7 +113,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    order.halve(config, items)
+    order.thin(config, items)
     order.shuffle(config, items)
 
 
@@ -137,9 +137,9 @@ def real_times(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if config.option.shuffle is not None:
         terminalreporter.write_line(f"The order of this run: --shuffle={config.option.shuffle}")
-    if config.option.half is not None:
-        left_out = "The slow tests of half of the modules were left out"
-        terminalreporter.write_line(f"{left_out}: --half={config.option.half}; make test ONLY=all runs them, too.")
+    if config.option.third is not None:
+        left_out = "The slow tests of two thirds of the modules were left out"
+        terminalreporter.write_line(f"{left_out}: --third={config.option.third}; make test ONLY=all runs them, too.")
 
 
 def pytest_collection_finish() -> None:

@@ -2,7 +2,7 @@
 
 The modules are shuffled, and in each module its tests: what a module shares is then made once, as it is otherwise.
 
-``--half=SEED`` leaves out the slow tests of half of the modules that have any: CI's time does not grow with them, and
+``--third=SEED`` runs the slow tests of a third of the modules that have any: CI's time does not grow with them, and
 another commit runs others. By modules too, so that nothing is made for a few of its tests.
 """
 
@@ -21,11 +21,11 @@ VARIABLE: Final = "TESTS_SHUFFLE"
 
 
 def add_option(parser: pytest.Parser) -> None:
-    """``--shuffle[=SEED]`` and ``--half=SEED``."""
+    """``--shuffle[=SEED]`` and ``--third=SEED``."""
     about = "run the modules, and the tests of each, in a random order; SEED repeats one"
     parser.addoption("--shuffle", nargs="?", const=NEW, metavar="SEED", help=about)
-    about = "leave out the slow tests of half of the modules; SEED, such as the id of the commit, says of which"
-    parser.addoption("--half", metavar="SEED", help=about)
+    about = "run the slow tests of a third of the modules only; SEED, such as the id of the commit, says of which"
+    parser.addoption("--third", metavar="SEED", help=about)
 
 
 def choose_seed(config: pytest.Config) -> None:
@@ -48,13 +48,14 @@ def shuffle(config: pytest.Config, items: list[pytest.Item]) -> None:
     items[:] = [item for place in places for item in modules[place]]
 
 
-def halve(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what ``--half`` leaves out: the same in every process, and with tests in any order."""
-    if config.option.half is None:
+def thin(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what ``--third`` leaves out: the same in every process, and with tests in any order."""
+    if config.option.third is None:
         return
     slow = {item.nodeid: item.path for item in items if item.get_closest_marker("slow") is not None}
     modules = sorted({path.relative_to(config.rootpath).as_posix() for path in slow.values()})
-    out = {config.rootpath / one for one in random.Random(config.option.half).sample(modules, len(modules) // 2)}
+    chosen = random.Random(config.option.third).sample(modules, len(modules) * 2 // 3)
+    out = {config.rootpath / one for one in chosen}
     left_out = [item for item in items if slow.get(item.nodeid) in out]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if slow.get(item.nodeid) not in out]

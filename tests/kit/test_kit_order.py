@@ -45,7 +45,7 @@ def test_a_seed_means_an_order() -> None:
     assert changes == 4
 
 
-def halved(seed: str | None, slow: str) -> tuple[list[str], list[str]]:
+def thinned(seed: str | None, slow: str) -> tuple[list[str], list[str]]:
     """The names that run, and those that are left out; the last four tests of the ``slow`` modules are slow."""
     items: list[Any] = [
         SimpleNamespace(
@@ -56,25 +56,25 @@ def halved(seed: str | None, slow: str) -> tuple[list[str], list[str]]:
         )
         for name in NAMES
     ]
-    config: Any = SimpleNamespace(option=SimpleNamespace(half=seed), rootpath=Path("/tests"), hook=mock.Mock())
-    order.halve(config, items)
+    config: Any = SimpleNamespace(option=SimpleNamespace(third=seed), rootpath=Path("/tests"), hook=mock.Mock())
+    order.thin(config, items)
     calls = config.hook.pytest_deselected.call_args_list
     return [item.name for item in items], [item.name for call in calls for item in call.kwargs["items"]]
 
 
-def test_half_leaves_out_slow_tests_alone_and_of_half_of_their_modules() -> None:
-    assert halved(None, "abcd") == (NAMES, [])
-    runs, left_out = halved("1", "abcd")
+def test_a_third_leaves_out_slow_tests_alone_and_of_two_thirds_of_their_modules() -> None:
+    assert thinned(None, "abcd") == (NAMES, [])
+    runs, left_out = thinned("1", "abcd")
     assert sorted(runs + left_out) == NAMES
     assert all(name[-1] > "3" for name in left_out)
     assert len({name[0] for name in left_out}) == 2
     assert len(left_out) == 8
-    assert halved("1", "") == (NAMES, [])
+    assert thinned("1", "") == (NAMES, [])
 
 
 def test_other_commits_run_the_other_slow_tests() -> None:
-    assert halved("1", "abcd") == halved("1", "abcd")
-    run_by_some = {name for seed in map(str, range(20)) for name in halved(seed, "abcd")[0]}
+    assert thinned("1", "abcd") == thinned("1", "abcd")
+    run_by_some = {name for seed in map(str, range(20)) for name in thinned(seed, "abcd")[0]}
     assert run_by_some == set(NAMES)
 
 
