@@ -160,15 +160,16 @@ def _teller(run: Session) -> Callable[[Step], None]:
             return
         word, style = _WORDS[step.does]
         line = [Span(step.at.strftime("%Y-%m-%d %H:%M:%S"), QUIET), Span(f"  {word:9} ", style)]
-        line.append(reference(step.name or step.reference or ("" if step.problem else "nothing")))
+        about = step.name or step.reference or ("" if step.problem else "nothing")
+        line.append(reference(about))
         if step.name and step.reference:
             line += [Span(" -> "), reference(_short(step.reference, step.name))]
         if step.engine:
-            line.append(phrase(f" at {step.engine}", QUIET))
+            line.append(phrase(f"{' ' if about else ''}at {step.engine}", QUIET))
         if step.before:
             line.append(phrase(f" (was {_short(step.before, step.name or '')})", QUIET))
         if step.problem:
-            line.append(phrase(f"{': ' if step.name else ''}{step.problem}", style))
+            line.append(phrase(f"{': ' if about or step.engine else ''}{step.problem}", style))
         run.show([tuple(line)])
 
     return tell

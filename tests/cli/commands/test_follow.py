@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -166,3 +167,17 @@ def test_what_can_not_be_followed_is_a_sentence_before_anything_is_done(
         assert (done.code, done.out) == (2, ""), words
         assert said in done.err.replace("\n", " "), words
     assert not (tmp_path / "served").exists()
+
+
+def test_an_engine_that_is_away_is_a_line_and_a_sentence(registry: LocalRegistry, run: Run, tmp_path: Path) -> None:
+    room = tmp_path / "served"
+    with socket.socket() as taken:  # nobody listens at it
+        taken.bind(("127.0.0.1", 0))
+        at = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run(
+            "follow", "tiny/one@prod", "--to", f"vllm=http://{at},folder={room}", "--once", "--url", registry.url
+        )
+    assert done.code == 1
+    assert f"  failed    at {at}: The engine at http://{at} does not answer" in done.out
+    assert done.err.startswith(f"registry: The engine at http://{at} does not answer")
+    assert not room.exists()
