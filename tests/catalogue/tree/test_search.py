@@ -334,6 +334,24 @@ def test_search_is_what_a_plain_filter_finds(
         session.rollback()
 
 
+@pytest.mark.usefixtures("way")
+def test_one_revision_has_to_have_all_words(database: Database) -> None:
+    """Whichever way is taken, and where the index proposes its adapter for the words of several."""
+    with database.write() as session:
+        Writer().base(session, "llama")
+        for count, message in enumerate(("sweep of a run", "sweep alone", "run alone", "neither")):
+            Writer().publish(session, path="llama/one", content=f"{count}", message=message)
+        for count, message in enumerate(("sweep here", "run there")):
+            Writer().publish(session, path="llama/two", content=f"two {count}", message=message)
+        for asked in ("sweep run", "run sweep", '"a run" swee'):
+            for every in (True, False):
+                conditions = {"text": asked, "all_revisions": every}
+                found = [one.reference for one in search(session, SearchRequest(**conditions))]
+                assert found == ["llama/one@1"]
+                assert [one.reference for one in paged(session, conditions, 1)] == ["llama/one@1"]
+        session.rollback()
+
+
 def in_order(found: list[RevisionSummary], sort: tuple[str, str] | None) -> list[RevisionSummary]:
     by_path = sorted(found, key=lambda one: (one.path.split("/"), -one.number))
     if sort is None:
