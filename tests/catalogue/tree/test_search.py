@@ -345,7 +345,7 @@ def test_one_revision_has_to_have_all_words(database: Database) -> None:
             Writer().publish(session, path="llama/two", content=f"two {count}", message=message)
         for asked in ("sweep run", "run sweep", '"a run" swee'):
             for every in (True, False):
-                conditions = {"text": asked, "all_revisions": every}
+                conditions: dict[str, Any] = {"text": asked, "all_revisions": every}
                 found = [one.reference for one in search(session, SearchRequest(**conditions))]
                 assert found == ["llama/one@1"]
                 assert [one.reference for one in paged(session, conditions, 1)] == ["llama/one@1"]
