@@ -15,6 +15,7 @@ import asyncio
 import hashlib
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,8 @@ class Stub:
         self._port = socket.getsockname()[1]
         thread = threading.Thread(target=server.run, args=([socket],))
         thread.start()
+        while not server.started:  # the socket is bound, but nothing listens before
+            time.sleep(0.002)
         try:
             yield
         finally:
