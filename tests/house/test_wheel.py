@@ -65,7 +65,7 @@ def test_the_newest_version_of_the_changelog_is_this_one() -> None:
     assert all(day for _, day in versions[1:])
 
 
-RELEASED: Final = {"0.2.0": "0004", "0.3.0": "0019", "0.4.0": "0020", "0.5.0": "0021"}
+RELEASED: Final = {"0.2.0": "0004", "0.3.0": "0019", "0.4.0": "0020", "0.5.0": "0021", "0.6.0": "0022"}
 """The schema of each release, oldest first. A row is added by a release, and never changed: a program tells by its
 version what it works with."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 
-HISTORY: Final = tuple(f"{number:04}" for number in range(1, 22))  # oldest first, as the files
+HISTORY: Final = tuple(f"{number:04}" for number in range(1, 23))  # oldest first, as the files
 VERSION_TABLE: Final = "alembic_version"
 VERSION: Final = text("SELECT version_num FROM alembic_version")
 COMPATIBILITY_TABLE: Final = "compatibility"

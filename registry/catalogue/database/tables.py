@@ -90,6 +90,7 @@ class Record(DeclarativeBase):
         str: String(),
         int: BigInteger(),
         float: Double(),
+        list[Any]: JSON(),
         list[str]: JSON(),
         list[int]: JSON(),
         list[float]: JSON(),

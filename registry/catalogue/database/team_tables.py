@@ -15,10 +15,16 @@ _IS_ASKED_FOR: Final = text("kind <> 'notice'")
 
 
 class TokenRecord(Record):
-    """A token. Of its secret only the sha256 is stored."""
+    """A token. Of its secret only the sha256 is stored.
+
+    `kind` is null for one that was made by hand, which `role` and `scopes` give its rights. Otherwise it acts for an
+    identity, of `issuer` and `subject`, whose rights are found when it is used; `role` and `scopes` are for lists.
+    `grants` is then the most that this token may, null being all that the identity may; `rule` names the rule of a
+    machine.
+    """
 
     __tablename__ = "tokens"
-    __table_args__ = (Index(None, "created_at", "id"),)
+    __table_args__ = (Index(None, "created_at", "id"), Index(None, "issuer", "subject"))
 
     id: Mapped[str] = mapped_column(ORDERED, primary_key=True)
     digest: Mapped[str] = mapped_column(ORDERED, unique=True)
@@ -30,6 +36,69 @@ class TokenRecord(Record):
     expires_at: Mapped[Time | None]
     revoked_at: Mapped[Time | None]
     last_used_at: Mapped[Time | None]
+    kind: Mapped[str | None] = mapped_column(ORDERED)
+    issuer: Mapped[str | None] = mapped_column(ORDERED)
+    subject: Mapped[str | None] = mapped_column(ORDERED)
+    rule: Mapped[str | None] = mapped_column(ORDERED)
+    grants: Mapped[list[Any] | None]
+
+
+class AccountRecord(Record):
+    """Somebody whom the provider vouches for, as of the last sign-in. `name` is for show and identifies nobody.
+
+    Tokens that were made before `ended_at` are dead.
+    """
+
+    __tablename__ = "accounts"
+
+    issuer: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    subject: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    name: Mapped[str]
+    groups: Mapped[list[str]]
+    signed_in_at: Mapped[Time]
+    ended_at: Mapped[Time | None]
+
+
+class AccessRuleRecord(Record):
+    """What a group of the provider, or a machine with certain claims, may do.
+
+    `kind` is `group` or `machine`; `lifetime` in seconds is that of a machine's token.
+    """
+
+    __tablename__ = "access_rules"
+
+    name: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    kind: Mapped[str]
+    issuer: Mapped[str] = mapped_column(ORDERED, index=True)
+    group_value: Mapped[str | None]
+    audience: Mapped[str | None]
+    claims: Mapped[dict[str, Any]]
+    role: Mapped[str]
+    scopes: Mapped[list[str]]
+    lifetime: Mapped[int]
+    created_at: Mapped[Time]
+    created_by: Mapped[str]
+
+
+class SignInRecord(Record):
+    """A sign-in under way, at the pages or of a device; it is used once.
+
+    `digest` is the sha256 of the state that the browser brings back, or of the device's code, and `code_digest` that of
+    the code that a person confirms. `issuer` and `subject` are of who confirmed it.
+    """
+
+    __tablename__ = "sign_ins"
+
+    digest: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    kind: Mapped[str]
+    code_digest: Mapped[str | None] = mapped_column(ORDERED, unique=True)
+    state: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    issuer: Mapped[str | None]
+    subject: Mapped[str | None]
+    created_at: Mapped[Time]
+    expires_at: Mapped[Time] = mapped_column(index=True)
+    polled_at: Mapped[Time | None]
 
 
 class SessionRecord(Record):
