@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from registry.engines.rules import Part
@@ -39,7 +39,6 @@ class BaseFacts:
     """What a base model has to do with whether an adapter of it loads."""
 
     model_type: str | None = None  # None: not known
-    ties: Mapping[str, Sequence[str]] = field(default_factory=dict)  # module -> the modules that share its weight
     components: Sequence[Component] | None = None  # of an image model; None: it is none
 
 
@@ -63,8 +62,6 @@ def parts_of(adapter: AdapterFiles, base: BaseFacts) -> Parts:
     shapes = {name.removeprefix(_LEAD): one["shape"] for name, one in header.items() if name != "__metadata__"}
     rank = max([int(config["r"]), *map(int, config["rank_pattern"].values())])
     found = {**_of_config(config, shapes), **_of_pairs(config, shapes)}
-    tokens = config.get("trainable_token_indices") or {}
-    found["tied_tokens"] = {one for one in tokens if set(base.ties.get(one, ())) - set(tokens)}
     found |= _of_model(base, found["modules"] | found["convolutions"])
     return _parts(rank, found)
 

@@ -15,7 +15,7 @@ from registry.digest import sha256_digest
 from registry.schemas.form import BaseQuantization, EngineName, Layout
 
 Part = Literal[
-    "language", "image", "family", "model", "dora", "not_low_rank", "replaced", "biases", "tokens", "tied_tokens",
+    "language", "image", "family", "model", "dora", "not_low_rank", "replaced", "biases", "tokens",
     "embeddings", "convolutions", "attention", "experts", "half_experts", "conv1d", "pattern", "modules", "head",
     "parameters", "indexer", "together", "clip", "t5", "encoders", "denoisers", "unnamed",
 ]  # fmt: skip
@@ -267,14 +267,8 @@ _PEFT: Final = Engine("peft", "PEFT", "0.21.2", rules={})
 _TRANSFORMERS: Final = Engine(
     "transformers",
     "transformers",
-    "5.24.0",
-    rules={
-        "image": Rule("it has no such models", "transformers/models"),
-        "tied_tokens": Rule(
-            "it looks for them on the other side of the tie too, and reports them missing there",
-            "transformers/integrations/peft.py (load_adapter, adapter_state_dict_load_map)",
-        ),
-    },
+    "5.25.0",
+    rules={"image": Rule("it has no such models", "transformers/models")},
 )
 
 _NO_LANGUAGE: Final = Rule("it is for image and video models", "registry.images: what a LoRA of these is written as")

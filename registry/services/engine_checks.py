@@ -206,7 +206,5 @@ def _facts(deployment: Deployment, path: LoadedPath) -> BaseFacts:
     config = next((file for file in path.base.files if file.path == CONFIG), None)
     document = {} if config is None else json.loads(read_blob(deployment.artifact_blobs, config))
     kind = document.get("model_type")
-    groups = {module: table.tie_group(module) for module in table.targets}
-    ties = {module: [one for one in group if one != module] for module, group in groups.items() if len(group) > 1}
     components = components_of_base(table.targets) if is_image else None
-    return BaseFacts(kind if isinstance(kind, str) else None, ties, components)
+    return BaseFacts(kind if isinstance(kind, str) else None, components)

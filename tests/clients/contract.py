@@ -23,6 +23,7 @@ ROUTES: Final = {
     "refs": rf"GET /api/models/{_REPO}/refs",
     "commits": rf"GET /api/models/{_REPO}/commits/[^/]+",
     "harnesses": r"GET /api/agent-harnesses",
+    "publisher": r"GET /api/organizations/[A-Za-z0-9_.-]+/overview",
 }
 """All that the clients ask for; paths below the endpoint."""
 
@@ -87,7 +88,9 @@ def keeps_to(
         name, found = _named(one, view)
         names.append(name)
         entry = next((unquote(part) for part in found.groupdict().values() if part), "")
-        if one.status == 404 and entry in without:
+        if name == "publisher":  # of compiled kernels, by transformers 5.25: it goes on without them
+            assert (one.status, one.code) == (404, "RepoNotFound"), one
+        elif one.status == 404 and entry in without:
             lacking.add(one.target)
         else:
             assert one.status in refused or 200 <= one.status < 400, f"{one}, which is not in the contract"

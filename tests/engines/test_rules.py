@@ -99,7 +99,7 @@ def test_no_sentence_has_two_commas_and_each_has_the_version(engine: Any) -> Non
         "q.lora_B.weight": (4, 2), "c.lora_A.weight": (2, 4, 3), "c.lora_B.weight": (4, 2, 1),
     }  # fmt: skip
     fields = {"target_parameters": ["experts.down_proj"], "trainable_token_indices": {"embed_tokens": [1]}}
-    facts = BaseFacts("mixtral", {"embed_tokens": ["lm_head"]})
+    facts = BaseFacts("mixtral")
     for turned in (True, False):
         found = engine_check("a/b@1", adapter(tensors, **fields, fan_in_fan_out=turned), engine, 1, base=facts)
         for reason in found.reasons:

@@ -311,8 +311,14 @@ class Collecting:
                 found = answer.json()
                 if isinstance(found, dict):
                     found.pop("_id", None)  # of a later version
+                    self._of_transformers(repo, found)
                 told = [answer.status_code, found, answer.headers.get("x-error-code")]
                 self._is(f"view {view} {repo}{route}", self.names.document(told))
+
+    def _of_transformers(self, repo: str, found: Mapping[str, Any]) -> None:
+        """Note the names of files that say, or are named by, which version of transformers made a table."""
+        for file in found.get("siblings", ()) if repo.startswith("gpt2") else ():
+            self.names.hex(file["blobId"], f"blob {file['rfilename']}")
 
     def ranges(self) -> None:
         """Parts of files over HTTP, of the API and of a view."""
